@@ -1,0 +1,1 @@
+"""A scaling preforking server for Flask: ``flask prefork-run``."""
