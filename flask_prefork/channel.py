@@ -1,0 +1,211 @@
+"""The back channel: fixed-size frames over a socketpair.
+
+Between the dispatcher and each worker, and between the dispatcher and the
+zygote, goes one frame a message, read with one ``recv`` and no buffering
+layer: a buffered reader once hid the second message from ``select``
+(SpamAssassin bug 4258). Descriptors ride along (``unix(7)``, SCM_RIGHTS), and
+so do documents that don't fit a frame, as the descriptor of an unnamed file.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import socket
+import struct
+import tempfile
+import typing as t
+
+#: magic, kind, index, generation, slot, argument, moment
+_LAYOUT = struct.Struct("=BBHIIId")
+_MAGIC = 0xF9
+FRAME_SIZE = _LAYOUT.size
+#: How many frames one look at a channel takes in.
+BATCH = 32
+
+
+class Kind(enum.IntEnum):
+    """What a frame says."""
+
+    # Dispatcher to worker.
+    #: Accept from the listener ``index``, up to ``argument`` times.
+    ORDER = 1
+    #: Finish and exit.
+    RETIRE = 2
+    # Worker to dispatcher.
+    #: It waits for orders, and has served ``argument`` requests since it last was.
+    IDLE = 3
+    #: It has accepted.
+    BUSY = 4
+    # Dispatcher to zygote.
+    #: The listening sockets and the scoreboard ride along; the document lists them.
+    LISTEN = 5
+    #: Fork a worker for ``slot``; its end of the channel rides along.
+    SPAWN = 6
+    #: Send the signal ``index`` to the worker in ``slot``, process ``argument``.
+    SIGNAL = 7
+    # Zygote to dispatcher.
+    #: The app is loaded; its settings ride along.
+    LOADED = 8
+    #: The worker in ``slot`` is process ``argument``; its pidfd may ride along.
+    SPAWNED = 9
+    #: The fork for ``slot`` failed with the errno ``argument``.
+    FAILED = 10
+    #: The worker in ``slot``, process ``argument``, ended; ``moment`` is its exit
+    #: code, or the signal's number below 0.
+    EXITED = 11
+
+
+class Malformed(ValueError):
+    """Bytes that are no frame."""
+
+
+class Frame(t.NamedTuple):
+    """One message.
+
+    :param kind: What it says.
+    :param generation: Whose it is; a stale one is ignored.
+    :param slot: The worker it speaks of.
+    :param argument: A number, see :class:`Kind`.
+    :param index: A listening socket, see :class:`Kind`.
+    :param moment: A float, see :class:`Kind`.
+    """
+
+    kind: Kind
+    generation: int
+    slot: int = 0
+    argument: int = 0
+    index: int = 0
+    moment: float = 0.0
+
+    def encode(self) -> bytes:
+        """The frame's :data:`FRAME_SIZE` bytes."""
+        kind, generation, slot, argument, index, moment = self
+        return _LAYOUT.pack(_MAGIC, kind, index, generation, slot, argument, moment)
+
+
+def decode(data: bytes) -> list[Frame]:
+    """Take frames apart.
+
+    :raises Malformed: If the bytes aren't whole, known frames.
+    """
+    if len(data) % FRAME_SIZE:
+        raise Malformed(f"{len(data)} bytes are no whole number of frames")
+    frames = []
+    for magic, kind, index, generation, slot, argument, moment in _LAYOUT.iter_unpack(
+        data
+    ):
+        if magic != _MAGIC:
+            raise Malformed(f"a frame begins with {magic:#x}")
+        try:
+            known = Kind(kind)
+        except ValueError:
+            raise Malformed(f"unknown kind {kind}") from None
+        frames.append(Frame(known, generation, slot, argument, index, moment))
+    return frames
+
+
+class Channel:
+    """The dispatcher's end of a socketpair: it never blocks.
+
+    :param sock: The end, owned from now on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.fd = sock.fileno()
+
+    def send(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+        """Send a frame.
+
+        :return: ``False`` if the peer doesn't read, or is gone.
+        """
+        try:
+            if fds:
+                sent = socket.send_fds(self.sock, [frame.encode()], fds)
+            else:
+                sent = self.sock.send(frame.encode())
+        except OSError:
+            return False
+        # A part of a frame would make all that follows garbage.
+        return sent == FRAME_SIZE
+
+    def receive(self) -> tuple[list[Frame], list[int]] | None:
+        """Take in what is there.
+
+        :return: Frames, none if there was nothing, with the descriptors that
+            rode along; or ``None`` at the end.
+        :raises Malformed: If the peer sent something else than frames.
+        """
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, FRAME_SIZE * BATCH, 8)
+        except BlockingIOError:
+            return [], []
+        except OSError:
+            return None
+        if not data:
+            return None
+        try:
+            return decode(data), fds
+        except Malformed:
+            close_all(fds)
+            raise
+
+    def close(self) -> None:
+        """Close the end. A peer that waits for frames sees it at once."""
+        self.sock.close()
+
+
+def receive_one(sock: socket.socket) -> tuple[Frame, list[int]] | None:
+    """Wait for exactly one frame: the zygote's and the workers' side.
+
+    :param sock: A blocking socket. Reading one frame at a time keeps the
+        descriptors of the next out of this process until it asks for them.
+    :return: The frame and its descriptors, or ``None`` at the end.
+    :raises Malformed: If the dispatcher sent something else than a frame.
+    """
+    try:
+        data, fds, _, _ = socket.recv_fds(sock, FRAME_SIZE, 8)
+    except ConnectionError:
+        return None
+    if not data:
+        return None
+    return decode(data)[0], fds
+
+
+def send_one(sock: socket.socket, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+    """Send one frame and wait until it's taken: the zygote's and workers' side.
+
+    :return: ``False`` if the dispatcher is gone.
+    """
+    try:
+        socket.send_fds(sock, [frame.encode()], fds)
+    except OSError:
+        return False
+    return True
+
+
+def write_document(value: t.Any) -> int:
+    """Put a JSON document into an unnamed file, to ride along with a frame.
+
+    :return: The file's descriptor.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.write(json.dumps(value).encode())
+        file.flush()
+        return os.dup(file.fileno())
+
+
+def read_document(fd: int) -> t.Any:
+    """Read a document that rode along, and close it."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return json.load(file)
+
+
+def close_all(fds: t.Iterable[int]) -> None:
+    """Close descriptors that rode along and that nobody wants."""
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,158 @@
+"""The command ``flask prefork-run``.
+
+Every ``flask`` command imports this module, so what only the running server
+needs is imported when it runs. Here the three kinds of process part ways: the
+command becomes the dispatcher, and the zygote is a second process of the same
+command.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import typing as t
+
+import click
+from flask.cli import run_command
+from flask.cli import ScriptInfo
+from flask.cli import show_server_banner
+from flask.helpers import get_debug_flag
+
+from .settings import option_name
+from .settings import resolve
+from .settings import Row
+from .settings import ROWS
+from .settings import SettingsError
+
+if t.TYPE_CHECKING:
+    from .launch import Inherited
+
+_PREFIX = "FLASK_PREFORK_RUN_"
+#: Options of `flask run` that make sense here, and the variables of its that
+#: are read where ours aren't set.
+_BORROWED = {
+    "debug": None,
+    "host": "FLASK_RUN_HOST",
+    "port": "FLASK_RUN_PORT",
+    "cert": None,
+    "key": None,
+    "debugger": None,
+}
+
+
+def _borrowed_options() -> list[click.Parameter]:
+    """Copies of options of ``flask run``."""
+    options = []
+    for parameter in run_command.params:
+        if parameter.name not in _BORROWED:
+            continue
+        parameter = copy.copy(parameter)
+        fallback = _BORROWED[parameter.name]
+        if fallback is not None:
+            parameter.envvar = [_PREFIX + parameter.name.upper(), fallback]
+        if parameter.name == "host" and isinstance(parameter, click.Option):
+            parameter.help = (
+                "The interface to bind to: an address, unix://PATH, or fd://N for"
+                " an inherited socket."
+            )
+        options.append(parameter)
+    return options
+
+
+def _option(name: str, row: Row) -> click.Option:
+    """The command's option for a row of the settings' table."""
+    kind: t.Any = row.kind
+    if row.choices:
+        kind = click.Choice(row.choices)
+    elif row.kind is int and row.least is not None:
+        kind = click.IntRange(_whole(row.least), _whole(row.most))
+    elif row.kind is float:
+        kind = click.FloatRange(row.least, row.most)
+    declaration = option_name(name)
+    if row.kind is bool:
+        declaration += "/--no-" + declaration.removeprefix("--")
+    variable = _PREFIX + name.upper()
+    return click.Option(
+        [declaration],
+        type=None if row.kind is bool else kind,
+        default=None,
+        envvar=[variable, row.fallback] if row.fallback else None,
+        help=f"{row.help} [default: {row.shown_default}]",
+    )
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+@click.command(
+    "prefork-run",
+    short_help="Run a scaling preforking server.",
+    params=[*_borrowed_options(), *(_option(n, row) for n, row in ROWS.items())],
+)
+@click.make_pass_decorator(ScriptInfo, ensure=True)
+def prefork_run(
+    info: ScriptInfo,
+    host: str,
+    port: int,
+    cert: t.Any = None,
+    debugger: bool | None = None,
+    **explicit: t.Any,
+) -> None:
+    """Serve the app with a pool of worker processes that grows and shrinks.
+
+    The app is loaded once, before the workers are forked. Each connection goes
+    to the lowest-numbered idle worker, so the same few processes stay hot.
+    """
+    if not hasattr(os, "fork"):
+        raise click.UsageError(
+            "flask prefork-run needs os.fork, which this system doesn't have;"
+            " use 'flask run' here, or the Windows Subsystem for Linux."
+        )
+    try:
+        resolve(explicit)
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from None
+
+    from . import launch
+    from . import log
+
+    log.set_up()
+    begin = launch.inherited()
+    if begin is None:
+        show_server_banner(get_debug_flag(), info.app_import_path)
+        started = launch.by_fork(generation=1)
+        if isinstance(started, launch.Zygote):
+            from . import dispatcher
+
+            scheme = "https" if cert else "http"
+            sys.exit(dispatcher.serve(started, host, port, scheme))
+        begin = started
+    _be_zygote(begin, info, explicit, host, cert, debugger)
+
+
+def _be_zygote(
+    begin: Inherited,
+    info: ScriptInfo,
+    explicit: dict[str, t.Any],
+    host: str,
+    cert: t.Any,
+    debugger: bool | None,
+) -> None:
+    from . import launch
+
+    launch.ignore_foreign_signals()
+
+    from . import worker
+    from . import zygote
+
+    app = info.load_app()
+    if debugger is None:
+        debugger = get_debug_flag()
+    try:
+        settings = resolve(explicit, app.config)
+        make_server = zygote.server_maker(app, settings, cert, debugger, host)
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from None
+    zygote.Zygote(begin, settings, make_server, worker.serve).run()

@@ -1,0 +1,128 @@
+"""Start a zygote: by fork for the first generation, by exec for the others.
+
+A zygote by exec has a fresh interpreter, so a reload sees new code and new
+dependencies whatever this command had imported. At the start of the command
+there is nothing stale to get rid of, and a fork saves the second import of
+Flask, which is half of the time until the first response.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import typing as t
+
+#: Names the descriptor of a zygote's control socket, and its generation.
+VARIABLE = "FLASK_PREFORK_ZYGOTE"
+
+#: What the user or a supervisor may send to all processes at once (a
+#: terminal's Ctrl-C, systemd's KillMode=control-group). They are for the
+#: dispatcher; zygote and workers pass over them.
+FOREIGN_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+class Zygote(t.NamedTuple):
+    """A zygote that was started.
+
+    :param pid: Its process.
+    :param control: The dispatcher's end of its control socket.
+    :param generation: Its number.
+    """
+
+    pid: int
+    control: socket.socket
+    generation: int
+
+
+class Inherited(t.NamedTuple):
+    """What the zygote process itself has to begin with.
+
+    :param control: Its end of the control socket.
+    :param generation: Its number.
+    """
+
+    control: socket.socket
+    generation: int
+
+
+def inherited() -> Inherited | None:
+    """Whether this process was started as a zygote, by :func:`by_exec`."""
+    # Popped, lest the app's own children take themselves for zygotes.
+    value = os.environ.pop(VARIABLE, None)
+    if value is None:
+        return None
+    fd, generation = (int(part) for part in value.split(":"))
+    os.set_inheritable(fd, False)
+    return Inherited(socket.socket(fileno=fd), int(generation))
+
+
+def by_fork(generation: int) -> Zygote | Inherited:
+    """Become two processes: the dispatcher and its first zygote.
+
+    :return: The zygote, to the dispatcher; to the zygote what it begins with,
+        with the foreign signals blocked.
+    """
+    if threading.active_count() > 1:
+        # A plugin of the `flask` command has started a thread, and fork(2)
+        # would leave its locks as they are at this moment.
+        return by_exec(generation)
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+        theirs.close()
+        return Zygote(pid, ours, generation)
+    ours.close()
+    return Inherited(theirs, generation)
+
+
+def by_exec(generation: int) -> Zygote:
+    """Run the same command line again, as a zygote.
+
+    :raises OSError: If the process can't be started.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        theirs.set_inheritable(True)
+        pid = os.posix_spawn(
+            sys.executable,
+            sys.orig_argv,
+            {**os.environ, VARIABLE: f"{theirs.fileno()}:{generation}"},
+            # A Ctrl-C while the interpreter starts would end it with a
+            # traceback; it unblocks them when it has its own handlers.
+            setsigmask=FOREIGN_SIGNALS,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Zygote(pid, ours, generation)
+
+
+def ignore_foreign_signals() -> None:
+    """Let the signals that are for the dispatcher pass, in zygote and workers.
+
+    By handlers that do nothing: a signal that is set to be ignored would stay
+    so in programs that the app runs (``execve(2)``).
+    """
+    for number in FOREIGN_SIGNALS:
+        signal.signal(number, _pass)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+def _pass(number: int, frame: object) -> None:
+    pass

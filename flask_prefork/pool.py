@@ -1,0 +1,386 @@
+"""The pool: slots, their states, and who is the lowest-numbered idle worker.
+
+This module is pure: events and the time come in as arguments, decisions go
+out as results. It knows no process, descriptor or clock. The dispatcher feeds
+it and carries out what it says. :mod:`.policy` says how many workers there
+should be; the pool says which.
+
+A worker's life is data, :data:`TRANSITIONS`::
+
+    FREE -> STARTING -> IDLE <-> ORDERED -> BUSY -> IDLE ...
+    any -> RETIRING -> FREE      any -> KILLED -> FREE
+
+An event that the table doesn't know in a worker's state is late, doubled or
+out of order. It is ignored, and :meth:`Pool.report` says so.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import random
+import typing as t
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Mapping
+
+
+class State(enum.Enum):
+    """What a slot's worker is doing; the value is its letter on the scoreboard."""
+
+    FREE = "."
+    STARTING = "S"
+    IDLE = "I"
+    ORDERED = "O"
+    BUSY = "B"
+    RETIRING = "R"
+    KILLED = "K"
+
+
+class Event(enum.Enum):
+    """What can happen to a worker."""
+
+    #: The zygote was told to fork it.
+    SPAWN = "spawn"
+    #: It was sent an order to accept.
+    ORDER = "order"
+    #: It reports that it accepted.
+    BUSY = "busy"
+    #: It reports that it waits for orders.
+    IDLE = "idle"
+    #: It was told to finish and exit.
+    RETIRE = "retire"
+    #: It is about to be sent SIGKILL.
+    KILL = "kill"
+    #: Its process is known to be dead.
+    EXIT = "exit"
+
+
+def _table() -> dict[tuple[State, Event], State]:
+    table = {
+        (State.FREE, Event.SPAWN): State.STARTING,
+        (State.STARTING, Event.IDLE): State.IDLE,
+        (State.IDLE, Event.ORDER): State.ORDERED,
+        # With blocking dispatch nobody orders.
+        (State.IDLE, Event.BUSY): State.BUSY,
+        (State.ORDERED, Event.BUSY): State.BUSY,
+        # There was nothing to accept.
+        (State.ORDERED, Event.IDLE): State.IDLE,
+        (State.BUSY, Event.IDLE): State.IDLE,
+    }
+    serving = (State.STARTING, State.IDLE, State.ORDERED, State.BUSY)
+    table.update({(state, Event.RETIRE): State.RETIRING for state in serving})
+    table.update({(s, Event.KILL): State.KILLED for s in (*serving, State.RETIRING)})
+    living = (*serving, State.RETIRING, State.KILLED)
+    table.update({(state, Event.EXIT): State.FREE for state in living})
+    return table
+
+
+#: The whole life of a worker. What isn't here doesn't happen.
+TRANSITIONS: Mapping[tuple[State, Event], State] = _table()
+
+
+class Worker:
+    """One process's time in a slot. A slot's next process is another object.
+
+    :ivar slot: The number, from 0.
+    :ivar state: Where it is in its life.
+    :ivar since: When it came into that state, in seconds.
+    :ivar served: Requests it has reported.
+    :ivar limit: Requests after which it is due to be replaced; 0 is never.
+    :ivar suspect: It was ordered and is silent; its connection is others' now.
+    :ivar ready: It was idle at least once.
+    :ivar queue: The accept queue it was ordered to take from.
+    """
+
+    __slots__ = (
+        "limit",
+        "queue",
+        "ready",
+        "served",
+        "since",
+        "slot",
+        "state",
+        "suspect",
+    )
+
+    def __init__(self, slot: int, now: float, limit: int = 0) -> None:
+        self.slot = slot
+        self.state = State.FREE
+        self.since = now
+        self.served = 0
+        self.limit = limit
+        self.suspect = False
+        self.ready = False
+        self.queue = 0
+
+    @property
+    def due(self) -> bool:
+        """It has served as many requests as it may."""
+        return bool(self.limit) and self.served >= self.limit
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.slot} {self.state.name}>"
+
+
+class Timeouts(t.NamedTuple):
+    """How long a worker may stay in a state, in seconds.
+
+    :param order: Ordered and silent; then the connection is somebody else's.
+    :param spawn: Starting; or ordered and silent altogether; then it's killed.
+    :param retire: Retiring; then it is killed.
+    """
+
+    order: float = 1.0
+    spawn: float = 30.0
+    retire: float = 30.0
+
+
+class Pool:
+    """The workers of one generation.
+
+    :param size: The number of slots.
+    :param timeouts: Deadlines of the states that have one.
+    :param max_requests: Requests after which a worker is due; 0 is never.
+    :param jitter: Up to this many more, for each worker.
+    :param rng: Where the jitter comes from.
+    :ivar outstanding: For each accept queue, how many orders may each still
+        take a connection from it.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - immutable
+        *,
+        max_requests: int = 0,
+        jitter: int = 0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.timeouts = timeouts
+        self.max_requests = max_requests
+        self.jitter = jitter
+        self.rng = rng or random.Random()
+        self.workers: list[Worker | None] = [None] * size
+        self.counts = dict.fromkeys(State, 0)
+        self.counts[State.FREE] = size
+        self.outstanding: Counter[int] = Counter()
+        # Lowest first. A slot is in _free once; in _idle it may be listed
+        # although it has gone on, so what comes off the top is looked at.
+        self._free = list(range(size))
+        self._idle: list[int] = []
+        # Each in the order of arrival. As all that enter wait equally long,
+        # the first is the next whose time is up.
+        self._starting: dict[Worker, None] = {}
+        self._ordered: dict[Worker, None] = {}
+        self._suspect: dict[Worker, None] = {}
+        self._retiring: dict[Worker, None] = {}
+        self._due: dict[Worker, None] = {}
+        self._replacement: Worker | None = None
+
+    # Facts
+
+    def __iter__(self) -> Iterator[Worker]:
+        return (worker for worker in self.workers if worker is not None)
+
+    def __len__(self) -> int:
+        """The number of slots that are not free."""
+        return len(self.workers) - self.counts[State.FREE]
+
+    @property
+    def idle(self) -> int:
+        """How many workers wait for orders."""
+        return self.counts[State.IDLE]
+
+    @property
+    def starting(self) -> int:
+        """How many workers are on their way to their first idle."""
+        return self.counts[State.STARTING]
+
+    def lowest_idle(self) -> Worker | None:
+        """The lowest-numbered idle worker."""
+        while self._idle:
+            worker = self.workers[self._idle[0]]
+            if worker is not None and worker.state is State.IDLE:
+                return worker
+            heapq.heappop(self._idle)
+        return None
+
+    def letters(self) -> str:
+        """A letter for each slot up to the highest in use, as ``BBI.S``."""
+        line = "".join("." if w is None else w.state.value for w in self.workers)
+        return line.rstrip(".")
+
+    # Events
+
+    def spawn(self, now: float) -> Worker | None:
+        """Take the lowest free slot for a new worker.
+
+        :return: The worker, or ``None`` when no slot is free.
+        """
+        if not self._free:
+            return None
+        slot = heapq.heappop(self._free)
+        limit = self.max_requests
+        if limit and self.jitter:
+            limit += self.rng.randint(0, self.jitter)
+        worker = Worker(slot, now, limit)
+        self.workers[slot] = worker
+        self._move(worker, Event.SPAWN, now)
+        return worker
+
+    def report(self, worker: Worker, event: Event, now: float, served: int = 0) -> bool:
+        """Take in what happened to a worker.
+
+        :param served: Requests served since its last report.
+        :return: Whether the event had a place in its life. If not, it was
+            late, doubled or out of order, and nothing has changed.
+        """
+        if self.workers[worker.slot] is not worker:
+            return False
+        if event in (Event.SPAWN, Event.ORDER):
+            raise ValueError(f"{event.value} is decided here, not reported")
+        worker.served += served
+        return self._move(worker, event, now)
+
+    def _move(self, worker: Worker, event: Event, now: float) -> bool:
+        old = worker.state
+        new = TRANSITIONS.get((old, event))
+        if new is None:
+            return False
+        if old is State.ORDERED:
+            if worker.suspect:
+                del self._suspect[worker]
+                worker.suspect = False
+            else:
+                del self._ordered[worker]
+                self.outstanding[worker.queue] -= 1
+        elif old is State.STARTING:
+            self._starting.pop(worker, None)
+        elif old is State.RETIRING:
+            self._retiring.pop(worker, None)
+        self.counts[old] -= 1
+        self.counts[new] += 1
+        worker.state = new
+        worker.since = now
+        if new is State.IDLE:
+            worker.ready = True
+            heapq.heappush(self._idle, worker.slot)
+            if worker.due:
+                self._due[worker] = None
+        elif new is State.ORDERED:
+            self._ordered[worker] = None
+        elif new is State.STARTING:
+            self._starting[worker] = None
+        elif new is State.RETIRING:
+            self._retiring[worker] = None
+        elif new is State.FREE:
+            self._release(worker)
+        return True
+
+    def _release(self, worker: Worker) -> None:
+        self.workers[worker.slot] = None
+        heapq.heappush(self._free, worker.slot)
+        self._due.pop(worker, None)
+        if self._replacement is worker:
+            self._replacement = None
+
+    # Decisions
+
+    def order(self, count: int, now: float, queue: int = 0) -> list[Worker]:
+        """Order workers to accept, the lowest-numbered idle ones.
+
+        :param count: The number of connections that wait and that nobody was
+            ordered to take.
+        :param queue: The accept queue they wait in.
+        :return: The workers to send an order to; they are ORDERED now.
+        """
+        ordered = []
+        while len(ordered) < count:
+            worker = self.lowest_idle()
+            if worker is None:
+                break
+            worker.queue = queue
+            self.outstanding[queue] += 1
+            self._move(worker, Event.ORDER, now)
+            ordered.append(worker)
+        return ordered
+
+    def highest_idle(self, count: int) -> list[Worker]:
+        """The idle workers to retire when ``count`` of them are surplus."""
+        chosen: list[Worker] = []
+        for worker in reversed(self.workers):
+            if len(chosen) >= count:
+                break
+            if worker is not None and worker.state is State.IDLE:
+                chosen.append(worker)
+        return chosen
+
+    def recycle(self, now: float, room: bool) -> tuple[Worker | None, Worker | None]:
+        """Replace a worker that has served its number of requests.
+
+        One at a time: first a new worker is started; when that is idle the
+        one that is due retires, when it is idle too. Without room for one
+        more the old one goes first.
+
+        :param room: Whether one more worker is allowed.
+        :return: A worker to start (it is STARTING now), and one to retire.
+        """
+        if self._replacement is not None:
+            if self._replacement.state is State.STARTING:
+                return None, None
+            if not self._due:
+                # The one it was to replace has died.
+                self._replacement = None
+        if not self._due or self._retiring:
+            return None, None
+        if self._replacement is None and room:
+            self._replacement = self.spawn(now)
+            return self._replacement, None
+        for worker in self._due:
+            if worker.state is State.IDLE:
+                del self._due[worker]
+                self._replacement = None
+                return None, worker
+        return None, None
+
+    def overdue(self, now: float) -> list[Worker]:
+        """Those whose time in their state is up and who are to be killed.
+
+        An ordered worker that stays silent first becomes suspect, which only
+        makes its connection free for others: a worker whose pages are swapped
+        out may need seconds, and being slow is no crime.
+        """
+        order, spawn, retire = self.timeouts
+        while self._ordered:
+            worker = next(iter(self._ordered))
+            if worker.since + order > now:
+                break
+            del self._ordered[worker]
+            self.outstanding[worker.queue] -= 1
+            self._suspect[worker] = None
+            worker.suspect = True
+        lists = (
+            (self._starting, spawn),
+            (self._suspect, spawn),
+            (self._retiring, retire),
+        )
+        late = []
+        for waiting, limit in lists:
+            for worker in waiting:
+                if worker.since + limit > now:
+                    break
+                late.append(worker)
+        return late
+
+    def deadline(self) -> float | None:
+        """When :meth:`overdue` should be asked next, in seconds."""
+        order, spawn, retire = self.timeouts
+        lists = (
+            (self._ordered, order),
+            (self._starting, spawn),
+            (self._suspect, spawn),
+            (self._retiring, retire),
+        )
+        times = [next(iter(w)).since + limit for w, limit in lists if w]
+        return min(times, default=None)

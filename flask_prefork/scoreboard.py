@@ -1,0 +1,164 @@
+"""The scoreboard: what every worker does, in memory that all processes share.
+
+The dispatcher makes it, passes it to each zygote by descriptor, and the
+workers inherit it. Every field has one writer, and readers never lock: a
+record that is read while it is written is a moment old in parts, no more.
+
+The file has a bank for each of the two generations that may live at once,
+found by the generation's parity: two columns of a byte for each slot, written
+by the dispatcher, then a record for each slot, written by its worker. The
+columns are contiguous so that "is a lower-numbered worker idle" is one
+``find``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import typing as t
+
+from .settings import MAX_SLOTS
+
+_IDLE = b"I"
+#: pid, generation, requests, connections, began (monotonic seconds or 0),
+#: method, target
+_RECORD = struct.Struct("=IIQQd16s200s")
+_RECORD_SIZE = 256
+_BEGAN = struct.Struct("=d16s200s")
+_COUNTS = struct.Struct("=QQ")
+_BEGAN_OFFSET = struct.calcsize("=IIQQ")
+_COUNTS_OFFSET = struct.calcsize("=II")
+_STATES = 0
+_STOPS = _STATES + MAX_SLOTS
+_RECORDS = -(-(_STOPS + MAX_SLOTS) // mmap.PAGESIZE) * mmap.PAGESIZE
+_BANK_SIZE = _RECORDS + MAX_SLOTS * _RECORD_SIZE
+SIZE = 2 * -(-_BANK_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Record(t.NamedTuple):
+    """What a worker tells of itself.
+
+    :param pid: Its process.
+    :param generation: The generation it is of.
+    :param requests: Requests served.
+    :param connections: Connections accepted.
+    :param began: When its current request began, in monotonic seconds; 0 is none.
+    :param method: The current request's method.
+    :param target: The current request's target, cut to 200 bytes.
+    """
+
+    pid: int
+    generation: int
+    requests: int
+    connections: int
+    began: float
+    method: str
+    target: str
+
+
+def create() -> int:
+    """Make the shared file.
+
+    :return: Its descriptor. It has no name (``memfd_create(2)``, or unlinked).
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("flask_prefork", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, SIZE)
+    return fd
+
+
+class Bank:
+    """One generation's half of the scoreboard.
+
+    :param fd: The file; the mapping stays when it is closed.
+    :param generation: The generation's number.
+    """
+
+    def __init__(self, fd: int, generation: int) -> None:
+        self._map = mmap.mmap(fd, SIZE)
+        self.generation = generation
+        self._base = generation % 2 * (SIZE // 2)
+        self._states = self._base + _STATES
+        self._stops = self._base + _STOPS
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._map.close()
+
+    # The dispatcher's columns
+
+    def clear(self, slot: int) -> None:
+        """Make the slot's place clean for its next worker."""
+        self._map[self._states + slot] = ord(".")
+        self._map[self._stops + slot] = 0
+        start = self._record(slot)
+        self._map[start : start + _RECORD_SIZE] = bytes(_RECORD_SIZE)
+
+    def set_state(self, slot: int, letter: str) -> None:
+        """Show the slot's state by its letter (:class:`.pool.State`)."""
+        self._map[self._states + slot] = ord(letter)
+
+    def set_stop(self, slot: int) -> None:
+        """Ask the worker to take no more connections on its standing order."""
+        self._map[self._stops + slot] = 1
+
+    def states(self, count: int) -> str:
+        """The letters of the first slots; those never used are NUL."""
+        return self._map[self._states : self._states + count].decode("ascii")
+
+    # The worker's questions
+
+    def lower_is_idle(self, slot: int) -> bool:
+        """Whether a worker with a lower number waits for orders."""
+        return self._map.find(_IDLE, self._states, self._states + slot) >= 0
+
+    def is_stopped(self, slot: int) -> bool:
+        """Whether the dispatcher asked for the end of the standing order."""
+        return self._map[self._stops + slot] != 0
+
+    # The worker's record
+
+    def _record(self, slot: int) -> int:
+        return self._base + _RECORDS + slot * _RECORD_SIZE
+
+    def enter(self, slot: int, pid: int) -> None:
+        """Begin the record of a new worker."""
+        _RECORD.pack_into(
+            self._map, self._record(slot), pid, self.generation, 0, 0, 0.0, b"", b""
+        )
+
+    def begin(self, slot: int, moment: float, method: str, target: str) -> None:
+        """Note the request that begins."""
+        _BEGAN.pack_into(
+            self._map,
+            self._record(slot) + _BEGAN_OFFSET,
+            moment,
+            method.encode("ascii", "replace"),
+            target.encode("latin-1", "replace"),
+        )
+
+    def end(self, slot: int, requests: int, connections: int) -> None:
+        """Note that no request runs, and the sums."""
+        start = self._record(slot)
+        _COUNTS.pack_into(self._map, start + _COUNTS_OFFSET, requests, connections)
+        _BEGAN.pack_into(self._map, start + _BEGAN_OFFSET, 0.0, b"", b"")
+
+    def read(self, slot: int) -> Record:
+        """Read a worker's record."""
+        pid, generation, requests, connections, began, method, target = (
+            _RECORD.unpack_from(self._map, self._record(slot))
+        )
+        return Record(
+            pid,
+            generation,
+            requests,
+            connections,
+            began,
+            method.rstrip(b"\0").decode("ascii", "replace"),
+            target.rstrip(b"\0").decode("latin-1"),
+        )

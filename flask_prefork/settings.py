@@ -1,0 +1,264 @@
+"""Every setting of the server, in one table.
+
+From the rows here come the options of ``flask prefork-run`` (``cli.py``),
+the ``PREFORK_*`` keys of ``app.config``, their validation, and the reference
+in the docs. Imported by every ``flask`` command, so it imports next to
+nothing.
+
+Precedence: command line, environment, ``app.config``, default.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import fields
+
+#: The scoreboard has this many places for each of two generations; unused
+#: ones are holes in a sparse file.
+MAX_SLOTS = 10_000
+
+CONFIG_PREFIX = "PREFORK_"
+
+Value = t.Union[bool, int, float, str, None]
+
+
+class SettingsError(ValueError):
+    """A setting that can't be, in one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one setting.
+
+    :param help: One or two sentences, shown by ``--help``.
+    :param kind: ``bool``, ``int``, ``float`` or ``str``.
+    :param default: The default, or ``None`` where it is derived from other
+        settings or means "not set".
+    :param default_text: How ``--help`` and the docs show the default.
+    :param unit: What a number counts, for the docs.
+    :param least: The smallest allowed number.
+    :param most: The largest allowed number.
+    :param choices: The allowed words, for strings.
+    :param fallback: An environment variable of other tools' that is read
+        where ours isn't set.
+    """
+
+    help: str
+    kind: type
+    default: Value = None
+    default_text: str = ""
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    fallback: str | None = None
+
+    @property
+    def shown_default(self) -> str:
+        """The default, for people."""
+        if self.default_text:
+            return self.default_text
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return str(self.default)
+
+    def convert(self, value: object, name: str) -> Value:
+        """Check one value from ``app.config``.
+
+        :param value: Anything a configuration file may hold; numbers may be
+            given as strings.
+        :param name: How the error names the setting.
+        :raises SettingsError: If it is not of the row's kind or out of range.
+        """
+        if value is None:
+            return None
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise SettingsError(f"{name} must be True or False, not {value!r}.")
+            return value
+        if self.kind is str:
+            if not isinstance(value, str):
+                raise SettingsError(f"{name} must be a string, not {value!r}.")
+            if self.choices and value not in self.choices:
+                raise SettingsError(
+                    f"{name} must be one of {', '.join(self.choices)}, not {value!r}."
+                )
+            return value
+        return self._number(value, name)
+
+    def _number(self, value: object, name: str) -> Value:
+        what = "a whole number" if self.kind is int else "a number"
+        number: int | float
+        try:
+            if isinstance(value, bool) or not isinstance(value, int | float | str):
+                raise ValueError
+            number = self.kind(value)
+            if number != number or (isinstance(value, float) and number != value):
+                raise ValueError
+        except (ValueError, OverflowError):
+            raise SettingsError(f"{name} must be {what}, not {value!r}.") from None
+        if self.least is not None and number < self.least:
+            raise SettingsError(
+                f"{name} must be at least {self.least:g}, not {value!r}."
+            )
+        if self.most is not None and number > self.most:
+            raise SettingsError(f"{name} must be at most {self.most:g}, not {value!r}.")
+        return number
+
+
+def _row(help: str, kind: type, default: Value = None, **more: t.Any) -> t.Any:
+    return field(metadata={"row": Row(help, kind, default, **more)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, resolved. Made by :func:`resolve`."""
+
+    min_idle: int = _row(
+        "Keep at least this many workers idle.",
+        int, 2, unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    max_idle: int = _row(
+        "Retire idle workers above this number when they weren't needed for"
+        " the idle timeout.",
+        int, default_text="twice min-idle", unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    min_workers: int = _row(
+        "Never fewer workers than this.",
+        int, default_text="min-idle", unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    max_workers: int = _row(
+        "Never more workers than this.",
+        int, default_text="40, or min-idle if that is more", unit="workers",
+        least=1, most=MAX_SLOTS, fallback="WEB_CONCURRENCY",
+    )  # fmt: skip
+    idle_timeout: float = _row(
+        "A worker that was needed at no moment of this time is surplus.",
+        float, 10.0, unit="seconds", least=0.1, most=86400 * 365,
+    )  # fmt: skip
+    max_requests: int = _row(
+        "Replace a worker after this many requests; 0 is never.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    max_requests_jitter: int = _row(
+        "Add a random number up to this to max-requests, for each worker.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    dispatch: str = _row(
+        "Order the lowest-numbered idle worker to accept, or let all block in"
+        " accept as traditional preforkers do.",
+        str, "ordered", choices=("ordered", "blocking"),
+    )  # fmt: skip
+    run_length: int = _row(
+        "How many connections a worker may take on one order while no"
+        " lower-numbered worker is idle; 1 is an order for each connection.",
+        int, 64, unit="connections", least=1, most=65535,
+    )  # fmt: skip
+    graceful_timeout: float = _row(
+        "How long workers may finish what they serve when they retire.",
+        float, 30.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    spawn_timeout: float = _row(
+        "How long a new worker may take to become idle, and an ordered one"
+        " may stay silent.",
+        float, 30.0, unit="seconds", least=1, most=86400 * 365,
+    )  # fmt: skip
+    backlog: int = _row(
+        "How many connections may wait in the kernel's accept queue.",
+        int, default_text="the system's maximum", unit="connections",
+        least=1, most=2**31 - 1,
+    )  # fmt: skip
+    access_log: bool = _row("Log every request.", bool, True)
+    request_handler: str | None = _row(
+        "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
+        " in the form 'module:Class'.",
+        str, default_text="werkzeug's",
+    )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Value]:
+        """The settings by name, fit for JSON."""
+        return asdict(self)
+
+
+#: The table: name (as in Python) to row, in the order of the docs.
+ROWS: Mapping[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings)}
+
+
+def option_name(name: str) -> str:
+    """The command line's spelling: ``min_idle`` is ``--min-idle``."""
+    return "--" + name.replace("_", "-")
+
+
+def config_key(name: str) -> str:
+    """The configuration's spelling: ``min_idle`` is ``PREFORK_MIN_IDLE``."""
+    return CONFIG_PREFIX + name.upper()
+
+
+def resolve(
+    explicit: Mapping[str, Value], config: Mapping[str, t.Any] | None = None
+) -> Settings:
+    """Put the layers of settings together and check them.
+
+    :param explicit: What the command line or the environment said, by name;
+        ``None`` where they said nothing.
+    :param config: The app's whole configuration; only ``PREFORK_*`` is read.
+    :raises SettingsError: In one sentence, for the first thing that can't be.
+    """
+    values: dict[str, t.Any] = {}
+    said: dict[str, str] = {}
+    for name, row in ROWS.items():
+        key = config_key(name)
+        if explicit.get(name) is not None:
+            values[name], said[name] = explicit[name], option_name(name)
+        elif config is not None and config.get(key) is not None:
+            values[name], said[name] = row.convert(config[key], key), key
+        else:
+            values[name] = row.default
+    _check(values, said)
+    _derive(values, said)
+    return Settings(**values)
+
+
+#: Pairs of which the first can't be above the second.
+_ORDER = (
+    ("min_idle", "max_idle"),
+    ("min_idle", "max_workers"),
+    ("min_workers", "max_workers"),
+)
+
+
+def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    # Only what was said is held against each other: a default gives way.
+    for low, high in _ORDER:
+        if low in said and high in said and values[low] > values[high]:
+            raise SettingsError(
+                f"{said[low]} ({values[low]}) is above {said[high]} ({values[high]});"
+                f" give a {said[low]} of {values[high]} or less,"
+                f" or a {said[high]} of {values[low]} or more."
+            )
+    if said.get("max_requests_jitter") and not values["max_requests"]:
+        raise SettingsError(
+            f"{said['max_requests_jitter']} has no effect without a"
+            f" {option_name('max_requests')} above 0."
+        )
+
+
+def _derive(values: dict[str, t.Any], said: Mapping[str, str]) -> None:
+    if "min_idle" not in said:
+        bounds = [values[k] for k in ("max_workers", "max_idle") if k in said]
+        values["min_idle"] = min([values["min_idle"], *bounds])
+    if values["max_idle"] is None:
+        values["max_idle"] = min(2 * values["min_idle"], MAX_SLOTS)
+    if values["max_workers"] is None:
+        needed = max(values["min_idle"], values["min_workers"] or 0)
+        values["max_workers"] = max(40, needed)
+    if values["min_workers"] is None:
+        values["min_workers"] = values["min_idle"]
+    if values["backlog"] is None:
+        values["backlog"] = 2**31 - 1  # the kernel takes its own maximum

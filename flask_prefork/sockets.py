@@ -1,0 +1,233 @@
+"""Listening sockets: TCP, unix, or inherited, and how many wait on them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+
+_UNIX = "unix://"
+_INHERITED = "fd://"
+#: The start of ``struct tcp_info`` (linux/tcp.h) up to ``tcpi_unacked``: on a
+#: listening socket that is the length of the accept queue.
+_TCP_INFO = struct.Struct("=24xI")
+#: How long the kernel keeps a connection back that sends nothing (``tcp(7)``).
+_DEFER_ACCEPT_SECONDS = 1
+
+
+class BindError(Exception):
+    """An address that can't be listened on, with what to do about it."""
+
+
+class Listener:
+    """A listening socket and how to speak of it.
+
+    :param sock: The socket, non-blocking and listening.
+    :param host: As the user gave it; for ``unix://`` the whole.
+    :param path: The unix socket's path, if we made it.
+    :param inherited: Whoever gave it to us may go on listening.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        host: str,
+        path: str | None = None,
+        inherited: bool = False,
+    ) -> None:
+        self.sock = sock
+        self.host = host
+        self.path = path
+        self.inherited = inherited
+        self._made = os.stat(path).st_ino if path else 0
+        self._counts = sys.platform == "linux" and sock.family != socket.AF_UNIX
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    @property
+    def port(self) -> int:
+        """The bound TCP port; 0 for unix sockets."""
+        if self.sock.family == socket.AF_UNIX:
+            return 0
+        return int(self.sock.getsockname()[1])
+
+    def waiting(self) -> int:
+        """How many connections wait to be accepted.
+
+        Where the system doesn't tell, 1 stands for some.
+        """
+        if self._counts:
+            try:
+                info = self.sock.getsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size
+                )
+                return int(_TCP_INFO.unpack(info)[0])
+            except (OSError, struct.error):
+                self._counts = False
+        return 1 if self._poll.poll(0) else 0
+
+    def addresses(self, scheme: str) -> list[str]:
+        """Where a user reaches it, for the banner."""
+        name = self.sock.getsockname()
+        if self.sock.family == socket.AF_UNIX:
+            return [f"{_UNIX}{os.fsdecode(name)}"]
+        host, port = name[:2]
+        if host in ("0.0.0.0", "::"):
+            local = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+            return [
+                f"{scheme}://{local}:{port}",
+                f"all addresses ({host}), port {port}",
+            ]
+        if ":" in host:
+            host = f"[{host}]"
+        return [f"{scheme}://{host}:{port}"]
+
+    def shut(self) -> None:
+        """Refuse new connections from now on, in all processes that share it.
+
+        On Linux ``shutdown(2)`` ends the listening for every holder of the
+        socket, also for workers that are still busy.
+        """
+        if not self.inherited:
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        """Close our copy, and remove the unix socket's path if it is still ours."""
+        self.sock.close()
+        if self.path is not None:
+            try:
+                if os.stat(self.path).st_ino == self._made:
+                    os.unlink(self.path)
+            except OSError:
+                pass
+
+
+def bind(host: str, port: int, backlog: int) -> Listener:
+    """Listen on an address.
+
+    :param host: An IPv4 or IPv6 address, a name, ``unix://PATH``, or ``fd://N``
+        for an inherited descriptor that is bound already.
+    :param port: The TCP port; 0 takes a free one.
+    :param backlog: Connections that may wait; the kernel lowers it to its maximum.
+    :raises BindError: If it can't be, with the reason and the way out.
+    """
+    if host.startswith(_INHERITED):
+        return _inherit(host, backlog)
+    if host.startswith(_UNIX):
+        return _bind_unix(host, backlog)
+    return _bind_tcp(host, port, backlog)
+
+
+def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError, OverflowError) as e:
+        raise BindError(f"Can't find the address of {host!r}: {e}.") from None
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(found[0][4])
+        # Accepted sockets inherit these on Linux.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_ACCEPT_SECONDS
+            )
+        _listen(sock, backlog)
+    except (OSError, OverflowError) as e:
+        sock.close()
+        raise BindError(_explain(e, port)) from None
+    return Listener(sock, host)
+
+
+def _explain(error: Exception, port: int) -> str:
+    if not isinstance(error, OSError):
+        return f"{port} is no port; give one from 0 to 65535."
+    lines = [error.strerror or str(error)]
+    if error.errno == errno.EADDRINUSE:
+        # The words of `flask run`.
+        lines.append(
+            f"Port {port} is in use by another program. Either identify and stop"
+            " that program, or start the server with a different port."
+        )
+        if sys.platform == "darwin" and port == 5000:
+            lines.append(
+                "On macOS, try searching for and disabling 'AirPlay Receiver' in"
+                " System Settings."
+            )
+    return "\n".join(lines)
+
+
+def _bind_unix(host: str, backlog: int) -> Listener:
+    path = os.path.abspath(host[len(_UNIX) :])
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        _listen(sock, backlog)
+    except OSError as e:
+        sock.close()
+        raise BindError(f"Can't listen on {path}: {e.strerror or e}.") from None
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock, host, path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a killed server has left; nothing else."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BindError(f"Can't listen on {path}: a file that is no socket is there.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise BindError(
+        f"Can't listen on {path}: another program does. Either identify and stop"
+        " that program, or start the server with a different path."
+    )
+
+
+def _inherit(host: str, backlog: int) -> Listener:
+    number = host[len(_INHERITED) :]
+    if not number.isascii() or not number.isdigit():
+        raise BindError(f"{host!r} names no descriptor; give one as fd://3.")
+    fd = int(number)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise BindError(f"Descriptor {fd} is no socket.")
+        sock = socket.socket(fileno=fd)
+    except OSError as e:
+        raise BindError(f"Can't use descriptor {fd}: {e.strerror}.") from None
+    except OverflowError:
+        raise BindError(f"{number} is no descriptor.") from None
+    if sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise BindError(f"Descriptor {fd} is no stream socket.")
+    sock.set_inheritable(False)
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        _listen(sock, backlog)
+    sock.setblocking(False)
+    return Listener(sock, host, inherited=True)
+
+
+def _listen(sock: socket.socket, backlog: int) -> None:
+    sock.listen(backlog)
+    sock.setblocking(False)

@@ -1,0 +1,238 @@
+"""A worker: waits for orders, accepts, serves, reports.
+
+The zygote calls :func:`serve` in a freshly forked process, which never
+returns. What is told to the dispatcher goes as frames over the back channel;
+what others may want to look at is on the scoreboard.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+import typing as t
+from collections.abc import Sequence
+
+from . import launch
+from .channel import close_all
+from .channel import Frame
+from .channel import Kind
+from .channel import receive_one
+from .scoreboard import Bank
+
+if t.TYPE_CHECKING:
+    from .http.server import PreforkServer
+
+#: While the system has no descriptors or memory for another connection, a
+#: worker would spin on its order. Seconds it waits instead.
+_PAUSE = 0.05
+
+
+class Worker:
+    """One process's state; the servers see it as their monitor.
+
+    :param slot: Its number, from 0.
+    :param generation: The generation it is of.
+    :param channel: Its end of the back channel, blocking.
+    :param bank: Its generation's half of the scoreboard.
+    :param servers: One for each listening socket, in the dispatcher's order.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        generation: int,
+        channel: socket.socket,
+        bank: Bank,
+        servers: Sequence[PreforkServer],
+    ) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.channel = channel
+        self.bank = bank
+        self.servers = servers
+        self.pid = os.getpid()
+        self.requests = 0
+        self.connections = 0
+        self._reported = 0
+        bank.enter(slot, self.pid)
+        for server in servers:
+            server.monitor = self
+
+    # What the servers tell and ask (http.server.Monitor)
+
+    def begin(self, method: str, path: str) -> None:
+        """A request's head was read."""
+        self.bank.begin(self.slot, time.monotonic(), method, path)
+
+    def end(self, status: int, sent: int) -> None:
+        """Its response is over."""
+        self.requests += 1
+        self.bank.end(self.slot, self.requests, self.connections)
+
+    def draining(self) -> bool:
+        """Whether kept-alive connections should end."""
+        return self.bank.is_stopped(self.slot)
+
+    def crowded(self) -> bool:
+        """Whether others wait for a worker."""
+        return False
+
+    # The loop
+
+    def run(self, blocking: bool, run_length: int) -> None:
+        """Serve until told to retire, or until the dispatcher is gone.
+
+        :param blocking: Accept without orders (``--dispatch blocking``).
+        :param run_length: With blocking, connections between two reports.
+        """
+        if not self._report(Kind.IDLE):
+            return
+        if blocking:
+            self._run_blocking(run_length)
+        else:
+            self._run_ordered()
+
+    def _run_ordered(self) -> None:
+        while True:
+            received = receive_one(self.channel)
+            if received is None:
+                return
+            frame, fds = received
+            close_all(fds)
+            if frame.kind is not Kind.ORDER or frame.generation != self.generation:
+                return  # RETIRE
+            self._serve_run(frame.index, frame.argument, ordered=True)
+            if not self._report(Kind.IDLE):
+                return
+
+    def _run_blocking(self, run_length: int) -> None:
+        # Not accept() itself, which nothing but a signal could end; and
+        # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
+        waiter = _Waiter(self.channel, [s.socket for s in self.servers])
+        while True:
+            index = waiter.wait()
+            if index is None:
+                return  # RETIRE, or the dispatcher is gone
+            before = self.connections
+            self._serve_run(index, run_length, ordered=False)
+            if self.connections > before and not self._report(Kind.IDLE):
+                return
+
+    def _serve_run(self, index: int, length: int, ordered: bool) -> None:
+        """Take connections from one listener as long as the standing order holds."""
+        server = self.servers[index]
+        for turn in range(length):
+            try:
+                connection, address = server.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as e:
+                if not isinstance(e, ConnectionError):
+                    # EMFILE, ENFILE, ENOBUFS, ENOMEM: somebody else's luck may
+                    # be better (accept(2)).
+                    time.sleep(_PAUSE)
+                return
+            if not turn and not self._report(Kind.BUSY):
+                connection.close()
+                return
+            self.connections += 1
+            server.serve(connection, address)
+            if os.getpid() != self.pid:
+                # The app has forked, and this is its child, not the worker
+                # (SpamAssassin bug 4370).
+                os._exit(0)
+            if self.bank.is_stopped(self.slot):
+                return
+            if ordered and self.bank.lower_is_idle(self.slot):
+                return
+
+    def _report(self, kind: Kind) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone."""
+        served = 0
+        if kind is Kind.IDLE:
+            served, self._reported = self.requests - self._reported, self.requests
+        frame = Frame(kind, self.generation, self.slot, served)
+        try:
+            os.write(self.channel.fileno(), frame.encode())
+        except OSError:
+            return False
+        return True
+
+
+class _Waiter:
+    """Waits for a connection on any listener, or news on the channel."""
+
+    def __init__(
+        self, channel: socket.socket, listeners: Sequence[socket.socket]
+    ) -> None:
+        self._channel = channel.fileno()
+        self._indexes = {sock.fileno(): i for i, sock in enumerate(listeners)}
+        self._poll: t.Any
+        flags = select.POLLIN
+        if hasattr(select, "epoll"):
+            self._poll = select.epoll()
+            flags = select.EPOLLIN | select.EPOLLEXCLUSIVE
+        else:
+            self._poll = select.poll()
+        self._poll.register(self._channel, select.POLLIN)
+        for fd in self._indexes:
+            self._poll.register(fd, flags)
+
+    def wait(self) -> int | None:
+        """The index of a listener at which somebody waits, ``None`` to retire."""
+        ready = [fd for fd, _ in self._poll.poll()]
+        if self._channel in ready:
+            return None
+        return self._indexes[ready[0]]
+
+
+def serve(
+    slot: int,
+    generation: int,
+    channel: socket.socket,
+    bank: Bank,
+    servers: Sequence[PreforkServer],
+    blocking: bool,
+    run_length: int,
+) -> t.NoReturn:
+    """Be a worker, from the fork to the end of the process.
+
+    See :class:`Worker` for the parameters.
+    """
+    status = 1
+    try:
+        # Before anything else (SpamAssassin bug 4304).
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        launch.ignore_foreign_signals()
+        Worker(slot, generation, channel, bank, servers).run(blocking, run_length)
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(status)
+
+
+def _leave(status: int) -> t.NoReturn:
+    """End the process as an interpreter would, without taking it to pieces.
+
+    Handlers of ``atexit`` run, for they may flush what the app collected; the
+    rest would only touch memory that is shared with the zygote.
+    """
+    try:
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        pass
+    finally:
+        os._exit(status)

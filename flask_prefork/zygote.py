@@ -1,0 +1,305 @@
+"""The zygote: loads the app, forks workers, reaps them.
+
+The command runs it in a process of its own (``launch.py``). It does what the
+dispatcher tells it over the control socket, and reports what became of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+import typing as t
+
+from werkzeug.serving import generate_adhoc_ssl_pair
+from werkzeug.serving import load_ssl_context
+from werkzeug.serving import WSGIRequestHandler
+from werkzeug.utils import import_string
+
+from . import launch
+from .channel import close_all
+from .channel import Frame
+from .channel import Kind
+from .channel import read_document
+from .channel import receive_one
+from .channel import send_one
+from .channel import write_document
+from .http.server import Limits
+from .http.server import PreforkServer
+from .log import logger
+from .scoreboard import Bank
+from .settings import Settings
+from .settings import SettingsError
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+
+class Work(t.Protocol):
+    """What a forked worker does: :func:`.worker.serve`."""
+
+    def __call__(
+        self,
+        slot: int,
+        generation: int,
+        channel: socket.socket,
+        bank: Bank,
+        servers: t.Sequence[PreforkServer],
+        blocking: bool,
+        run_length: int,
+    ) -> t.NoReturn: ...
+
+
+class Zygote:
+    """The zygote's loop.
+
+    :param begin: The control socket and the generation.
+    :param settings: All settings, resolved with the app's configuration.
+    :param make_server: Makes the server for one listening socket.
+    :param work: What a worker does.
+    """
+
+    def __init__(
+        self,
+        begin: launch.Inherited,
+        settings: Settings,
+        make_server: MakeServer,
+        work: Work,
+    ) -> None:
+        self.control = begin.control
+        self.generation = begin.generation
+        self.settings = settings
+        self.make_server = make_server
+        self.work = work
+        self.servers: list[PreforkServer] = []
+        self.bank: Bank | None = None
+        #: Slots of the workers that are alive, by pid.
+        self.workers: dict[int, int] = {}
+        self._frozen = False
+
+    def run(self) -> None:
+        """Serve the dispatcher until it lets go of the control socket."""
+        self._wake_up, self._signalled = socket.socketpair()
+        for end in (self._wake_up, self._signalled):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        launch.ignore_foreign_signals()
+        document = write_document(self.settings.as_dict())
+        send_one(self.control, Frame(Kind.LOADED, self.generation), [document])
+        os.close(document)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self._wake_up, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake_up.fileno() in ready:
+                self._wake_up.recv(4096)
+                self._reap()
+            if self.control.fileno() in ready:
+                received = receive_one(self.control)
+                if received is None:
+                    break
+                frame, fds = received
+                self._obey(frame, fds)
+                close_all(fds)
+        self._wait_for_workers()
+
+    def _obey(self, frame: Frame, fds: list[int]) -> None:
+        """Do what a frame says; what is taken of its descriptors is popped."""
+        if frame.kind is Kind.LISTEN:
+            self._listen(fds)
+        elif frame.kind is Kind.SPAWN:
+            self._spawn(frame.slot, fds.pop(0))
+        elif (
+            frame.kind is Kind.SIGNAL and self.workers.get(frame.argument) == frame.slot
+        ):
+            # Not reaped yet, so the pid is still its.
+            os.kill(frame.argument, frame.index)
+
+    def _listen(self, fds: list[int]) -> None:
+        hosts = read_document(fds.pop(0))
+        self.bank = Bank(fds[0], self.generation)
+        close_all([fds.pop(0)])
+        for host in hosts:
+            sock = socket.socket(fileno=fds.pop(0))
+            self.servers.append(self.make_server(sock, host))
+
+    def _spawn(self, slot: int, fd: int) -> None:
+        if not self._frozen:
+            # What the app has made stays out of the collector's sight, which
+            # would write to its pages in every worker.
+            gc.collect()
+            gc.freeze()
+            self._frozen = True
+        channel = socket.socket(fileno=fd)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                self._become_worker(slot, channel, mask)
+        except OSError as e:
+            number = e.errno or errno.EAGAIN
+            frame = Frame(Kind.FAILED, self.generation, slot, number)
+            send_one(self.control, frame)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            channel.close()
+        self.workers[pid] = slot
+        self._tell_of(slot, pid)
+
+    def _become_worker(
+        self, slot: int, channel: socket.socket, mask: t.Iterable[int]
+    ) -> t.NoReturn:
+        assert self.bank is not None
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for mine in (self._wake_up, self._signalled, self.control):
+                mine.close()
+            self.work(
+                slot,
+                self.generation,
+                channel,
+                self.bank,
+                self.servers,
+                self.settings.dispatch == "blocking",
+                self.settings.run_length,
+            )
+        finally:
+            os._exit(1)
+
+    def _tell_of(self, slot: int, pid: int) -> None:
+        fds = []
+        if hasattr(os, "pidfd_open"):
+            try:
+                # Not reaped yet, so the pid can't be another's.
+                fds.append(os.pidfd_open(pid))
+            except OSError:
+                pass
+        send_one(self.control, Frame(Kind.SPAWNED, self.generation, slot, pid), fds)
+        close_all(fds)
+
+    def _reap(self) -> None:
+        """Reap our workers, and nobody else's children (SpamAssassin bug 3625)."""
+        for pid, slot in list(self.workers.items()):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended, status = pid, 0
+            if ended:
+                del self.workers[pid]
+                code = os.waitstatus_to_exitcode(status)
+                frame = Frame(
+                    Kind.EXITED, self.generation, slot, pid, moment=float(code)
+                )
+                send_one(self.control, frame)
+
+    def _wait_for_workers(self) -> None:
+        """The dispatcher is gone: workers end after what they serve, or are killed.
+
+        Idle ones see the end of their channels by themselves.
+        """
+        if not self.workers:
+            return
+        deadline = time.monotonic() + self.settings.graceful_timeout
+        poll = select.poll()
+        poll.register(self._wake_up, select.POLLIN)
+        while self.workers:
+            self._reap()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                for pid in self.workers:
+                    os.kill(pid, signal.SIGKILL)
+                deadline += 3600
+            elif self.workers and poll.poll(left * 1000):
+                self._wake_up.recv(4096)
+
+
+def server_maker(
+    app: WSGIApplication, settings: Settings, cert: t.Any, debugger: bool, host: str
+) -> MakeServer:
+    """Prepare all that the servers for the listening sockets have in common.
+
+    :param app: What to serve.
+    :param cert: What ``--cert`` and ``--key`` gave: ``None``, ``"adhoc"``, the
+        paths of certificate and key, or an SSL context.
+    :param debugger: Show tracebacks in the browser.
+    :param host: The name under which the debugger may be used.
+    :raises SettingsError: If the request handler is none.
+    """
+    if debugger:
+        from werkzeug.debug import DebuggedApplication
+
+        # The console's frames live in one process: with more workers, the
+        # next request would go to one that doesn't know them.
+        console = settings.max_workers == 1
+        if not console:
+            logger.info(
+                " * The debugger shows tracebacks; its console needs a single"
+                " worker (--max-workers 1)"
+            )
+        app = DebuggedApplication(app, evalex=console)
+        app.trusted_hosts.append(host)
+    handler = _load_handler(settings.request_handler)
+    context = _ssl_context(cert)
+
+    def make_server(sock: socket.socket, host: str) -> PreforkServer:
+        return PreforkServer(
+            app,
+            sock,
+            handler,
+            Limits(),
+            ssl_context=context,
+            access_log=settings.access_log,
+        )
+
+    return make_server
+
+
+def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
+    if name is None:
+        return WSGIRequestHandler
+    try:
+        handler = import_string(name)
+    except ImportError as e:
+        raise SettingsError(f"Can't import the request handler {name!r}: {e}") from None
+    if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
+        raise SettingsError(
+            f"The request handler {name!r} is no subclass of"
+            " werkzeug.serving.WSGIRequestHandler."
+        )
+    return handler
+
+
+def _ssl_context(cert: t.Any) -> t.Any:
+    if isinstance(cert, tuple):
+        return load_ssl_context(*cert)
+    if cert != "adhoc":
+        return cert
+    from cryptography.hazmat.primitives import serialization
+
+    # werkzeug's own function leaves the files to atexit, which runs in every
+    # worker.
+    certificate, key = generate_adhoc_ssl_pair()
+    encoding = serialization.Encoding.PEM
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(certificate.public_bytes(encoding))
+        file.write(
+            key.private_bytes(
+                encoding,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+        file.flush()
+        return load_ssl_context(file.name)
