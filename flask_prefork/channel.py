@@ -17,7 +17,7 @@ import struct
 import tempfile
 import typing as t
 
-#: magic, kind, index, generation, slot, argument, moment
+#: magic, kind, place, generation, slot, argument, moment
 _LAYOUT = struct.Struct("=BBHIIId")
 _MAGIC = 0xF9
 FRAME_SIZE = _LAYOUT.size
@@ -29,7 +29,7 @@ class Kind(enum.IntEnum):
     """What a frame says."""
 
     # Dispatcher to worker.
-    #: Accept from the listener ``index``, up to ``argument`` times.
+    #: Accept from the listener ``place``, up to ``argument`` times.
     ORDER = 1
     #: Finish and exit.
     RETIRE = 2
@@ -43,7 +43,7 @@ class Kind(enum.IntEnum):
     LISTEN = 5
     #: Fork a worker for ``slot``; its end of the channel rides along.
     SPAWN = 6
-    #: Send the signal ``index`` to the worker in ``slot``, process ``argument``.
+    #: Send the signal ``place`` to the worker in ``slot``, process ``argument``.
     SIGNAL = 7
     # Zygote to dispatcher.
     #: The app is loaded; its settings ride along.
@@ -68,7 +68,7 @@ class Frame(t.NamedTuple):
     :param generation: Whose it is; a stale one is ignored.
     :param slot: The worker it speaks of.
     :param argument: A number, see :class:`Kind`.
-    :param index: A listening socket, see :class:`Kind`.
+    :param place: A listening socket, see :class:`Kind`.
     :param moment: A float, see :class:`Kind`.
     """
 
@@ -76,13 +76,13 @@ class Frame(t.NamedTuple):
     generation: int
     slot: int = 0
     argument: int = 0
-    index: int = 0
+    place: int = 0
     moment: float = 0.0
 
     def encode(self) -> bytes:
         """The frame's :data:`FRAME_SIZE` bytes."""
-        kind, generation, slot, argument, index, moment = self
-        return _LAYOUT.pack(_MAGIC, kind, index, generation, slot, argument, moment)
+        kind, generation, slot, argument, place, moment = self
+        return _LAYOUT.pack(_MAGIC, kind, place, generation, slot, argument, moment)
 
 
 def decode(data: bytes) -> list[Frame]:
@@ -93,7 +93,7 @@ def decode(data: bytes) -> list[Frame]:
     if len(data) % FRAME_SIZE:
         raise Malformed(f"{len(data)} bytes are no whole number of frames")
     frames = []
-    for magic, kind, index, generation, slot, argument, moment in _LAYOUT.iter_unpack(
+    for magic, kind, place, generation, slot, argument, moment in _LAYOUT.iter_unpack(
         data
     ):
         if magic != _MAGIC:
@@ -102,7 +102,7 @@ def decode(data: bytes) -> list[Frame]:
             known = Kind(kind)
         except ValueError:
             raise Malformed(f"unknown kind {kind}") from None
-        frames.append(Frame(known, generation, slot, argument, index, moment))
+        frames.append(Frame(known, generation, slot, argument, place, moment))
     return frames
 
 

@@ -94,6 +94,7 @@ def _whole(number: float | None) -> int | None:
 @click.make_pass_decorator(ScriptInfo, ensure=True)
 def prefork_run(
     info: ScriptInfo,
+    /,
     host: str,
     port: int,
     cert: t.Any = None,

@@ -295,7 +295,7 @@ class Pool:
         :param queue: The accept queue they wait in.
         :return: The workers to send an order to; they are ORDERED now.
         """
-        ordered = []
+        ordered: list[Worker] = []
         while len(ordered) < count:
             worker = self.lowest_idle()
             if worker is None:

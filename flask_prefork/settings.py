@@ -23,7 +23,7 @@ MAX_SLOTS = 10_000
 
 CONFIG_PREFIX = "PREFORK_"
 
-Value = t.Union[bool, int, float, str, None]
+Value = bool | int | float | str | None
 
 
 class SettingsError(ValueError):

@@ -108,7 +108,7 @@ class Worker:
             close_all(fds)
             if frame.kind is not Kind.ORDER or frame.generation != self.generation:
                 return  # RETIRE
-            self._serve_run(frame.index, frame.argument, ordered=True)
+            self._serve_run(frame.place, frame.argument, ordered=True)
             if not self._report(Kind.IDLE):
                 return
 

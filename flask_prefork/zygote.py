@@ -122,7 +122,7 @@ class Zygote:
             frame.kind is Kind.SIGNAL and self.workers.get(frame.argument) == frame.slot
         ):
             # Not reaped yet, so the pid is still its.
-            os.kill(frame.argument, frame.index)
+            os.kill(frame.argument, frame.place)
 
     def _listen(self, fds: list[int]) -> None:
         hosts = read_document(fds.pop(0))

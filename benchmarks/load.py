@@ -1,0 +1,126 @@
+"""Make load with wrk, and read what it says."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import typing as t
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+MISSING = (
+    "wrk is not installed: it makes the load, and is in the package 'wrk' of"
+    " Debian, Ubuntu, Fedora and Homebrew"
+)
+
+
+class LoadError(Exception):
+    """wrk could not be run, or didn't end as it should."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of wrk gave."""
+
+    requests: int
+    """Requests that were answered."""
+
+    duration: float
+    """Seconds."""
+
+    errors: dict[str, int]
+    """Failures by kind: connect, read, write, status (not 2xx or 3xx), timeout.
+    Only kinds that there were."""
+
+    p50: float
+    """Median latency in milliseconds, as ``p99`` and ``slowest``."""
+
+    p99: float
+    slowest: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.duration
+
+
+def find_wrk() -> str:
+    """The path of wrk.
+
+    :raises LoadError: if it isn't installed.
+    """
+    path = shutil.which("wrk")
+
+    if path is None:
+        raise LoadError(MISSING)
+
+    return path
+
+
+def version(wrk: str) -> str:
+    """wrk's version, such as ``4.1.0``."""
+    # It ends with status 1 after printing it.
+    result = subprocess.run([wrk, "-v"], capture_output=True, text=True)
+    words = (result.stdout + result.stderr).split()
+    return words[1] if len(words) > 1 else "unknown"
+
+
+def run(
+    wrk: str, url: str, *, clients: int, seconds: int, threads: int, keep_alive: bool
+) -> Load:
+    """Run wrk once.
+
+    :param clients: connections that are open at the same time.
+    :param threads: wrk's own threads. They take CPU time from the server.
+    :param keep_alive: send many requests on a connection, as long as the server
+        lets it, instead of ``Connection: close``.
+    :raises LoadError: if wrk fails.
+    """
+    command = [wrk, f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "-s", str(SCRIPT)]
+
+    if not keep_alive:
+        command += ["-H", "Connection: close"]
+
+    # In a session of its own, the terminal's Ctrl-C comes to us only.
+    with subprocess.Popen(
+        [*command, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds + 60)
+        except subprocess.TimeoutExpired:
+            raise LoadError("wrk didn't come to its end") from None
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+
+    return _parse(output)
+
+
+def _parse(output: str) -> Load:
+    for line in output.splitlines():
+        if line.startswith("RESULT "):
+            return _load([int(word) for word in line.split()[1:]])
+
+    raise LoadError(f"wrk failed: {' '.join(output.split())[:200]}")
+
+
+def _load(numbers: t.Sequence[int]) -> Load:
+    requests, duration, *errors, p50, p99, slowest = numbers
+    kinds = ("connect", "read", "write", "status", "timeout")
+    return Load(
+        requests=requests,
+        duration=duration / 1e6,
+        errors={
+            kind: count for kind, count in zip(kinds, errors, strict=True) if count
+        },
+        p50=p50 / 1e3,
+        p99=p99 / 1e3,
+        slowest=slowest / 1e3,
+    )

@@ -1,0 +1,207 @@
+"""Connections that wait for their client, and cost no worker.
+
+Pure: which connection waits for what, until when, and whose turn it is. The
+dispatcher (``queues.py``) holds the descriptors, polls them without reading,
+and acts on what is decided here.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import typing as t
+from collections import deque
+
+#: Deadlines are kept to this precision, in seconds.
+_GRAIN = 0.05
+#: A connection that was woken for nothing is not watched for so long, doubled
+#: each time, in seconds: thousands of clients that send a byte a second must
+#: not keep the pool busy looking.
+FIRST_DELAY = 0.01
+LAST_DELAY = 1.0
+
+
+class Wait(enum.IntEnum):
+    """What a parked connection waits for."""
+
+    #: The rest of a request's head, or its first byte on a new connection.
+    HEAD = 0
+    #: The first byte of the next request.
+    KEEP_ALIVE = 1
+    #: A worker: its next request is there, but others wait longer.
+    WORKER = 2
+
+
+class Connection:
+    """A parked connection.
+
+    :ivar fd: The dispatcher's descriptor.
+    :ivar queue: The index of the listener it came by.
+    :ivar wait: What it waits for.
+    :ivar deadline: When it is given up, in seconds; 0 is never.
+    :ivar have: How many bytes wait in its socket.
+    :ivar wakes: How often it was woken and had to wait on.
+    """
+
+    __slots__ = ("deadline", "fd", "have", "queue", "wait", "wakes")
+
+    def __init__(
+        self, fd: int, queue: int, wait: Wait, deadline: float, have: int, wakes: int
+    ) -> None:
+        self.fd = fd
+        self.queue = queue
+        self.wait = wait
+        self.deadline = deadline
+        self.have = have
+        self.wakes = wakes
+
+
+Item = t.TypeVar("Item", bound=t.Hashable)
+
+
+class Deadlines(t.Generic[Item]):
+    """Many deadlines that are mostly taken back before they come.
+
+    Items of about the same time share a bucket, so that taking one back is
+    cheap and leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, dict[Item, None]] = {}
+        self._order: list[int] = []
+        self._of: dict[Item, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def set(self, item: Item, when: float) -> None:
+        """Give the item a deadline, in place of any it has."""
+        self.discard(item)
+        # Rounded up: an item is never early.
+        key = -int(-when // _GRAIN)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = {}
+            heapq.heappush(self._order, key)
+        bucket[item] = None
+        self._of[item] = key
+
+    def discard(self, item: Item) -> None:
+        """Take the item's deadline back, if it has one."""
+        key = self._of.pop(item, None)
+        if key is not None:
+            del self._buckets[key][item]
+
+    def next(self) -> float | None:
+        """The next deadline, in seconds."""
+        while self._order:
+            key = self._order[0]
+            if self._buckets[key]:
+                return key * _GRAIN
+            heapq.heappop(self._order)
+            del self._buckets[key]
+        return None
+
+    def pop(self, now: float) -> list[Item]:
+        """Take out all whose time has come."""
+        items: list[Item] = []
+        while (when := self.next()) is not None and when <= now:
+            key = heapq.heappop(self._order)
+            bucket = self._buckets.pop(key)
+            for item in bucket:
+                del self._of[item]
+            items += bucket
+        return items
+
+
+class Lot:
+    """All parked connections.
+
+    :ivar ready: Those that wait for a worker, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[Connection] = deque()
+        self._idle: dict[Connection, None] = {}
+        self._heads: dict[Connection, None] = {}
+        self._deadlines: Deadlines[Connection] = Deadlines()
+        self._delayed: Deadlines[Connection] = Deadlines()
+
+    def __len__(self) -> int:
+        return len(self.ready) + len(self._idle) + len(self._heads)
+
+    @property
+    def heads(self) -> int:
+        """How many have begun a request."""
+        return len(self._heads)
+
+    @property
+    def idle(self) -> list[Connection]:
+        """Those between two requests, the longest-waiting first."""
+        return list(self._idle)
+
+    def longest_idle(self) -> Connection | None:
+        """Whom to give up when descriptors run out.
+
+        A connection between two requests; if there is none, one whose head
+        takes its time.
+        """
+        for connections in (self._idle, self._heads):
+            for connection in connections:
+                return connection
+        return None
+
+    def park(self, connection: Connection, now: float) -> bool:
+        """Take a connection in.
+
+        :return: Whether to watch it. If not, it either is ready for a worker or
+            :meth:`expire` tells when.
+        """
+        if connection.wait is Wait.WORKER:
+            self.ready.append(connection)
+            return False
+        if connection.wait is Wait.KEEP_ALIVE:
+            self._idle[connection] = None
+        else:
+            self._heads[connection] = None
+        self._deadlines.set(connection, connection.deadline)
+        if not connection.wakes:
+            return True
+        delay = min(FIRST_DELAY * 2 ** (connection.wakes - 1), LAST_DELAY)
+        self._delayed.set(connection, now + delay)
+        return False
+
+    def wake(self, connection: Connection) -> None:
+        """It is readable, or at its end: it waits for a worker now."""
+        self.remove(connection)
+        self.ready.append(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """It is gone."""
+        self._idle.pop(connection, None)
+        self._heads.pop(connection, None)
+        self._deadlines.discard(connection)
+        self._delayed.discard(connection)
+
+    def expire(self, now: float) -> tuple[list[Connection], list[Connection]]:
+        """What the time brings.
+
+        A connection whose head has begun but did not come in time goes to a
+        worker, which answers it; the others are just closed.
+
+        :return: Connections to close, which are gone from here, and those to
+            watch again.
+        """
+        close = []
+        for connection in self._deadlines.pop(now):
+            if connection.wait is Wait.HEAD and connection.have:
+                self.wake(connection)
+            else:
+                self.remove(connection)
+                close.append(connection)
+        return close, self._delayed.pop(now)
+
+    def deadline(self) -> float | None:
+        """When :meth:`expire` should be asked next, in seconds."""
+        times = [self._deadlines.next(), self._delayed.next()]
+        return min((moment for moment in times if moment is not None), default=None)
