@@ -161,7 +161,7 @@ class Policy:
             self._idle = idle
         while past and past[-1][1] >= idle:
             past.pop()
-        while past and past[0][0] <= now - self.idle_timeout:
+        while past and past[0][0] + self.idle_timeout <= now:
             past.popleft()
 
     def deadline(self) -> float | None:

@@ -1,0 +1,367 @@
+"""The policy, by examples and in a simulated server without process or clock."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import rule
+from hypothesis.stateful import RuleBasedStateMachine
+import pytest
+
+from flask_prefork.policy import MAX_BACK_OFF
+from flask_prefork.policy import Policy
+from flask_prefork.policy import STEP
+from flask_prefork.pool import Event
+from flask_prefork.pool import Pool
+from flask_prefork.pool import State
+from flask_prefork.pool import Worker
+
+FORK = 0.01
+
+
+def make(
+    min_idle: int = 2,
+    max_idle: int = 4,
+    min_workers: int = 2,
+    max_workers: int = 40,
+    idle_timeout: float = 10.0,
+) -> Policy:
+    return Policy(min_idle, max_idle, min_workers, max_workers, idle_timeout, 0.0)
+
+
+class Server:
+    """Pool and policy, wired as the dispatcher does, with events from a heap."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.now = 0.0
+        self.policy = policy
+        self.pool = Pool(policy.max_workers)
+        self.waiting = 0
+        self.durations: list[float] = []
+        self.events: list[tuple[float, int, str, object]] = []
+        self.serial = 0
+        self.spawned = 0
+        self.retired = 0
+        self.most = 0
+        self.spawn(policy.first())
+
+    def at(self, when: float, what: str, about: object = None) -> None:
+        self.serial += 1
+        heapq.heappush(self.events, (when, self.serial, what, about))
+
+    def spawn(self, count: int) -> None:
+        for _ in range(count):
+            worker = self.pool.spawn(self.now)
+            assert worker is not None
+            self.spawned += 1
+            self.at(self.now + FORK, "idle", worker)
+
+    def arrive(self, when: float, duration: float) -> None:
+        self.at(when, "arrive", duration)
+
+    def run(self, until: float) -> None:
+        while True:
+            wake = self.policy.deadline()
+            if self.events and (wake is None or self.events[0][0] <= wake):
+                if self.events[0][0] > until:
+                    break
+                self.now, _, what, about = heapq.heappop(self.events)
+                self.happen(what, about)
+            elif wake is not None and wake <= until:
+                self.now = max(wake, self.now)
+            else:
+                break
+            self.step()
+        self.now = until
+
+    def happen(self, what: str, about: object) -> None:
+        if what == "arrive":
+            assert isinstance(about, float)
+            self.durations.append(about)
+        elif what == "idle":
+            assert isinstance(about, Worker)
+            self.pool.report(about, Event.IDLE, self.now)
+        else:
+            assert isinstance(about, Worker)
+            self.pool.report(about, Event.EXIT, self.now)
+
+    def step(self) -> None:
+        pool = self.pool
+        for worker in pool.order(len(self.durations), self.now):
+            pool.report(worker, Event.BUSY, self.now)
+            self.at(self.now + self.durations.pop(0), "idle", worker)
+        grow = self.policy.grow(
+            self.now,
+            idle=pool.idle,
+            starting=pool.starting,
+            total=len(pool),
+            waiting=len(self.durations),
+        )
+        self.spawn(grow)
+        surplus = self.policy.shrink(self.now, idle=pool.idle, total=len(pool))
+        for worker in pool.highest_idle(surplus):
+            pool.report(worker, Event.RETIRE, self.now)
+            self.retired += 1
+            self.at(self.now + FORK, "exit", worker)
+        self.most = max(self.most, len(pool))
+        assert len(pool) <= self.policy.max_workers
+
+    @property
+    def busy(self) -> int:
+        return self.pool.counts[State.BUSY]
+
+
+def test_growth_doubles_while_it_is_short() -> None:
+    policy = make(max_workers=100)
+    now, total, steps = 0.0, 0, []
+    for _ in range(7):
+        steps.append(
+            policy.grow(now, idle=0, starting=0, total=total, waiting=100)
+        )
+        total += steps[-1]
+        now += STEP
+    assert steps == [1, 2, 4, 8, 16, 32, 32]
+
+
+def test_growth_waits_for_its_step() -> None:
+    policy = make()
+    assert policy.grow(0.0, idle=0, starting=0, total=2, waiting=9) == 1
+    assert policy.grow(STEP / 2, idle=0, starting=1, total=3, waiting=9) == 0
+    assert policy.deadline() == STEP
+    assert policy.grow(STEP, idle=0, starting=1, total=3, waiting=9) == 2
+
+
+def test_rate_starts_anew_when_satisfied() -> None:
+    policy = make()
+    policy.grow(0.0, idle=0, starting=0, total=2, waiting=9)
+    policy.grow(1.0, idle=0, starting=0, total=3, waiting=9)
+    assert policy.grow(2.0, idle=2, starting=0, total=5) == 0
+    assert policy.deadline() is None
+    assert policy.grow(3.0, idle=0, starting=0, total=5, waiting=9) == 1
+
+
+def test_starting_counts_as_idle() -> None:
+    assert make().grow(0.0, idle=0, starting=2, total=2) == 0
+
+
+def test_connections_that_wait_are_demand() -> None:
+    policy = make()
+    assert policy.grow(0.0, idle=0, starting=2, total=4, waiting=2) == 0
+    assert policy.grow(0.0, idle=0, starting=2, total=4, waiting=3) == 1
+
+
+def test_another_generation_counts() -> None:
+    policy = make(max_workers=8)
+    assert policy.grow(0.0, idle=0, starting=0, total=2, waiting=9, others=6) == 0
+
+
+def test_saturation_is_an_episode() -> None:
+    policy = make(max_workers=4)
+    policy.grow(1.0, idle=0, starting=0, total=4, waiting=9)
+    assert policy.saturated
+    policy.grow(3.0, idle=0, starting=0, total=4, waiting=1)
+    assert policy.saturated
+    policy.grow(5.0, idle=2, starting=0, total=4)
+    assert not policy.saturated
+    assert policy.saturated_seconds == 4.0
+
+
+def test_idle_workers_at_the_limit_are_no_saturation() -> None:
+    policy = make(min_idle=3, max_workers=4)
+    policy.grow(1.0, idle=1, starting=0, total=4)
+    assert not policy.saturated
+
+
+def test_failing_starts_back_off_and_never_stop() -> None:
+    policy = make()
+    now, pauses = 0.0, []
+    for _ in range(40):
+        assert policy.grow(now, idle=0, starting=0, total=0) >= 1
+        policy.failed(now)
+        wake = policy.grow(now, idle=0, starting=0, total=0) or policy.deadline()
+        assert wake is not None
+        pauses.append(wake - now)
+        now = wake
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(MAX_BACK_OFF)
+    policy.started()
+    policy.failed(now)
+    assert policy.grow(now + 1, idle=0, starting=0, total=0) >= 1
+
+
+def test_adjusting_stays_within_limits() -> None:
+    policy = make(min_idle=2, max_idle=4, max_workers=5)
+    assert [policy.adjust(1) for _ in range(5)] == [3, 4, 5, 5, 5]
+    assert policy.max_idle == 7
+    assert [policy.adjust(-1) for _ in range(6)] == [4, 3, 2, 1, 1, 1]
+    assert policy.max_idle == 3
+
+
+def test_surplus_is_what_was_needed_at_no_moment() -> None:
+    policy = make()
+    assert policy.shrink(1.0, idle=12, total=20) == 0
+    assert policy.shrink(4.0, idle=7, total=20) == 0
+    assert policy.shrink(5.0, idle=12, total=20) == 0
+    # The trough of seven ended at five, and is in the window until fifteen.
+    assert policy.shrink(14.9, idle=12, total=20) == 3
+    assert policy.deadline() == 15.0
+    assert policy.shrink(15.0, idle=9, total=17) == 5
+    assert policy.shrink(15.0, idle=4, total=12) == 0
+    assert policy.deadline() is None
+
+
+def test_never_below_min_workers() -> None:
+    policy = make(min_workers=9)
+    policy.shrink(0.0, idle=10, total=10)
+    assert policy.shrink(100.0, idle=10, total=10) == 1
+    assert policy.shrink(200.0, idle=9, total=9) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 3.0), st.integers(0, 12)), min_size=1, max_size=60
+    )
+)
+def test_window_agrees_with_its_definition(steps: list[tuple[float, int]]) -> None:
+    """The smallest number in force at any moment of the window, by brute force."""
+    timeout, max_idle = 4.0, 1000
+    policy = Policy(1, max_idle, 1, 5000, timeout, 0.0)
+    now, history = 0.0, [(0.0, 0)]
+    for gap, idle in steps:
+        now += gap
+        history.append((now, idle))
+        policy.shrink(now, idle=idle, total=idle)
+        in_force = [
+            number
+            for (_, number), (ended, _) in zip(history, history[1:], strict=False)
+            if ended + timeout > now
+        ]
+        smallest = min([*in_force, idle])
+        # Asked with a lower limit, on the same past, it would retire the rest.
+        policy.max_idle = 0
+        policy_past, policy_idle = policy._past.copy(), policy._idle
+        assert policy.shrink(now, idle=idle, total=10**6) == smallest
+        policy._past, policy._idle = policy_past, policy_idle
+        policy.max_idle = max_idle
+
+
+def test_a_burst_is_served_within_a_second_and_the_pool_shrinks_back() -> None:
+    server = Server(make(min_idle=2, max_idle=4, max_workers=40))
+    for _ in range(38):
+        server.arrive(5.0, 3.0)
+    server.run(5.9)
+    assert server.busy == 38
+    server.run(60.0)
+    assert len(server.pool) == 4
+    assert [w.slot for w in server.pool] == [0, 1, 2, 3]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rate=st.floats(0.5, 30),
+    duration=st.floats(0.01, 0.8),
+    min_idle=st.integers(1, 6),
+    seed=st.integers(0, 10),
+)
+def test_constant_load_converges(
+    rate: float, duration: float, min_idle: int, seed: int
+) -> None:
+    """Evenly spaced requests of one length: after a while nothing moves."""
+    policy = make(min_idle, 2 * min_idle, min_idle, 60)
+    server = Server(policy)
+    for number in range(int(rate * 90)):
+        server.arrive(number / rate, duration)
+    server.run(50.0)
+    before = server.spawned, server.retired
+    server.run(85.0)
+    assert (server.spawned, server.retired) == before
+    assert not server.durations
+
+
+def test_random_load_does_not_oscillate() -> None:
+    """Poisson arrivals: few processes come and go, for thousands of requests."""
+    rng = random.Random(7)
+    server = Server(make())
+    moment = 0.0
+    while moment < 300.0:
+        moment += rng.expovariate(20.0)
+        server.arrive(moment, rng.expovariate(1 / 0.2))
+    server.run(60.0)
+    before = server.spawned
+    server.run(300.0)
+    # A window shorter than the gaps between peaks would restart for each.
+    assert server.spawned - before < 40
+    assert server.most < 25
+
+
+class Machine(RuleBasedStateMachine):
+    """Pool and policy together, with work and deaths at any time."""
+
+    @initialize(
+        min_idle=st.integers(1, 4),
+        more_idle=st.integers(0, 4),
+        min_workers=st.integers(1, 6),
+        more=st.integers(0, 6),
+    )
+    def begin(self, min_idle: int, more_idle: int, min_workers: int, more: int) -> None:
+        most = max(min_idle, min_workers) + more
+        policy = make(min_idle, min_idle + more_idle, min_workers, most)
+        self.server = Server(policy)
+
+    @rule(count=st.integers(1, 12), duration=st.floats(0.0, 20.0))
+    def load(self, count: int, duration: float) -> None:
+        for _ in range(count):
+            self.server.arrive(self.server.now, duration)
+        self.server.run(self.server.now)
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        self.server.run(self.server.now + seconds)
+
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        workers = list(self.server.pool)
+        if workers:
+            worker = data.draw(st.sampled_from(workers))
+            if worker.state is State.STARTING:
+                self.server.policy.failed(self.server.now)
+            self.server.pool.report(worker, Event.EXIT, self.server.now)
+            self.server.step()
+
+    @rule(step=st.sampled_from([1, -1]))
+    def adjust(self, step: int) -> None:
+        self.server.policy.adjust(step)
+        self.server.step()
+
+    @invariant()
+    def within_limits(self) -> None:
+        if hasattr(self, "server"):
+            assert len(self.server.pool) <= self.server.policy.max_workers
+
+    @invariant()
+    def nobody_waits_while_somebody_is_idle(self) -> None:
+        if hasattr(self, "server"):
+            assert not (self.server.durations and self.server.pool.idle)
+
+    def teardown(self) -> None:
+        """Left alone it comes to rest, with as many idle as wanted."""
+        if not hasattr(self, "server"):
+            return
+        server, policy = self.server, self.server.policy
+        server.run(server.now + 400.0)
+        assert not server.durations
+        total = len(server.pool)
+        assert total >= min(policy.max_workers, policy.min_workers)
+        assert server.pool.idle == total
+        assert min(policy.min_idle, policy.max_workers) <= total
+        assert total <= max(policy.max_idle, policy.min_workers)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
