@@ -17,8 +17,8 @@ import struct
 import tempfile
 import typing as t
 
-#: magic, kind, place, generation, slot, argument, moment
-_LAYOUT = struct.Struct("=BBHIIId")
+#: magic, kind, place, flags, generation, slot, argument, moment
+_LAYOUT = struct.Struct("=BBHHxxIIId")
 _MAGIC = 0xF9
 FRAME_SIZE = _LAYOUT.size
 #: How many frames one look at a channel takes in.
@@ -33,11 +33,17 @@ class Kind(enum.IntEnum):
     ORDER = 1
     #: Finish and exit.
     RETIRE = 2
+    #: Serve the connection that rides along; it is as its PARK said.
+    RESUME = 12
     # Worker to dispatcher.
     #: It waits for orders, and has served ``argument`` requests since it last was.
     IDLE = 3
     #: It has accepted.
     BUSY = 4
+    #: Wait for the connection that rides along: it came by the listener
+    #: ``place``, has ``argument`` bytes, and may wait until ``moment``. The
+    #: ``flags`` say what for, see ``parking.py``.
+    PARK = 13
     # Dispatcher to zygote.
     #: The listening sockets and the scoreboard ride along; the document lists them.
     LISTEN = 5
@@ -69,6 +75,7 @@ class Frame(t.NamedTuple):
     :param slot: The worker it speaks of.
     :param argument: A number, see :class:`Kind`.
     :param place: A listening socket, see :class:`Kind`.
+    :param flags: More numbers, see :class:`Kind`.
     :param moment: A float, see :class:`Kind`.
     """
 
@@ -77,12 +84,15 @@ class Frame(t.NamedTuple):
     slot: int = 0
     argument: int = 0
     place: int = 0
+    flags: int = 0
     moment: float = 0.0
 
     def encode(self) -> bytes:
         """The frame's :data:`FRAME_SIZE` bytes."""
-        kind, generation, slot, argument, place, moment = self
-        return _LAYOUT.pack(_MAGIC, kind, place, generation, slot, argument, moment)
+        kind, generation, slot, argument, place, flags, moment = self
+        return _LAYOUT.pack(
+            _MAGIC, kind, place, flags, generation, slot, argument, moment
+        )
 
 
 def decode(data: bytes) -> list[Frame]:
@@ -93,16 +103,15 @@ def decode(data: bytes) -> list[Frame]:
     if len(data) % FRAME_SIZE:
         raise Malformed(f"{len(data)} bytes are no whole number of frames")
     frames = []
-    for magic, kind, place, generation, slot, argument, moment in _LAYOUT.iter_unpack(
-        data
-    ):
+    for fields in _LAYOUT.iter_unpack(data):
+        magic, kind, place, flags, generation, slot, argument, moment = fields
         if magic != _MAGIC:
             raise Malformed(f"a frame begins with {magic:#x}")
         try:
             known = Kind(kind)
         except ValueError:
             raise Malformed(f"unknown kind {kind}") from None
-        frames.append(Frame(known, generation, slot, argument, place, moment))
+        frames.append(Frame(known, generation, slot, argument, place, flags, moment))
     return frames
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import typing as t
 
+from . import parking
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -21,6 +22,7 @@ from .channel import read_document
 from .channel import write_document
 from .launch import Zygote
 from .log import logger
+from .parking import Connection
 from .policy import Policy
 from .poller import Poller
 from .pool import Event
@@ -35,12 +37,24 @@ from .sockets import Listener
 #: Workers that die before their first idle, in a row, before a generation
 #: that has never served is given up.
 MAX_FAILURES = 5
+#: A worker that resumes a parked connection takes from no accept queue.
+_NO_QUEUE = -1
 
 _WHY_LATE = {
     State.STARTING: "it did not become idle within the spawn timeout",
     State.ORDERED: "it was ordered to accept and stayed silent",
     State.RETIRING: "it did not finish within the graceful timeout",
 }
+
+
+class ParkedConnections(t.Protocol):
+    """Where connections wait for their client: :class:`.queues.Queues`."""
+
+    def park(self, fd: int, frame: Frame) -> None:
+        """Take over a connection that a worker hands back."""
+
+    def put_back(self, connection: Connection) -> None:
+        """Take back a connection that a worker died before taking."""
 
 
 class Process:
@@ -50,15 +64,18 @@ class Process:
     :ivar channel: Our end of the back channel.
     :ivar pid: 0 until the zygote told it.
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
+    :ivar resumed: A parked connection that was handed to it; our copy is kept
+        until it reports that it has it.
     """
 
-    __slots__ = ("channel", "pid", "pidfd", "worker")
+    __slots__ = ("channel", "pid", "pidfd", "resumed", "worker")
 
     def __init__(self, worker: Worker, channel: Channel) -> None:
         self.worker = worker
         self.channel = channel
         self.pid = 0
         self.pidfd = -1
+        self.resumed: Connection | None = None
 
 
 class Generation:
@@ -68,6 +85,7 @@ class Generation:
     :param poller: The dispatcher's poll set.
     :param scoreboard: The descriptor of the shared scoreboard.
     :param clock: Monotonic seconds.
+    :param lot: Where connections go that its workers hand back.
     """
 
     def __init__(
@@ -76,6 +94,7 @@ class Generation:
         poller: Poller,
         scoreboard: int,
         clock: t.Callable[[], float],
+        lot: ParkedConnections,
     ) -> None:
         self.number = zygote.generation
         self.pid = zygote.pid
@@ -89,6 +108,8 @@ class Generation:
         self.bank = Bank(scoreboard, self.number)
         self.pool = Pool(0)
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
+        self._lot = lot
+        self._others_wait = False
         self._scoreboard = scoreboard
         self._control = Channel(zygote.control)
         self._processes: dict[int, Process] = {}
@@ -152,28 +173,61 @@ class Generation:
         os.close(document)
         self._spawn(self.policy.first(), now)
 
-    def order(self, count: int, queue: int, run_length: int) -> int:
+    def order(self, count: int, queue: int) -> None:
         """Order idle workers to accept, the lowest-numbered first.
 
         :param count: Connections that wait and that nobody was ordered to take.
         :param queue: The listener they wait on.
-        :param run_length: How many connections each may take.
-        :return: How many orders went out.
         """
-        sent = 0
-        now = self.clock()
-        for worker in self.pool.order(count, now, queue):
-            run = run_length
+        assert self.settings is not None
+        for worker in self.pool.order(count, self.clock(), queue):
+            run = self.settings.run_length
             if worker.limit:
                 run = max(1, min(run, worker.limit - worker.served))
             self._show(worker)
             process = self._processes[worker.slot]
-            frame = Frame(Kind.ORDER, self.number, worker.slot, run, queue)
-            if process.channel.send(frame):
-                sent += 1
-            else:
-                self._kill(process, "its back channel is full or closed")
-        return sent
+            self._send(process, Frame(Kind.ORDER, self.number, worker.slot, run, queue))
+
+    def resume(self, connection: Connection) -> None:
+        """Hand a parked connection to the lowest-numbered idle worker.
+
+        There must be one. Until it reports that it took the connection, its
+        death puts the connection back.
+        """
+        (worker,) = self.pool.order(1, self.clock(), _NO_QUEUE)
+        self._show(worker)
+        process = self._processes[worker.slot]
+        process.resumed = connection
+        frame = Frame(
+            Kind.RESUME,
+            self.number,
+            worker.slot,
+            connection.have,
+            connection.queue,
+            parking.flags(connection.wait, connection.wakes),
+            connection.deadline,
+        )
+        self._send(process, frame, [connection.fd])
+
+    def _send(self, process: Process, frame: Frame, fds: t.Sequence[int] = ()) -> None:
+        if not process.channel.send(frame, fds):
+            self._kill(process, "its back channel is full or closed")
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its workers wait for orders, or block in accept."""
+        return self.settings is not None and self.settings.dispatch == "ordered"
+
+    def finishing(self) -> int:
+        """How many workers below the lowest idle one are about to accept again."""
+        lowest = self.pool.lowest_idle()
+        return self.bank.endings(lowest.slot) if lowest is not None else 0
+
+    def tell_others_wait(self, wait: bool) -> None:
+        """Tell the workers whether parked connections wait for their turn."""
+        if wait != self._others_wait:
+            self._others_wait = wait
+            self.bank.set_others_wait(wait)
 
     def step(self, now: float, waiting: int, others: int) -> None:
         """Do what pool and policy want now.
@@ -209,6 +263,16 @@ class Generation:
             self._start(new)
         if old is not None:
             self._retire(old)
+
+    @property
+    def opened(self) -> bool:
+        """Whether its zygote was given what to serve on."""
+        return bool(self.pool.workers)
+
+    def drain(self) -> None:
+        """Start no more workers; let connections end with their request."""
+        self.closed = True
+        self.bank.set_draining()
 
     def retire(self) -> None:
         """Let all workers finish what they serve, then exit; start no more."""
@@ -358,10 +422,27 @@ class Generation:
                     self._never_idle = False
                     self.policy.started()
                 self.pool.report(worker, Event.IDLE, now, frame.argument)
+                self._taken(process)
             elif frame.kind is Kind.BUSY:
                 self.pool.report(worker, Event.BUSY, now)
+                self._taken(process)
+            elif frame.kind is Kind.PARK and fds:
+                self._park(process, frame, fds.pop(0))
         close_all(fds)
         self._show(worker)
+
+    def _park(self, process: Process, frame: Frame, fd: int) -> None:
+        try:
+            self._lot.park(fd, frame)
+        except ValueError:
+            os.close(fd)
+            self._kill(process, "it parked a connection for no known reason")
+
+    def _taken(self, process: Process) -> None:
+        """A parked connection that was handed to the worker is its alone now."""
+        if process.resumed is not None:
+            os.close(process.resumed.fd)
+            process.resumed = None
 
     def _hang_up(self, process: Process) -> None:
         if process.pid and process.pidfd < 0 and not self.alive:
@@ -384,8 +465,7 @@ class Generation:
         self._show(worker)
         self.bank.set_stop(worker.slot)
         process = self._processes[worker.slot]
-        if not process.channel.send(Frame(Kind.RETIRE, self.number, worker.slot)):
-            self._kill(process, "its back channel is full or closed")
+        self._send(process, Frame(Kind.RETIRE, self.number, worker.slot))
 
     def _kill(self, process: Process, why: str | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189)."""
@@ -432,6 +512,9 @@ class Generation:
         self.bank.set_state(worker.slot, State.FREE.value)
 
     def _forget(self, process: Process) -> None:
+        if process.resumed is not None:
+            self._lot.put_back(process.resumed)
+            process.resumed = None
         del self._processes[process.worker.slot]
         self.poller.forget(process.channel.fd)
         process.channel.close()

@@ -32,6 +32,22 @@ class Wait(enum.IntEnum):
     WORKER = 2
 
 
+_WAKES_SHIFT = 2
+
+
+def flags(wait: Wait, wakes: int) -> int:
+    """Put into a frame's flags what :func:`from_flags` takes out."""
+    return wait | min(wakes, 15) << _WAKES_SHIFT
+
+
+def from_flags(value: int) -> tuple[Wait, int]:
+    """What a connection waits for, and how often it was woken for nothing.
+
+    :raises ValueError: If the flags are none.
+    """
+    return Wait(value & (1 << _WAKES_SHIFT) - 1), value >> _WAKES_SHIFT
+
+
 class Connection:
     """A parked connection.
 
@@ -130,15 +146,14 @@ class Lot:
     def __len__(self) -> int:
         return len(self.ready) + len(self._idle) + len(self._heads)
 
+    def __contains__(self, connection: object) -> bool:
+        """Whether it waits for its client."""
+        return connection in self._idle or connection in self._heads
+
     @property
     def heads(self) -> int:
         """How many have begun a request."""
         return len(self._heads)
-
-    @property
-    def idle(self) -> list[Connection]:
-        """Those between two requests, the longest-waiting first."""
-        return list(self._idle)
 
     def longest_idle(self) -> Connection | None:
         """Whom to give up when descriptors run out.
@@ -176,8 +191,19 @@ class Lot:
         self.remove(connection)
         self.ready.append(connection)
 
+    def clear(self) -> list[Connection]:
+        """Give all connections up.
+
+        :return: Those that there were.
+        """
+        connections = [*self.ready, *self._idle, *self._heads]
+        for connection in connections:
+            self.remove(connection)
+        self.ready.clear()
+        return connections
+
     def remove(self, connection: Connection) -> None:
-        """It is gone."""
+        """It does not wait for its client any more."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
         self._deadlines.discard(connection)

@@ -5,10 +5,9 @@ workers inherit it. Every field has one writer, and readers never lock: a
 record that is read while it is written is a moment old in parts, no more.
 
 The file has a bank for each of the two generations that may live at once,
-found by the generation's parity: two columns of a byte for each slot, written
-by the dispatcher, then a record for each slot, written by its worker. The
-columns are contiguous so that "is a lower-numbered worker idle" is one
-``find``.
+found by the generation's parity: columns of a byte for each slot, then a
+record for each slot, written by its worker. The columns are contiguous so that
+"is a lower-numbered worker idle" is one ``find``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,11 @@ _BEGAN_OFFSET = struct.calcsize("=IIQQ")
 _COUNTS_OFFSET = struct.calcsize("=II")
 _STATES = 0
 _STOPS = _STATES + MAX_SLOTS
-_RECORDS = -(-(_STOPS + MAX_SLOTS) // mmap.PAGESIZE) * mmap.PAGESIZE
+_ENDINGS = _STOPS + MAX_SLOTS
+#: One byte each for the whole bank.
+_OTHERS = _ENDINGS + MAX_SLOTS
+_DRAINING = _OTHERS + 1
+_RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = _RECORDS + MAX_SLOTS * _RECORD_SIZE
 SIZE = 2 * -(-_BANK_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -85,6 +88,11 @@ class Bank:
         self._base = generation % 2 * (SIZE // 2)
         self._states = self._base + _STATES
         self._stops = self._base + _STOPS
+        self._endings = self._base + _ENDINGS
+        self._others = self._base + _OTHERS
+        self._draining = self._base + _DRAINING
+        # What a generation of the same parity has left.
+        self._map[self._others] = self._map[self._draining] = 0
 
     def close(self) -> None:
         """Unmap it."""
@@ -96,6 +104,7 @@ class Bank:
         """Make the slot's place clean for its next worker."""
         self._map[self._states + slot] = ord(".")
         self._map[self._stops + slot] = 0
+        self._map[self._endings + slot] = 0
         start = self._record(slot)
         self._map[start : start + _RECORD_SIZE] = bytes(_RECORD_SIZE)
 
@@ -106,6 +115,18 @@ class Bank:
     def set_stop(self, slot: int) -> None:
         """Ask the worker to take no more connections on its standing order."""
         self._map[self._stops + slot] = 1
+
+    def set_others_wait(self, wait: bool) -> None:
+        """Show that parked connections wait for their turn."""
+        self._map[self._others] = wait
+
+    def set_draining(self) -> None:
+        """Show that the server stops: no connection is to be kept alive."""
+        self._map[self._draining] = 1
+
+    def endings(self, slot: int) -> int:
+        """How many workers below the slot are about to accept again."""
+        return self._map[self._endings : self._endings + slot].count(1)
 
     def states(self, count: int) -> str:
         """The letters of the first slots; those never used are NUL."""
@@ -121,7 +142,19 @@ class Bank:
         """Whether the dispatcher asked for the end of the standing order."""
         return self._map[self._stops + slot] != 0
 
+    def others_wait(self) -> bool:
+        """Whether parked connections wait for their turn."""
+        return self._map[self._others] != 0
+
+    def is_draining(self) -> bool:
+        """Whether the server stops."""
+        return self._map[self._draining] != 0
+
     # The worker's record
+
+    def set_ending(self, slot: int, ending: bool) -> None:
+        """Show that the worker is about to accept again."""
+        self._map[self._endings + slot] = ending
 
     def _record(self, slot: int) -> int:
         return self._base + _RECORDS + slot * _RECORD_SIZE

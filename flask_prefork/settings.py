@@ -169,6 +169,37 @@ class Settings:
         " may stay silent.",
         float, 30.0, unit="seconds", least=1, most=86400 * 365,
     )  # fmt: skip
+    header_timeout: float = _row(
+        "How long a client may take to send a request's head.",
+        float, 10.0, unit="seconds", least=0.1, most=86400,
+    )  # fmt: skip
+    keep_alive: float = _row(
+        "How long a connection may wait for its next request; 0 closes it after"
+        " each response.",
+        float, 15.0, unit="seconds", least=0, most=86400,
+    )  # fmt: skip
+    min_data_rate: float = _row(
+        "Give a client up that sends a body or takes a response slower than this;"
+        " 0 is never.",
+        float, 240.0, unit="bytes per second", least=0,
+    )  # fmt: skip
+    limit_request_line: int = _row(
+        "The longest request line; a longer one is answered with 414.",
+        int, 8190, unit="bytes", least=64, most=65536,
+    )  # fmt: skip
+    limit_request_fields: int = _row(
+        "The most header fields; more are answered with 431.",
+        int, 100, unit="fields", least=1, most=32768,
+    )  # fmt: skip
+    limit_request_field_size: int = _row(
+        "The longest header field; a longer one is answered with 431.",
+        int, 8190, unit="bytes", least=64, most=65536,
+    )  # fmt: skip
+    limit_request_body: int = _row(
+        "The longest request body; a longer one is answered with 413; 0 is no"
+        " limit.",
+        int, 0, unit="bytes", least=0,
+    )  # fmt: skip
     backlog: int = _row(
         "How many connections may wait in the kernel's accept queue.",
         int, default_text="the system's maximum", unit="connections",
@@ -178,7 +209,7 @@ class Settings:
     request_handler: str | None = _row(
         "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
         " in the form 'module:Class'.",
-        str, default_text="werkzeug's",
+        str, default_text="ours",
     )  # fmt: skip
 
     def as_dict(self) -> dict[str, Value]:

@@ -40,6 +40,7 @@ class Listener:
         inherited: bool = False,
     ) -> None:
         self.sock = sock
+        self.fd = sock.fileno()
         self.host = host
         self.path = path
         self.inherited = inherited

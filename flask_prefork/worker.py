@@ -20,11 +20,17 @@ import typing as t
 from collections.abc import Sequence
 
 from . import launch
-from .channel import close_all
+from . import parking
 from .channel import Frame
 from .channel import Kind
 from .channel import receive_one
+from .channel import send_one
+from .http.contract import HEAD
+from .http.contract import KEEP_ALIVE
+from .http.contract import Parked
+from .parking import Wait
 from .scoreboard import Bank
+from .sockets import Listener
 
 if t.TYPE_CHECKING:
     from .http.server import PreforkServer
@@ -58,6 +64,9 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.pid = os.getpid()
+        #: TLS connections can't move to another process.
+        self.stays = any(server.ssl_context is not None for server in servers)
+        self.queues = [Listener(server.socket, "") for server in servers]
         self.requests = 0
         self.connections = 0
         self._reported = 0
@@ -69,6 +78,7 @@ class Worker:
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
+        self.bank.set_ending(self.slot, False)
         self.bank.begin(self.slot, time.monotonic(), method, path)
 
     def end(self, status: int, sent: int) -> None:
@@ -76,13 +86,24 @@ class Worker:
         self.requests += 1
         self.bank.end(self.slot, self.requests, self.connections)
 
+    def ending(self) -> None:
+        """The connection's last byte is about to be sent."""
+        self.bank.set_ending(self.slot, True)
+
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
-        return self.bank.is_stopped(self.slot)
+        return self.bank.is_draining() or (
+            self.stays and self.bank.is_stopped(self.slot)
+        )
 
     def crowded(self) -> bool:
         """Whether others wait for a worker."""
-        return False
+        bank = self.bank
+        return (
+            bank.others_wait()
+            or bank.is_stopped(self.slot)
+            or any(queue.waiting() for queue in self.queues)
+        )
 
     # The loop
 
@@ -104,12 +125,7 @@ class Worker:
             received = receive_one(self.channel)
             if received is None:
                 return
-            frame, fds = received
-            close_all(fds)
-            if frame.kind is not Kind.ORDER or frame.generation != self.generation:
-                return  # RETIRE
-            self._serve_run(frame.place, frame.argument, ordered=True)
-            if not self._report(Kind.IDLE):
+            if not self._obey(*received):
                 return
 
     def _run_blocking(self, run_length: int) -> None:
@@ -119,11 +135,86 @@ class Worker:
         while True:
             index = waiter.wait()
             if index is None:
-                return  # RETIRE, or the dispatcher is gone
+                received = receive_one(self.channel)
+                if received is None or not self._obey(*received):
+                    return
+                continue
             before = self.connections
             self._serve_run(index, run_length, ordered=False)
             if self.connections > before and not self._report(Kind.IDLE):
                 return
+
+    def _obey(self, frame: Frame, fds: list[int]) -> bool:
+        """Do what a frame says.
+
+        :return: ``False`` to retire.
+        """
+        if frame.generation != self.generation:
+            return False
+        if frame.kind is Kind.ORDER:
+            self._serve_run(frame.place, frame.argument, ordered=True)
+        elif frame.kind is Kind.RESUME and fds:
+            if not self._report(Kind.BUSY):
+                return False
+            self._resume(frame, socket.socket(fileno=fds[0]))
+        else:
+            return False  # RETIRE
+        return self._report(Kind.IDLE)
+
+    def _resume(self, frame: Frame, connection: socket.socket) -> None:
+        """Go on with a connection that was parked."""
+        wait, wakes = parking.from_flags(frame.flags)
+        try:
+            address = connection.getpeername()
+        except OSError:
+            connection.close()  # the client has gone
+            return
+        # One that waited for its turn has its next request there already.
+        kind = HEAD if wait is Wait.HEAD else KEEP_ALIVE
+        parked = Parked(kind, frame.moment, frame.argument, False)
+        self._serve_one(frame.place, connection, address, parked, wakes)
+
+    def _serve_one(
+        self,
+        index: int,
+        connection: socket.socket,
+        address: t.Any,
+        resumed: Parked | None = None,
+        wakes: int = 0,
+    ) -> None:
+        """Serve a connection until it ends or has to wait."""
+        parked = self.servers[index].serve(connection, address, resumed)
+        if os.getpid() != self.pid:
+            # The app has forked, and this is its child, not the worker
+            # (SpamAssassin bug 4370).
+            os._exit(0)
+        if parked is None:
+            return
+        wait = Wait.WORKER if parked.ready else Wait(parked.kind)
+        # One that was woken for no whole head is looked at less and less often.
+        if resumed is not None and resumed.kind == HEAD and wait is Wait.HEAD:
+            wakes += 1
+        else:
+            wakes = 0
+        if parked.have:
+            try:
+                # Quiet until there is one more byte, or the end (socket(7)).
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVLOWAT, parked.have + 1
+                )
+            except OSError:
+                pass
+        frame = Frame(
+            Kind.PARK,
+            self.generation,
+            self.slot,
+            parked.have,
+            index,
+            parking.flags(wait, wakes),
+            parked.deadline,
+        )
+        send_one(self.channel, frame, [connection.fileno()])
+        connection.close()
 
     def _serve_run(self, index: int, length: int, ordered: bool) -> None:
         """Take connections from one listener as long as the standing order holds."""
@@ -143,19 +234,17 @@ class Worker:
                 connection.close()
                 return
             self.connections += 1
-            server.serve(connection, address)
-            if os.getpid() != self.pid:
-                # The app has forked, and this is its child, not the worker
-                # (SpamAssassin bug 4370).
-                os._exit(0)
-            if self.bank.is_stopped(self.slot):
+            self._serve_one(index, connection, address)
+            bank = self.bank
+            if bank.is_stopped(self.slot) or bank.others_wait():
                 return
-            if ordered and self.bank.lower_is_idle(self.slot):
+            if ordered and bank.lower_is_idle(self.slot):
                 return
 
     def _report(self, kind: Kind) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""
         served = 0
+        self.bank.set_ending(self.slot, False)
         if kind is Kind.IDLE:
             served, self._reported = self.requests - self._reported, self.requests
         frame = Frame(kind, self.generation, self.slot, served)
@@ -186,7 +275,7 @@ class _Waiter:
             self._poll.register(fd, flags)
 
     def wait(self) -> int | None:
-        """The index of a listener at which somebody waits, ``None`` to retire."""
+        """The index of a listener at which somebody waits, ``None`` for a frame."""
         ready = [fd for fd, _ in self._poll.poll()]
         if self._channel in ready:
             return None

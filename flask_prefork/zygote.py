@@ -29,7 +29,8 @@ from .channel import read_document
 from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
-from .http.server import Limits
+from .http.contract import Limits
+from .http.handler import PreforkRequestHandler
 from .http.server import PreforkServer
 from .log import logger
 from .scoreboard import Bank
@@ -252,13 +253,22 @@ def server_maker(
         app.trusted_hosts.append(host)
     handler = _load_handler(settings.request_handler)
     context = _ssl_context(cert)
+    limits = Limits(
+        request_line=settings.limit_request_line,
+        fields=settings.limit_request_fields,
+        field_size=settings.limit_request_field_size,
+        body=settings.limit_request_body,
+        header_timeout=settings.header_timeout,
+        keep_alive=settings.keep_alive,
+        min_data_rate=settings.min_data_rate,
+    )
 
     def make_server(sock: socket.socket, host: str) -> PreforkServer:
         return PreforkServer(
             app,
             sock,
             handler,
-            Limits(),
+            limits,
             ssl_context=context,
             access_log=settings.access_log,
         )
@@ -268,7 +278,7 @@ def server_maker(
 
 def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
     if name is None:
-        return WSGIRequestHandler
+        return PreforkRequestHandler
     try:
         handler = import_string(name)
     except ImportError as e:

@@ -1,0 +1,74 @@
+"""A request's line in the log: as werkzeug's, made faster and with more escaped."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from werkzeug.serving import _ansi_style
+from werkzeug.serving import WSGIRequestHandler
+from werkzeug.urls import uri_to_iri
+
+#: Targets that uri_to_iri() gives back unchanged.
+_PLAIN = re.compile(r"/(?:[\w\-.~]+/?)*(?:\?[\w\-.~=&+,:;/]*)?", re.ASCII)
+_CONTROL = WSGIRequestHandler._control_char_table
+_MONTHS = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun",
+    "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+)  # fmt: skip
+_now: tuple[int, str] = (0, "")
+
+
+def date_time() -> str:
+    """The local time as ``24/Nov/2026 09:15:00``, made once a second."""
+    global _now
+    second = int(time.time())
+    if _now[0] != second:
+        y, month, d, hh, mm, ss, *_ = time.localtime(second)
+        _now = second, f"{d:02}/{_MONTHS[month - 1]}/{y:04} {hh:02}:{mm:02}:{ss:02}"
+    return _now[1]
+
+
+def escape(text: str) -> str:
+    """Escape whatever could do something to a terminal: control characters, as
+    werkzeug escapes them, and what else isn't printable, for example the marks
+    that turn the direction of writing."""
+    text = text.translate(_CONTROL)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def escape_lines(text: str) -> str:
+    """As :func:`escape`, for a text of several lines, like a traceback."""
+    # Splitting at \n only: the other line ends are to be escaped.
+    return "\n".join(
+        line if line.isprintable() else escape(line) for line in text.split("\n")
+    )
+
+
+def request_text(method: str, target: str, version: str) -> str:
+    """A request line to be read, with its escapes decoded and harmless."""
+    if _PLAIN.fullmatch(target):
+        return f"{method} {target} {version}"
+    return escape(f"{method} {uri_to_iri(target)} {version}")
+
+
+def color(text: str, status: str) -> str:
+    """Color a request's text by the response's status, as ``flask run`` does."""
+    if status == "200":
+        return text
+    kind = status[0]
+    if kind == "1":
+        return _ansi_style(text, "bold")
+    if status == "304":
+        return _ansi_style(text, "cyan")
+    if kind == "3":
+        return _ansi_style(text, "green")
+    if status == "404":
+        return _ansi_style(text, "yellow")
+    if kind == "4":
+        return _ansi_style(text, "bold", "red")
+    return _ansi_style(text, "bold", "magenta")

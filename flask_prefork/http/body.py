@@ -1,0 +1,147 @@
+"""``wsgi.input``: a request's body and not a byte more."""
+
+from __future__ import annotations
+
+import io
+import typing as t
+
+from .chunked import Decoder
+from .contract import Limits
+from .errors import BodyError
+from .errors import ClientDisconnected
+from .wire import CHUNK
+from .wire import Pace
+from .wire import Wire
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Body(io.RawIOBase):
+    """Reads a body from the wire.
+
+    :param expects: Whether the client waits for ``100 Continue``, which is sent
+        when the app reads first.
+
+    :ivar done: Whether the body was read to its end.
+    :ivar failed: Why it never will be. Every further read fails with it too: the
+        place of the next request is unknown.
+    """
+
+    def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
+        self._wire = wire
+        self._pace = Pace(limits.min_data_rate)
+        self.rate = limits.min_data_rate
+        self.expects = expects
+        self.done = False
+        self.failed: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: t.Any) -> int:
+        """Read what comes next, at most until the body's end.
+
+        :raises BodyError: The body is malformed, too large or too slow.
+        :raises ClientDisconnected: It ended too early.
+        """
+        if self.failed is not None:
+            raise self.failed
+        if self.done:
+            return 0
+        try:
+            if self.expects:
+                self.expects = False
+                self._wire.write(_CONTINUE, None, self.rate)
+            return self._fill(memoryview(buffer).cast("B"))
+        except (BodyError, ClientDisconnected) as e:
+            self.failed = e
+            raise
+
+    def _fill(self, view: memoryview) -> int:
+        raise NotImplementedError
+
+    def drain(self, limit: int) -> bool:
+        """Read what is left, as far as it is there.
+
+        :param limit: Give up if it is more bytes than this.
+        :return: Whether the body's end was reached.
+        """
+        scratch = bytearray(min(limit, CHUNK))
+        while not self.done:
+            if limit <= 0 or self.failed or self.expects or not self._wire.wait(0):
+                return False
+            try:
+                limit -= self.readinto(scratch)
+            except (BodyError, ClientDisconnected):
+                return False
+        return True
+
+
+class LengthBody(Body):
+    """A body with a Content-Length.
+
+    :param length: In bytes, more than 0.
+    """
+
+    def __init__(self, wire: Wire, limits: Limits, expects: bool, length: int) -> None:
+        super().__init__(wire, limits, expects)
+        self._left = length
+
+    def _fill(self, view: memoryview) -> int:
+        count = self._wire.read_into(view[: self._left], self._pace)
+        if count <= 0:
+            if not view:
+                return 0
+            raise _broken(count)
+        self._left -= count
+        self.done = not self._left
+        return count
+
+
+class ChunkedBody(Body):
+    """A body in the chunked transfer coding."""
+
+    def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
+        super().__init__(wire, limits, expects)
+        self._decoder = Decoder(limits)
+        self._content = memoryview(b"")
+
+    def prefetch(self, data: bytes) -> bytes | None:
+        """Decode what came with the head, so that what is malformed there is
+        refused before the app runs.
+
+        :param data: What was looked at behind the head; what belongs to the body
+            is taken.
+        :return: The content if that was all of it.
+        :raises BodyError: 400 or 413.
+        """
+        content, used = self._decoder.feed(data)
+        if used:
+            self._wire.take(used)
+            self.expects = False
+        if self._decoder.done:
+            self.done = True
+            return content
+        self._content = memoryview(content)
+        return None
+
+    def _fill(self, view: memoryview) -> int:
+        while not self._content and not self._decoder.done:
+            data = self._wire.look_on(self._pace)
+            if not data:
+                raise _broken(-1 if data is None else 0)
+            content, used = self._decoder.feed(data)
+            self._wire.take(used)
+            self._pace.account(0, used)
+            self._content = memoryview(content)
+        count = min(len(view), len(self._content))
+        view[:count] = self._content[:count]
+        self._content = self._content[count:]
+        self.done = self._decoder.done and not self._content
+        return count
+
+
+def _broken(count: int) -> OSError:
+    if count < 0:
+        return BodyError(408, "body too slow")
+    return ClientDisconnected("the client left before its body's end")

@@ -1,0 +1,130 @@
+"""The chunked transfer coding (RFC 9112, 7.1), strictly. No sockets."""
+
+from __future__ import annotations
+
+import re
+
+from .contract import Limits
+from .errors import BodyError
+from .head import TOKEN
+
+#: A chunk's size; 15 digits are below 2**60. An extension has a name and may have
+#: a value, and its blanks are "bad" ones (7.1.1): only what is harmless.
+_SIZE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})"
+    rb"((?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|"
+    rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\"))?)*)\r\n"
+)
+_TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
+_ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
+
+#: Bytes of a line with a chunk's size and extensions.
+_LINE_LIMIT = 1024
+#: Bytes of all lines with sizes for each chunk that a body may have: chunks that
+#: are mostly extension are nobody's need.
+_EXTENSION_LIMIT = 16384
+
+_AT_SIZE, _IN_DATA, _AT_DATA_END, _AT_TRAILER, _DONE = range(5)
+
+
+class Decoder:
+    """Takes a body's bytes as they come and gives those that they carry.
+
+    :param limits: For the trailers and the body's size.
+    :ivar done: Whether the body and its trailers are complete.
+    """
+
+    __slots__ = (
+        "_extensions",
+        "_left",
+        "_limits",
+        "_line",
+        "_size",
+        "_state",
+        "_trailers",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._state = _AT_SIZE
+        self._line = b""
+        self._left = 0
+        self._size = 0
+        self._extensions = 0
+        self._trailers = 0
+
+    @property
+    def done(self) -> bool:
+        return self._state == _DONE
+
+    def feed(self, data: bytes) -> tuple[bytes, int]:
+        """Take more of the body.
+
+        :param data: What came; may go beyond the body's end.
+        :return: The content, and how many bytes of the data belong to the body:
+            all, unless the body is done.
+        :raises BodyError: 400 for bad framing, 413 for more than the limit.
+        """
+        pieces = []
+        position = 0
+        size = len(data)
+        while position < size and self._state != _DONE:
+            if self._state == _IN_DATA:
+                piece = data[position : position + self._left]
+                pieces.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = _AT_DATA_END
+            else:
+                position = self._take_line(data, position)
+        return b"".join(pieces), position
+
+    def _take_line(self, data: bytes, position: int) -> int:
+        limit = 2 if self._state == _AT_DATA_END else _LINE_LIMIT
+        if self._state == _AT_TRAILER:
+            limit = self._limits.field_size + 2
+        end = data.find(b"\n", position, position + limit) + 1
+        self._line += data[position : end or position + limit]
+        line = self._line
+        if _ILLEGAL.search(line):
+            raise BodyError(400, "illegal byte between chunks")
+        if len(line) > limit or (not end and len(line) == limit):
+            raise BodyError(400, "line between chunks too long")
+        if self._state == _AT_DATA_END and not b"\r\n".startswith(line):
+            raise BodyError(400, "chunk without its end")
+        if not end:
+            return len(data)
+        self._line = b""
+        if self._state == _AT_SIZE:
+            self._start_chunk(line)
+        elif self._state == _AT_DATA_END:
+            self._state = _AT_SIZE
+        else:
+            self._end_trailer(line)
+        return end
+
+    def _start_chunk(self, line: bytes) -> None:
+        found = _SIZE.fullmatch(line)
+        if found is None:
+            raise BodyError(400, "malformed chunk size")
+        self._extensions += len(found[2])
+        if self._extensions > _EXTENSION_LIMIT:
+            raise BodyError(400, "too many chunk extensions")
+        self._left = int(found[1], 16)
+        self._size += self._left
+        if self._limits.body and self._size > self._limits.body:
+            raise BodyError(413, "body too large")
+        self._state = _IN_DATA if self._left else _AT_TRAILER
+
+    def _end_trailer(self, line: bytes) -> None:
+        """Check a trailer's form and drop it: merging it into the header fields
+        could change what they mean (RFC 9110, 6.5.1)."""
+        if line == b"\r\n":
+            self._state = _DONE
+            return
+        if not _TRAILER.fullmatch(line):
+            raise BodyError(400, "malformed trailer")
+        self._trailers += 1
+        if self._trailers > self._limits.fields:
+            raise BodyError(400, "too many trailers")

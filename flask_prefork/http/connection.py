@@ -1,0 +1,238 @@
+"""One connection's life: heads one after another, and when to hand it back."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from werkzeug.serving import WSGIRequestHandler
+
+from .contract import HEAD
+from .contract import KEEP_ALIVE
+from .contract import Parked
+from .errors import BodyError
+from .errors import ClientDisconnected
+from .errors import Refused
+from .head import Head
+from .head import read
+from .wire import Wire
+
+if t.TYPE_CHECKING:
+    from .server import PreforkServer
+
+#: Seconds to wait for more before a connection is parked: less than what handing it
+#: over and back would cost.
+_MOMENT = 0.001
+#: Seconds of each wait for a client that stays with its worker, between looks at
+#: what goes on around.
+_STEP = 0.25
+#: A head above this many bytes is kept by the worker: the kernel's buffer may hold no
+#: more, and then there would never be news to wake it for.
+_BULK = 32768
+#: Seconds for the rest of such a head.
+_BULK_TIMEOUT = 1.0
+#: Seconds a TLS connection may wait for its next request, since it can't be parked.
+_TLS_KEEP_ALIVE = 1.0
+#: Seconds to look for what still comes after the last response, and bytes of it.
+_LINGER = 1.0
+_LINGER_CROWDED = 0.1
+_LINGER_BYTES = 1 << 20
+
+
+class ConnectionHandler(WSGIRequestHandler):
+    """Reads heads, and decides whether the connection goes on, waits or ends.
+
+    What a request means is for :class:`~.handler.PreforkRequestHandler`.
+
+    :param request: The connection.
+    :param resumed: As it was parked, if it was.
+
+    :ivar parked: Set if the connection is to be parked instead of closed.
+    :ivar close_connection: Whether it ends with this request.
+    """
+
+    server: PreforkServer
+    wire: Wire
+    head: Head | None
+
+    def __init__(
+        self,
+        request: t.Any,
+        client_address: t.Any,
+        server: PreforkServer,
+        resumed: Parked | None = None,
+    ) -> None:
+        # socketserver and http.server would set up more than is needed here, so
+        # nothing of theirs is called.
+        self.request = self.connection = request
+        self.client_address = client_address or ("<local>", 0)
+        self.server = server
+        self.wire = server.make_wire(request)
+        self.head = None
+        self.close_connection = True
+        self.parked: Parked | None = None
+        self._resumed = resumed
+        # Whether the client may still be sending when the connection ends.
+        self._linger = False
+        self.setup()
+        try:
+            self.handle()
+        finally:
+            self.finish()
+
+    def setup(self) -> None:
+        """Called before the first request."""
+
+    def finish(self) -> None:
+        """Called after the last one, or when the connection is parked."""
+
+    def handle(self) -> None:
+        """Serve requests until the connection ends or has to wait."""
+        try:
+            self.parked = self._serve()
+            if self.parked is None:
+                self._end()
+        except ClientDisconnected as e:
+            self.connection_dropped(e)
+
+    def take_request(self, head: Head, size: int, data: bytes) -> None:
+        """Take a request that has begun.
+
+        :param size: Bytes of the head and what was before it.
+        :param data: All that is there, to be taken from the wire as far as it is
+            of this request.
+        :raises Refused: The head is good, but its body isn't.
+        :raises BodyError: The same.
+        """
+        raise NotImplementedError
+
+    def refuse(self, error: Refused | BodyError, data: bytes) -> None:
+        """Answer what can't be served. The connection ends with it.
+
+        :param data: What there is of it.
+        """
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """End the connection in a way that lets the client see all of it."""
+        if self._linger:
+            crowded = self.server.monitor.crowded()
+            self.wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
+        else:
+            self.wire.finish()
+
+    def _serve(self) -> Parked | None:
+        limits = self.server.limits
+        resumed = self._resumed
+        start = time.monotonic()
+        deadline = start + limits.header_timeout
+        if resumed is not None and resumed.kind == HEAD:
+            self.wire.low_water(1)
+            deadline = resumed.deadline
+        elif resumed is not None:
+            waiting = self._wait_idle(resumed.deadline)
+            if waiting is not True:
+                return waiting
+        while True:
+            waiting = self._read_head(deadline)
+            if waiting is not True:
+                return waiting
+            self.handle_one_request()
+            if self.close_connection:
+                return None
+            now = time.monotonic()
+            if now - start > limits.slice and self.server.monitor.crowded():
+                return self._give_turn(now)
+            waiting = self._wait_idle(now + limits.keep_alive)
+            if waiting is not True:
+                return waiting
+            deadline = time.monotonic() + limits.header_timeout
+
+    # Each of these returns what _serve() returns, or True to go on.
+
+    def _can_park(self) -> bool:
+        return self.server.can_park and self.wire.plain and not self.wire.buffer
+
+    def _give_turn(self, now: float) -> Parked | None:
+        """Hand the connection back, because others wait and it had its slice."""
+        limits = self.server.limits
+        data = self.wire.look()
+        if data == b"" or not self._can_park():
+            # What can't be parked has to end for others to have a turn.
+            self._linger = bool(data)
+            return None
+        if data is None:
+            return Parked(KEEP_ALIVE, now + limits.keep_alive, 0, False)
+        return Parked(HEAD, now + limits.header_timeout, len(data), True)
+
+    def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
+        """Wait for the first byte of the next request."""
+        wire, monitor = self.wire, self.server.monitor
+        if wire.buffer or wire.wait(_MOMENT):
+            return True
+        if monitor.draining() or deadline <= time.monotonic():
+            return None
+        if self._can_park():
+            return Parked(KEEP_ALIVE, deadline, 0, False)
+        if not wire.plain:
+            deadline = min(deadline, time.monotonic() + _TLS_KEEP_ALIVE)
+        while not (monitor.draining() or monitor.crowded()):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            if wire.wait(min(left, _STEP)):
+                return True
+        return None
+
+    def _read_head(self, deadline: float) -> Parked | t.Literal[True] | None:
+        """Read the next request's head, all of it before the deadline."""
+        wire = self.wire
+        waited = False
+        while True:
+            data = wire.look()
+            if data:
+                self.head = None
+                try:
+                    found = read(data, self.server.limits)
+                    if found is not None:
+                        self.take_request(found[0], found[1], data)
+                        return True
+                except (Refused, BodyError) as e:
+                    self._linger = True
+                    self.refuse(e, data)
+                    return None
+            elif data is not None:
+                return None
+            if data and len(data) > _BULK and wire.buffer is None:
+                wire.hold()
+                deadline = min(deadline, time.monotonic() + _BULK_TIMEOUT)
+            waiting = self._wait_head(data or b"", deadline, waited)
+            if waiting is not True:
+                return waiting
+            waited = True
+
+    def _wait_head(
+        self, data: bytes, deadline: float, waited: bool
+    ) -> Parked | t.Literal[True] | None:
+        """Wait for more of a head than this."""
+        wire = self.wire
+        left = deadline - time.monotonic()
+        if left <= 0 or (data and wire.ended()):
+            # Empty lines are no request that could be answered.
+            if data.strip(b"\r\n"):
+                self._linger = True
+                self.refuse(
+                    Refused(408, "the head took too long")
+                    if left <= 0
+                    else Refused(400, "the head ended early"),
+                    data,
+                )
+            return None
+        if wire.buffer is None and self._can_park():
+            if waited:
+                return Parked(HEAD, deadline, len(data), False)
+            wire.wait_more(len(data), min(_MOMENT, left))
+        else:
+            wire.hold()
+            wire.wait(min(left, _STEP))
+        return True

@@ -1,0 +1,117 @@
+"""Limits, and what a worker and this package say to each other."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a client may send and for how long it may take.
+
+    The head as a whole is bounded too: see :attr:`head`.
+    """
+
+    #: Bytes of the request line without its CRLF; 414 above.
+    request_line: int = 8190
+    #: How many field lines; 431 above.
+    fields: int = 100
+    #: Bytes of one field line without its CRLF; 431 above.
+    field_size: int = 8190
+    #: Bytes of the body, decoded; 413 above, 0 is no limit.
+    body: int = 0
+    #: Seconds for the whole head, from the accept or, on a connection that was
+    #: kept alive, from the head's first byte; 408 above.
+    header_timeout: float = 10.0
+    #: Seconds a connection may wait for its next request; 0 keeps none alive.
+    keep_alive: float = 15.0
+    #: Bytes per second below which a client is too slow, for bodies in and
+    #: responses out, after a grace; 0 is off.
+    min_data_rate: float = 240.0
+    #: Seconds a kept-alive connection may hold its worker while others wait.
+    slice: float = 0.01
+
+    @property
+    def head(self) -> int:
+        """Bytes of a whole head; 431 above."""
+        return max(65536, self.request_line + self.field_size)
+
+
+class Waits(IntEnum):
+    """What a parked connection waits for."""
+
+    #: The rest of a head, or the first byte of a new connection.
+    HEAD = 0
+    #: The first byte of the next request.
+    KEEP_ALIVE = 1
+
+
+HEAD = Waits.HEAD
+KEEP_ALIVE = Waits.KEEP_ALIVE
+
+
+class Parked(t.NamedTuple):
+    """A connection that waits for its client and should hold no worker."""
+
+    #: :data:`HEAD` or :data:`KEEP_ALIVE`.
+    kind: int
+    #: When to give it up, as :func:`time.monotonic` tells it; that clock is the
+    #: system's, so other processes can compare.
+    deadline: float
+    #: Bytes that wait in the kernel's buffer; ``SO_RCVLOWAT`` set to one more
+    #: lets a poll fire on news only.
+    have: int
+    #: The next request is there, but the slice is used up: queue it behind those
+    #: who wait.
+    ready: bool
+
+
+class Monitor(t.Protocol):
+    """How the worker watches its requests, and tells what goes on around it."""
+
+    #: The worker's number, for the environ.
+    slot: int
+    #: The generation of the app it serves, for the environ.
+    generation: int
+
+    def begin(self, method: str, path: str) -> None:
+        """A request's head was read.
+
+        :param path: The request target as it came: anything printable.
+        """
+
+    def end(self, status: int, sent: int) -> None:
+        """Its response is over.
+
+        :param status: The status sent, 0 if nothing could be sent.
+        :param sent: Bytes sent, the head's included.
+        """
+
+    def draining(self) -> bool:
+        """Whether the server stops, so that connections must end."""
+
+    def crowded(self) -> bool:
+        """Whether others wait for a worker."""
+
+
+class NullMonitor:
+    """A monitor for use without a pool: a lone worker that never stops."""
+
+    slot = 0
+    generation = 0
+
+    def begin(self, method: str, path: str) -> None:
+        """Do nothing."""
+
+    def end(self, status: int, sent: int) -> None:
+        """Do nothing."""
+
+    def draining(self) -> bool:
+        """Never."""
+        return False
+
+    def crowded(self) -> bool:
+        """Never."""
+        return False

@@ -1,0 +1,72 @@
+"""The WSGI environ, as werkzeug's ``make_environ`` makes it, key for key."""
+
+from __future__ import annotations
+
+import ssl
+import typing as t
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+from .head import Fields
+
+# The environ's key for each spelling of a field's name that was seen, "" for those
+# that are dropped. Bounded, because clients choose the spellings.
+_keys: dict[bytes, str] = {}
+
+
+def _key(name: bytes) -> str:
+    # CGI makes "_" of "-", so a name with "_" could pass for another one.
+    key = ""
+    if b"_" not in name:
+        key = name.decode("ascii").upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+    if len(_keys) < 1024:
+        _keys[name] = key
+    return key
+
+
+def add_fields(environ: dict[str, t.Any], fields: Fields) -> None:
+    """Add the header fields; what is repeated is joined by commas, in order."""
+    keys = _keys
+    for name, raw in fields:
+        key = keys.get(name)
+        if key is None:
+            key = _key(name)
+        if not key:
+            continue
+        value = raw.decode("latin-1")
+        if key in environ and key[0] == "H":
+            value = f"{environ[key]},{value}"
+        environ[key] = value
+
+
+def add_target(environ: dict[str, t.Any], target: str) -> None:
+    """Add path and query.
+
+    :param target: The request target: origin-form, absolute-form or ``*``.
+    """
+    environ["REQUEST_URI"] = environ["RAW_URI"] = target
+    if target[0] == "/":
+        # Not through urlsplit(): to it the start of "//path" is a host.
+        path, _, environ["QUERY_STRING"] = target.partition("?")
+    else:
+        url = urlsplit(target)
+        path = url.path
+        environ["QUERY_STRING"] = url.query
+        if url.scheme and url.netloc:
+            # RFC 9112, 3.2.2: wins over Host.
+            environ["HTTP_HOST"] = url.netloc
+    if "%" in path:
+        path = unquote(path).encode().decode("latin-1")
+    environ["PATH_INFO"] = path
+
+
+def add_certificate(environ: dict[str, t.Any], sock: t.Any) -> None:
+    """Add the client's certificate, if it has given one, as PEM."""
+    try:
+        certificate = sock.getpeercert(binary_form=True)
+    except (AttributeError, ValueError):
+        return
+    if certificate is not None:
+        environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)

@@ -1,0 +1,41 @@
+"""What goes wrong with a client, and the status it is answered with."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """A request that can't be served as HTTP; the connection ends with it.
+
+    :param status: What it is answered with, for example 400.
+    :param reason: One phrase for the response's body. It never quotes the client.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+
+class BodyError(OSError):
+    """A request's body can't be read to its end; ``wsgi.input`` raises it.
+
+    An :class:`OSError`, because that is what frameworks expect of a stream:
+    Werkzeug answers it with its ``ClientDisconnected``, a 400.
+
+    :param status: The answer if the app gives none: 400 for bad framing, 408 for
+        a slow client, 413 for too much.
+    :param reason: One phrase that never quotes the client.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class ClientDisconnected(ConnectionError):
+    """The client left, or was dropped because it doesn't take its response.
+
+    Its own class, so that a :exc:`ConnectionError` of the app, say for its
+    database, is never taken for one of the client.
+    """

@@ -1,0 +1,352 @@
+"""The request handler: one request's way from its head to the app and back."""
+
+from __future__ import annotations
+
+import io
+import sys
+import typing as t
+from functools import cached_property
+from http.client import HTTPMessage
+
+from werkzeug._internal import _log
+from werkzeug.debug.tbtools import DebugTraceback
+from werkzeug.exceptions import InternalServerError
+
+from . import access_log
+from .body import Body
+from .body import ChunkedBody
+from .body import LengthBody
+from .connection import ConnectionHandler
+from .environ import add_certificate
+from .environ import add_fields
+from .environ import add_target
+from .errors import BodyError
+from .errors import ClientDisconnected
+from .errors import Refused
+from .head import Head
+from .response import Response
+from .response import simple
+from .wire import CHUNK
+from .wire import Pace
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .wire import Wire
+
+#: Bytes of an unread body that are worth reading to keep the connection.
+_DRAIN = 65536
+
+
+class PreforkRequestHandler(ConnectionHandler):
+    """Serves a connection's requests, strictly and within time.
+
+    What subclasses override of werkzeug's handler is called as there:
+    ``make_environ``, ``run_wsgi``, ``log_request``, ``log``, ``address_string``,
+    ``connection_dropped``, ``version_string``, ``setup``, ``handle``,
+    ``handle_one_request``, ``finish`` and ``do_*``.
+
+    ``headers``, ``rfile`` and ``wfile`` are made when somebody asks for them; the
+    latter two are bounded by the request's body and by the client's deadlines. Who
+    writes to ``wfile`` past the WSGI response ends the connection with it.
+    """
+
+    protocol_version = "HTTP/1.1"
+    _dispatches = False
+    _body: Body | None
+    _input: t.Any
+    _response: Response | None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._dispatches = any(name.startswith("do_") for name in dir(cls))
+
+    # What others read.
+
+    @cached_property
+    def headers(self) -> HTTPMessage:  # type: ignore[override]
+        """The header fields as :mod:`http.client` has them."""
+        message = HTTPMessage()
+        if self.head is not None:
+            for name, value in self.head.fields:
+                message[name.decode("ascii")] = value.decode("latin-1")
+        return message
+
+    @cached_property
+    def rfile(self) -> t.Any:  # type: ignore[override]
+        """The request's body, the same stream as ``wsgi.input``."""
+        if self._input is None:
+            body = self._body
+            self._input = (
+                io.BytesIO() if body is None else io.BufferedReader(body, CHUNK)
+            )
+        return self._input
+
+    @cached_property
+    def wfile(self) -> t.Any:  # type: ignore[override]
+        """The connection, for who writes to it past the WSGI response."""
+        return _Writer(self.wire, self.server.limits.min_data_rate)
+
+    @cached_property
+    def raw_requestline(self) -> bytes:  # type: ignore[override]
+        """The request line with its CRLF."""
+        return self.head.raw.partition(b"\n")[0] + b"\n" if self.head else b""
+
+    @cached_property
+    def requestline(self) -> str:  # type: ignore[override]
+        """The request line as text."""
+        return self.raw_requestline.decode("latin-1").rstrip("\r\n")
+
+    def version_string(self) -> str:
+        """For the Server field."""
+        return self.server_version
+
+    # One request.
+
+    def take_request(self, head: Head, size: int, data: bytes) -> None:
+        """Take the request, and its body too if all of it is there."""
+        limits = self.server.limits
+        state = self.__dict__
+        for name in ("headers", "rfile", "wfile", "raw_requestline", "requestline"):
+            state.pop(name, None)
+        self.head = head
+        self.command = head.method
+        self.path = head.target
+        self.request_version = head.version
+        # What werkzeug's address_string() looks into: not the last request's.
+        self.environ = None  # type: ignore[assignment]
+        self._body = None
+        self._input = None
+        self._response = None
+        self._linger = False
+        # Whether the client has sent more than this request already.
+        self._excess = False
+        length = head.length
+        if length < 0:
+            self.wire.take(size)
+            body = ChunkedBody(self.wire, limits, head.expects)
+            content = body.prefetch(data[size:])
+            if content is None:
+                self._body = body
+            else:
+                self._input = io.BytesIO(content)
+        elif limits.body and length > limits.body:
+            raise Refused(413, "body too large")
+        elif len(data) - size >= length:
+            size += length
+            self.wire.take(size)
+            self._excess = len(data) > size
+            if length:
+                self._input = io.BytesIO(data[size - length : size])
+        else:
+            self.wire.take(size)
+            expects = head.expects and len(data) == size
+            self._body = LengthBody(self.wire, limits, expects, length)
+
+    def refuse(self, error: Refused | BodyError, data: bytes) -> None:
+        """Answer what can't be served with a small response."""
+        if self.head is None:
+            line = data.lstrip(b"\r\n").partition(b"\n")[0]
+            state = self.__dict__
+            state.pop("path", None)
+            self.command = self.request_version = ""
+            state["raw_requestline"] = line
+            state["requestline"] = line[:1024].decode("latin-1").rstrip("\r")
+            self.environ = None  # type: ignore[assignment]
+        monitor = self.server.monitor
+        monitor.begin(self.command or "-", getattr(self, "path", "-"))
+        before = self.wire.sent
+        try:
+            self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
+        finally:
+            monitor.end(error.status, self.wire.sent - before)
+        self._log_response(error.status)
+
+    def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
+        self.close_connection = True
+        whole = simple(error.status, error.reason, self.version_string(), not is_head)
+        self.wire.write(whole, None, self.server.limits.min_data_rate)
+
+    def handle_one_request(self) -> None:
+        """Serve the request that was read, and settle how the connection goes on."""
+        monitor = self.server.monitor
+        monitor.begin(self.command, self.path)
+        before = self.wire.sent
+        self.close_connection = True
+        try:
+            if self.path == "*":
+                self._answer_options()
+            elif self._dispatches:
+                getattr(self, f"do_{self.command}")()
+            else:
+                self.run_wsgi()
+        finally:
+            response = self._response
+            status = response.status if response is not None else 0
+            monitor.end(status, self.wire.sent - before)
+        if status:
+            self._log_response(status)
+        self._settle()
+
+    def _answer_options(self) -> None:
+        """``OPTIONS *`` is about the server as a whole, no resource of the app
+        (RFC 9110, 9.3.7)."""
+        response = self._respond()
+        response.start("200 OK", [("Content-Length", "0")])
+        response.send([])
+        self.close_connection = not response.keep_alive
+
+    def _respond(self) -> Response:
+        assert self.head is not None
+        self._response = Response(
+            self.wire,
+            self.command,
+            self.head.minor,
+            self.version_string(),
+            self.server.limits.min_data_rate,
+            self._may_persist,
+        )
+        return self._response
+
+    def _may_persist(self) -> bool:
+        """Whether the connection may go on, as far as the head can promise it."""
+        assert self.head is not None
+        body = self._body
+        if body is not None and (body.failed or body.expects):
+            # Nobody can tell whether a client that waits for 100 will still send.
+            return False
+        return (
+            self.head.keep_alive
+            and self.server.limits.keep_alive > 0
+            and not self.server.monitor.draining()
+        )
+
+    def _settle(self) -> None:
+        """Make sure that the next request's place is known, or close."""
+        assert self.head is not None
+        if "wfile" in self.__dict__:
+            self.close_connection = True
+        body = self._body
+        if body is not None and not body.done:
+            if self.close_connection or not body.drain(_DRAIN):
+                self.close_connection = self._linger = True
+        elif self.close_connection and (self.head.keep_alive or self._excess):
+            # The client didn't ask for the end: the next request may be there.
+            self._linger = bool(self.wire.look())
+
+    def run_wsgi(self) -> None:
+        """Call the app and send what it gives."""
+        self.environ = environ = self.make_environ()
+        response = self._respond()
+        try:
+            self._execute(self.server.app, environ, response)
+        except ClientDisconnected as e:
+            self.connection_dropped(e, environ)
+            return
+        except BodyError as e:
+            if not response.status:
+                self._send_simple(e, self.command == "HEAD")
+                response.status = e.status
+            return
+        except Exception as e:
+            self._fail(e, environ, response)
+            return
+        if response.overlong:
+            self.log_error("The response is longer than its Content-Length.")
+        if response.missing:
+            self.log_error("The response is shorter than its Content-Length.")
+        self.close_connection = not response.keep_alive
+
+    def _execute(
+        self, app: t.Any, environ: WSGIEnvironment, response: Response
+    ) -> None:
+        iterable = app(environ, response.start)
+        try:
+            response.send(iterable)
+        finally:
+            if hasattr(iterable, "close"):
+                iterable.close()
+
+    def _fail(
+        self, error: Exception, environ: WSGIEnvironment, response: Response
+    ) -> None:
+        """Answer 500 if there is no answer yet, and log, as werkzeug does."""
+        if not response.status:
+            response.reset()
+            try:
+                self._execute(InternalServerError(), environ, response)
+                self.close_connection = not response.keep_alive
+            except ClientDisconnected as e:
+                self.connection_dropped(e, environ)
+        text = access_log.escape_lines(DebugTraceback(error).render_traceback_text())
+        self.server.log("error", f"Error on request:\n{text}")
+
+    # The environ.
+
+    def make_environ(self) -> WSGIEnvironment:
+        """The WSGI environ for the request that was read."""
+        assert self.head is not None
+        server = self.server
+        monitor = server.monitor
+        environ = server.base_environ.copy()
+        environ["wsgi.input"] = self.rfile
+        environ["wsgi.errors"] = sys.stderr
+        environ["werkzeug.socket"] = self.connection
+        environ["SERVER_SOFTWARE"] = self.server_version
+        environ["REQUEST_METHOD"] = self.command
+        environ["REMOTE_ADDR"] = self.address_string()
+        environ["REMOTE_PORT"] = self.port_integer()
+        environ["SERVER_PROTOCOL"] = self.request_version
+        environ["flask_prefork.slot"] = monitor.slot
+        environ["flask_prefork.generation"] = monitor.generation
+        add_fields(environ, self.head.fields)
+        add_target(environ, self.path)
+        if self.head.length < 0:
+            environ["wsgi.input_terminated"] = True
+        if server.ssl_context is not None:
+            add_certificate(environ, self.connection)
+        return environ
+
+    # The log.
+
+    def _log_response(self, status: int) -> None:
+        if self.server.access_log:
+            self.log_request(status)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log a line about the request."""
+        status = str(int(code)) if isinstance(code, int) else code
+        path = getattr(self, "path", None)
+        if path is None:
+            text = access_log.escape(self.requestline)
+        else:
+            text = access_log.request_text(self.command, path, self.request_version)
+        self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
+
+    def log_date_time_string(self) -> str:
+        """The local time for the log."""
+        return access_log.date_time()
+
+    def log(self, type: str, message: str, *args: t.Any) -> None:
+        """Log something about this connection."""
+        # A proxy's header may have set the address: escape it too.
+        address = access_log.escape(self.address_string()).replace("%", "%%")
+        time = self.log_date_time_string()
+        _log(type, f"{address} - - [{time}] {message}\n", *args)
+
+
+class _Writer(io.RawIOBase):
+    """The response's side of a connection as a file, with its deadlines."""
+
+    def __init__(self, wire: Wire, rate: float) -> None:
+        self._wire = wire
+        self._rate = rate
+        self._pace: Pace | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: t.Any) -> int:
+        data = bytes(data)
+        self._pace = self._wire.write(data, self._pace, self._rate)
+        return len(data)

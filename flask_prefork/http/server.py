@@ -1,0 +1,238 @@
+"""The server that request handlers see, one for each listening socket.
+
+It is made before the workers are forked, and :meth:`PreforkServer.serve` is used in
+them: it never accepts, polls the listener or starts anything itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+import traceback
+import typing as t
+
+from werkzeug.serving import BaseWSGIServer
+from werkzeug.serving import generate_adhoc_ssl_context
+from werkzeug.serving import load_ssl_context
+from werkzeug.serving import WSGIRequestHandler
+
+from .access_log import date_time
+from .access_log import escape
+from .access_log import escape_lines
+from .connection import ConnectionHandler
+from .contract import HEAD
+from .contract import KEEP_ALIVE
+from .contract import Limits
+from .contract import Monitor
+from .contract import NullMonitor
+from .contract import Parked
+from .handler import PreforkRequestHandler
+from .response import FileWrapper
+from .wire import shake_hands
+from .wire import TLSWire
+from .wire import Wire
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = [
+    "HEAD",
+    "KEEP_ALIVE",
+    "Limits",
+    "Monitor",
+    "NullMonitor",
+    "Parked",
+    "PreforkRequestHandler",
+    "PreforkServer",
+]
+
+#: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
+SOFTWARE = "flask_prefork"
+
+
+class PreforkServer(BaseWSGIServer):
+    """Serves connections that somebody else accepted.
+
+    :param app: The WSGI app.
+    :param listener: Bound and listening, TCP or unix. It becomes this object's
+        :attr:`socket`, it is not duplicated.
+    :param handler: The class of request handlers. Werkzeug's own, and what is
+        derived from it only, work as under werkzeug's server: a request for each
+        connection, never parked.
+    :param limits: See :class:`Limits`.
+    :param ssl_context: As ``run_simple`` takes it; the handshake is done in
+        :meth:`serve`.
+    :param access_log: Whether requests are logged.
+    :param can_park: Whether the caller of :meth:`serve` can take connections back.
+
+    :ivar monitor: To be set by the worker.
+    """
+
+    multithread = False
+    multiprocess = True
+    #: werkzeug would wrap the listener.
+    ssl_context: ssl.SSLContext | None
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        handler: type[WSGIRequestHandler] = PreforkRequestHandler,
+        limits: Limits | None = None,
+        *,
+        ssl_context: t.Any = None,
+        access_log: bool = True,
+        can_park: bool = True,
+    ) -> None:
+        self._local = listener.family == socket.AF_UNIX
+        name = listener.getsockname()
+        host, port = (f"unix://{os.fsdecode(name)}", 0) if self._local else name[:2]
+        super().__init__(host, port, app, handler, fd=listener.fileno())
+        # werkzeug has made a duplicate, and connections are accepted elsewhere.
+        self.socket.close()
+        self.socket = listener
+        self._server_version = SOFTWARE
+        self.limits = limits or Limits()
+        self.access_log = access_log
+        self.can_park = can_park
+        self.monitor: Monitor = NullMonitor()
+        # The signatures of ours and werkzeug's differ.
+        self._handler: t.Any = handler
+        self._ours = issubclass(handler, ConnectionHandler)
+        if not self._ours:
+            self.app = _Watched(app, self)
+        if isinstance(ssl_context, tuple):
+            ssl_context = load_ssl_context(*ssl_context)
+        elif ssl_context == "adhoc":
+            ssl_context = generate_adhoc_ssl_context()
+        self.ssl_context = ssl_context
+        self.base_environ = self._make_base_environ()
+
+    def _make_base_environ(self) -> WSGIEnvironment:
+        """What all environs of this server have in common."""
+        scheme = "http" if self.ssl_context is None else "https"
+        if self._local:
+            # A path is no host and has no port, but PEP 3333 wants both.
+            name, port = "localhost", "80" if scheme == "http" else "443"
+        else:
+            name, port = str(self.server_address[0]), str(self.server_address[1])
+        return {
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": scheme,
+            "wsgi.multithread": self.multithread,
+            "wsgi.multiprocess": self.multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": name,
+            "SERVER_PORT": port,
+        }
+
+    def make_wire(self, connection: t.Any) -> Wire:
+        """The wire of a connection."""
+        if isinstance(connection, ssl.SSLSocket):
+            return TLSWire(connection)
+        return Wire(connection, self._local)
+
+    def serve(
+        self,
+        connection: socket.socket,
+        address: t.Any,
+        resumed: Parked | None = None,
+    ) -> Parked | None:
+        """Serve requests on an accepted connection.
+
+        :param connection: Blocking or not; it is closed unless parked.
+        :param address: As ``accept`` returned it; empty for unix sockets.
+        :param resumed: What this returned last for the connection, if it was parked.
+        :return: ``None`` when the connection is over, or how to park it: then
+            it is for the caller to close.
+        """
+        if not address:
+            address = ("<local>", 0)
+        try:
+            if self.ssl_context is not None:
+                shaken = self._shake_hands(connection, address)
+                if shaken is None:
+                    return None
+                connection = shaken
+            if not self._ours:
+                self._serve_otherwise(connection, address)
+                return None
+            handler = self._handler(connection, address, self, resumed)
+            parked: Parked | None = handler.parked
+        except Exception:
+            self.handle_error(connection, address)
+            parked = None
+        except BaseException:
+            connection.close()
+            raise
+        if parked is None:
+            connection.close()
+        return parked
+
+    def _shake_hands(
+        self, connection: socket.socket, address: t.Any
+    ) -> ssl.SSLSocket | None:
+        """Do the TLS handshake; ``None`` if there was none."""
+        assert self.ssl_context is not None
+        deadline = time.monotonic() + self.limits.header_timeout
+        try:
+            return shake_hands(connection, self.ssl_context, deadline)
+        except OSError as e:
+            reason = escape(str(getattr(e, "reason", None) or e))
+            line = f"{address[0]} - - [{date_time()}] no TLS handshake: {reason}"
+            # As an argument: what it holds is no format.
+            self.log("info", "%s", line)
+        return None
+
+    def _serve_otherwise(self, connection: socket.socket, address: t.Any) -> None:
+        """Serve with a handler that is werkzeug's, as socketserver would."""
+        connection.settimeout(self.limits.header_timeout)
+        try:
+            self._handler(connection, address, self)
+        except Exception:
+            self.handle_error(connection, address)
+        finally:
+            self.shutdown_request(connection)
+
+    def handle_error(self, request: t.Any, client_address: t.Any) -> None:
+        """Log an exception that no handler has caught."""
+        self.log("error", escape_lines(traceback.format_exc()))
+
+
+class _Watched:
+    """The app for handlers that don't know of monitors: tells it in their place."""
+
+    def __init__(self, app: WSGIApplication, server: PreforkServer) -> None:
+        self._app = app
+        self._server = server
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> t.Iterator[bytes]:
+        monitor = self._server.monitor
+        monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+        # What the handler makes of an exception.
+        status = 500
+        sent = 0
+
+        def start(line: str, *args: t.Any) -> t.Any:
+            nonlocal status
+            status = int(line[:3])
+            return start_response(line, *args)
+
+        iterable: t.Any = None
+        try:
+            iterable = self._app(environ, start)
+            for data in iterable:
+                yield data
+                sent += len(data)
+        finally:
+            monitor.end(status, sent)
+            if hasattr(iterable, "close"):
+                iterable.close()

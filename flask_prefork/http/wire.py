@@ -1,0 +1,439 @@
+"""A client's socket: nothing waits on it without a deadline.
+
+On a plain socket a head is looked at with ``MSG_PEEK`` and only what belongs to the
+request is taken, so that the rest stays in the kernel and the connection can go to
+another process at any time. TLS has no such look: there, and where a connection
+stays with its process anyway, what comes is kept in a buffer here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+
+from .errors import ClientDisconnected
+
+_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_NOW = socket.MSG_DONTWAIT
+_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+#: Bytes to ask the kernel for at once.
+CHUNK = 65536
+
+#: What sendfile(2) gives for files that it can't send.
+_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+#: Bytes for one sendfile: a slow disk must not hide a slow client for long.
+_SENDFILE_MAX = 1 << 24
+
+#: Seconds that a client may pause before its rate is judged.
+GRACE = 5.0
+#: Seconds of pause that a client can have earned by being fast.
+_CREDIT = 10.0
+#: Seconds that a client may pause when no rate is asked for.
+_STALL = 60.0
+
+
+class Pace:
+    """How long a client may still let us wait: a leaky bucket.
+
+    Only the time spent waiting counts, so a slow app is nobody's fault. What was
+    moved earns time, up to a bound: without one, a client could be fast for a
+    gigabyte and then stay away for days.
+
+    :param rate: Bytes per second that are asked for, 0 for any.
+    """
+
+    __slots__ = ("_left", "_rate")
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._left = GRACE
+
+    def patience(self) -> float:
+        """Seconds to wait now; 0 or less when the client is too slow."""
+        return self._left if self._rate else _STALL
+
+    def account(self, waited: float, moved: int) -> None:
+        """Take note of seconds waited and bytes moved since."""
+        if self._rate:
+            self._left = min(_CREDIT, self._left - waited + moved / self._rate)
+
+
+class Wire:
+    """A plain socket.
+
+    :param sock: Connected, and nobody else reads from it.
+    :param local: Whether it is a unix socket.
+    """
+
+    #: Whether bytes go through the kernel as they are: then a connection can move
+    #: to another process, as long as nothing is buffered, and files be sent.
+    plain = True
+
+    def __init__(self, sock: socket.socket, local: bool = False) -> None:
+        self.sock = sock
+        self.local = local
+        self.sent = 0
+        #: What was received and not taken; ``None`` while all of it is left in
+        #: the kernel.
+        self.buffer: bytearray | None = None
+        self._poll: select.poll | None = None
+
+    # The three that TLS does otherwise.
+
+    def _receive(self, size: int, flags: int = _NOW) -> bytes | None:
+        try:
+            return self.sock.recv(size, flags)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _receive_into(self, view: memoryview) -> int | None:
+        try:
+            return self.sock.recv_into(view, 0, _NOW)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data, _NOW)
+        except BlockingIOError:
+            return 0
+        except OSError as e:
+            raise ClientDisconnected(str(e)) from None
+
+    # Waiting.
+
+    def wait(self, seconds: float, write: bool = False) -> bool:
+        """Wait until something can be read (or written), or the client has left.
+
+        :param seconds: For at most so long.
+        """
+        if self._poll is None:
+            self._poll = select.poll()
+        self._poll.register(self.sock, select.POLLOUT if write else _READABLE)
+        # Rounded up: a wait of 0 would be a spin.
+        return bool(self._poll.poll(int(max(seconds, 0.0) * 1000) + (seconds > 0)))
+
+    def wait_more(self, have: int, seconds: float) -> bool:
+        """Wait until there is more than what was looked at, or the client left.
+
+        :param have: How many bytes :meth:`look` returned.
+        """
+        if self.buffer is None and have:
+            if self.local:
+                # SO_RCVLOWAT is for TCP only.
+                time.sleep(min(seconds, 0.001))
+                return True
+            self.low_water(have + 1)
+            try:
+                return self.wait(seconds)
+            finally:
+                self.low_water(1)
+        return self.wait(seconds)
+
+    def low_water(self, mark: int) -> None:
+        """Let polls fire from so many bytes on (``socket(7)``, SO_RCVLOWAT)."""
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+        except OSError:
+            # The connection is broken; reading will tell.
+            pass
+
+    # Reading.
+
+    def look(self) -> bytes | None:
+        """What there is, without taking it.
+
+        :return: ``None`` if nothing is there, ``b""`` if nothing will come. With
+            something there, the end of what comes can't be seen by looking: see
+            :meth:`ended`.
+        """
+        if self.buffer is None:
+            return self._receive(CHUNK, _PEEK)
+        data = self._receive(CHUNK)
+        if data:
+            self.buffer += data
+        elif not self.buffer:
+            return data
+        return bytes(self.buffer)
+
+    def ended(self) -> bool:
+        """Whether nothing comes after what was looked at."""
+        if self.buffer is None and hasattr(select, "POLLRDHUP"):
+            poll = select.poll()
+            poll.register(self.sock, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        buffer = self.hold()
+        data = self._receive(CHUNK)
+        if data:
+            buffer += data
+        return data == b""
+
+    def hold(self) -> bytearray:
+        """Keep here what comes from now on: the connection won't move."""
+        if self.buffer is None:
+            self.buffer = bytearray()
+        return self.buffer
+
+    def take(self, count: int) -> None:
+        """Take bytes that were looked at."""
+        if self.buffer is not None:
+            del self.buffer[:count]
+            if self.plain and not self.buffer:
+                self.buffer = None
+            return
+        while count:
+            # One call, but for a kernel that gives less than it has shown.
+            data = self._receive(count)
+            if not data:
+                raise ClientDisconnected("the received bytes are gone")
+            count -= len(data)
+
+    def read_into(self, view: memoryview, pace: Pace) -> int:
+        """Read what comes next, waiting as long as the pace allows.
+
+        :return: 0 at the end of what comes, -1 if the client is too slow.
+        """
+        if self.buffer:
+            count = min(len(view), len(self.buffer))
+            view[:count] = self.buffer[:count]
+            self.take(count)
+            return count
+        while True:
+            received = self._receive_into(view)
+            if received is not None:
+                pace.account(0, received)
+                return received
+            if not self._wait_pace(pace):
+                return -1
+
+    def look_on(self, pace: Pace) -> bytes | None:
+        """As :meth:`look`, waiting as long as the pace allows.
+
+        :return: ``None`` if the client is too slow.
+        """
+        while True:
+            data = self.look()
+            if data is not None:
+                return data
+            if not self._wait_pace(pace):
+                return None
+
+    def _wait_pace(self, pace: Pace, write: bool = False) -> bool:
+        patience = pace.patience()
+        if patience <= 0:
+            return False
+        start = time.monotonic()
+        ready = self.wait(patience, write)
+        pace.account(time.monotonic() - start, 0)
+        return ready
+
+    # Writing.
+
+    def write(self, data: bytes, pace: Pace | None, rate: float) -> Pace | None:
+        """Send all of it.
+
+        :param pace: What the last call returned; most responses fit into the
+            kernel's buffer and need none.
+        :param rate: For the pace, if one is needed.
+        :raises ClientDisconnected: The client left, or doesn't take it in time.
+        """
+        count = self._send(data)
+        self.sent += count
+        if count == len(data):
+            if pace is not None:
+                pace.account(0, count)
+            return pace
+        if pace is None:
+            pace = Pace(rate)
+        pace.account(0, count)
+        view = memoryview(data)[count:]
+        while view:
+            self.wait_writable(pace)
+            count = self._send(view)
+            self.sent += count
+            pace.account(0, count)
+            view = view[count:]
+        return pace
+
+    def wait_writable(self, pace: Pace) -> None:
+        """Wait until there is room for more.
+
+        :raises ClientDisconnected: The client doesn't take it in time.
+        """
+        if not self._wait_pace(pace, write=True):
+            raise ClientDisconnected("the client takes its response too slowly")
+
+    def send_file(self, fd: int, offset: int, count: int, pace: Pace) -> int | None:
+        """Let the kernel send from a regular file.
+
+        :return: How many bytes it sent, fewer if the file ends before; ``None`` if
+            it doesn't do that for this file.
+        :raises ClientDisconnected: The client left, or doesn't take it in time.
+        """
+        start, end = offset, offset + count
+        self.sock.setblocking(False)
+        while offset < end:
+            try:
+                sent = os.sendfile(
+                    self.sock.fileno(), fd, offset, min(end - offset, _SENDFILE_MAX)
+                )
+            except BlockingIOError:
+                self.wait_writable(pace)
+                continue
+            except OSError as e:
+                if offset == start and e.errno in _NO_SENDFILE:
+                    return None
+                raise ClientDisconnected(str(e)) from None
+            if not sent:
+                break
+            offset += sent
+            self.sent += sent
+            pace.account(0, sent)
+        return offset - start
+
+    # Closing.
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent. The app may have forked, and a
+        copy of the descriptor would keep a mere close from being seen."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def linger(self, seconds: float, limit: int) -> None:
+        """Say that nothing more will be sent, and throw away what still comes.
+
+        Closing a socket with unread bytes resets the connection, and that may
+        cost the client the response (RFC 9112, 9.6).
+
+        :param seconds: Wait for at most so long,
+        :param limit: and for so many bytes.
+        """
+        self.finish()
+        deadline = time.monotonic() + seconds
+        scratch = memoryview(bytearray(CHUNK))
+        try:
+            while limit > 0:
+                count = self._drop(scratch)
+                if count == 0:
+                    return
+                if count is None:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or not self.wait(left):
+                        return
+                else:
+                    limit -= count
+                    if time.monotonic() > deadline:
+                        return
+        except ClientDisconnected:
+            return
+
+    def _drop(self, scratch: memoryview) -> int | None:
+        return self._receive_into(scratch)
+
+
+class TLSWire(Wire):
+    """A socket after its handshake, non-blocking."""
+
+    plain = False
+    sock: ssl.SSLSocket
+
+    def __init__(self, sock: ssl.SSLSocket, local: bool = False) -> None:
+        super().__init__(sock, local)
+        self.buffer = bytearray()
+
+    def _receive(self, size: int, flags: int = 0) -> bytes | None:
+        try:
+            return self.sock.recv(size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _receive_into(self, view: memoryview) -> int | None:
+        try:
+            return self.sock.recv_into(view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return 0
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def wait(self, seconds: float, write: bool = False) -> bool:
+        # A record may be decrypted already, then the kernel has no news of it.
+        if not write and self.sock.pending():
+            return True
+        return super().wait(seconds, write)
+
+    def _drop(self, scratch: memoryview) -> int | None:
+        # Below TLS: what comes after our last word needs no decryption.
+        try:
+            return socket.socket.recv_into(self.sock, scratch, 0, _NOW)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def finish(self) -> None:
+        """Send close_notify, so that the client can tell the end from a cut."""
+        try:
+            self.sock.unwrap()
+        except (OSError, ValueError):
+            # Unwrapping wants the client's close_notify too; ours is on its way.
+            pass
+        try:
+            # SSLSocket.shutdown() would drop the session.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, deadline: float
+) -> ssl.SSLSocket:
+    """Do a TLS handshake.
+
+    :param sock: An accepted connection; it is closed if this fails.
+    :param deadline: As :func:`time.monotonic` tells it.
+    :return: The :class:`ssl.SSLSocket`, non-blocking.
+    :raises OSError: :class:`ssl.SSLError` for what is no TLS,
+        :class:`TimeoutError` at the deadline.
+    """
+    sock.setblocking(False)
+    wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    try:
+        poll = select.poll()
+        while True:
+            try:
+                wrapped.do_handshake()
+                return wrapped
+            except ssl.SSLWantReadError:
+                poll.register(wrapped, select.POLLIN)
+            except ssl.SSLWantWriteError:
+                poll.register(wrapped, select.POLLOUT)
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(int(left * 1000) + 1):
+                raise TimeoutError("the TLS handshake took too long")
+    except BaseException:
+        wrapped.close()
+        raise

@@ -1,0 +1,278 @@
+"""What waits for a worker: the accept queues, and parked connections.
+
+The dispatcher calls :meth:`Queues.dispatch` after it took in all news. Here are
+the descriptors of everything that waits; :mod:`.parking` decides about parked
+connections, and the generation's pool whom to order.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import typing as t
+from collections.abc import Sequence
+
+from . import parking
+from .channel import Frame
+from .generation import Generation
+from .log import logger
+from .parking import Connection
+from .parking import Lot
+from .poller import Poller
+from .sockets import Listener
+
+#: While orders are on their way, look this often whether more connections
+#: wait than orders, in seconds.
+_LOOK_AGAIN = 0.02
+#: How long a connection is kept for a worker that has handed its last byte to
+#: the kernel and is about to accept, in seconds.
+_HOLD = 0.002
+#: Descriptors that are left for workers and all else.
+_RESERVE = 64
+
+
+def raise_descriptor_limit() -> int:
+    """Raise RLIMIT_NOFILE to its hard limit (``getrlimit(2)``).
+
+    :return: How many descriptors this process may have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1_048_576)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return soft
+    return hard
+
+
+class Queues:
+    """Everything that waits.
+
+    :param poller: The dispatcher's poll set.
+    :param clock: Monotonic seconds.
+    :param descriptors: How many this process may have.
+    """
+
+    def __init__(
+        self, poller: Poller, clock: t.Callable[[], float], descriptors: int
+    ) -> None:
+        self.listeners: Sequence[Listener] = ()
+        self.lot = Lot()
+        self._poller = poller
+        self._clock = clock
+        self._descriptors = descriptors
+        #: Listeners at which somebody knocked since the last dispatch.
+        self._knocks: set[int] = set()
+        self._look_again: float | None = None
+        self._held_since: float | None = None
+        #: Whether the next worker is for a parked connection.
+        self._parked_turn = True
+        self._next_listener = 0
+        self._full = False
+
+    # Dispatch
+
+    def dispatch(self, generation: Generation) -> None:
+        """Order workers to accept, or hand them parked connections."""
+        self._expire()
+        self._look_again = None
+        ordered = generation.is_ordered
+        if self.lot.ready:
+            self._take_turns(generation, ordered)
+        elif ordered:
+            for index in self._rotation():
+                if not generation.pool.idle:
+                    break
+                waiting = self._unordered(generation, index)
+                if waiting > 0:
+                    generation.order(waiting, index)
+        generation.tell_others_wait(bool(self.lot.ready))
+        self._knocks.clear()
+        if ordered:
+            self._arm(generation)
+
+    def _take_turns(self, generation: Generation, ordered: bool) -> None:
+        """Serve parked connections and accept queues by turns.
+
+        If either came first always, the other would starve: with as many busy
+        kept-alive connections as workers nobody would ever accept.
+        """
+        waiting: dict[int, int] = {}
+        if ordered and generation.pool.idle:
+            for index in self._rotation():
+                # No knock is to be relied on: while nobody is idle, nobody
+                # listens for it.
+                waiting[index] = self._unordered(generation, index, look=True)
+        while generation.pool.idle:
+            queue = next((i for i, count in waiting.items() if count > 0), None)
+            if self.lot.ready and (self._parked_turn or queue is None):
+                generation.resume(self.lot.ready.popleft())
+            elif queue is not None:
+                generation.order(1, queue)
+                waiting[queue] -= 1
+            else:
+                break
+            self._parked_turn = not self._parked_turn
+
+    def _rotation(self) -> list[int]:
+        count = len(self.listeners)
+        if count < 2:
+            return list(range(count))
+        self._next_listener = (self._next_listener + 1) % count
+        start = self._next_listener
+        return [*range(start, count), *range(start)]
+
+    def _unordered(self, generation: Generation, index: int, look: bool = False) -> int:
+        """Connections on a listener that nobody was ordered to take."""
+        listener = self.listeners[index]
+        outstanding = generation.pool.outstanding[index]
+        unsure = look or outstanding or listener.fd in self._knocks
+        if not unsure and self._poller.is_watched(listener.fd):
+            return 0  # it would have knocked
+        waiting = listener.waiting() - outstanding
+        if waiting <= 0:
+            self._held_since = None
+            return 0
+        return waiting - self._held_back(generation)
+
+    def _held_back(self, generation: Generation) -> int:
+        """How many connections lower-numbered workers will take in a moment.
+
+        A worker that has sent the last byte of a response accepts again within
+        microseconds; a client that has read it may be faster. Such a worker is
+        as good as idle, and it is the hot one.
+        """
+        about_to_accept = generation.finishing()
+        if not about_to_accept:
+            self._held_since = None
+            return 0
+        now = self._clock()
+        if self._held_since is None:
+            self._held_since = now
+        if now >= self._held_since + _HOLD:
+            return 0
+        self._look_again = self._held_since + _HOLD
+        return about_to_accept
+
+    def _arm(self, generation: Generation) -> None:
+        """Poll a listener while somebody is idle and no order is on its way.
+
+        A queue that is being served would go on knocking.
+        """
+        idle = generation.pool.idle
+        held = self._look_again is not None
+        for index, listener in enumerate(self.listeners):
+            wanted = idle and not held and not generation.pool.outstanding[index]
+            watched = self._poller.is_watched(listener.fd)
+            if wanted and not watched:
+                self._poller.watch(listener.fd, self._knock(listener.fd))
+            elif watched and not wanted:
+                self._poller.forget(listener.fd)
+            if idle and not wanted and not held:
+                self._look_again = self._clock() + _LOOK_AGAIN
+
+    def _knock(self, fd: int) -> t.Callable[[], None]:
+        return lambda: self._knocks.add(fd)
+
+    def unanswered(self, generation: Generation) -> int:
+        """Connections for which nobody is idle."""
+        if generation.pool.idle:
+            return 0
+        outstanding = generation.pool.outstanding
+        return len(self.lot.ready) + sum(
+            max(0, listener.waiting() - outstanding[index])
+            for index, listener in enumerate(self.listeners)
+        )
+
+    def waiting(self) -> int:
+        """The length of all accept queues together."""
+        return sum(listener.waiting() for listener in self.listeners)
+
+    def deadline(self) -> float | None:
+        """When to dispatch again if nothing happens before."""
+        times = [self._look_again, self.lot.deadline()]
+        return min((moment for moment in times if moment is not None), default=None)
+
+    # Parked connections
+
+    def park(self, fd: int, frame: Frame) -> None:
+        """Take over a connection that a worker hands back.
+
+        :param fd: Our descriptor of it, owned from now on.
+        :param frame: What the worker says of it (PARK).
+        """
+        wait, wakes = parking.from_flags(frame.flags)
+        self._make_room()
+        connection = Connection(
+            fd, frame.place, wait, frame.moment, frame.argument, wakes
+        )
+        if self.lot.park(connection, self._clock()):
+            self._watch(connection)
+
+    def put_back(self, connection: Connection) -> None:
+        """A worker died before it took the connection: it is the next one's."""
+        self.lot.ready.appendleft(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        self._poller.watch(connection.fd, lambda: self._wake(connection))
+
+    def _wake(self, connection: Connection) -> None:
+        if connection not in self.lot:
+            return  # closed by a callback of the same batch
+        self._poller.forget(connection.fd)
+        self.lot.wake(connection)
+
+    def _expire(self) -> None:
+        close, watch = self.lot.expire(self._clock())
+        for connection in close:
+            self._close(connection)
+        for connection in watch:
+            self._watch(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self.lot.remove(connection)
+        self._poller.forget(connection.fd)
+        os.close(connection.fd)
+
+    def _make_room(self) -> None:
+        """Give up the longest-idle connections when descriptors run out."""
+        while len(self.lot) + _RESERVE >= self._descriptors:
+            oldest = self.lot.longest_idle()
+            if oldest is None:
+                return
+            if not self._full:
+                self._full = True
+                logger.warning(
+                    "All %d descriptors are in use; closing the connections that"
+                    " are idle for the longest time.",
+                    self._descriptors,
+                )
+            self._close(oldest)
+
+    def reserve(self, descriptors: int) -> None:
+        """Keep descriptors free for workers."""
+        self._descriptors -= descriptors
+
+    # The end
+
+    def is_served(self, generation: Generation) -> bool:
+        """Whether nobody waits: no connection, and no begun request."""
+        if not len(generation.pool):
+            return True  # nor is anybody left who could serve
+        return not (
+            self.lot.ready
+            or self.lot.heads
+            or any(generation.pool.outstanding.values())
+            or self.waiting()
+        )
+
+    def close(self) -> None:
+        """Refuse new connections, and close those between two requests."""
+        for listener in self.listeners:
+            self._poller.forget(listener.fd)
+            listener.shut()
+            listener.close()
+        self.listeners = ()
+        for connection in self.lot.clear():
+            self._close(connection)
