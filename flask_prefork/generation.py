@@ -218,10 +218,13 @@ class Generation:
         """Whether its workers wait for orders, or block in accept."""
         return self.settings is not None and self.settings.dispatch == "ordered"
 
-    def finishing(self) -> int:
-        """How many workers below the lowest idle one are about to accept again."""
+    def endings(self) -> bytes:
+        """Which workers below the lowest idle one are about to accept again.
+
+        :return: A byte for each; if not 0, another one each time it does so.
+        """
         lowest = self.pool.lowest_idle()
-        return self.bank.endings(lowest.slot) if lowest is not None else 0
+        return self.bank.endings(lowest.slot) if lowest is not None else b""
 
     def tell_others_wait(self, wait: bool) -> None:
         """Tell the workers whether parked connections wait for their turn."""
@@ -509,7 +512,7 @@ class Generation:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
         self._forget(process)
-        self.bank.set_state(worker.slot, State.FREE.value)
+        self.bank.clear(worker.slot)
 
     def _forget(self, process: Process) -> None:
         if process.resumed is not None:

@@ -26,7 +26,7 @@ from .sockets import Listener
 _LOOK_AGAIN = 0.02
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
-_HOLD = 0.002
+_HOLD = 0.005
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
 
@@ -65,7 +65,9 @@ class Queues:
         #: Listeners at which somebody knocked since the last dispatch.
         self._knocks: set[int] = set()
         self._look_again: float | None = None
-        self._held_since: float | None = None
+        #: The workers for which a connection was held back last, and since when.
+        self._held_for = b""
+        self._held_since = 0.0
         #: Whether the next worker is for a parked connection.
         self._parked_turn = True
         self._next_listener = 0
@@ -132,7 +134,6 @@ class Queues:
             return 0  # it would have knocked
         waiting = listener.waiting() - outstanding
         if waiting <= 0:
-            self._held_since = None
             return 0
         return waiting - self._held_back(generation)
 
@@ -143,12 +144,13 @@ class Queues:
         microseconds; a client that has read it may be faster. Such a worker is
         as good as idle, and it is the hot one.
         """
-        about_to_accept = generation.finishing()
+        endings = generation.endings()
+        about_to_accept = len(endings) - endings.count(0)
         if not about_to_accept:
-            self._held_since = None
             return 0
         now = self._clock()
-        if self._held_since is None:
+        if endings != self._held_for:
+            self._held_for = endings
             self._held_since = now
         if now >= self._held_since + _HOLD:
             return 0

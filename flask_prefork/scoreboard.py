@@ -124,9 +124,9 @@ class Bank:
         """Show that the server stops: no connection is to be kept alive."""
         self._map[self._draining] = 1
 
-    def endings(self, slot: int) -> int:
-        """How many workers below the slot are about to accept again."""
-        return self._map[self._endings : self._endings + slot].count(1)
+    def endings(self, slot: int) -> bytes:
+        """A byte for each worker below the slot; not 0 if it is about to accept."""
+        return self._map[self._endings : self._endings + slot]
 
     def states(self, count: int) -> str:
         """The letters of the first slots; those never used are NUL."""
@@ -152,8 +152,11 @@ class Bank:
 
     # The worker's record
 
-    def set_ending(self, slot: int, ending: bool) -> None:
-        """Show that the worker is about to accept again."""
+    def set_ending(self, slot: int, ending: int) -> None:
+        """Show that the worker is about to accept again.
+
+        :param ending: 1 to 255, another number each time; 0 when it isn't.
+        """
         self._map[self._endings + slot] = ending
 
     def _record(self, slot: int) -> int:

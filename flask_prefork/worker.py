@@ -70,6 +70,7 @@ class Worker:
         self.requests = 0
         self.connections = 0
         self._reported = 0
+        self._endings = 0
         bank.enter(slot, self.pid)
         for server in servers:
             server.monitor = self
@@ -78,7 +79,7 @@ class Worker:
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
-        self.bank.set_ending(self.slot, False)
+        self.bank.set_ending(self.slot, 0)
         self.bank.begin(self.slot, time.monotonic(), method, path)
 
     def end(self, status: int, sent: int) -> None:
@@ -88,7 +89,8 @@ class Worker:
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
-        self.bank.set_ending(self.slot, True)
+        self._endings = self._endings % 255 + 1
+        self.bank.set_ending(self.slot, self._endings)
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
@@ -244,9 +246,12 @@ class Worker:
     def _report(self, kind: Kind) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""
         served = 0
-        self.bank.set_ending(self.slot, False)
         if kind is Kind.IDLE:
+            # It stays marked as about to accept: until this report is read, a
+            # connection would be another's.
             served, self._reported = self.requests - self._reported, self.requests
+        else:
+            self.bank.set_ending(self.slot, 0)
         frame = Frame(kind, self.generation, self.slot, served)
         try:
             os.write(self.channel.fileno(), frame.encode())

@@ -89,6 +89,10 @@ class Monitor(t.Protocol):
         :param sent: Bytes sent, the head's included.
         """
 
+    def ending(self) -> None:
+        """The last byte of a response is about to be sent: unless the next request
+        is there at once, the worker is free in a moment."""
+
     def draining(self) -> bool:
         """Whether the server stops, so that connections must end."""
 
@@ -106,6 +110,9 @@ class NullMonitor:
         """Do nothing."""
 
     def end(self, status: int, sent: int) -> None:
+        """Do nothing."""
+
+    def ending(self) -> None:
         """Do nothing."""
 
     def draining(self) -> bool:

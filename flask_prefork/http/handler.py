@@ -205,8 +205,16 @@ class PreforkRequestHandler(ConnectionHandler):
             self.version_string(),
             self.server.limits.min_data_rate,
             self._may_persist,
+            self._last_byte,
         )
         return self._response
+
+    def _last_byte(self) -> None:
+        """The response ends: the worker is free in a moment, or a kept-alive TLS
+        connection holds it."""
+        response = self._response
+        if self.wire.plain or (response is not None and not response.keep_alive):
+            self.server.monitor.ending()
 
     def _may_persist(self) -> bool:
         """Whether the connection may go on, as far as the head can promise it."""

@@ -101,7 +101,8 @@ class Response:
     :param minor: The minor version of the request's HTTP/1.
     :param server: For the Server field.
     :param rate: Bytes per second that the client must take; 0 for any.
-    :param keep: Asked when the head is made: may the connection persist?
+    :param ask: Asked when the head is made: may the connection persist?
+    :param last: Called when the response's last byte is about to be sent.
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
@@ -117,6 +118,7 @@ class Response:
         "_length",
         "_line",
         "_is_head",
+        "_last",
         "_minor",
         "_pace",
         "_rate",
@@ -135,6 +137,7 @@ class Response:
         server: str,
         rate: float,
         ask: t.Callable[[], bool],
+        last: t.Callable[[], None],
     ) -> None:
         self._wire = wire
         self._is_head = method == "HEAD"
@@ -142,6 +145,7 @@ class Response:
         self._server = server
         self._rate = rate
         self._ask = ask
+        self._last = last
         self._pace: Pace | None = None
         self._line: bytes | None = None
         self._chunked = False
@@ -235,6 +239,8 @@ class Response:
                 self.overlong = True
                 data = data[: self._left]
             self._left -= len(data)
+            if not self._left:
+                self._last()
         elif self._chunked:
             head += b"%x\r\n" % len(data)
             if len(data) > _JOIN:
@@ -287,8 +293,11 @@ class Response:
 
     def _finish(self) -> None:
         if not self.status:
-            self._send(self._start_body(0))
+            head = self._start_body(0)
+            self._last()
+            self._send(head)
         elif self._chunked:
+            self._last()
             self._send(b"0\r\n\r\n")
         if self.missing:
             self.keep_alive = False
