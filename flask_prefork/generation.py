@@ -243,7 +243,7 @@ class Generation:
         if self.closed or self.settings is None or not self.alive:
             return
         pool = self.pool
-        was_saturated = self.policy.saturated
+        episodes = self.policy.episodes
         wanted = self.policy.grow(
             now,
             idle=pool.idle,
@@ -252,7 +252,7 @@ class Generation:
             waiting=waiting,
             others=others,
         )
-        if self.policy.saturated and not was_saturated:
+        if self.policy.episodes > episodes:
             logger.warning(
                 "max-workers reached: all %d workers are busy.", len(pool) + others
             )

@@ -56,9 +56,12 @@ class Policy:
         self.failures = 0
         #: Whether more workers are wanted than are allowed.
         self.saturated = False
-        #: Seconds spent so, without the current episode.
+        #: Seconds spent so, up to the last time it ended.
         self.saturated_seconds = 0.0
+        #: How often it came to that.
+        self.episodes = 0
         self._saturated_since = 0.0
+        self._saturated_until = now - idle_timeout
         self._rate = 1
         self._not_before = now
         self._short = False
@@ -132,9 +135,13 @@ class Policy:
 
     def _saturate(self, now: float, saturated: bool) -> None:
         if saturated and not self.saturated:
+            # Shorter breaks are of the same episode.
+            if now - self._saturated_until >= self.idle_timeout:
+                self.episodes += 1
             self._saturated_since = now
         elif self.saturated and not saturated:
             self.saturated_seconds += now - self._saturated_since
+            self._saturated_until = now
         self.saturated = saturated
 
     def shrink(self, now: float, *, idle: int, total: int) -> int:

@@ -38,6 +38,9 @@ if t.TYPE_CHECKING:
 #: While the system has no descriptors or memory for another connection, a
 #: worker would spin on its order. Seconds it waits instead.
 _PAUSE = 0.05
+#: How long a worker waits for the next connection of its standing order before
+#: it reports that it is idle, in milliseconds.
+_MOMENT = 1
 
 
 class Worker:
@@ -67,6 +70,11 @@ class Worker:
         #: TLS connections can't move to another process.
         self.stays = any(server.ssl_context is not None for server in servers)
         self.queues = [Listener(server.socket, "") for server in servers]
+        self.waits = []
+        for server in servers:
+            wait = select.poll()
+            wait.register(server.socket, select.POLLIN)
+            self.waits.append(wait)
         self.requests = 0
         self.connections = 0
         self._reported = 0
@@ -223,7 +231,12 @@ class Worker:
         server = self.servers[index]
         for turn in range(length):
             try:
-                connection, address = server.socket.accept()
+                try:
+                    connection, address = server.socket.accept()
+                except BlockingIOError:
+                    if not (turn and ordered and self._knocks_soon(index)):
+                        return
+                    connection, address = server.socket.accept()
             except BlockingIOError:
                 return
             except OSError as e:
@@ -242,6 +255,17 @@ class Worker:
                 return
             if ordered and bank.lower_is_idle(self.slot):
                 return
+
+    def _knocks_soon(self, index: int) -> bool:
+        """Wait a moment for the next connection of a standing order.
+
+        If no lower-numbered worker is idle or about to be, this one is who would
+        be ordered next, and asking for the order costs more than the moment.
+        """
+        if any(self.bank.endings(self.slot)):
+            return False
+        self.ending()
+        return bool(self.waits[index].poll(_MOMENT))
 
     def _report(self, kind: Kind) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""

@@ -170,6 +170,12 @@ def test_saturation_is_an_episode() -> None:
     policy.grow(5.0, idle=2, starting=0, total=4)
     assert not policy.saturated
     assert policy.saturated_seconds == 4.0
+    assert policy.episodes == 1
+    policy.grow(6.0, idle=0, starting=0, total=4)
+    policy.grow(7.0, idle=2, starting=0, total=4)
+    assert policy.episodes == 1
+    policy.grow(17.0, idle=0, starting=0, total=4)
+    assert policy.episodes == 2
 
 
 def test_idle_workers_at_the_limit_are_no_saturation() -> None:
