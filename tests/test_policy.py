@@ -360,7 +360,8 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "server"):
             return
         server, policy = self.server, self.server.policy
-        server.run(server.now + 400.0)
+        # Long enough for all that can be asked of a single worker.
+        server.run(server.now + 12_000.0)
         assert not server.durations
         total = len(server.pool)
         assert total >= min(policy.max_workers, policy.min_workers)
