@@ -61,6 +61,8 @@ class Kind(enum.IntEnum):
     #: The worker in ``slot``, process ``argument``, ended; ``moment`` is its exit
     #: code, or the signal's number below 0.
     EXITED = 11
+    #: A file of the app has changed.
+    CHANGED = 14
 
 
 class Malformed(ValueError):

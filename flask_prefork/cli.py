@@ -9,6 +9,7 @@ command.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import sys
 import typing as t
@@ -37,7 +38,10 @@ _BORROWED = {
     "port": "FLASK_RUN_PORT",
     "cert": None,
     "key": None,
+    "reload": None,
     "debugger": None,
+    "extra_files": None,
+    "exclude_patterns": None,
 }
 
 
@@ -86,21 +90,25 @@ def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
+class RunOptions(t.NamedTuple):
+    """The values of the options that are borrowed from ``flask run``."""
+
+    host: str
+    port: int
+    cert: t.Any
+    reload: bool | None
+    debugger: bool | None
+    extra_files: list[str] | None
+    exclude_patterns: list[str] | None
+
+
 @click.command(
     "prefork-run",
     short_help="Run a scaling preforking server.",
     params=[*_borrowed_options(), *(_option(n, row) for n, row in ROWS.items())],
 )
 @click.make_pass_decorator(ScriptInfo, ensure=True)
-def prefork_run(
-    info: ScriptInfo,
-    /,
-    host: str,
-    port: int,
-    cert: t.Any = None,
-    debugger: bool | None = None,
-    **explicit: t.Any,
-) -> None:
+def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     """Serve the app with a pool of worker processes that grows and shrinks.
 
     The app is loaded once, before the workers are forked. Each connection goes
@@ -111,8 +119,9 @@ def prefork_run(
             "flask prefork-run needs os.fork, which this system doesn't have;"
             " use 'flask run' here, or the Windows Subsystem for Linux."
         )
+    options = RunOptions(**{name: values.pop(name) for name in RunOptions._fields})
     try:
-        resolve(explicit)
+        resolve(values)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
 
@@ -127,33 +136,46 @@ def prefork_run(
         if isinstance(started, launch.Zygote):
             from . import dispatcher
 
-            scheme = "https" if cert else "http"
-            sys.exit(dispatcher.serve(started, host, port, scheme))
+            scheme = "https" if options.cert else "http"
+            sys.exit(dispatcher.serve(started, options.host, options.port, scheme))
         begin = started
-    _be_zygote(begin, info, explicit, host, cert, debugger)
+    _be_zygote(begin, info, options, values)
 
 
 def _be_zygote(
     begin: Inherited,
     info: ScriptInfo,
+    options: RunOptions,
     explicit: dict[str, t.Any],
-    host: str,
-    cert: t.Any,
-    debugger: bool | None,
 ) -> None:
     from . import launch
 
     launch.ignore_foreign_signals()
 
+    from . import application
+    from . import reloader
     from . import worker
     from . import zygote
 
-    app = info.load_app()
-    if debugger is None:
-        debugger = get_debug_flag()
+    debug = get_debug_flag()
+    reload = debug if options.reload is None else options.reload
+    debugger = debug if options.debugger is None else options.debugger
+    # Who sits in the debugger makes no progress that a server could see.
+    defaults = {"timeout": 0.0} if debugger else {}
+    watch = None
+    if reload:
+        # What apps look at to do a thing only once (is_running_from_reloader).
+        os.environ["WERKZEUG_RUN_MAIN"] = "true"
+        watch = functools.partial(
+            reloader.watch, options.extra_files, options.exclude_patterns
+        )
     try:
-        settings = resolve(explicit, app.config)
-        make_server = zygote.server_maker(app, settings, cert, debugger, host)
+        app, settings = application.load(
+            info, explicit, defaults, shows_failure=reload and begin.generation > 1
+        )
+        make_server = application.server_maker(
+            app, settings, options.cert, debugger, options.host
+        )
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
-    zygote.Zygote(begin, settings, make_server, worker.serve).run()
+    zygote.Zygote(begin, settings, make_server, worker.serve, watch).run()

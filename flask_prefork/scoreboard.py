@@ -22,12 +22,14 @@ from .settings import MAX_SLOTS
 
 _IDLE = b"I"
 #: pid, generation, requests, connections, began (monotonic seconds or 0),
-#: method, target
-_RECORD = struct.Struct("=IIQQd16s200s")
+#: moved, method, target
+_RECORD = struct.Struct("=IIQQdd16s192s")
 _RECORD_SIZE = 256
-_BEGAN = struct.Struct("=d16s200s")
+_BEGAN = struct.Struct("=dd16s192s")
+_MOVED = struct.Struct("=d")
 _COUNTS = struct.Struct("=QQ")
 _BEGAN_OFFSET = struct.calcsize("=IIQQ")
+_MOVED_OFFSET = _BEGAN_OFFSET + _MOVED.size
 _COUNTS_OFFSET = struct.calcsize("=II")
 _STATES = 0
 _STOPS = _STATES + MAX_SLOTS
@@ -48,8 +50,9 @@ class Record(t.NamedTuple):
     :param requests: Requests served.
     :param connections: Connections accepted.
     :param began: When its current request began, in monotonic seconds; 0 is none.
+    :param moved: When something of it was last read or written; 0 is never.
     :param method: The current request's method.
-    :param target: The current request's target, cut to 200 bytes.
+    :param target: The current request's target, cut to 192 bytes.
     """
 
     pid: int
@@ -57,6 +60,7 @@ class Record(t.NamedTuple):
     requests: int
     connections: int
     began: float
+    moved: float
     method: str
     target: str
 
@@ -165,7 +169,7 @@ class Bank:
     def enter(self, slot: int, pid: int) -> None:
         """Begin the record of a new worker."""
         _RECORD.pack_into(
-            self._map, self._record(slot), pid, self.generation, 0, 0, 0.0, b"", b""
+            self._map, self._record(slot), pid, self.generation, 0, 0, 0, 0, b"", b""
         )
 
     def begin(self, slot: int, moment: float, method: str, target: str) -> None:
@@ -174,27 +178,32 @@ class Bank:
             self._map,
             self._record(slot) + _BEGAN_OFFSET,
             moment,
+            0.0,
             method.encode("ascii", "replace"),
             target.encode("latin-1", "replace"),
         )
+
+    def move(self, slot: int, moment: float) -> None:
+        """Note that the request makes progress."""
+        _MOVED.pack_into(self._map, self._record(slot) + _MOVED_OFFSET, moment)
 
     def end(self, slot: int, requests: int, connections: int) -> None:
         """Note that no request runs, and the sums."""
         start = self._record(slot)
         _COUNTS.pack_into(self._map, start + _COUNTS_OFFSET, requests, connections)
-        _BEGAN.pack_into(self._map, start + _BEGAN_OFFSET, 0.0, b"", b"")
+        _BEGAN.pack_into(self._map, start + _BEGAN_OFFSET, 0.0, 0.0, b"", b"")
 
     def read(self, slot: int) -> Record:
         """Read a worker's record."""
-        pid, generation, requests, connections, began, method, target = (
-            _RECORD.unpack_from(self._map, self._record(slot))
-        )
+        fields = _RECORD.unpack_from(self._map, self._record(slot))
+        pid, generation, requests, connections, began, moved, method, target = fields
         return Record(
             pid,
             generation,
             requests,
             connections,
             began,
+            moved,
             method.rstrip(b"\0").decode("ascii", "replace"),
             target.rstrip(b"\0").decode("latin-1"),
         )

@@ -160,6 +160,20 @@ class Settings:
         " lower-numbered worker is idle; 1 is an order for each connection.",
         int, 64, unit="connections", least=1, most=65535,
     )  # fmt: skip
+    timeout: float = _row(
+        "Abort a request that makes no progress for so long, and log where it is;"
+        " 0 is never, and the default with the debugger.",
+        float, 60.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    slow_log: float = _row(
+        "Log the tracebacks of requests that take longer than this; 0 is never.",
+        float, 0.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    drain_delay: float = _row(
+        "When told to stop, go on accepting for so long, until load balancers"
+        " have noticed.",
+        float, 0.0, unit="seconds", least=0, most=86400,
+    )  # fmt: skip
     graceful_timeout: float = _row(
         "How long workers may finish what they serve when they retire.",
         float, 30.0, unit="seconds", least=0, most=86400 * 365,
@@ -232,13 +246,16 @@ def config_key(name: str) -> str:
 
 
 def resolve(
-    explicit: Mapping[str, Value], config: Mapping[str, t.Any] | None = None
+    explicit: Mapping[str, Value],
+    config: Mapping[str, t.Any] | None = None,
+    defaults: Mapping[str, Value] | None = None,
 ) -> Settings:
     """Put the layers of settings together and check them.
 
     :param explicit: What the command line or the environment said, by name;
         ``None`` where they said nothing.
     :param config: The app's whole configuration; only ``PREFORK_*`` is read.
+    :param defaults: Defaults other than the table's.
     :raises SettingsError: In one sentence, for the first thing that can't be.
     """
     values: dict[str, t.Any] = {}
@@ -250,7 +267,7 @@ def resolve(
         elif config is not None and config.get(key) is not None:
             values[name], said[name] = row.convert(config[key], key), key
         else:
-            values[name] = row.default
+            values[name] = (defaults or {}).get(name, row.default)
     _check(values, said)
     _derive(values, said)
     return Settings(**values)

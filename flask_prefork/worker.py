@@ -8,6 +8,7 @@ what others may want to look at is on the scoreboard.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import logging
 import os
 import select
@@ -28,8 +29,10 @@ from .channel import send_one
 from .http.contract import HEAD
 from .http.contract import KEEP_ALIVE
 from .http.contract import Parked
+from .http.errors import RequestTimeout
 from .parking import Wait
 from .scoreboard import Bank
+from .settings import Settings
 from .sockets import Listener
 
 if t.TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Worker:
     :param channel: Its end of the back channel, blocking.
     :param bank: Its generation's half of the scoreboard.
     :param servers: One for each listening socket, in the dispatcher's order.
+    :param settings: All settings.
     """
 
     def __init__(
@@ -60,12 +64,16 @@ class Worker:
         channel: socket.socket,
         bank: Bank,
         servers: Sequence[PreforkServer],
+        settings: Settings,
     ) -> None:
         self.slot = slot
         self.generation = generation
         self.channel = channel
         self.bank = bank
         self.servers = servers
+        self.settings = settings
+        #: Set while the app runs (http.contract.Monitor).
+        self.abortable = False
         self.pid = os.getpid()
         #: TLS connections can't move to another process.
         self.stays = any(server.ssl_context is not None for server in servers)
@@ -89,6 +97,10 @@ class Worker:
         """A request's head was read."""
         self.bank.set_ending(self.slot, 0)
         self.bank.begin(self.slot, time.monotonic(), method, path)
+
+    def progress(self) -> None:
+        """Something of the request was read or written."""
+        self.bank.move(self.slot, time.monotonic())
 
     def end(self, status: int, sent: int) -> None:
         """Its response is over."""
@@ -117,16 +129,27 @@ class Worker:
 
     # The loop
 
-    def run(self, blocking: bool, run_length: int) -> None:
-        """Serve until told to retire, or until the dispatcher is gone.
+    def listen_to_signals(self) -> None:
+        """Let the dispatcher ask where the app is, and abort a request."""
+        signal.signal(signal.SIGXCPU, self._abort)
+        # Even an app that is deep in a C function is shown.
+        faulthandler.register(signal.SIGXCPU, chain=True)
+        faulthandler.register(signal.SIGUSR2)
 
-        :param blocking: Accept without orders (``--dispatch blocking``).
-        :param run_length: With blocking, connections between two reports.
-        """
+    def _abort(self, number: int, frame: object) -> None:
+        """End the request with an error, if it's the one that was meant."""
+        record = self.bank.read(self.slot)
+        silent = time.monotonic() - max(record.began, record.moved)
+        if self.abortable and record.began and silent >= self.settings.timeout:
+            self.abortable = False
+            raise RequestTimeout(f"no progress for {self.settings.timeout:g} s")
+
+    def run(self) -> None:
+        """Serve until told to retire, or until the dispatcher is gone."""
         if not self._report(Kind.IDLE):
             return
-        if blocking:
-            self._run_blocking(run_length)
+        if self.settings.dispatch == "blocking":
+            self._run_blocking()
         else:
             self._run_ordered()
 
@@ -138,7 +161,7 @@ class Worker:
             if not self._obey(*received):
                 return
 
-    def _run_blocking(self, run_length: int) -> None:
+    def _run_blocking(self) -> None:
         # Not accept() itself, which nothing but a signal could end; and
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = _Waiter(self.channel, [s.socket for s in self.servers])
@@ -150,7 +173,7 @@ class Worker:
                     return
                 continue
             before = self.connections
-            self._serve_run(index, run_length, ordered=False)
+            self._serve_run(index, self.settings.run_length, ordered=False)
             if self.connections > before and not self._report(Kind.IDLE):
                 return
 
@@ -317,8 +340,7 @@ def serve(
     channel: socket.socket,
     bank: Bank,
     servers: Sequence[PreforkServer],
-    blocking: bool,
-    run_length: int,
+    settings: Settings,
 ) -> t.NoReturn:
     """Be a worker, from the fork to the end of the process.
 
@@ -329,7 +351,9 @@ def serve(
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         launch.ignore_foreign_signals()
-        Worker(slot, generation, channel, bank, servers).run(blocking, run_length)
+        worker = Worker(slot, generation, channel, bank, servers, settings)
+        worker.listen_to_signals()
+        worker.run()
         status = 0
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)

@@ -12,16 +12,11 @@ import os
 import select
 import signal
 import socket
-import tempfile
 import time
 import typing as t
 
-from werkzeug.serving import generate_adhoc_ssl_pair
-from werkzeug.serving import load_ssl_context
-from werkzeug.serving import WSGIRequestHandler
-from werkzeug.utils import import_string
-
 from . import launch
+from . import reloader
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
@@ -29,17 +24,12 @@ from .channel import read_document
 from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
-from .http.contract import Limits
-from .http.handler import PreforkRequestHandler
 from .http.server import PreforkServer
-from .log import logger
 from .scoreboard import Bank
 from .settings import Settings
-from .settings import SettingsError
 
 if t.TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-
+    Watch = t.Callable[[t.Callable[[], None]], None]
     MakeServer = t.Callable[[socket.socket, str], PreforkServer]
 
 
@@ -53,8 +43,7 @@ class Work(t.Protocol):
         channel: socket.socket,
         bank: Bank,
         servers: t.Sequence[PreforkServer],
-        blocking: bool,
-        run_length: int,
+        settings: Settings,
     ) -> t.NoReturn: ...
 
 
@@ -65,6 +54,8 @@ class Zygote:
     :param settings: All settings, resolved with the app's configuration.
     :param make_server: Makes the server for one listening socket.
     :param work: What a worker does.
+    :param watch: What the process does that watches the app's files; it ends with
+        :data:`.reloader.CHANGED`.
     """
 
     def __init__(
@@ -73,17 +64,21 @@ class Zygote:
         settings: Settings,
         make_server: MakeServer,
         work: Work,
+        watch: Watch | None,
     ) -> None:
         self.control = begin.control
         self.generation = begin.generation
         self.settings = settings
         self.make_server = make_server
         self.work = work
+        self.watch = watch
         self.servers: list[PreforkServer] = []
         self.bank: Bank | None = None
         #: Slots of the workers that are alive, by pid.
         self.workers: dict[int, int] = {}
         self._frozen = False
+        self._watcher = 0
+        self._leash: socket.socket | None = None
 
     def run(self) -> None:
         """Serve the dispatcher until it lets go of the control socket."""
@@ -93,6 +88,8 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         launch.ignore_foreign_signals()
+        if self.watch is not None:
+            self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
         send_one(self.control, Frame(Kind.LOADED, self.generation), [document])
         os.close(document)
@@ -112,6 +109,26 @@ class Zygote:
                 self._obey(frame, fds)
                 close_all(fds)
         self._wait_for_workers()
+
+    def _start_watcher(self, watch: Watch) -> None:
+        """Fork the process that watches files, and wait until it knows them.
+
+        What changes from then on is seen.
+        """
+        ours, theirs = socket.socketpair()
+        self._watcher = os.fork()
+        if not self._watcher:
+            try:
+                signal.set_wakeup_fd(-1)
+                for mine in (ours, self._wake_up, self._signalled, self.control):
+                    mine.close()
+                reloader.run(watch, theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+        ours.recv(1)
+        # It ends when this end is closed, however this process ends.
+        self._leash = ours
 
     def _obey(self, frame: Frame, fds: list[int]) -> None:
         """Do what a frame says; what is taken of its descriptors is popped."""
@@ -165,6 +182,8 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if self._leash is not None:
+                self._leash.close()
             for mine in (self._wake_up, self._signalled, self.control):
                 mine.close()
             self.work(
@@ -173,8 +192,7 @@ class Zygote:
                 channel,
                 self.bank,
                 self.servers,
-                self.settings.dispatch == "blocking",
-                self.settings.run_length,
+                self.settings,
             )
         finally:
             os._exit(1)
@@ -204,6 +222,12 @@ class Zygote:
                     Kind.EXITED, self.generation, slot, pid, moment=float(code)
                 )
                 send_one(self.control, frame)
+        if self._watcher:
+            ended, status = os.waitpid(self._watcher, os.WNOHANG)
+            if ended:
+                self._watcher = 0
+                if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
+                    send_one(self.control, Frame(Kind.CHANGED, self.generation))
 
     def _wait_for_workers(self) -> None:
         """The dispatcher is gone: workers end after what they serve, or are killed.
@@ -224,92 +248,3 @@ class Zygote:
                 deadline += 3600
             elif self.workers and poll.poll(left * 1000):
                 self._wake_up.recv(4096)
-
-
-def server_maker(
-    app: WSGIApplication, settings: Settings, cert: t.Any, debugger: bool, host: str
-) -> MakeServer:
-    """Prepare all that the servers for the listening sockets have in common.
-
-    :param app: What to serve.
-    :param cert: What ``--cert`` and ``--key`` gave: ``None``, ``"adhoc"``, the
-        paths of certificate and key, or an SSL context.
-    :param debugger: Show tracebacks in the browser.
-    :param host: The name under which the debugger may be used.
-    :raises SettingsError: If the request handler is none.
-    """
-    if debugger:
-        from werkzeug.debug import DebuggedApplication
-
-        # The console's frames live in one process: with more workers, the
-        # next request would go to one that doesn't know them.
-        console = settings.max_workers == 1
-        if not console:
-            logger.info(
-                " * The debugger shows tracebacks; its console needs a single"
-                " worker (--max-workers 1)"
-            )
-        app = DebuggedApplication(app, evalex=console)
-        app.trusted_hosts.append(host)
-    handler = _load_handler(settings.request_handler)
-    context = _ssl_context(cert)
-    limits = Limits(
-        request_line=settings.limit_request_line,
-        fields=settings.limit_request_fields,
-        field_size=settings.limit_request_field_size,
-        body=settings.limit_request_body,
-        header_timeout=settings.header_timeout,
-        keep_alive=settings.keep_alive,
-        min_data_rate=settings.min_data_rate,
-    )
-
-    def make_server(sock: socket.socket, host: str) -> PreforkServer:
-        return PreforkServer(
-            app,
-            sock,
-            handler,
-            limits,
-            ssl_context=context,
-            access_log=settings.access_log,
-        )
-
-    return make_server
-
-
-def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
-    if name is None:
-        return PreforkRequestHandler
-    try:
-        handler = import_string(name)
-    except ImportError as e:
-        raise SettingsError(f"Can't import the request handler {name!r}: {e}") from None
-    if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
-        raise SettingsError(
-            f"The request handler {name!r} is no subclass of"
-            " werkzeug.serving.WSGIRequestHandler."
-        )
-    return handler
-
-
-def _ssl_context(cert: t.Any) -> t.Any:
-    if isinstance(cert, tuple):
-        return load_ssl_context(*cert)
-    if cert != "adhoc":
-        return cert
-    from cryptography.hazmat.primitives import serialization
-
-    # werkzeug's own function leaves the files to atexit, which runs in every
-    # worker.
-    certificate, key = generate_adhoc_ssl_pair()
-    encoding = serialization.Encoding.PEM
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(certificate.public_bytes(encoding))
-        file.write(
-            key.private_bytes(
-                encoding,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            )
-        )
-        file.flush()
-        return load_ssl_context(file.name)

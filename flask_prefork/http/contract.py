@@ -75,12 +75,17 @@ class Monitor(t.Protocol):
     slot: int
     #: The generation of the app it serves, for the environ.
     generation: int
+    #: Set while the app runs: :exc:`~.errors.RequestTimeout` may be raised in it.
+    abortable: bool
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read.
 
         :param path: The request target as it came: anything printable.
         """
+
+    def progress(self) -> None:
+        """Some of its body was read, or of its response sent."""
 
     def end(self, status: int, sent: int) -> None:
         """Its response is over.
@@ -105,8 +110,12 @@ class NullMonitor:
 
     slot = 0
     generation = 0
+    abortable = False
 
     def begin(self, method: str, path: str) -> None:
+        """Do nothing."""
+
+    def progress(self) -> None:
         """Do nothing."""
 
     def end(self, status: int, sent: int) -> None:

@@ -39,3 +39,11 @@ class ClientDisconnected(ConnectionError):
     Its own class, so that a :exc:`ConnectionError` of the app, say for its
     database, is never taken for one of the client.
     """
+
+
+class RequestTimeout(BaseException):
+    """The app makes no progress, and its request is aborted.
+
+    Raised in the app, wherever it is; not an :class:`Exception`, so that the app
+    doesn't take it for one of its own.
+    """

@@ -23,6 +23,7 @@ from .environ import add_target
 from .errors import BodyError
 from .errors import ClientDisconnected
 from .errors import Refused
+from .errors import RequestTimeout
 from .head import Head
 from .response import Response
 from .response import simple
@@ -256,6 +257,11 @@ class PreforkRequestHandler(ConnectionHandler):
                 self._send_simple(e, self.command == "HEAD")
                 response.status = e.status
             return
+        except RequestTimeout as e:
+            if not response.status:
+                self._send_simple(Refused(503, str(e)), self.command == "HEAD")
+                response.status = 503
+            return
         except Exception as e:
             self._fail(e, environ, response)
             return
@@ -268,12 +274,17 @@ class PreforkRequestHandler(ConnectionHandler):
     def _execute(
         self, app: t.Any, environ: WSGIEnvironment, response: Response
     ) -> None:
-        iterable = app(environ, response.start)
+        monitor = self.server.monitor
         try:
-            response.send(iterable)
+            monitor.abortable = True
+            iterable = app(environ, response.start)
+            try:
+                response.send(iterable)
+            finally:
+                if hasattr(iterable, "close"):
+                    iterable.close()
         finally:
-            if hasattr(iterable, "close"):
-                iterable.close()
+            monitor.abortable = False
 
     def _fail(
         self, error: Exception, environ: WSGIEnvironment, response: Response

@@ -135,8 +135,8 @@ class PreforkServer(BaseWSGIServer):
     def make_wire(self, connection: t.Any) -> Wire:
         """The wire of a connection."""
         if isinstance(connection, ssl.SSLSocket):
-            return TLSWire(connection)
-        return Wire(connection, self._local)
+            return TLSWire(connection, False, self.monitor.progress)
+        return Wire(connection, self._local, self.monitor.progress)
 
     def serve(
         self,

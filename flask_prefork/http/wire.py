@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 
 from .errors import ClientDisconnected
 
@@ -67,15 +68,22 @@ class Wire:
 
     :param sock: Connected, and nobody else reads from it.
     :param local: Whether it is a unix socket.
+    :param progress: Called when some of a body was read or sent.
     """
 
     #: Whether bytes go through the kernel as they are: then a connection can move
     #: to another process, as long as nothing is buffered, and files be sent.
     plain = True
 
-    def __init__(self, sock: socket.socket, local: bool = False) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        local: bool = False,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.sock = sock
         self.local = local
+        self.progress = progress
         self.sent = 0
         #: What was received and not taken; ``None`` while all of it is left in
         #: the kernel.
@@ -209,6 +217,7 @@ class Wire:
         while True:
             received = self._receive_into(view)
             if received is not None:
+                self.progress()
                 pace.account(0, received)
                 return received
             if not self._wait_pace(pace):
@@ -222,6 +231,7 @@ class Wire:
         while True:
             data = self.look()
             if data is not None:
+                self.progress()
                 return data
             if not self._wait_pace(pace):
                 return None
@@ -247,6 +257,8 @@ class Wire:
         """
         count = self._send(data)
         self.sent += count
+        if count:
+            self.progress()
         if count == len(data):
             if pace is not None:
                 pace.account(0, count)
@@ -259,6 +271,7 @@ class Wire:
             self.wait_writable(pace)
             count = self._send(view)
             self.sent += count
+            self.progress()
             pace.account(0, count)
             view = view[count:]
         return pace
@@ -296,6 +309,7 @@ class Wire:
                 break
             offset += sent
             self.sent += sent
+            self.progress()
             pace.account(0, sent)
         return offset - start
 
@@ -347,8 +361,13 @@ class TLSWire(Wire):
     plain = False
     sock: ssl.SSLSocket
 
-    def __init__(self, sock: ssl.SSLSocket, local: bool = False) -> None:
-        super().__init__(sock, local)
+    def __init__(
+        self,
+        sock: ssl.SSLSocket,
+        local: bool = False,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(sock, local, progress)
         self.buffer = bytearray()
 
     def _receive(self, size: int, flags: int = 0) -> bytes | None:

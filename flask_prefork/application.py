@@ -1,0 +1,152 @@
+"""The app in the zygote: loading it, and making servers for it."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import traceback
+import typing as t
+
+from werkzeug.serving import generate_adhoc_ssl_pair
+from werkzeug.serving import load_ssl_context
+from werkzeug.serving import WSGIRequestHandler
+from werkzeug.utils import import_string
+
+from .http.contract import Limits
+from .http.handler import PreforkRequestHandler
+from .http.server import PreforkServer
+from .log import logger
+from .settings import resolve
+from .settings import Settings
+from .settings import SettingsError
+from .settings import Value
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import WSGIEnvironment
+    from flask.cli import ScriptInfo
+
+    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+
+def load(
+    info: ScriptInfo,
+    explicit: t.Mapping[str, Value],
+    defaults: t.Mapping[str, Value],
+    *,
+    shows_failure: bool,
+) -> tuple[WSGIApplication, Settings]:
+    """Load the app and resolve the settings.
+
+    :param info: What the ``flask`` command knows of the app.
+    :param explicit: The settings from command line and environment.
+    :param defaults: Defaults other than the table's.
+    :param shows_failure: Instead of an app that can't be loaded return one that
+        raises the error at each request, as ``flask run`` does when it reloads.
+    :raises SettingsError: For what the app's configuration says.
+    """
+    try:
+        app = info.load_app()
+    except Exception as e:
+        if not shows_failure:
+            raise
+        traceback.print_exc()
+        failure = e
+
+        def failed(
+            environ: WSGIEnvironment, start_response: StartResponse
+        ) -> t.Iterable[bytes]:
+            raise failure from None
+
+        return failed, resolve(explicit, None, defaults)
+    return app, resolve(explicit, app.config, defaults)
+
+
+def server_maker(
+    app: WSGIApplication, settings: Settings, cert: t.Any, debugger: bool, host: str
+) -> MakeServer:
+    """Prepare all that the servers for the listening sockets have in common.
+
+    :param app: What to serve.
+    :param cert: What ``--cert`` and ``--key`` gave: ``None``, ``"adhoc"``, the
+        paths of certificate and key, or an SSL context.
+    :param debugger: Show tracebacks in the browser.
+    :param host: The name under which the debugger may be used.
+    :raises SettingsError: If the request handler is none.
+    """
+    if debugger:
+        from werkzeug.debug import DebuggedApplication
+
+        # The console's frames live in one process: with more workers, the
+        # next request would go to one that doesn't know them.
+        console = settings.max_workers == 1
+        if not console:
+            logger.info(
+                " * The debugger shows tracebacks; its console needs a single"
+                " worker (--max-workers 1)"
+            )
+        app = DebuggedApplication(app, evalex=console)
+        app.trusted_hosts.append(host)
+    handler = _load_handler(settings.request_handler)
+    context = _ssl_context(cert)
+    limits = Limits(
+        request_line=settings.limit_request_line,
+        fields=settings.limit_request_fields,
+        field_size=settings.limit_request_field_size,
+        body=settings.limit_request_body,
+        header_timeout=settings.header_timeout,
+        keep_alive=settings.keep_alive,
+        min_data_rate=settings.min_data_rate,
+    )
+
+    def make_server(sock: socket.socket, host: str) -> PreforkServer:
+        return PreforkServer(
+            app,
+            sock,
+            handler,
+            limits,
+            ssl_context=context,
+            access_log=settings.access_log,
+        )
+
+    return make_server
+
+
+def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
+    if name is None:
+        return PreforkRequestHandler
+    try:
+        handler = import_string(name)
+    except ImportError as e:
+        raise SettingsError(f"Can't import the request handler {name!r}: {e}") from None
+    if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
+        raise SettingsError(
+            f"The request handler {name!r} is no subclass of"
+            " werkzeug.serving.WSGIRequestHandler."
+        )
+    return handler
+
+
+def _ssl_context(cert: t.Any) -> t.Any:
+    if isinstance(cert, tuple):
+        return load_ssl_context(*cert)
+    if cert != "adhoc":
+        return cert
+    from cryptography.hazmat.primitives import serialization
+
+    # werkzeug's own function leaves the files to atexit, which runs in every
+    # worker.
+    certificate, key = generate_adhoc_ssl_pair()
+    encoding = serialization.Encoding.PEM
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(certificate.public_bytes(encoding))
+        file.write(
+            key.private_bytes(
+                encoding,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+        file.flush()
+        return load_ssl_context(file.name)

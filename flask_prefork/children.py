@@ -1,0 +1,291 @@
+"""The workers of one generation, as the dispatcher holds them: birth, news, death.
+
+:mod:`.generation` decides who is to be started, ordered, retired or killed, and
+this module does it. What the processes tell goes into the pool here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import typing as t
+
+from . import parking
+from .channel import Channel
+from .channel import close_all
+from .channel import Frame
+from .channel import Kind
+from .channel import Malformed
+from .log import logger
+from .parking import Connection
+from .policy import Policy
+from .poller import Poller
+from .pool import Event
+from .pool import Pool
+from .pool import State
+from .pool import Worker
+from .process import Departed
+from .process import Obituaries
+from .process import Process
+from .scoreboard import Bank
+from .stalls import Stalls
+
+Tell = t.Callable[[Frame, t.Sequence[int]], bool]
+
+
+class ParkedConnections(t.Protocol):
+    """Where connections wait for their client: :class:`.queues.Queues`."""
+
+    def park(self, fd: int, frame: Frame) -> None:
+        """Take over a connection that a worker hands back.
+
+        :raises ValueError: The frame makes no sense.
+        """
+
+    def put_back(self, connection: Connection) -> None:
+        """Take back a connection that a worker died before taking."""
+
+
+class Children:
+    """One generation's workers.
+
+    :param number: The generation's.
+    :param bank: Its half of the scoreboard.
+    :param poller: The dispatcher's poll set.
+    :param clock: Monotonic seconds.
+    :param lot: Where connections go that workers hand back.
+    :param tell: Sends a frame to the zygote, ``False`` if it is gone.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        bank: Bank,
+        poller: Poller,
+        clock: t.Callable[[], float],
+        lot: ParkedConnections,
+        tell: Tell,
+    ) -> None:
+        self.number = number
+        self.bank = bank
+        self.poller = poller
+        self.clock = clock
+        self.pool = Pool(0)
+        self.policy = Policy(1, 1, 1, 1, 1.0, clock())
+        self.stalls = Stalls(0.0, 0.0)
+        #: Whether any of them was ever idle.
+        self.ever_idle = False
+        self._is_lost = False
+        self._lot = lot
+        self._tell = tell
+        self._processes: dict[int, Process] = {}
+        self._obituaries = Obituaries()
+
+    # Birth
+
+    def start(self, worker: Worker) -> None:
+        """Let the zygote fork a process for a worker that is STARTING."""
+        ours, theirs = socket.socketpair()
+        process = Process(worker, Channel(ours))
+        self._processes[worker.slot] = process
+        self.bank.clear(worker.slot)
+        self._show(worker)
+        self.poller.watch(process.channel.fd, lambda: self._read(process))
+        frame = Frame(Kind.SPAWN, self.number, worker.slot)
+        sent = self._tell(frame, [theirs.fileno()])
+        theirs.close()
+        if not sent:
+            self._dead(process)
+
+    def spawned(self, frame: Frame, fds: list[int]) -> None:
+        """The zygote has forked it (SPAWNED)."""
+        process = self._processes.get(frame.slot)
+        if process is None or process.pid:
+            return
+        process.pid = frame.argument
+        if fds:
+            process.pidfd = fds.pop(0)
+            self.poller.watch(process.pidfd, lambda: self._dead(process))
+        if process.wanted:
+            self._signal(process, process.wanted)
+
+    def failed(self, frame: Frame) -> None:
+        """The zygote could not fork it (FAILED)."""
+        process = self._processes.get(frame.slot)
+        if process is not None and not process.pid:
+            reason = os.strerror(frame.argument)
+            logger.error("Can't fork worker %d: %s.", frame.slot, reason)
+            self._dead(process)
+
+    # News
+
+    def _read(self, process: Process) -> None:
+        worker = process.worker
+        if self._processes.get(worker.slot) is not process:
+            return  # closed by a callback of the same batch
+        try:
+            received = process.channel.receive()
+            if received is not None:
+                self._take_in(process, *received)
+        except ValueError as e:
+            self.kill(worker, f"it sent garbage: {e}")
+            return
+        if received is None:
+            # The end comes a moment before the news of its exit. A worker
+            # that lives on without its channel is of no use.
+            self.poller.forget(process.channel.fd)
+            if worker.state is not State.RETIRING:
+                self._hung_up(process)
+
+    def _take_in(self, process: Process, frames: list[Frame], fds: list[int]) -> None:
+        worker = process.worker
+        now = self.clock()
+        try:
+            for frame in frames:
+                if frame.generation != self.number:
+                    continue
+                if frame.kind is Kind.IDLE:
+                    if not worker.ready:
+                        self.ever_idle = True
+                        self.policy.started()
+                    self.pool.report(worker, Event.IDLE, now, frame.argument)
+                    self.stalls.forget(worker)
+                    self._taken(process)
+                elif frame.kind is Kind.BUSY:
+                    if self.pool.report(worker, Event.BUSY, now):
+                        self.stalls.watch(worker, now)
+                    self._taken(process)
+                elif frame.kind is Kind.PARK and fds:
+                    self._lot.park(fds[0], frame)
+                    del fds[0]
+                else:
+                    raise Malformed(f"{frame.kind.name} is not for workers to send")
+        finally:
+            close_all(fds)
+        self._show(worker)
+
+    def _taken(self, process: Process) -> None:
+        """A parked connection that was handed to the worker is its alone now."""
+        if process.resumed is not None:
+            os.close(process.resumed.fd)
+            process.resumed = None
+
+    def _show(self, worker: Worker) -> None:
+        self.bank.set_state(worker.slot, worker.state.value)
+
+    # Orders
+
+    def send(self, worker: Worker, frame: Frame) -> None:
+        """Send a worker a frame; one that doesn't read is killed."""
+        self._show(worker)
+        if not self._processes[worker.slot].channel.send(frame):
+            self.kill(worker, "its back channel is full or closed")
+
+    def resume(self, worker: Worker, connection: Connection) -> None:
+        """Hand a worker a parked connection.
+
+        Until it reports that it took it, its death puts the connection back.
+        """
+        self._show(worker)
+        process = self._processes[worker.slot]
+        process.resumed = connection
+        frame = Frame(
+            Kind.RESUME,
+            self.number,
+            worker.slot,
+            connection.have,
+            connection.queue,
+            parking.flags(connection.wait, connection.wakes),
+            connection.deadline,
+        )
+        if not process.channel.send(frame, [connection.fd]):
+            self.kill(worker, "its back channel is full or closed")
+
+    def signal(self, worker: Worker, number: int) -> None:
+        """Send a worker's process a signal."""
+        self._signal(self._processes[worker.slot], number)
+
+    def _signal(self, process: Process, number: int) -> None:
+        if not process.signal(number):
+            slot = process.worker.slot
+            self._tell(Frame(Kind.SIGNAL, self.number, slot, process.pid, number), ())
+
+    # Death
+
+    def retire(self, worker: Worker) -> None:
+        """Let a worker finish what it serves, then exit."""
+        if self.pool.report(worker, Event.RETIRE, self.clock()):
+            self.bank.set_stop(worker.slot)
+            self.send(worker, Frame(Kind.RETIRE, self.number, worker.slot))
+
+    def kill(self, worker: Worker, why: str | None) -> None:
+        """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
+
+        :param why: For the log; ``None`` if it is dead already, by itself.
+        """
+        process = self._processes[worker.slot]
+        self._depart(process, why)
+        if self.pool.report(worker, Event.KILL, self.clock()):
+            self._show(worker)
+            self._signal(process, signal.SIGKILL)
+
+    def exited(self, frame: Frame) -> None:
+        """The zygote has reaped it (EXITED)."""
+        process = self._processes.get(frame.slot)
+        if process is not None and process.pid == frame.argument:
+            self._dead(process)
+        self._obituaries.tell(frame.argument, int(frame.moment))
+
+    def lost(self) -> None:
+        """The zygote is gone, and with it who would tell of exits.
+
+        A pidfd tells too; where there are none, the end of the channel is the
+        end of the worker, and who was just to be forked never was.
+        """
+        self._is_lost = True
+        for process in list(self._processes.values()):
+            if not process.pid:
+                self._dead(process)
+
+    def _hung_up(self, process: Process) -> None:
+        if self._is_lost and process.pidfd < 0:
+            self._dead(process)
+        else:
+            self.kill(process.worker, None)
+
+    def _depart(self, process: Process, why: str | None) -> None:
+        worker = process.worker
+        if process.pid:
+            record = self.bank.read(worker.slot)
+            departed = Departed(worker.slot, worker.state, why, record)
+            self._obituaries.note(process.pid, departed)
+
+    def _dead(self, process: Process) -> None:
+        """A process is known to be dead: its slot is free."""
+        worker = process.worker
+        if self._processes.get(worker.slot) is not process:
+            return
+        self._depart(process, None)
+        if not worker.ready:
+            self.policy.failed(self.clock())
+        self.pool.report(worker, Event.EXIT, self.clock())
+        self.stalls.forget(worker)
+        self._forget(process)
+        self.bank.clear(worker.slot)
+
+    def close(self) -> None:
+        """Close all that is left here of their processes."""
+        for process in list(self._processes.values()):
+            self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        if process.resumed is not None:
+            self._lot.put_back(process.resumed)
+            process.resumed = None
+        del self._processes[process.worker.slot]
+        self.poller.forget(process.channel.fd)
+        process.channel.close()
+        if process.pidfd >= 0:
+            self.poller.forget(process.pidfd)
+            os.close(process.pidfd)

@@ -1,0 +1,67 @@
+"""``--reload``: a process that watches the app's files.
+
+The zygote forks it when the app is loaded, so that it knows the app's modules,
+and runs werkzeug's own reloader loop in it. It ends with :data:`CHANGED` when
+a file has changed; the zygote tells the dispatcher, which loads a new
+generation.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import typing as t
+
+from werkzeug._reloader import reloader_loops
+
+#: The exit status with which werkzeug's loops say that a file has changed.
+CHANGED = 3
+
+
+def watch(
+    extra_files: t.Iterable[str] | None,
+    exclude_patterns: t.Iterable[str] | None,
+    ready: t.Callable[[], None],
+) -> None:
+    """Watch until a file changes.
+
+    :param extra_files: Watch these too.
+    :param exclude_patterns: Don't watch what these :mod:`fnmatch` patterns match.
+    :param ready: Called when all files are known.
+    :raises SystemExit: With :data:`CHANGED`, when a file has changed.
+    """
+    loop = reloader_loops["auto"](
+        extra_files=extra_files, exclude_patterns=exclude_patterns
+    )
+    with loop:
+        ready()
+        loop.run()
+
+
+def run(
+    watching: t.Callable[[t.Callable[[], None]], None], leash: socket.socket
+) -> t.NoReturn:
+    """Be the watching process, in a fresh fork of the zygote.
+
+    :param watching: :func:`watch`, but for its last argument.
+    :param leash: Its other end is the zygote's; a byte tells that all files are
+        known, and its end that the zygote has gone.
+    """
+
+    def hold() -> None:
+        try:
+            leash.recv(1)
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=hold, daemon=True).start()
+    status = 1
+    try:
+        watching(lambda: leash.sendall(b"."))
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else 1
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,97 @@
+"""Requests that take too long: what to do with whom, and when.
+
+Pure. The dispatcher (``generation.py``) asks at :meth:`Stalls.deadline` about the
+workers that are busy, tells what the scoreboard says of their requests, and acts.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from .deadlines import Deadlines
+from .pool import Worker
+
+#: How long a request that was told to end may take to do so, in seconds.
+GRACE = 5.0
+
+
+class Verdict(enum.Enum):
+    """What is to be done about a request."""
+
+    #: Write every thread's traceback to the log.
+    SHOW = "show"
+    #: The same, and let the request end with an error.
+    ABORT = "abort"
+    #: It did not: kill the process.
+    KILL = "kill"
+
+
+class Stalls:
+    """Watches the requests of one generation.
+
+    :param timeout: Seconds without progress after which a request is aborted; 0
+        is never.
+    :param slow: Seconds after which a request's traceback is logged; 0 is never.
+    """
+
+    def __init__(self, timeout: float, slow: float) -> None:
+        self.timeout = timeout
+        self.slow = slow
+        self._checks: Deadlines[Worker] = Deadlines()
+        # Requests that were dealt with, by the time they began.
+        self._shown: dict[Worker, float] = {}
+        self._aborted: dict[Worker, float] = {}
+
+    def watch(self, worker: Worker, now: float) -> None:
+        """The worker is busy."""
+        limits = [limit for limit in (self.timeout, self.slow) if limit]
+        if limits:
+            self._checks.set(worker, now + min(limits))
+
+    def forget(self, worker: Worker) -> None:
+        """It isn't any more."""
+        self._checks.discard(worker)
+        self._shown.pop(worker, None)
+        self._aborted.pop(worker, None)
+
+    def due(self, now: float) -> list[Worker]:
+        """The workers to :meth:`judge` now."""
+        return self._checks.pop(now)
+
+    def deadline(self) -> float | None:
+        """When to ask for :meth:`due` next, in seconds."""
+        return self._checks.next()
+
+    def judge(
+        self, worker: Worker, now: float, began: float, moved: float
+    ) -> Verdict | None:
+        """Decide about a worker's request.
+
+        :param began: When it began; 0 if the worker is between two requests.
+        :param moved: When something of it was last read or written.
+        """
+        if not began:
+            self.watch(worker, now)
+            return None
+        verdict = None
+        stalled = self.timeout and max(began, moved) + self.timeout <= now
+        if stalled and self._aborted.get(worker) == began:
+            return Verdict.KILL
+        if stalled:
+            self._aborted[worker] = self._shown[worker] = began
+            self._checks.set(worker, now + GRACE)
+            return Verdict.ABORT
+        times = []
+        if self.slow and self._shown.get(worker) != began:
+            if began + self.slow <= now:
+                self._shown[worker] = began
+                verdict = Verdict.SHOW
+            else:
+                times.append(began + self.slow)
+        if self.timeout:
+            times.append(max(began, moved) + self.timeout)
+        elif verdict is not None or not times:
+            # For the next request of the same standing order.
+            times.append(now + self.slow)
+        self._checks.set(worker, min(times))
+        return verdict
