@@ -4,8 +4,8 @@ It binds, polls, orders workers to accept, and decides how many there are. It
 never imports the app and never reads a byte from a client, and it waits for
 nothing but its poll. ``cli.py`` runs it; it starts zygotes by ``launch.py`` and
 keeps each with its workers in a :class:`.generation.Generation`. Whom to serve
-next is in ``queues.py``; here is the server's life: loading, reloading, going
-down.
+next is in ``queues.py``, and which generation serves in ``succession.py``; here is
+the server's life.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import signal
 import time
 import typing as t
 
-from . import launch
 from . import scoreboard
 from .generation import Generation
 from .launch import Zygote
@@ -28,9 +27,13 @@ from .settings import Settings
 from .signals import Signals
 from .sockets import bind
 from .sockets import BindError
+from .succession import Succession
 
 #: How long idle workers and zygotes may take to exit when all stops at once.
 _LAST_GRACE = 2.0
+#: A poll that ends so much later than it should was stopped with us, in seconds:
+#: what others did in the meantime has to be taken in before they are judged.
+_JUMP = 0.5
 
 
 class Phase(enum.Enum):
@@ -68,7 +71,9 @@ class Dispatcher:
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self._announced = False
+        #: When what is left is killed, and when draining begins.
         self._end: float | None = None
+        self._drain_at: float | None = None
         self._actions: dict[int, t.Callable[[], None]] = {
             signal.SIGTERM: self.drain,
             signal.SIGINT: self.stop,
@@ -77,16 +82,13 @@ class Dispatcher:
             signal.SIGTTIN: lambda: self._adjust(1),
             signal.SIGTTOU: lambda: self._adjust(-1),
             signal.SIGUSR1: self._tell_state,
+            signal.SIGUSR2: self._show_busy,
             signal.SIGCHLD: self._reap,
         }
         self._signals = Signals(self._actions)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         self.poller.watch(self._signals.fileno(), self._read_signals)
-        self._zygotes = {zygote.pid: zygote.generation}
-        #: The generation that is ordered; the one that is to follow it; and
-        #: those that finish what they serve.
-        self.current = self._adopt(zygote)
-        self.coming: Generation | None = None
-        self.leaving: list[Generation] = []
+        self.succession = Succession(zygote, self._adopt, self.clock)
 
     # The loop
 
@@ -99,40 +101,51 @@ class Dispatcher:
             # A zygote may have ended before its signal could be told.
             self._reap()
             while self.phase is not Phase.STOPPED:
-                for callback in self.poller.wait(self._patience()):
+                patience = self._patience()
+                due = self.clock() + (patience or 0.0)
+                callbacks = self.poller.wait(patience)
+                for callback in callbacks:
                     callback()
+                if patience is not None and self.clock() > due + _JUMP and callbacks:
+                    continue
                 self._turn()
         finally:
             self._clean_up()
         return self.status
 
     def _patience(self) -> float | None:
-        times = [self._end, self.queues.deadline()]
-        times += [generation.deadline() for generation in self._generations()]
+        times = [self._end, self._drain_at]
+        times += [self.queues.deadline(), self.succession.deadline()]
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
     def _turn(self) -> None:
         """After all news was taken in: decide and act."""
         now = self.clock()
-        if self.phase is Phase.LOADING and self.current.loaded:
+        if self.phase is Phase.LOADING and self.succession.current.loaded:
             self._open()
         if self.phase in (Phase.SERVING, Phase.DRAINING):
-            self.queues.dispatch(self.current)
-            self._change_generations()
+            self.queues.dispatch(self.succession.current)
+        if self.phase is Phase.SERVING:
+            self.succession.change(now, self.queues.listeners)
         self._step(now)
         if self.phase is Phase.SERVING:
             self._look_after()
         elif self.phase is not Phase.LOADING:
             self._go_down(now)
 
+    def _adopt(self, zygote: Zygote) -> Generation:
+        return Generation(
+            zygote, self.poller, self._scoreboard, self.clock, self.queues
+        )
+
     def _step(self, now: float) -> None:
-        generations = self._generations()
+        generations = self.succession.all()
         total = sum(len(generation.pool) for generation in generations)
-        waiting = self.queues.unanswered(self.current)
+        waiting = self.queues.unanswered(self.succession.current)
         for generation in generations:
             others = total - len(generation.pool)
-            asked = waiting if generation is self.current else 0
+            asked = waiting if generation is self.succession.current else 0
             generation.step(now, asked, others)
 
     # Signals
@@ -144,24 +157,19 @@ class Dispatcher:
                 action()
 
     def _adjust(self, step: int) -> None:
-        logger.info("min-idle is %d now.", self.current.policy.adjust(step))
+        logger.info("min-idle is %d now.", self.succession.current.policy.adjust(step))
+
+    def _show_busy(self) -> None:
+        for generation in self.succession.all():
+            generation.show_busy()
 
     def _tell_state(self) -> None:
-        parts = [f"workers: {self.current.pool.letters()}"]
-        for other in self._generations():
-            if other is not self.current:
+        parts = [f"workers: {self.succession.current.pool.letters()}"]
+        for other in self.succession.all():
+            if other is not self.succession.current:
                 parts.append(f"generation {other.number}: {other.pool.letters()}")
         parts.append(f"{self.queues.waiting()} waiting")
         logger.info(", ".join(parts))
-
-    def _reap(self) -> None:
-        for pid in list(self._zygotes):
-            try:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                ended, status = pid, 0
-            if ended:
-                self._zygote_ended(pid, os.waitstatus_to_exitcode(status))
 
     # Coming up
 
@@ -177,16 +185,21 @@ class Dispatcher:
             self.stop()
             return
         self.phase = Phase.SERVING
-        self.current.open(self.queues.listeners)
+        self.succession.current.open(self.queues.listeners)
 
     def _look_after(self) -> None:
         """Tell when the first worker is ready, or give up."""
-        if not self._announced and self.current.pool.idle:
+        now = self.clock()
+        if not self._announced and self.succession.current.pool.idle:
             self._announce()
-        if self.current.hopeless:
+        if self._drain_at is not None and now >= self._drain_at:
+            self._drain_at = None
+            self._drain()
+            return
+        if self.succession.current.hopeless:
             logger.error(
                 "No worker became ready in %d starts; giving up.",
-                self.current.policy.failures,
+                self.succession.current.policy.failures,
             )
             self.status = 1
             self.stop()
@@ -200,109 +213,56 @@ class Dispatcher:
                 logger.info(" * Running on %s", address)
         logger.info(
             " * Generation %d: %d to %d workers, %d to %d idle, %s dispatch",
-            self.current.number,
+            self.succession.current.number,
             settings.min_workers,
             settings.max_workers,
             settings.min_idle,
             settings.max_idle,
             settings.dispatch,
         )
-        logger.info(" * Dispatcher %d, zygote %d", os.getpid(), self.current.pid)
+        logger.info(
+            " * Dispatcher %d, zygote %d", os.getpid(), self.succession.current.pid
+        )
         logger.info("Press CTRL+C to quit")
 
-    # Generations
-
-    def _adopt(self, zygote: Zygote) -> Generation:
-        return Generation(
-            zygote, self.poller, self._scoreboard, self.clock, self.queues
-        )
+    # Reloading
 
     @property
     def _settings(self) -> Settings:
-        settings = self.current.settings
+        settings = self.succession.current.settings
         assert settings is not None, "nothing is served before the app is loaded"
         return settings
 
-    def _generations(self) -> list[Generation]:
-        coming = [self.coming] if self.coming is not None else []
-        return [*coming, self.current, *self.leaving]
-
     def reload(self) -> None:
         """HUP: load the app anew, and let the present workers finish."""
-        if self.phase is not Phase.SERVING:
-            return
-        if self.coming is not None:
-            self._abandon(self.coming)
-        number = max(g.number for g in self._generations()) + 1
-        # The other half of the scoreboard than the current generation's.
-        number += (number - self.current.number + 1) % 2
-        try:
-            zygote = launch.by_exec(number)
-        except OSError as e:
-            logger.error("Can't start a zygote: %s.", e)
-            return
-        self._zygotes[zygote.pid] = number
-        self.coming = self._adopt(zygote)
-        logger.info("Generation %d is loading.", number)
+        if self.phase is Phase.SERVING and self._drain_at is None:
+            self.succession.begin()
 
-    def _abandon(self, generation: Generation) -> None:
-        generation.kill_all("its generation is given up")
-        generation.release()
-        os.kill(generation.pid, signal.SIGKILL)
-        self.leaving.append(generation)
-        self.coming = None
-
-    def _change_generations(self) -> None:
-        coming = self.coming
-        if coming is not None and coming.loaded:
-            if coming.ready:
-                self._promote(coming)
-            elif not coming.opened and self._bank_is_free(coming):
-                coming.open(self.queues.listeners)
-        for generation in list(self.leaving):
-            if not len(generation.pool):
-                generation.release()
-                if generation.pid not in self._zygotes:
-                    generation.close()
-                    self.leaving.remove(generation)
-
-    def _bank_is_free(self, coming: Generation) -> bool:
-        parities = [g.number % 2 for g in (self.current, *self.leaving)]
-        return coming.number % 2 not in parities
-
-    def _promote(self, coming: Generation) -> None:
-        logger.info("Generation %d serves.", coming.number)
-        old, self.current, self.coming = self.current, coming, None
-        old.retire()
-        self.leaving.append(old)
-
-    def _zygote_ended(self, pid: int, status: int) -> None:
-        number = self._zygotes.pop(pid)
-        if self.phase is Phase.LOADING:
-            # It has said why; say the same to whoever started us.
-            self.status = status if status > 0 else 1
-            self.stop()
-        elif self.coming is not None and number == self.coming.number:
-            logger.error("Generation %d could not be loaded.", number)
-            self.coming.close()
-            self.coming = None
-        elif number == self.current.number and self.phase is Phase.SERVING:
-            logger.error("The zygote (pid %d) died; loading a new one.", pid)
-            self.current.release()
-            self.reload()
+    def _reap(self) -> None:
+        for generation, status in self.succession.reap():
+            if self.phase is Phase.LOADING:
+                # It has said why; say the same to whoever started us.
+                self.status = status if status > 0 else 1
+                self.stop()
+            elif self.phase is Phase.SERVING:
+                self.succession.bereaved(generation, status)
 
     # Going down
 
     def drain(self) -> None:
         """TERM: serve what waits and what runs, then end. Twice: at once."""
-        if self.phase is not Phase.SERVING:
+        if self.phase is not Phase.SERVING or self._drain_at is not None:
             self.stop()
-            return
+        elif self._settings.drain_delay:
+            self._drain_at = self.clock() + self._settings.drain_delay
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
         self.phase = Phase.DRAINING
         self._end = self.clock() + self._settings.graceful_timeout
-        if self.coming is not None:
-            self._abandon(self.coming)
-        for generation in self._generations():
+        self.succession.abandon()
+        for generation in self.succession.all():
             generation.drain()
 
     def stop(self) -> None:
@@ -310,45 +270,47 @@ class Dispatcher:
         if self.phase in (Phase.LEAVING, Phase.STOPPED):
             return
         loading = self.phase is Phase.LOADING
+        self._drain_at = None
         self.queues.close()
         self.phase = Phase.CLOSING
         self._end = self.clock() + _LAST_GRACE
-        for generation in self._generations():
+        for generation in self.succession.all():
             generation.kill_unfinished()
             generation.retire()
-        if loading and self.current.pid in self._zygotes:
+        if loading and self.succession.current.pid in self.succession.zygotes:
             # It may be deep in the app's import and not look at us.
-            os.kill(self.current.pid, signal.SIGKILL)
+            os.kill(self.succession.current.pid, signal.SIGKILL)
 
     def _go_down(self, now: float) -> None:
         late = self._end is not None and now >= self._end
-        served = self.phase is Phase.DRAINING and self.queues.is_served(self.current)
+        served = self.phase is Phase.DRAINING and self.queues.is_served(
+            self.succession.current
+        )
         if served or (self.phase is Phase.DRAINING and late):
             self.queues.close()
             self.phase = Phase.CLOSING
-            for generation in self._generations():
+            for generation in self.succession.all():
                 generation.retire()
         if self.phase is Phase.CLOSING:
             if late:
-                for generation in self._generations():
+                for generation in self.succession.all():
                     generation.kill_all("the server stops")
                 self._end = None
-            if not any(len(g.pool) for g in self._generations()):
+            if not any(len(g.pool) for g in self.succession.all()):
                 self.phase = Phase.LEAVING
                 self._end = now + _LAST_GRACE
-                for generation in self._generations():
+                for generation in self.succession.all():
                     generation.release()
         elif self.phase is Phase.LEAVING and late:
-            for pid in self._zygotes:
+            for pid in self.succession.zygotes:
                 os.kill(pid, signal.SIGKILL)
             self._end = None
-        if self.phase is Phase.LEAVING and not self._zygotes:
+        if self.phase is Phase.LEAVING and not self.succession.zygotes:
             self.phase = Phase.STOPPED
 
     def _clean_up(self) -> None:
         self.queues.close()
-        for generation in self._generations():
-            generation.close()
+        self.succession.close()
         os.close(self._scoreboard)
         self.poller.close()
         self._signals.close()

@@ -69,8 +69,9 @@ def inherited() -> Inherited | None:
 def by_fork(generation: int) -> Zygote | Inherited:
     """Become two processes: the dispatcher and its first zygote.
 
-    :return: The zygote, to the dispatcher; to the zygote what it begins with,
-        with the foreign signals blocked.
+    The foreign signals are blocked in both, until they have their handlers.
+
+    :return: The zygote, to the dispatcher; to the zygote what it begins with.
     """
     if threading.active_count() > 1:
         # A plugin of the `flask` command has started a thread, and fork(2)
@@ -82,7 +83,6 @@ def by_fork(generation: int) -> Zygote | Inherited:
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
     pid = os.fork()
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
         theirs.close()
         return Zygote(pid, ours, generation)
     ours.close()
@@ -100,7 +100,7 @@ def by_exec(generation: int) -> Zygote:
         pid = os.posix_spawn(
             sys.executable,
             sys.orig_argv,
-            {**os.environ, VARIABLE: f"{theirs.fileno()}:{generation}"},
+            {**_first_environment(), VARIABLE: f"{theirs.fileno()}:{generation}"},
             # A Ctrl-C while the interpreter starts would end it with a
             # traceback; it unblocks them when it has its own handlers.
             setsigmask=FOREIGN_SIGNALS,
@@ -111,6 +111,20 @@ def by_exec(generation: int) -> Zygote:
     finally:
         theirs.close()
     return Zygote(pid, ours, generation)
+
+
+def _first_environment() -> dict[str, str]:
+    """The environment that this command was started with.
+
+    What it has taken from ``.flaskenv`` since then must not hide what is in that
+    file now.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
+    except OSError:
+        return dict(os.environ)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
 
 
 def ignore_foreign_signals() -> None:

@@ -1,0 +1,177 @@
+"""Generations: which one serves, which one is to follow, and which ones leave.
+
+The dispatcher asks for a reload and tells of zygotes that ended; here is what
+follows from it. Nothing here knows why a reload is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import typing as t
+from collections.abc import Sequence
+
+from . import launch
+from .generation import Generation
+from .launch import Zygote
+from .log import logger
+from .sockets import Listener
+
+#: A zygote that died is replaced after this, doubled with each that can't load
+#: the app, up to the maximum, in seconds.
+_RETRY = 0.5
+_MAX_RETRY = 30.0
+
+
+class Succession:
+    """All generations.
+
+    :param zygote: The first generation's, just started.
+    :param adopt: Makes a generation of a zygote.
+    :param clock: Monotonic seconds.
+
+    :ivar current: The generation that is ordered.
+    :ivar coming: The one that is to follow it.
+    :ivar leaving: Those that finish what they serve.
+    :ivar zygotes: All zygotes that are alive, by pid.
+    :ivar retry_at: When a dead zygote is to be replaced.
+    """
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        adopt: t.Callable[[Zygote], Generation],
+        clock: t.Callable[[], float],
+    ) -> None:
+        self._adopt = adopt
+        self._clock = clock
+        self.zygotes = {zygote.pid: zygote.generation}
+        self.current = adopt(zygote)
+        self.coming: Generation | None = None
+        self.leaving: list[Generation] = []
+        self.retry_at: float | None = None
+        self._retries = 0
+
+    def all(self) -> list[Generation]:
+        """Every generation that there is something left of."""
+        coming = [self.coming] if self.coming is not None else []
+        return [*coming, self.current, *self.leaving]
+
+    def begin(self) -> None:
+        """Load the app anew, in a generation that is to follow the current one.
+
+        One that is still on its way is given up for it.
+        """
+        self.retry_at = None
+        if self.coming is not None:
+            self.abandon()
+        number = max(generation.number for generation in self.all()) + 1
+        # The other half of the scoreboard than the current generation's.
+        number += (number - self.current.number + 1) % 2
+        try:
+            zygote = launch.by_exec(number)
+        except OSError as e:
+            logger.error("Can't start a zygote: %s.", e)
+            self._retry()
+            return
+        self.zygotes[zygote.pid] = number
+        self.coming = self._adopt(zygote)
+        logger.info("Generation %d is loading.", number)
+
+    def abandon(self) -> None:
+        """Give the coming generation up, if there is one."""
+        generation, self.coming = self.coming, None
+        if generation is None:
+            return
+        generation.kill_all("its generation is given up")
+        generation.release()
+        if generation.pid in self.zygotes:
+            os.kill(generation.pid, signal.SIGKILL)
+        self.leaving.append(generation)
+
+    def change(self, now: float, listeners: Sequence[Listener]) -> None:
+        """Do what the state of the generations asks for."""
+        coming = self.coming
+        if coming is not None and coming.ready:
+            self._promote(coming)
+        elif coming is not None and coming.hopeless:
+            logger.error("Generation %d is given up.", coming.number)
+            self.abandon()
+            self._retry()
+        elif coming is not None and coming.loaded and not coming.opened:
+            # Its half of the scoreboard may still be in use.
+            parities = [g.number % 2 for g in (self.current, *self.leaving)]
+            if coming.number % 2 not in parities:
+                coming.open(listeners)
+        self._dismiss()
+        if self.current.outdated or (
+            self.retry_at is not None and now >= self.retry_at
+        ):
+            self.current.outdated = False
+            self.begin()
+
+    def _promote(self, coming: Generation) -> None:
+        logger.info("Generation %d serves.", coming.number)
+        old, self.current, self.coming = self.current, coming, None
+        self._retries = 0
+        old.retire()
+        self.leaving.append(old)
+
+    def _dismiss(self) -> None:
+        """Part with generations that have no worker left."""
+        for generation in list(self.leaving):
+            if not len(generation.pool):
+                generation.release()
+                if generation.pid not in self.zygotes:
+                    generation.close()
+                    self.leaving.remove(generation)
+
+    def reap(self) -> list[tuple[Generation | None, int]]:
+        """Take in which zygotes have ended.
+
+        :return: Their generations, with the exit status, or the signal's number
+            below 0.
+        """
+        ended: list[tuple[Generation | None, int]] = []
+        for pid, number in list(self.zygotes.items()):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found, status = pid, 0
+            if found:
+                del self.zygotes[pid]
+                whose = next((g for g in self.all() if g.number == number), None)
+                ended.append((whose, os.waitstatus_to_exitcode(status)))
+        return ended
+
+    def bereaved(self, generation: Generation | None, status: int) -> None:
+        """While the server serves, a generation's zygote has ended."""
+        if generation is not None and generation is self.coming:
+            logger.error(
+                "Generation %d could not be loaded; generation %d serves on.",
+                generation.number,
+                self.current.number,
+            )
+            self.abandon()
+            self._retry()
+        elif generation is self.current:
+            logger.error("The zygote (pid %d) died; loading another.", self.current.pid)
+            self.current.release()
+            self._retry()
+
+    def _retry(self) -> None:
+        """If the current generation's zygote is dead, load another in a while."""
+        if not self.current.alive and self.coming is None:
+            pause = min(_RETRY * 2**self._retries, _MAX_RETRY) if self._retries else 0
+            self._retries = min(self._retries + 1, 30)
+            self.retry_at = self._clock() + pause
+
+    def deadline(self) -> float | None:
+        """When to look again if nothing happens before."""
+        times = [self.retry_at, *(generation.deadline() for generation in self.all())]
+        return min((moment for moment in times if moment is not None), default=None)
+
+    def close(self) -> None:
+        """Close all that is left of them here."""
+        for generation in self.all():
+            generation.close()
