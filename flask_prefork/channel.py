@@ -9,6 +9,7 @@ so do documents that don't fit a frame, as the descriptor of an unnamed file.
 
 from __future__ import annotations
 
+import array
 import enum
 import json
 import os
@@ -23,6 +24,9 @@ _MAGIC = 0xF9
 FRAME_SIZE = _LAYOUT.size
 #: How many frames one look at a channel takes in.
 BATCH = 32
+#: Enough for the most descriptors that ride along with one frame.
+_ANCILLARY_SIZE = socket.CMSG_SPACE(16 * array.array("i").itemsize)
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Kind(enum.IntEnum):
@@ -117,6 +121,24 @@ def decode(data: bytes) -> list[Frame]:
     return frames
 
 
+def _receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Read bytes and the descriptors that ride along, which no child inherits.
+
+    :func:`socket.recv_fds` takes flags, but doesn't pass them on.
+    """
+    data, ancillary, _, _ = sock.recvmsg(size, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+    if not ancillary:
+        return data, []
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
+    if not _CLOSE_ON_EXEC:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    return data, list(fds)
+
+
 class Channel:
     """The dispatcher's end of a socketpair: it never blocks.
 
@@ -151,7 +173,7 @@ class Channel:
         :raises Malformed: If the peer sent something else than frames.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, FRAME_SIZE * BATCH, 8)
+            data, fds = _receive(self.sock, FRAME_SIZE * BATCH)
         except BlockingIOError:
             return [], []
         except OSError:
@@ -178,7 +200,7 @@ def receive_one(sock: socket.socket) -> tuple[Frame, list[int]] | None:
     :raises Malformed: If the dispatcher sent something else than a frame.
     """
     try:
-        data, fds, _, _ = socket.recv_fds(sock, FRAME_SIZE, 8)
+        data, fds = _receive(sock, FRAME_SIZE)
     except ConnectionError:
         return None
     if not data:

@@ -1,0 +1,45 @@
+"""What holds for the whole suite."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("flask_prefork", deadline=None)
+settings.load_profile("flask_prefork")
+
+#: Set where every dependency of the suite was installed on purpose.
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def _no_skip(report: t.Any) -> None:
+    """Make a skip a failure.
+
+    :param report: A test's or a collector's report. An expected failure is
+        reported as skipped too, and stays what it is.
+    """
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if report.longrepr else "no reason given"
+        report.outcome = "failed"
+        report.longrepr = f"Nothing may be skipped when CI is set. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    if IN_CI:
+        _no_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    if IN_CI:
+        _no_skip(report)
+    return report

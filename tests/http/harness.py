@@ -1,0 +1,180 @@
+"""One connection at a time, without threads where nothing has to wait: what the
+client has to say is in the kernel's buffer before the server looks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import typing as t
+
+import h11
+
+from flask_prefork.http.server import Limits
+from flask_prefork.http.server import NullMonitor
+from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.http.server import PreforkServer
+
+
+class Answer(t.NamedTuple):
+    """A response as a strict client understands it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    informational: list[int]
+
+
+class RecordingMonitor(NullMonitor):
+    """Writes down what it is told, and says what it is told to say."""
+
+    slot = 3
+    generation = 7
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[t.Any, ...]] = []
+        self.is_draining = False
+        self.is_crowded = False
+
+    def begin(self, method: str, path: str) -> None:
+        self.calls.append(("begin", method, path))
+
+    def end(self, status: int, sent: int) -> None:
+        self.calls.append(("end", status, sent))
+
+    def draining(self) -> bool:
+        return self.is_draining
+
+    def crowded(self) -> bool:
+        return self.is_crowded
+
+
+def hello(environ: t.Any, start_response: t.Any) -> list[bytes]:
+    """An app that reads what it gets and says which path it was."""
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["PATH_INFO"].encode("latin-1"), b"|", body]
+
+
+class Site:
+    """A server with a monitor, and connections to it.
+
+    :ivar server: The server.
+    :ivar results: What each ``serve`` returned.
+    """
+
+    def __init__(
+        self,
+        app: t.Any = hello,
+        handler: t.Any = PreforkRequestHandler,
+        family: int = socket.AF_INET,
+        path: str | None = None,
+        **options: t.Any,
+    ) -> None:
+        self._stack = contextlib.ExitStack()
+        limits = options.pop("limits", {})
+        if family == socket.AF_UNIX:
+            listener = socket.socket(family)
+            listener.bind(path)
+            listener.listen()
+        else:
+            host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+            listener = socket.create_server((host, 0), family=family)
+        self._stack.enter_context(listener)
+        self.server = PreforkServer(
+            app, listener, handler, Limits(**limits), **options
+        )
+        self.monitor = RecordingMonitor()
+        self.server.monitor = self.monitor
+        self.results: list[t.Any] = []
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def connect(self) -> tuple[socket.socket, socket.socket, t.Any]:
+        """Client's end, server's end and the client's address."""
+        client = socket.socket(self.server.socket.family)
+        self._stack.enter_context(client)
+        client.settimeout(10)
+        client.connect(self.server.socket.getsockname())
+        connection, address = self.server.socket.accept()
+        self._stack.enter_context(connection)
+        return client, connection, address
+
+    def exchange(self, data: bytes, resumed: t.Any = None) -> bytes:
+        """Send all of it and nothing more, serve, and return all that came back."""
+        client, connection, address = self.connect()
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        self.results.append(self.server.serve(connection, address, resumed))
+        return read_all(client)
+
+    def ask(self, data: bytes, *methods: str) -> list[Answer]:
+        """As :meth:`exchange`, parsed."""
+        return parse(self.exchange(data), *methods)
+
+    @contextlib.contextmanager
+    def serving(self) -> t.Iterator[socket.socket]:
+        """A connection that a thread serves."""
+        client, connection, address = self.connect()
+        thread = threading.Thread(
+            target=lambda: self.results.append(
+                self.server.serve(connection, address)
+            )
+        )
+        thread.start()
+        try:
+            yield client
+        finally:
+            client.close()
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read until the server has closed its side."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def parse(raw: bytes, *methods: str) -> list[Answer]:
+    """Parse responses as h11 does, with nothing left over.
+
+    :param methods: Of the requests; GET for those that aren't named.
+    """
+    answers = []
+    rest = list(methods)
+    while raw:
+        method = rest.pop(0) if rest else "GET"
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(raw)
+        answer, raw = _parse_one(client, raw)
+        answers.append(answer)
+    return answers
+
+
+def _parse_one(client: h11.Connection, raw: bytes) -> tuple[Answer, bytes]:
+    informational = []
+    body = b""
+    head: t.Any = None
+    while True:
+        event = client.next_event()
+        if event is h11.NEED_DATA:
+            # What is delimited by the connection's end.
+            client.receive_data(b"")
+        elif isinstance(event, h11.InformationalResponse):
+            informational.append(event.status_code)
+        elif isinstance(event, h11.Response):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            headers: dict[str, str] = {}
+            for name, value in head.headers:
+                assert name.decode() not in headers, f"{name!r} came twice"
+                headers[name.decode()] = value.decode("latin-1")
+            answer = Answer(head.status_code, headers, body, informational)
+            return answer, client.trailing_data[0]
+        else:
+            raise AssertionError(f"{event!r} in {raw!r}")

@@ -1,0 +1,253 @@
+"""``wsgi.input``: a request's body and not a byte more."""
+
+from __future__ import annotations
+
+import socket
+import typing as t
+
+import pytest
+from harness import parse
+from harness import read_all
+from harness import Site
+
+from flask_prefork.http import wire
+from flask_prefork.http.errors import BodyError
+from flask_prefork.http.errors import ClientDisconnected
+from flask_prefork.http.wire import Pace
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def length(size: int, more: bytes = b"") -> bytes:
+    return POST + b"Content-Length: %d\r\n%b\r\n" % (size, more)
+
+
+def ok(start_response: t.Any, *parts: object) -> list[bytes]:
+    start_response("200 OK", [])
+    return [repr(parts).encode()]
+
+
+@pytest.mark.parametrize("head", [length(12), CHUNKED])
+def test_ways_to_read(make_site: t.Any, head: bytes) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        stream = environ["wsgi.input"]
+        return ok(
+            start_response,
+            stream.read(1),
+            stream.readline(),
+            stream.readline(1),
+            next(iter(stream)),
+            stream.readlines(),
+            stream.read(),
+            stream.read(5),
+            stream.readline(),
+        )
+
+    body = b"ab\ncd\nef\ngh\n"
+    if head is CHUNKED:
+        body = b"4\r\nab\nc\r\n8\r\nd\nef\ngh\n\r\n0\r\n\r\n"
+    expected = (b"a", b"b\n", b"c", b"d\n", [b"ef\n", b"gh\n"], b"", b"", b"")
+    site = make_site(app)
+    answer, _ = site.ask(head + body + NEXT)
+    assert answer.body == repr(expected).encode()
+    # The same when it has to be streamed.
+    with site.serving() as client:
+        client.sendall(head)
+        for i in range(len(body)):
+            client.sendall(body[i : i + 1])
+        client.sendall(NEXT)
+        client.shutdown(socket.SHUT_WR)
+        assert parse(read_all(client))[0].body == repr(expected).encode()
+
+
+def test_large_bodies(site: Site) -> None:
+    body = bytes(range(256)) * 4096
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(c), c)
+        for c in (body[i : i + 70001] for i in range(0, len(body), 70001))
+    )
+    for data in (length(len(body)) + body, CHUNKED + chunks + b"0\r\n\r\n"):
+        with site.serving() as client:
+            client.sendall(data + NEXT)
+            client.shutdown(socket.SHUT_WR)
+            first, second = parse(read_all(client))
+        assert first.body == b"/|" + body
+        assert second.body == b"/next|"
+
+
+def test_no_body(site: Site) -> None:
+    (answer,) = site.ask(POST + b"\r\n")
+    assert answer.body == b"/|"
+
+
+@pytest.mark.parametrize(
+    "data", [length(10) + b"abc", CHUNKED + b"5\r\nabc", CHUNKED + b"3\r\nabc\r\n"]
+)
+def test_client_leaves(make_site: t.Any, data: bytes) -> None:
+    errors: list[BaseException] = []
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        for _ in range(2):
+            try:
+                environ["wsgi.input"].read()
+            except OSError as e:
+                errors.append(e)
+        return ok(start_response, "seen")
+
+    site = make_site(app)
+    (answer,) = site.ask(data)
+    assert [type(e) for e in errors] == [ClientDisconnected] * 2
+    assert answer.headers["connection"] == "close"
+
+
+def test_client_leaves_and_the_app_does_not_care(site: Site) -> None:
+    assert site.exchange(length(10) + b"abc") == b""
+    assert site.monitor.calls[-1] == ("end", 0, 0)
+
+
+@pytest.mark.parametrize("bad", [b"x\r\n", b"5\nabcde", b"1\r\nabc"])
+def test_malformed_is_refused_before_the_app(site: Site, bad: bytes) -> None:
+    site.server.app = None
+    (answer,) = site.ask(CHUNKED + b"1\r\na\r\n" + bad + NEXT)
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+
+
+def test_malformed_that_comes_later(site: Site) -> None:
+    with site.serving() as client:
+        client.sendall(CHUNKED)
+        client.sendall(b"1\r\na\r\nx\r\n" + NEXT)
+        client.shutdown(socket.SHUT_WR)
+        (answer,) = parse(read_all(client))
+    assert answer.status == 400
+
+
+def test_limit(make_site: t.Any) -> None:
+    site = make_site(limits={"body": 5})
+    assert [a.status for a in site.ask(length(5) + b"abcde")] == [200]
+    assert [a.status for a in site.ask(length(6) + b"abcdef" + NEXT)] == [413]
+    chunked = CHUNKED + b"3\r\nabc\r\n3\r\nabc\r\n0\r\n\r\n" + NEXT
+    assert [a.status for a in site.ask(chunked)] == [413]
+    # Nobody is asked to continue for a 413.
+    expecting = length(6, b"Expect: 100-continue\r\n")
+    (answer,) = site.ask(expecting)
+    assert (answer.status, answer.informational) == (413, [])
+
+
+def test_continue_is_sent_at_the_first_read(make_site: t.Any) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        stream = environ["wsgi.input"]
+        return ok(start_response, stream.read(2), stream.read())
+
+    for head, body in (
+        (length(5, b"Expect: 100-continue\r\n"), b"abcde"),
+        (
+            POST + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
+            b"5\r\nabcde\r\n0\r\n\r\n",
+        ),
+    ):
+        site = make_site(app)
+        with site.serving() as client:
+            client.sendall(head)
+            interim = client.recv(1000)
+            assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            client.shutdown(socket.SHUT_WR)
+            (answer,) = parse(interim + read_all(client))
+        assert answer.informational == [100]
+        assert answer.body == b"(b'ab', b'cde')"
+
+
+def test_no_continue_when_the_body_is_there(site: Site) -> None:
+    (answer,) = site.ask(length(5, b"Expect: 100-continue\r\n") + b"abcde")
+    assert answer.informational == []
+    assert answer.body == b"/|abcde"
+
+
+def test_no_continue_for_old_clients(site: Site) -> None:
+    with site.serving() as client:
+        client.sendall(
+            b"POST / HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
+        client.sendall(b"abcde")
+        (answer,) = parse(read_all(client))
+    assert answer.informational == []
+
+
+def test_no_continue_when_nobody_reads(make_site: t.Any) -> None:
+    site = make_site(lambda environ, start: ok(start))
+    with site.serving() as client:
+        client.sendall(length(5, b"Expect: 100-continue\r\n"))
+        (answer,) = parse(read_all(client))
+    assert answer.informational == []
+    # Whether the body still comes is unknown, so the connection can't go on.
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_unread_body_is_drained(make_site: t.Any, chunked: bool) -> None:
+    site = make_site(lambda environ, start: ok(start, environ["PATH_INFO"]))
+    body = b"x" * 60000
+    if chunked:
+        data = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        data = length(len(body)) + body
+    assert [a.body for a in site.ask(data + NEXT)] == [b"('/',)", b"('/next',)"]
+
+
+def test_unread_body_that_is_too_much(make_site: t.Any) -> None:
+    site = make_site(lambda environ, start: ok(start))
+    with site.serving() as client:
+        client.sendall(length(1 << 20))
+        client.sendall(b"x" * (1 << 20) + NEXT)
+        client.shutdown(socket.SHUT_WR)
+        assert len(parse(read_all(client))) == 1
+
+
+def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.05)
+    with site.serving() as client:
+        client.sendall(length(1000))
+        client.sendall(b"x")
+        (answer,) = parse(read_all(client))
+    assert answer.status == 408
+    assert answer.headers["connection"] == "close"
+
+
+def test_slow_body_is_an_error_for_the_app(
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.05)
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        with pytest.raises(BodyError) as caught:
+            environ["wsgi.input"].read()
+        return ok(start_response, caught.value.status)
+
+    site = make_site(app)
+    with site.serving() as client:
+        client.sendall(length(1000))
+        client.sendall(b"x")
+        (answer,) = parse(read_all(client))
+    assert answer.body == b"(408,)"
+    assert answer.headers["connection"] == "close"
+
+
+def test_pace() -> None:
+    pace = Pace(100)
+    assert pace.patience() == wire.GRACE
+    pace.account(4, 0)
+    assert pace.patience() == 1
+    pace.account(0, 50)
+    assert pace.patience() == 1.5
+    pace.account(2, 0)
+    assert pace.patience() < 0
+    # Nobody earns days.
+    pace.account(0, 10**12)
+    assert pace.patience() < 60
+    # No rate, but no wait for ever either.
+    lax = Pace(0)
+    lax.account(1000, 0)
+    assert lax.patience() == 60

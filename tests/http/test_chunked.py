@@ -1,0 +1,97 @@
+"""The chunked coding: what is accepted and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_prefork.http.chunked import Decoder
+from flask_prefork.http.contract import Limits
+from flask_prefork.http.errors import BodyError
+
+END = b"\r\nabcde\r\n0\r\n\r\n"
+
+
+def decode(data: bytes, **limits: int) -> tuple[bytes, int, bool]:
+    decoder = Decoder(Limits(**limits))
+    content, used = decoder.feed(data)
+    return content, used, decoder.done
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"5\r\nabcde\r\n0\r\n\r\n",
+        b"00005\r\nabcde\r\n000\r\n\r\n",
+        b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n",
+        b"5;a\r\nabcde\r\n0;b=c\r\n\r\n",
+        b"5 ; a = b\r\nabcde\r\n0\r\n\r\n",
+        b'5;a="b;\\"c\\r"\r\nabcde\r\n0\r\n\r\n',
+        b"5\r\nabcde\r\n0\r\nX: y\r\nContent-Length: 7\r\n\r\n",
+    ],
+)
+def test_accepted(data: bytes) -> None:
+    assert decode(data + b"GET / HTTP/1.1\r\n") == (b"abcde", len(data), True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0x5" + END,
+        b"+5" + END,
+        b"-5" + END,
+        b"5_0" + END,
+        b" 5" + END,
+        b"5 " + END,
+        b"5\t" + END,
+        b"" + END,
+        b"g" + END,
+        b"5;" + END,
+        b"5;a b" + END,
+        b"5;a=" + END,
+        b'5;a="b' + END,
+        b"5,5" + END,
+        b"\xb2" + END,
+        b"0" * 16 + END,
+        b"10000000000000000" + END,
+        b"ffffffffffffffff" + END,
+        b"5\nabcde\r\n0\r\n\r\n",
+        b"5\rabcde\r\n0\r\n\r\n",
+        b"5\r\r\nabcde\r\n0\r\n\r\n",
+        b"5\r\nabcde\n0\r\n\r\n",
+        b"5\r\nabcde0\r\n\r\n",
+        b"5\r\nabcdef\r\n0\r\n\r\n",
+        b"5\r\nabcd\r\n0\r\n\r\n",
+        b"5\r\nabcde\r\r\n0\r\n\r\n",
+        b"5\r\nabcde\r\n0\n\r\n",
+        b"5\r\nabcde\r\n0\r\n\n",
+        b"5\r\nabcde\r\n0\r\n\r\r",
+        b"5;a\nb\r\nabcde\r\n0\r\n\r\n",
+        b"5;a\rb\r\nabcde\r\n0\r\n\r\n",
+        b"5;a\x00\r\nabcde\r\n0\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\nX : y\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\nX\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\n X: y\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\nX: y\r\n z\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\nX: a\x00b\r\n\r\n",
+        # Bounds.
+        b"5;" + b"a" * 1024 + END,
+        b"5;" + b"a" * 5000,
+        (b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 20,
+        b"0\r\n" + b"X: y\r\n" * 101,
+        b"0\r\nX: " + b"y" * 8190 + b"\r\n",
+    ],
+)
+def test_refused(data: bytes) -> None:
+    with pytest.raises(BodyError) as caught:
+        decode(data)
+    assert caught.value.status == 400
+
+
+def test_limit() -> None:
+    assert decode(b"5" + END, body=5)[2]
+    with pytest.raises(BodyError) as caught:
+        decode(b"5" + END, body=4)
+    assert caught.value.status == 413
+    with pytest.raises(BodyError) as caught:
+        decode(b"fffffff\r\n", body=4)
+    assert caught.value.status == 413

@@ -1,0 +1,492 @@
+"""What an app may say, and how it is framed."""
+
+from __future__ import annotations
+
+import io
+import socket
+import tempfile
+import typing as t
+from pathlib import Path
+
+import pytest
+from harness import parse
+from harness import read_all
+from harness import Site
+
+from flask_prefork.http import wire
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+OLD = b"GET / HTTP/1.0\r\n\r\n"
+OLD_ALIVE = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Iterable:
+    """Yields pieces, and knows whether it was closed."""
+
+    def __init__(self, *pieces: t.Any) -> None:
+        self.pieces = iter(pieces)
+        self.closed = 0
+
+    def __iter__(self) -> Iterable:
+        return self
+
+    def __next__(self) -> t.Any:
+        piece = next(self.pieces)
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def respond(make_site: t.Any) -> t.Any:
+    """Makes a site whose app gives this response."""
+
+    def respond(
+        body: t.Any = (), status: str = "200 OK", headers: t.Any = (), **options: t.Any
+    ) -> Site:
+        def app(environ: t.Any, start_response: t.Any) -> t.Any:
+            start_response(status, list(headers))
+            return body() if callable(body) else body
+
+        site: Site = make_site(app, **options)
+        return site
+
+    return respond
+
+
+def size(n: int) -> list[tuple[str, str]]:
+    return [("Content-Length", str(n))]
+
+
+def generate() -> t.Iterator[bytes]:
+    yield b""
+    yield b"ab"
+    yield b""
+    yield b"cd"
+
+
+def test_length_of_sequences_is_known(respond: t.Any) -> None:
+    for body, expected in (([b"ab", b"cd"], b"abcd"), ((b"",), b""), ([], b"")):
+        first, second = respond(body).ask(GET + GET)
+        assert first == second
+        assert first.body == expected
+        assert first.headers["content-length"] == str(len(expected))
+
+
+def test_unknown_length(respond: t.Any) -> None:
+    site = respond(generate)
+    first, second = site.ask(GET + GET)
+    assert first == second
+    assert first.body == b"abcd"
+    assert first.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in first.headers
+    # No chunks for HTTP/1.0: the end of the connection is the body's.
+    (old,) = site.ask(OLD_ALIVE + OLD_ALIVE)
+    assert old.body == b"abcd"
+    assert "transfer-encoding" not in old.headers
+    assert old.headers["connection"] == "close"
+
+
+def test_nothing_of_unknown_length(respond: t.Any) -> None:
+    first, _ = respond(lambda: iter([b""])).ask(GET + GET)
+    assert first.headers["content-length"] == "0"
+
+
+def test_large_chunks(respond: t.Any) -> None:
+    body = b"x" * 300_000
+    for headers in ([], size(300_002)):
+        site = respond(lambda: iter([b"a", body, b"b"]), headers=headers)
+        with site.serving() as client:
+            client.sendall(GET)
+            client.shutdown(socket.SHUT_WR)
+            (answer,) = parse(read_all(client))
+        assert answer.body == b"a" + body + b"b"
+
+
+def test_head_and_first_chunk_leave_together(
+    respond: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends: list[bytes] = []
+    send = wire.Wire._send
+
+    def record(self: wire.Wire, data: bytes) -> int:
+        sends.append(data)
+        return send(self, data)
+
+    monkeypatch.setattr(wire.Wire, "_send", record)
+    respond(generate).exchange(GET)
+    assert len(sends) == 3
+    assert sends[0].endswith(b"\r\n\r\n2\r\nab\r\n")
+
+
+@pytest.mark.parametrize("headers", [[], size(4)])
+@pytest.mark.parametrize("body", [generate, [b"abcd"]])
+def test_no_body_for_head(respond: t.Any, body: t.Any, headers: t.Any) -> None:
+    first, second = respond(body, headers=headers).ask(HEAD + HEAD, "HEAD", "HEAD")
+    assert first == second
+    assert first.body == b""
+    assert first.headers.get("content-length") == ("4" if headers else None)
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content", "304 "])
+@pytest.mark.parametrize("headers", [[], size(4)])
+@pytest.mark.parametrize("body", [generate, [b"abcd"], []])
+def test_no_body_for_status(
+    respond: t.Any, status: str, body: t.Any, headers: t.Any
+) -> None:
+    first, second = respond(body, status, headers).ask(GET + GET)
+    assert first == second
+    assert first.status == int(status[:3])
+    assert first.body == b""
+    expected = "0" if first.status == 205 else None
+    assert first.headers.get("content-length") == expected
+    assert "transfer-encoding" not in first.headers
+
+
+@pytest.mark.parametrize("body", [generate, [b"abcd"], []])
+def test_no_body_for_informational(respond: t.Any, body: t.Any) -> None:
+    raw = respond(body, "103 Early Hints", size(4)).exchange(GET + GET)
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 103 ")
+    assert b"Content-Length" not in head
+    assert rest == b""
+
+
+def test_more_than_promised(respond: t.Any, caplog: pytest.LogCaptureFixture) -> None:
+    for body in ([b"abcdef"], lambda: iter([b"ab", b"cdef", b"gh"])):
+        first, second = respond(body, headers=size(4)).ask(GET + GET)
+        assert first == second
+        assert first.body == b"abcd"
+    assert "longer than its Content-Length" in caplog.text
+
+
+def test_less_than_promised(respond: t.Any, caplog: pytest.LogCaptureFixture) -> None:
+    raw = respond([b"ab"], headers=size(4)).exchange(GET + GET)
+    assert raw.count(b"HTTP/1.1") == 1
+    assert raw.endswith(b"\r\n\r\nab")
+    assert "shorter than its Content-Length" in caplog.text
+
+
+def test_endless(respond: t.Any) -> None:
+    def endless() -> t.Iterator[bytes]:
+        while True:
+            yield b"ab"
+
+    assert respond(endless, headers=size(3)).ask(GET)[0].body == b"aba"
+    assert respond(endless).ask(HEAD, "HEAD")[0].body == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("200 OK\r\nX: y", []),
+        ("200 OK\n", []),
+        ("200 \x00", []),
+        ("20 OK", []),
+        ("2000 OK", []),
+        ("OK", []),
+        ("", []),
+        (200, []),
+        (b"200 OK", []),
+        ("200 \u20ac", []),
+        ("200 OK", [("X", "a\r\nY: b")]),
+        ("200 OK", [("X", "a\nY: b")]),
+        ("200 OK", [("X", "a\n")]),
+        ("200 OK", [("X", "a\r")]),
+        ("200 OK", [("X", "a\x00b")]),
+        ("200 OK", [("X", "a\x1bb")]),
+        ("200 OK", [("X", "\u20ac")]),
+        ("200 OK", [("X", 1)]),
+        ("200 OK", [("X", b"a")]),
+        ("200 OK", [("X", None)]),
+        ("200 OK", [("X\r\nY", "a")]),
+        ("200 OK", [("X Y", "a")]),
+        ("200 OK", [("X:", "a")]),
+        ("200 OK", [("", "a")]),
+        ("200 OK", [("\xe9", "a")]),
+        ("200 OK", [(1, "a")]),
+        ("200 OK", [("X",)]),
+        ("200 OK", None),
+        ("200 OK", [("Content-Length", "-1")]),
+        ("200 OK", [("Content-Length", "a")]),
+        ("200 OK", [("Content-Length", "")]),
+        ("200 OK", [("Content-Length", "\xb2")]),
+        ("200 OK", [("Content-Length", "1"), ("content-length", "1")]),
+        ("200 OK", [("Date", "a"), ("Date", "b")]),
+        ("200 OK", [("Server", "a"), ("Server", "b")]),
+        ("200 OK", [("Connection", "close")]),
+        ("200 OK", [("keep-alive", "timeout=5")]),
+        ("200 OK", [("Transfer-Encoding", "chunked")]),
+        ("200 OK", [("Upgrade", "x")]),
+    ],
+)
+def test_what_an_app_must_not_say(
+    make_site: t.Any, status: t.Any, headers: t.Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        start_response(status, headers)
+        return [b"x"]
+
+    first, second = make_site(app).ask(GET + GET)
+    assert first.status == second.status == 500
+    assert b"Internal Server Error" in first.body
+    assert "Error on request" in caplog.text
+
+
+def test_one_date_and_one_server(respond: t.Any) -> None:
+    (answer,) = respond().ask(GET)
+    assert answer.headers["server"] == "flask_prefork"
+    assert answer.headers["date"].endswith(" GMT")
+    own = [("date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("SERVER", "x")]
+    (answer,) = respond(headers=own).ask(GET)
+    assert answer.headers["server"] == "x"
+    assert answer.headers["date"].startswith("Thu, 01 Jan 1970")
+
+
+def test_values_stay_as_they_are(respond: t.Any) -> None:
+    headers = [("Set-Cookie", "a=\xe9"), ("X", "a\tb"), ("Y", "")]
+    raw = respond(headers=headers, status="299 \xe9 x").exchange(GET)
+    assert raw.startswith(b"HTTP/1.1 299 \xe9 x\r\n")
+    assert b"\r\nSet-Cookie: a=\xe9\r\nX: a\tb\r\nY: \r\n" in raw
+
+
+def test_write(make_site: t.Any) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        write(b"ab")
+        write(b"")
+        return [b"cd", b"", b"ef"]
+
+    first, second = make_site(app).ask(GET + GET)
+    assert first.body == second.body == b"abcdef"
+
+
+def test_start_response_late(make_site: t.Any) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> t.Iterator[bytes]:
+        start_response("202 Accepted", [])
+        yield b"ab"
+
+    (answer,) = make_site(app).ask(GET)
+    assert (answer.status, answer.body) == (202, b"ab")
+
+
+def test_start_response_again(make_site: t.Any) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        start_response("200 OK", [("X", "y")])
+        try:
+            raise ValueError
+        except ValueError as e:
+            start_response("503 Busy", [], (type(e), e, e.__traceback__))
+        return [b"sorry"]
+
+    (answer,) = make_site(app).ask(GET)
+    assert (answer.status, answer.body) == (503, b"sorry")
+    assert "x" not in answer.headers
+
+
+def call_twice(environ: t.Any, start_response: t.Any) -> list[bytes]:
+    start_response("200 OK", [])
+    start_response("200 OK", [])
+    return []
+
+
+def call_never(environ: t.Any, start_response: t.Any) -> list[bytes]:
+    return [b"x"]
+
+
+def call_never_empty(environ: t.Any, start_response: t.Any) -> list[bytes]:
+    return []
+
+
+def give_text(environ: t.Any, start_response: t.Any) -> list[t.Any]:
+    start_response("200 OK", [])
+    return ["x"]
+
+
+def generate_text(environ: t.Any, start_response: t.Any) -> t.Iterator[t.Any]:
+    start_response("200 OK", [])
+    yield "x"
+
+
+def give_none(environ: t.Any, start_response: t.Any) -> None:
+    start_response("200 OK", [])
+
+
+def fail(environ: t.Any, start_response: t.Any) -> list[bytes]:
+    raise ConnectionError("of the app's own, not the client's \x1b[31m")
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        call_twice,
+        call_never,
+        call_never_empty,
+        give_text,
+        generate_text,
+        give_none,
+        fail,
+        None,
+    ],
+)
+def test_broken_apps(
+    make_site: t.Any, app: t.Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = make_site(app).ask(GET + GET)
+    assert first.status == second.status == 500
+    assert "Traceback" in caplog.text
+    assert "\x1b[31m\n" not in caplog.text
+
+
+def test_closed_always(respond: t.Any, caplog: pytest.LogCaptureFixture) -> None:
+    for pieces, sent in (
+        ([b"ab"], b"ab"),
+        ([ValueError()], None),
+        ([b"ab", ValueError()], None),
+        (["x"], None),
+    ):
+        body = Iterable(*pieces)
+        raw = respond(body).exchange(GET)
+        assert body.closed == 1
+        if sent:
+            assert sent in raw
+        # A chunked response that was cut off doesn't look complete.
+        assert raw.endswith(b"0\r\n\r\n") == (sent is not None)
+
+
+def test_failure_while_closing(
+    respond: t.Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Iterable):
+        def close(self) -> None:
+            raise ValueError("while closing")
+
+    (answer,) = respond(Failing(b"ab")).ask(GET + GET)
+    assert answer.body == b"ab"
+    assert "while closing" in caplog.text
+
+
+def test_client_that_left_is_no_error(
+    respond: t.Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = Iterable(*[b"x" * 100_000] * 200)
+    site = respond(body)
+    with site.serving() as client:
+        client.sendall(GET)
+        client.recv(10)
+    assert body.closed == 1
+    assert "Traceback" not in caplog.text
+    assert site.results == [None]
+
+
+def test_client_that_takes_nothing(
+    respond: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.05)
+    monkeypatch.setattr(wire, "_CREDIT", 0.05)
+    body = Iterable(*[b"x" * 100_000] * 200)
+    site = respond(body)
+    client, connection, address = site.connect()
+    client.sendall(GET)
+    site.server.serve(connection, address)
+    assert body.closed == 1
+
+
+# wsgi.file_wrapper
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    return path
+
+
+def wrap(make_site: t.Any, file: t.Any, headers: t.Any = (), seek: int = 0) -> Site:
+    def app(environ: t.Any, start_response: t.Any) -> t.Any:
+        start_response("200 OK", list(headers))
+        if seek:
+            file.read(seek)
+        return environ["wsgi.file_wrapper"](file, 1000)
+
+    site: Site = make_site(app)
+    return site
+
+
+@pytest.mark.parametrize("request_", [GET, OLD])
+@pytest.mark.parametrize("seek", [0, 700])
+def test_sendfile(
+    make_site: t.Any,
+    path: Path,
+    request_: bytes,
+    seek: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+    send = wire.os.sendfile
+
+    def sendfile(*args: t.Any) -> int:
+        counts.append(send(*args))
+        return counts[-1]
+
+    monkeypatch.setattr(wire.os, "sendfile", sendfile)
+    with path.open("rb") as file:
+        site = wrap(make_site, file, seek=seek)
+        with site.serving() as client:
+            client.sendall(request_)
+            client.shutdown(socket.SHUT_WR)
+            (answer,) = parse(read_all(client))
+        assert file.closed
+    expected = path.read_bytes()[seek:]
+    assert answer.body == expected
+    assert answer.headers["content-length"] == str(len(expected))
+    assert sum(counts) == len(expected)
+
+
+def test_part_of_a_file(make_site: t.Any, path: Path) -> None:
+    first, second = wrap_two(make_site, path, size(100))
+    assert first.body == second.body == path.read_bytes()[:100]
+
+
+def wrap_two(make_site: t.Any, path: Path, headers: t.Any) -> t.Any:
+    def app(environ: t.Any, start_response: t.Any) -> t.Any:
+        start_response("200 OK", list(headers))
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    return make_site(app).ask(GET + GET)
+
+
+def test_file_that_is_too_short(make_site: t.Any, path: Path) -> None:
+    with path.open("rb") as file:
+        raw = wrap(make_site, file, size(256_001)).exchange(GET + GET)
+    assert raw.count(b"HTTP/1.1 ") == 1
+    assert raw.endswith(path.read_bytes())
+
+
+def test_file_for_head(make_site: t.Any, path: Path) -> None:
+    with path.open("rb") as file:
+        site = wrap(make_site, file, size(256_000))
+        (answer,) = site.ask(HEAD, "HEAD")
+        assert file.closed
+    assert answer.headers["content-length"] == "256000"
+
+
+def test_what_the_kernel_cannot_send(
+    make_site: t.Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (answer,) = wrap(make_site, io.BytesIO(b"x" * 5000)).ask(GET)
+    assert answer.body == b"x" * 5000
+
+    def sendfile(*args: t.Any) -> int:
+        raise OSError(22, "EINVAL")
+
+    monkeypatch.setattr(wire.os, "sendfile", sendfile)
+    with tempfile.TemporaryFile() as file:
+        file.write(b"abc" * 1000)
+        file.seek(3)
+        first, _ = wrap(make_site, file).ask(GET + HEAD, "GET", "HEAD")
+    assert first.body == b"abc" * 999

@@ -1,0 +1,121 @@
+"""Fixtures that start the real command, and hold its requests."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import typing as t
+from collections.abc import Generator
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from xprocess import XProcess
+
+from .gate import Gate
+from .server import command
+from .server import finish
+from .server import Finished
+from .server import running
+from .server import Server
+
+SERVERS = pytest.StashKey[list[Server]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the servers' logs with a failed test."""
+    report = yield
+    if report.failed and report.when == "call":
+        for server in item.stash.get(SERVERS, []):
+            report.sections.append((f"Log of {server}", server.log()))
+    return report
+
+
+class Serve(t.Protocol):
+    """Starts ``flask --app APP prefork-run`` on a free port, or where ``host`` says.
+
+    :param app: A module in ``tests/apps``.
+    :param args: More arguments.
+    :param host: What ``--host`` gets, if anything.
+    :param env: More environment variables.
+    :param pass_fds: Descriptors that it inherits.
+    """
+
+    def __call__(
+        self,
+        app: str,
+        *args: str,
+        host: str | None = None,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> Server: ...
+
+
+class Fail(t.Protocol):
+    """Runs ``flask --app APP prefork-run``, expecting that it ends by itself."""
+
+    def __call__(
+        self,
+        app: str,
+        *args: str,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> Finished: ...
+
+
+@pytest.fixture
+def serve(
+    xprocess: XProcess, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Serve]:
+    """Starts servers that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            app: str,
+            *args: str,
+            host: str | None = None,
+            env: dict[str, str] | None = None,
+            pass_fds: tuple[int, ...] = (),
+        ) -> Server:
+            where = ("--port", "0") if host is None else ("--host", host, "--port", "0")
+            line = command(app, *where, "--no-access-log", *args)
+            server = stack.enter_context(
+                running(xprocess, request.node.name, line, tmp_path, env, pass_fds)
+            )
+            request.node.stash.setdefault(SERVERS, []).append(server)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def fail(tmp_path: Path) -> Fail:
+    """Runs commands that end by themselves."""
+
+    def run(
+        app: str,
+        *args: str,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> Finished:
+        return finish(command(app, *args), tmp_path, env, pass_fds)
+
+    return run
+
+
+@pytest.fixture
+def gate(serve: Serve) -> Iterator[Gate]:
+    """Holds requests. It lets them go before the servers end."""
+    gate = Gate()
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 on which another program listens: this one."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock.getsockname()[1]

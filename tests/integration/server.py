@@ -1,0 +1,375 @@
+"""The real command in real processes: start it, talk to it, watch it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import typing as t
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from http.client import HTTPMessage
+from http.client import HTTPResponse
+from pathlib import Path
+
+import psutil
+from xprocess import ProcessStarter
+from xprocess import XProcess
+
+from .gate import DEADLINE
+
+APPS = Path(__file__).parent.parent / "apps"
+T = t.TypeVar("T")
+_numbers = itertools.count()
+
+
+def command(app: str, *args: str, subcommand: str = "prefork-run") -> list[str]:
+    """The command line.
+
+    :param app: A module of :data:`APPS`, or whatever else ``--app`` takes.
+    """
+    module = APPS / f"{app}.py"
+    path = str(module) if module.exists() else app
+    return [sys.executable, "-m", "flask", "--app", path, subcommand, *args]
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what the command would listen to."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
+    env.pop("WEB_CONCURRENCY", None)
+    return {**env, **(extra or {})}
+
+
+def wait_for(condition: Callable[[], T | None]) -> T:
+    """Look until a condition holds.
+
+    :return: The condition's first true result.
+    """
+    end = time.monotonic() + DEADLINE
+    while not (result := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return result
+
+
+def group(pgid: int) -> list[psutil.Process]:
+    """The processes of a process group that somebody here answers for.
+
+    A zombie whose parent has died is for init to reap.
+    """
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pgid:
+                members.append(process)
+        except OSError:
+            pass
+    parents = {os.getpid(), *(process.pid for process in members)}
+    alive = []
+    for process in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+            if not zombie or process.ppid() in parents:
+                alive.append(process)
+    return alive
+
+
+def assert_group_ends(pgid: int) -> None:
+    """Check that a process group has no members any more, or soon won't."""
+    try:
+        wait_for(lambda: not group(pgid))
+    finally:
+        for process in group(pgid):
+            print("left behind:", process)
+            process.kill()
+
+
+class Answer(t.NamedTuple):
+    """A response, read to the end of the connection."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> t.Any:
+        return json.loads(self.body)
+
+
+class _Read:
+    """Stands in for a socket of which all was read."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+
+class Request:
+    """A request that was sent and may be answered."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def read(self) -> bytes:
+        """Wait for the server's close.
+
+        :raises ConnectionError: If it ends without an answer.
+        """
+        data = b"".join(iter(lambda: self.sock.recv(65536), b""))
+        self.sock.close()
+        if not data:
+            raise ConnectionAbortedError("closed without an answer")
+        return data
+
+    def answer(self) -> Answer:
+        """Wait for the response and for the server's close."""
+        with HTTPResponse(_Read(self.read())) as response:  # type: ignore[arg-type]
+            response.begin()
+            return Answer(response.status, response.headers, response.read())
+
+
+class State(t.NamedTuple):
+    """The line that USR1 asks for.
+
+    :param letters: A letter for each slot.
+    :param rest: Other generations.
+    :param waiting: Connections in the accept queue.
+    """
+
+    letters: str
+    rest: str
+    waiting: int
+
+
+class Server:
+    """A running server.
+
+    :param popen: The process that was started: the dispatcher.
+    :param log_path: Its standard output and error.
+    :ivar url: Its address, from the banner.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path) -> None:
+        self.popen = popen
+        self.pid = popen.pid
+        self.log_path = log_path
+        self.requests: list[Request] = []
+        self.url: str = self.wait_for_log(r"\* Running on (\S+)")[1]
+
+    def __repr__(self) -> str:
+        return f"<Server {self.pid} {self.url}>"
+
+    # Its log
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="surrogateescape")
+
+    def wait_for_log(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """Wait until the log, beyond the first characters, matches."""
+        found = re.compile(pattern, re.MULTILINE)
+        return wait_for(lambda: found.search(self.log(), after))
+
+    # Its processes
+
+    def signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal all its processes at once, as a terminal's Ctrl-C does."""
+        os.killpg(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for its end.
+
+        :return: The exit status.
+        """
+        return self.popen.wait(DEADLINE)
+
+    def zygotes(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children()
+
+    def workers(self) -> list[int]:
+        """The workers' pids, in the order of their start."""
+        found = []
+        for zygote in self.zygotes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child.pid for child in zygote.children()]
+        return found
+
+    def zombies(self) -> list[psutil.Process]:
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [p for p in children if p.status() == psutil.STATUS_ZOMBIE]
+
+    def state(self) -> State:
+        """Ask for the state line."""
+        seen = len(self.log())
+        self.signal(signal.SIGUSR1)
+        line = self.wait_for_log(r"^workers: (\S*?),(.*?) (\d+) waiting$", seen)
+        return State(line[1], line[2].strip(" ,"), int(line[3]))
+
+    def wait_for_state(self, letters: str) -> None:
+        """Wait until the slots are in these states."""
+        wait_for(lambda: self.state().letters == letters)
+
+    def is_accepting(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            self._connect().close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True
+
+    # Requests
+
+    def _connect(self) -> socket.socket:
+        scheme, _, address = self.url.partition("://")
+        if scheme == "unix":
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(DEADLINE)
+            try:
+                sock.connect(address)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), DEADLINE)
+
+    def send(self, path: str) -> Request:
+        """Send a request and don't wait for its answer."""
+        request = Request(self._connect())
+        self.requests.append(request)
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        request.sock.sendall(head.encode())
+        return request
+
+    def get(self, path: str = "/") -> Answer:
+        """Send a request and wait for its answer and for the server's close."""
+        return self.send(path).answer()
+
+    def close(self) -> None:
+        """Close connections that a test has left."""
+        for request in self.requests:
+            request.sock.close()
+
+
+@contextlib.contextmanager
+def running(
+    xprocess: XProcess,
+    label: str,
+    line: list[str],
+    directory: Path,
+    variables: dict[str, str] | None = None,
+    descriptors: Iterable[int] = (),
+) -> Iterator[Server]:
+    """Start a server, and end it with TERM if the test hasn't.
+
+    Leaving checks that none of its processes is left.
+
+    :param label: Names the server in a failed test's report.
+    :param line: The command line.
+    :param directory: Where it runs.
+    :param variables: More environment variables.
+    :param descriptors: What it inherits.
+    """
+
+    class Starter(ProcessStarter):
+        args = line
+        env = environment(variables)
+        popen_kwargs = {"cwd": str(directory), "pass_fds": tuple(descriptors)}
+        pattern = r"\* Running on "
+        timeout = DEADLINE
+        max_read_lines = 200
+        terminate_on_interrupt = True
+
+    # Unique, for xprocess takes a process of the same name for the same one,
+    # also one that a run before has left, or whose pid is another's by now.
+    name = f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}-{os.getpid()}-{next(_numbers)}"
+    failed_start = True
+    try:
+        xprocess.ensure(name, Starter, persist_logs=False)
+        failed_start = False
+    finally:
+        resource = xprocess.resources[-1]
+        if failed_start and resource.popen is not None:
+            resource.popen.kill()
+            resource.popen.wait()
+            assert_group_ends(resource.popen.pid)
+    info, _ = resource.info
+    server = Server(resource.popen, Path(info.logpath))
+    try:
+        yield server
+    finally:
+        server.close()
+        try:
+            _end(server, info)
+        except BaseException:
+            print(server.log())
+            raise
+        finally:
+            resource.release()
+            xprocess.resources.remove(resource)
+            del xprocess.config._extlogfiles[name]
+            shutil.rmtree(info.controldir)
+
+
+def _end(server: Server, info: t.Any) -> None:
+    if server.popen.poll() is None:
+        begun = time.monotonic()
+        info.terminate(kill_proc_tree=False, timeout=DEADLINE)
+        took = time.monotonic() - begun
+        assert took < DEADLINE, "TERM did not end it"
+    assert_group_ends(server.pid)
+
+
+class Finished(t.NamedTuple):
+    """A command that came to its end.
+
+    :param output: Standard output and error.
+    """
+
+    status: int
+    output: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors that click showed."""
+        return re.findall(r"^Error: (.*)", self.output, re.MULTILINE)
+
+
+def finish(
+    args: list[str],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    pass_fds: Iterable[int] = (),
+) -> Finished:
+    """Run a command that ends by itself, and check that it leaves no process."""
+    with subprocess.Popen(
+        args,
+        cwd=cwd,
+        env=environment(env),
+        pass_fds=tuple(pass_fds),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
+            assert_group_ends(process.pid)
+    return Finished(process.returncode, output)

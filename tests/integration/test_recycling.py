@@ -1,0 +1,117 @@
+"""Workers that have served their number of requests are replaced."""
+
+from __future__ import annotations
+
+import typing as t
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serve
+from .server import wait_for
+
+
+class Journal:
+    """What workers noted of their births and ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def events(self) -> list[tuple[str, int]]:
+        lines = (line.split() for line in self.path.read_text().splitlines())
+        return [(event, int(pid)) for event, pid in lines]
+
+    def has_left(self, pid: int) -> bool:
+        return ("left", pid) in self.events()
+
+    def counts(self) -> list[int]:
+        """How many workers lived after each event."""
+        alive, counts = 0, []
+        for event, _ in self.events():
+            alive += 1 if event == "born" else -1
+            counts.append(alive)
+        return counts
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+def _options(**options: t.Any) -> list[str]:
+    words = []
+    for name, value in options.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+@pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
+def test_the_replacement_comes_first(
+    serve: Serve, journal: Journal, dispatch: str
+) -> None:
+    # Two, so that one is idle while the other serves.
+    pool = _options(min_idle=1, max_idle=2, min_workers=2, max_workers=3)
+    options = [*pool, *_options(max_requests=3, dispatch=dispatch)]
+    server = serve("journal", *options, env={"JOURNAL": str(journal.path)})
+    server.wait_for_state("II")
+    served: Counter[int] = Counter()
+    for _ in range(4):
+        before = len(journal.events())
+        while not any(count >= 3 for count in served.values()):
+            served[server.get().json["pid"]] += 1
+        (due,) = (pid for pid, count in served.items() if count >= 3)
+        wait_for(lambda due=due: journal.has_left(due))
+        assert [event for event, _ in journal.events()[before:]] == ["born", "left"]
+        del served[due]
+    assert max(journal.counts()) == 3
+    assert min(journal.counts()[1:]) == 2
+    assert "died" not in server.log()
+
+
+@pytest.mark.parametrize("run_length", [1, 64])
+def test_only_idle_workers_are_replaced_and_never_two_at_once(
+    serve: Serve, journal: Journal, run_length: int
+) -> None:
+    pool = _options(min_idle=1, max_idle=6, min_workers=6, max_workers=7)
+    options = [*pool, *_options(max_requests=5, run_length=run_length)]
+    server = serve("journal", *options, env={"JOURNAL": str(journal.path)})
+    server.wait_for_state("IIIIII")
+    served: Counter[int] = Counter()
+    requests = [server.send("/") for _ in range(4)]
+    for _ in range(150):
+        answer = requests.pop(0).answer()
+        assert answer.status == 200
+        served[answer.json["pid"]] += 1
+        requests.append(server.send("/"))
+    for request in requests:
+        served[request.answer().json["pid"]] += 1
+    # All that are due are gone when nothing is left to serve.
+    wait_for(lambda: all(journal.has_left(pid) for pid, n in served.items() if n >= 5))
+    assert sum(1 for event, _ in journal.events() if event == "left") >= 5
+    for event, pid in journal.events():
+        assert event == "born" or served[pid] >= 5, "it left before its time"
+    started = journal.counts().index(6)
+    assert set(journal.counts()[started:]) <= {6, 7}
+    assert "died" not in server.log()
+    assert "killed" not in server.log()
+
+
+def test_without_room_the_old_one_goes_first(serve: Serve, journal: Journal) -> None:
+    options = _options(min_idle=1, max_workers=1, max_requests=2)
+    server = serve("journal", *options, env={"JOURNAL": str(journal.path)})
+    assert {server.get().status for _ in range(20)} == {200}
+    assert max(journal.counts()) == 1
+    assert ("left", journal.events()[0][1]) in journal.events()
+
+
+def test_jitter_spreads_the_replacements(serve: Serve, journal: Journal) -> None:
+    pool = _options(min_idle=1, max_idle=2, min_workers=2, max_workers=3)
+    options = [*pool, *_options(max_requests=2, max_requests_jitter=40)]
+    server = serve("journal", *options, env={"JOURNAL": str(journal.path)})
+    served: Counter[int] = Counter()
+    while sum(1 for event, _ in journal.events() if event == "left") < 6:
+        served[server.get().json["pid"]] += 1
+    lives = [served[pid] for event, pid in journal.events() if event == "left"]
+    assert min(lives) >= 2
+    assert len(set(lives)) > 1

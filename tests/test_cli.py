@@ -1,0 +1,397 @@
+"""The command line, up to where the server's processes part."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import typing as t
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+from click.testing import Result
+from flask import Flask
+from flask.cli import cli as flask_command
+from flask.cli import run_command
+from flask.cli import ScriptInfo
+from werkzeug.serving import WSGIRequestHandler
+
+from flask_prefork import launch
+from flask_prefork import log
+from flask_prefork import worker
+from flask_prefork import zygote
+from flask_prefork.cli import prefork_run
+from flask_prefork.settings import option_name
+from flask_prefork.settings import ROWS
+from flask_prefork.settings import Settings
+
+Run = t.Callable[..., Result]
+BORROWED = {"debug", "host", "port", "cert", "key", "debugger"}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call ``flask prefork-run`` in this process, as the plugin it is."""
+    for name in list(os.environ):
+        if name.startswith("FLASK_") or name == "WEB_CONCURRENCY":
+            monkeypatch.delenv(name)
+    # The group and --debug set them; so they are taken back.
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    monkeypatch.setenv("FLASK_DEBUG", "0")
+    monkeypatch.setenv("FLASK_SKIP_DOTENV", "1")
+
+    def run(*args: str, obj: ScriptInfo | None = None, **env: str) -> Result:
+        return CliRunner().invoke(
+            flask_command, ["prefork-run", *args], obj=obj or ScriptInfo(), env=env
+        )
+
+    return run
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets past the validation fails."""
+
+    def start(*args: object, **kwargs: object) -> t.NoReturn:
+        raise AssertionError("a process was to start")
+
+    monkeypatch.setattr(log, "set_up", lambda: None)
+    monkeypatch.setattr(launch, "inherited", start)
+    monkeypatch.setattr(launch, "by_fork", start)
+
+
+class Zygote:
+    """Takes down what the command would run in the zygote's process."""
+
+    settings: Settings | None = None
+
+    def __init__(
+        self, begin: launch.Inherited, settings: Settings, *rest: object
+    ) -> None:
+        type(self).settings = settings
+
+    def run(self) -> None:
+        pass
+
+
+@pytest.fixture
+def as_zygote(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Zygote]]:
+    """The command takes this process for the zygote's."""
+    ours, theirs = socket.socketpair()
+    begin = launch.Inherited(theirs, 1)
+
+    class Mine(Zygote):
+        pass
+
+    monkeypatch.setattr(log, "set_up", lambda: None)
+    monkeypatch.setattr(launch, "ignore_foreign_signals", lambda: None)
+    monkeypatch.setattr(launch, "by_fork", lambda generation: begin)
+    monkeypatch.setattr(zygote, "Zygote", Mine)
+    with ours, theirs:
+        yield Mine
+
+
+def error(result: Result) -> str:
+    """The one line that a usage error ends in."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    *_, line = result.output.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+# The options
+
+
+def test_options_are_those_of_the_table_and_borrowed_ones() -> None:
+    names = [parameter.name for parameter in prefork_run.params]
+    assert len(names) == len(set(names))
+    assert set(names) == BORROWED | set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_option_is_made_from_its_row(name: str) -> None:
+    row = ROWS[name]
+    (option,) = (p for p in prefork_run.params if p.name == name)
+    assert isinstance(option, click.Option)
+    assert option_name(name) in option.opts
+    assert option.help is not None
+    assert row.help in option.help and row.shown_default in option.help
+    assert bool(option.secondary_opts) == (row.kind is bool)
+    if row.choices:
+        assert isinstance(option.type, click.Choice)
+        assert tuple(option.type.choices) == row.choices
+    elif row.kind in (int, float):
+        assert isinstance(option.type, click.IntRange | click.FloatRange)
+        assert (option.type.min, option.type.max) == (row.least, row.most)
+
+
+def test_help_shows_every_option(run: Run) -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    for name, row in ROWS.items():
+        assert option_name(name) in text
+        # Words are broken at their hyphens.
+        assert row.help.replace(" ", "") in text.replace(" ", "")
+        shown = f"[default: {row.shown_default}]"
+        assert shown.replace(" ", "") in text.replace(" ", "")
+    for name in BORROWED:
+        assert f"--{name}" in text
+
+
+_LOOK = """
+import json
+import sys
+
+import click
+import flask.cli
+
+def look():
+    command = flask.cli.run_command
+    told = command.to_info_dict(click.Context(command))
+    return json.dumps(told, default=repr), [id(p) for p in command.params]
+
+before, loaded = look(), set(sys.modules)
+import flask_prefork.cli
+after = set(sys.modules) - loaded
+own = flask_prefork.cli.prefork_run.params
+print(json.dumps({
+    "same": before == look(),
+    "shared": [p.name for p in own if id(p) in before[1]],
+    "loaded": sorted(after),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> t.Any:
+    """What importing the command did to an interpreter with Flask's own."""
+    process = subprocess.run(
+        [sys.executable, "-c", _LOOK], check=True, stdout=subprocess.PIPE
+    )
+    return json.loads(process.stdout)
+
+
+def test_options_of_flask_run_are_left_as_they_are(imported: t.Any) -> None:
+    assert imported["same"]
+    assert imported["shared"] == []
+
+
+def test_import_costs_every_flask_command_next_to_nothing(imported: t.Any) -> None:
+    assert imported["loaded"] == [
+        "flask_prefork",
+        "flask_prefork.cli",
+        "flask_prefork.settings",
+    ]
+
+
+def test_borrowed_options_are_as_in_flask_run() -> None:
+    theirs = {p.name: p for p in run_command.params}
+    for ours in prefork_run.params:
+        if ours.name in BORROWED:
+            assert ours.opts == theirs[ours.name].opts
+            assert ours.type is theirs[ours.name].type
+
+
+# Impossible settings
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("args", "named", "right"),
+    [
+        ("--min-idle 0", "--min-idle", "1<=x<=10000"),
+        ("--min-idle -1", "--min-idle", "1<=x<=10000"),
+        ("--min-idle 10001", "--min-idle", "1<=x<=10000"),
+        ("--min-idle many", "--min-idle", "integer"),
+        ("--min-idle 1.5", "--min-idle", "integer"),
+        ("--max-idle 0", "--max-idle", "1<=x<=10000"),
+        ("--min-workers 0", "--min-workers", "1<=x<=10000"),
+        ("--max-workers 0", "--max-workers", "1<=x<=10000"),
+        ("--max-workers -4", "--max-workers", "1<=x<=10000"),
+        ("--idle-timeout 0", "--idle-timeout", "0.1<=x"),
+        ("--idle-timeout soon", "--idle-timeout", "float"),
+        ("--idle-timeout inf", "--idle-timeout", "0.1<=x"),
+        pytest.param(
+            "--idle-timeout nan",
+            "--idle-timeout",
+            "0.1<=x",
+            marks=pytest.mark.xfail(reason="nan is in every range of click's"),
+        ),
+        ("--max-requests -1", "--max-requests", "x>=0"),
+        ("--max-requests-jitter -1", "--max-requests-jitter", "x>=0"),
+        ("--max-requests-jitter 5", "--max-requests-jitter", "--max-requests above 0"),
+        ("--dispatch random", "--dispatch", "'ordered', 'blocking'"),
+        ("--run-length 0", "--run-length", "1<=x<=65535"),
+        ("--run-length 65536", "--run-length", "1<=x<=65535"),
+        ("--graceful-timeout -1", "--graceful-timeout", "0<=x"),
+        ("--spawn-timeout 0", "--spawn-timeout", "1<=x"),
+        ("--backlog 0", "--backlog", "1<=x"),
+        ("--port http", "--port", "integer"),
+        ("--min-idle 6 --max-idle 5", "--min-idle (6)", "of 5 or less"),
+        ("--min-idle 6 --max-workers 5", "--max-workers (5)", "of 6 or more"),
+        ("--min-workers 6 --max-workers 5", "--min-workers (6)", "of 5 or less"),
+        ("--min-spare 3", "--min-spare", "No such option"),
+    ],
+)
+def test_impossible_setting_ends_in_one_line(
+    run: Run, args: str, named: str, right: str
+) -> None:
+    line = error(run(*args.split()))
+    assert named in line
+    assert right in line
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("name", [n for n, r in ROWS.items() if r.kind is not bool])
+def test_option_needs_a_value(run: Run, name: str) -> None:
+    assert f"'{option_name(name)}' requires an argument" in error(
+        run(option_name(name))
+    )
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
+        ("FLASK_PREFORK_RUN_MIN_IDLE", "--min-idle"),
+        ("FLASK_PREFORK_RUN_MAX_WORKERS", "--max-workers"),
+        ("WEB_CONCURRENCY", "--max-workers"),
+    ],
+)
+def test_environment_is_checked(run: Run, variable: str, option: str) -> None:
+    assert option in error(run(**{variable: "0"}))
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_system_without_fork(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "fork")
+    line = error(run())
+    assert "os.fork" in line
+    assert "'flask run'" in line
+
+
+_WITHOUT_UNIX = """
+import os
+import sys
+
+del os.fork
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+from flask.cli import main
+sys.argv = ["flask", "prefork-run"]
+main()
+"""
+
+
+def test_system_without_unix_modules() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_UNIX],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert "os.fork" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+# What reaches the zygote
+
+
+def test_precedence(run: Run, as_zygote: type[Zygote]) -> None:
+    app = Flask("shop")
+    app.config.update(
+        PREFORK_MIN_IDLE=5,
+        PREFORK_MAX_IDLE=6,
+        PREFORK_MAX_WORKERS=7,
+        PREFORK_RUN_LENGTH=8,
+    )
+    result = run(
+        "--min-idle=3",
+        obj=ScriptInfo(create_app=lambda: app),
+        FLASK_PREFORK_RUN_MIN_IDLE="4",
+        FLASK_PREFORK_RUN_MAX_IDLE="9",
+        FLASK_PREFORK_RUN_MAX_WORKERS="30",
+        WEB_CONCURRENCY="20",
+    )
+    assert result.exit_code == 0, result.output
+    settings = as_zygote.settings
+    assert settings is not None
+    assert settings.min_idle == 3
+    assert settings.max_idle == 9
+    assert settings.max_workers == 30
+    assert settings.run_length == 8
+    assert settings.dispatch == "ordered"
+
+
+def test_web_concurrency_is_max_workers(run: Run, as_zygote: type[Zygote]) -> None:
+    run(obj=ScriptInfo(create_app=lambda: Flask("shop")), WEB_CONCURRENCY="20")
+    assert as_zygote.settings is not None
+    assert as_zygote.settings.max_workers == 20
+
+
+@pytest.mark.usefixtures("as_zygote")
+@pytest.mark.parametrize(
+    ("config", "right"),
+    [
+        ({"PREFORK_MIN_IDLE": "many"}, "PREFORK_MIN_IDLE must be a whole number"),
+        ({"PREFORK_MAX_WORKERS": 0}, "PREFORK_MAX_WORKERS must be at least 1"),
+        (
+            {"PREFORK_MIN_IDLE": 6, "PREFORK_MAX_WORKERS": 5},
+            "PREFORK_MIN_IDLE (6) is above PREFORK_MAX_WORKERS (5)",
+        ),
+        pytest.param(
+            {"PREFORK_REQUEST_HANDLER": "no.such:Handler"},
+            "'no.such:Handler'",
+            marks=pytest.mark.xfail(reason="werkzeug's explanation is many lines"),
+        ),
+        ({"PREFORK_REQUEST_HANDLER": "os:getpid"}, "is no subclass of"),
+    ],
+)
+def test_impossible_configuration(
+    run: Run, config: dict[str, object], right: str
+) -> None:
+    app = Flask("shop")
+    app.config.update(config)
+    assert right in error(run(obj=ScriptInfo(create_app=lambda: app)))
+
+
+@pytest.mark.usefixtures("as_zygote")
+@pytest.mark.parametrize("debug", [True, False])
+def test_debugger_goes_with_debug_mode(
+    run: Run, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    seen = []
+
+    def server_maker(
+        app: Flask, settings: Settings, cert: object, debugger: bool, host: str
+    ) -> None:
+        seen.append((debugger, host))
+
+    monkeypatch.setattr(zygote, "server_maker", server_maker)
+    info = ScriptInfo(create_app=lambda: Flask("shop"))
+    run(f"--{'' if debug else 'no-'}debug", "--host=::1", obj=info)
+    run("--debug", f"--{'' if debug else 'no-'}debugger", obj=info)
+    assert seen == [(debug, "::1"), (debug, "127.0.0.1")]
+
+
+def test_any_subclass_of_werkzeugs_handler_will_do(
+    run: Run, as_zygote: type[Zygote]
+) -> None:
+    name = f"{WSGIRequestHandler.__module__}:{WSGIRequestHandler.__qualname__}"
+    info = ScriptInfo(create_app=lambda: Flask("shop"))
+    result = run(f"--request-handler={name}", obj=info)
+    assert result.exit_code == 0, result.output
+    assert as_zygote.settings is not None
+    assert as_zygote.settings.request_handler == name
+
+
+def test_workers_run_workers_code() -> None:
+    # The zygote gets its work from the command, as it doesn't import it.
+    assert callable(worker.serve)
+    assert not hasattr(zygote, "worker")

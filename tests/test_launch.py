@@ -1,0 +1,193 @@
+"""Starting a zygote, by fork and by exec."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import typing as t
+
+import pytest
+
+from flask_prefork import launch
+from flask_prefork.channel import Frame
+from flask_prefork.channel import Kind
+from flask_prefork.channel import receive_one
+from flask_prefork.channel import send_one
+
+# Says over the control socket what it is, then waits for its end.
+_CHILD = """
+import os, signal
+from flask_prefork import launch
+from flask_prefork.channel import *
+begin = launch.inherited()
+blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+send_one(begin.control, Frame(
+    Kind.LOADED,
+    begin.generation,
+    slot=os.getpid(),
+    argument=len(blocked & set(launch.FOREIGN_SIGNALS)),
+    place=launch.VARIABLE in os.environ,
+    flags=os.get_inheritable(begin.control.fileno()),
+))
+receive_one(begin.control)
+os._exit(7)
+"""
+
+
+def hear(control: socket.socket) -> Frame:
+    """The one frame of a child that lives."""
+    received = receive_one(control)
+    assert received is not None
+    frame, fds = received
+    assert not fds
+    return frame
+
+
+def end(zygote: launch.Zygote) -> int:
+    """Let go of a zygote.
+
+    :return: Its exit code.
+    """
+    zygote.control.close()
+    _, status = os.waitpid(zygote.pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(launch.VARIABLE, raising=False)
+    assert launch.inherited() is None
+
+
+def test_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    monkeypatch.setenv(launch.VARIABLE, f"{theirs.detach()}:41")
+    begin = launch.inherited()
+    assert begin is not None
+    with ours, begin.control:
+        assert begin.generation == 41
+        assert not begin.control.get_inheritable()
+        assert begin.control.getblocking()
+        # The app's own children are no zygotes.
+        assert launch.VARIABLE not in os.environ
+
+
+def test_by_exec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
+    zygote = launch.by_exec(5)
+    assert zygote.generation == 5
+    frame = hear(zygote.control)
+    assert frame.generation == 5
+    assert frame.slot == zygote.pid != os.getpid()
+    # A Ctrl-C while it starts does it no harm.
+    assert frame.argument == len(launch.FOREIGN_SIGNALS)
+    assert not frame.place
+    assert not frame.flags
+    assert end(zygote) == 7
+    assert launch.VARIABLE not in os.environ
+
+
+def test_by_exec_shares_nothing_but_the_control_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
+    zygote = launch.by_exec(1)
+    with ours:
+        hear(zygote.control)
+        theirs.close()
+        # While it lives: nobody else holds the other end.
+        assert ours.recv(1) == b""
+    end(zygote)
+
+
+def test_by_exec_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+    socketpair = socket.socketpair
+
+    def remember() -> tuple[socket.socket, socket.socket]:
+        made.extend(socketpair())
+        return made[0], made[1]
+
+    monkeypatch.setattr(socket, "socketpair", remember)
+    monkeypatch.setattr(sys, "executable", "/no/such/interpreter")
+    with pytest.raises(FileNotFoundError):
+        launch.by_exec(1)
+    assert [end.fileno() for end in made] == [-1, -1]
+
+
+def test_by_fork() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    started = launch.by_fork(3)
+    if isinstance(started, launch.Inherited):
+        _be_forked(started)
+    frame = hear(started.control)
+    assert started.generation == frame.generation == 3
+    assert frame.slot == started.pid
+    assert frame.argument == len(launch.FOREIGN_SIGNALS)
+    assert end(started) == 7
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+def _be_forked(begin: launch.Inherited) -> t.NoReturn:
+    """The forked child's part: not a line of pytest may run in it."""
+    try:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        frame = Frame(
+            Kind.LOADED,
+            begin.generation,
+            slot=os.getpid(),
+            argument=len(blocked & set(launch.FOREIGN_SIGNALS)),
+        )
+        send_one(begin.control, frame)
+        receive_one(begin.control)
+    finally:
+        os._exit(7)
+
+
+def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        zygote = launch.by_fork(2)
+        assert isinstance(zygote, launch.Zygote)
+        assert hear(zygote.control).generation == 2
+        assert end(zygote) == 7
+    finally:
+        done.set()
+        thread.join()
+
+
+_IGNORES = """
+import os, signal, sys
+from flask_prefork import launch
+signal.pthread_sigmask(signal.SIG_BLOCK, launch.FOREIGN_SIGNALS)
+launch.ignore_foreign_signals()
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(launch.FOREIGN_SIGNALS)
+for number in launch.FOREIGN_SIGNALS:
+    os.kill(os.getpid(), number)
+print("alive", flush=True)
+os.execv(sys.executable, [sys.executable, "-c", '''
+import signal
+print(signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)
+'''])
+"""
+
+
+def test_foreign_signals_pass_and_stay_as_they_are_for_programs() -> None:
+    read, write = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", _IGNORES],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
+    )
+    os.close(write)
+    with open(read) as reader:
+        assert reader.read().split() == ["alive", "True"]
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -1,0 +1,189 @@
+"""The log of a process that must not wait for its readers."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork import log
+from flask_prefork.log import logger
+from flask_prefork.log import NonBlockingHandler
+
+Pipe = tuple[int, int]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """Its reading end, which doesn't block, and its writing end, which does."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    yield read, write
+    os.close(read)
+    os.close(write)
+
+
+def emit(handler: NonBlockingHandler, message: str) -> None:
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, message, (), None)
+    handler.handle(record)
+
+
+def take(fd: int) -> str:
+    """What is in a pipe, all of it."""
+    data = b""
+    while True:
+        try:
+            data += os.read(fd, 1 << 20)
+        except BlockingIOError:
+            return data.decode()
+
+
+def fill(fd: int) -> None:
+    """Leave no room in a pipe."""
+    os.set_blocking(fd, False)
+    for size in (4096, 1):
+        try:
+            while True:
+                os.write(fd, b"." * size)
+        except BlockingIOError:
+            pass
+    os.set_blocking(fd, True)
+
+
+def test_a_line_a_record(pipe: Pipe) -> None:
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    emit(handler, "one")
+    emit(handler, "two")
+    assert take(read) == "one\ntwo\n"
+    assert handler.dropped == 0
+
+
+def test_format_is_the_users(pipe: Pipe) -> None:
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    emit(handler, "one")
+    assert take(read) == "INFO: one\n"
+
+
+def test_full_pipe_loses_lines_and_says_how_many(pipe: Pipe) -> None:
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    fill(write)
+    for _ in range(3):
+        emit(handler, "lost")
+    assert handler.dropped == 3
+    assert set(take(read)) == {"."}
+    emit(handler, "kept")
+    assert take(read) == "(3 lines of the log were lost)\nkept\n"
+    emit(handler, "kept too")
+    assert take(read) == "kept too\n"
+
+
+def test_lines_fill_a_pipe_without_waiting(pipe: Pipe) -> None:
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    sent = 0
+    while not handler.dropped:
+        emit(handler, f"line {sent}")
+        sent += 1
+    lines = take(read).splitlines()
+    assert lines == [f"line {number}" for number in range(sent - 1)]
+
+
+@given(st.integers(1, 3 * select.PIPE_BUF))
+def test_long_line_is_whole_if_there_is_room(size: int) -> None:
+    read, write = os.pipe()
+    with open(read) as reader:
+        handler = NonBlockingHandler(write)
+        emit(handler, "x" * size)
+        os.close(write)
+        assert reader.read() == "x" * size + "\n"
+
+
+def test_reader_that_left(pipe: Pipe) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    handler = NonBlockingHandler(write)
+    emit(handler, "lost")
+    assert handler.dropped == 1
+    os.close(write)
+
+
+def test_closed_descriptor() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    handler = NonBlockingHandler(write)
+    os.close(write)
+    emit(handler, "lost")
+    emit(handler, "lost")
+    assert handler.dropped == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_full_disk() -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        handler = NonBlockingHandler(full.fileno())
+        emit(handler, "lost")
+        assert handler.dropped == 1
+
+
+def test_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        handler = NonBlockingHandler(file.fileno())
+        emit(handler, "one")
+        emit(handler, "two")
+    assert path.read_text() == "one\ntwo\n"
+
+
+def test_text_that_is_no_text(pipe: Pipe) -> None:
+    read, write = pipe
+    emit(NonBlockingHandler(write), "caf\u00e9 \udcff")
+    assert take(read) == "caf\u00e9 \\udcff\n"
+
+
+# Setting it up
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """The logger as it is before anybody configured it, and as it was."""
+    before = logger.level, logger.handlers[:], logger.propagate
+    logger.setLevel(logging.NOTSET)
+    logger.handlers[:] = []
+    logger.propagate = True
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]
+    logger.propagate = before[2]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_set_up() -> None:
+    log.set_up()
+    log.set_up()
+    (handler,) = logger.handlers
+    assert isinstance(handler, NonBlockingHandler)
+    assert handler.fd == 2
+    assert logger.isEnabledFor(logging.INFO)
+    assert not logger.propagate
+
+
+@pytest.mark.usefixtures("untouched")
+def test_configured_logger_stays_as_it_is() -> None:
+    mine = logging.StreamHandler(io.StringIO())
+    logger.addHandler(mine)
+    logger.setLevel(logging.ERROR)
+    log.set_up()
+    assert logger.handlers == [mine]
+    assert logger.level == logging.ERROR
+    assert logger.propagate

@@ -1,0 +1,189 @@
+"""The scoreboard: who writes what, and that nobody writes into another's."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork import scoreboard
+from flask_prefork.scoreboard import Bank
+from flask_prefork.scoreboard import Record
+from flask_prefork.settings import MAX_SLOTS
+
+slots = st.integers(0, MAX_SLOTS - 1)
+
+
+@pytest.fixture(scope="module")
+def fd() -> Iterator[int]:
+    """A file for all tests: what they rely on they clear."""
+    fd = scoreboard.create()
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def banks(fd: int) -> Iterator[tuple[Bank, Bank]]:
+    """Both halves."""
+    banks = Bank(fd, 1), Bank(fd, 2)
+    yield banks
+    for bank in banks:
+        bank.close()
+
+
+@pytest.fixture
+def bank(banks: tuple[Bank, Bank]) -> Bank:
+    """A half with eight clean slots."""
+    bank = banks[0]
+    for slot in range(8):
+        bank.clear(slot)
+        bank.set_ending(slot, 0)
+    return bank
+
+
+def test_unused_slots_take_no_memory() -> None:
+    fd = scoreboard.create()
+    status = os.fstat(fd)
+    os.close(fd)
+    assert status.st_size == scoreboard.SIZE
+    # In units of 512 bytes, see stat(2).
+    assert status.st_blocks * 512 < scoreboard.SIZE / 100
+
+
+def test_file_has_no_name_and_isnt_inherited() -> None:
+    fd = scoreboard.create()
+    status, inheritable = os.fstat(fd), os.get_inheritable(fd)
+    os.close(fd)
+    assert status.st_nlink == 0
+    assert not inheritable
+
+
+def test_file_without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    test_file_has_no_name_and_isnt_inherited()
+    test_unused_slots_take_no_memory()
+
+
+def test_states(bank: Bank) -> None:
+    bank.set_state(0, "B")
+    bank.set_state(1, "I")
+    bank.set_state(3, "S")
+    assert bank.states(4) == "BI.S"
+
+
+def test_lower_is_idle(bank: Bank) -> None:
+    for slot in range(5):
+        bank.set_state(slot, "B")
+    assert not bank.lower_is_idle(5)
+    bank.set_state(2, "I")
+    assert [bank.lower_is_idle(slot) for slot in range(6)] == [
+        False, False, False, True, True, True,
+    ]  # fmt: skip
+
+
+@given(slot=st.integers(0, MAX_SLOTS - 1), other=st.integers(0, MAX_SLOTS - 1))
+def test_lower_is_lower(banks: tuple[Bank, Bank], slot: int, other: int) -> None:
+    bank = banks[1]
+    bank.set_state(other, "I")
+    try:
+        assert bank.lower_is_idle(slot) == (other < slot)
+        # The other generation's workers are not meant.
+        assert not banks[0].lower_is_idle(0)
+    finally:
+        bank.set_state(other, ".")
+
+
+def test_stop(bank: Bank) -> None:
+    bank.set_stop(3)
+    assert [bank.is_stopped(slot) for slot in range(5)] == [
+        False, False, False, True, False,
+    ]  # fmt: skip
+    bank.clear(3)
+    assert not bank.is_stopped(3)
+
+
+def test_endings(bank: Bank) -> None:
+    bank.set_ending(0, 7)
+    bank.set_ending(2, 255)
+    assert bank.endings(3) == b"\7\0\xff"
+    assert bank.endings(0) == b""
+    bank.clear(2)
+    assert bank.endings(3) == b"\7\0\0"
+
+
+def test_flags_of_a_bank(banks: tuple[Bank, Bank], fd: int) -> None:
+    one, other = banks
+    assert not one.others_wait()
+    one.set_others_wait(True)
+    assert one.others_wait() and not other.others_wait()
+    one.set_others_wait(False)
+    assert not one.others_wait()
+    assert not one.is_draining()
+    one.set_draining()
+    assert one.is_draining() and not other.is_draining()
+    # The next generation of the same parity isn't bound by it.
+    Bank(fd, 3).close()
+    assert not one.is_draining()
+
+
+def test_record(bank: Bank) -> None:
+    bank.enter(4, 1234)
+    assert bank.read(4) == Record(1234, 1, 0, 0, 0.0, "", "")
+    bank.begin(4, 7.5, "GET", "/caf%C3%A9?x=1")
+    assert bank.read(4) == Record(1234, 1, 0, 0, 7.5, "GET", "/caf%C3%A9?x=1")
+    bank.end(4, 5, 2)
+    assert bank.read(4) == Record(1234, 1, 5, 2, 0.0, "", "")
+    bank.clear(4)
+    assert bank.read(4) == Record(0, 0, 0, 0, 0.0, "", "")
+
+
+@given(slots, slots, st.text(), st.text())
+def test_any_request_fits_its_record_and_no_other(
+    banks: tuple[Bank, Bank], slot: int, neighbour: int, method: str, target: str
+) -> None:
+    one, other = banks
+    other.enter(slot, 5678)
+    one.enter(neighbour, 8765)
+    one.enter(slot, 1234)
+    one.begin(slot, 1.0, method, target)
+    record = one.read(slot)
+    assert record[:5] == (1234, 1, 0, 0, 1.0)
+    sent = target.encode("latin-1", "replace")[:200]
+    assert record.target == sent.rstrip(b"\0").decode("latin-1")
+    assert record.method == method.encode("ascii", "replace")[:16].decode().rstrip("\0")
+    assert other.read(slot) == Record(5678, 2, 0, 0, 0.0, "", "")
+    if neighbour != slot:
+        assert one.read(neighbour) == Record(8765, 1, 0, 0, 0.0, "", "")
+
+
+def test_last_slot_is_inside_of_its_bank(banks: tuple[Bank, Bank]) -> None:
+    last = MAX_SLOTS - 1
+    for number, bank in enumerate(banks):
+        bank.enter(last, number + 1)
+        bank.begin(last, 1.0, "M" * 20, "t" * 300)
+        bank.set_state(last, "B")
+        bank.set_stop(last)
+        bank.set_ending(last, 1)
+    for number, bank in enumerate(banks):
+        expected = Record(number + 1, number + 1, 0, 0, 1.0, "M" * 16, "t" * 200)
+        assert bank.read(last) == expected
+        assert bank.states(MAX_SLOTS)[-1] == "B"
+        bank.clear(last)
+        assert bank.states(MAX_SLOTS)[-1] == "."
+        assert not bank.is_stopped(last)
+
+
+def test_all_processes_see_it(bank: Bank, fd: int) -> None:
+    pid = os.fork()
+    if not pid:
+        # The mapping that was inherited, and one by descriptor.
+        bank.begin(6, 3.0, "POST", "/upload")
+        Bank(fd, 1).set_state(6, "B")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert bank.read(6)[4:] == (3.0, "POST", "/upload")
+    assert bank.states(7)[6] == "B"

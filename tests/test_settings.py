@@ -1,0 +1,274 @@
+"""The table of settings and how its layers are put together."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork.settings import config_key
+from flask_prefork.settings import MAX_SLOTS
+from flask_prefork.settings import option_name
+from flask_prefork.settings import resolve
+from flask_prefork.settings import Row
+from flask_prefork.settings import ROWS
+from flask_prefork.settings import Settings
+from flask_prefork.settings import SettingsError
+
+NUMBERS = [name for name, row in ROWS.items() if row.kind in (int, float)]
+WORDS = [name for name, row in ROWS.items() if row.kind is str]
+SWITCHES = [name for name, row in ROWS.items() if row.kind is bool]
+
+
+def message(explicit: dict[str, t.Any], config: dict[str, t.Any] | None = None) -> str:
+    """The error that these settings end in, which is one line."""
+    with pytest.raises(SettingsError) as caught:
+        resolve(explicit, config)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith(".")
+    return text
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_tells_the_user_all(name: str) -> None:
+    row = ROWS[name]
+    assert row.help.endswith(".")
+    assert row.shown_default not in ("", "None")
+    assert row.kind in (bool, int, float, str)
+    assert bool(row.unit) == (name in NUMBERS)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_number_has_a_bound(name: str) -> None:
+    row = ROWS[name]
+    assert row.least is not None
+    assert row.most is None or row.least <= row.most
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_default_is_what_the_table_allows(name: str) -> None:
+    row = ROWS[name]
+    assert row.convert(row.default, name) == row.default
+    if row.choices:
+        assert row.default in row.choices
+
+
+def test_names() -> None:
+    assert option_name("max_requests_jitter") == "--max-requests-jitter"
+    assert config_key("max_requests_jitter") == "PREFORK_MAX_REQUESTS_JITTER"
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (Row("", int, 2), "2"),
+        (Row("", float, 10.0), "10"),
+        (Row("", float, 0.5), "0.5"),
+        (Row("", bool, True), "on"),
+        (Row("", bool, False), "off"),
+        (Row("", str, "ordered"), "ordered"),
+        (Row("", int, default_text="as many as fit"), "as many as fit"),
+    ],
+)
+def test_shown_default(row: Row, shown: str) -> None:
+    assert row.shown_default == shown
+
+
+# Precedence
+
+
+def test_defaults() -> None:
+    settings = resolve({})
+    assert (settings.min_idle, settings.max_idle) == (2, 4)
+    assert (settings.min_workers, settings.max_workers) == (2, 40)
+    assert settings.dispatch == "ordered"
+    assert settings == resolve({}, {})
+
+
+def test_explicit_is_above_config_is_above_default() -> None:
+    config = {"PREFORK_MIN_IDLE": 5, "PREFORK_MAX_WORKERS": 9, "MIN_IDLE": 7}
+    settings = resolve({"min_idle": 3, "max_workers": None}, config)
+    assert settings.min_idle == 3
+    assert settings.max_workers == 9
+    assert settings.run_length == 64
+
+
+def test_none_in_config_is_not_set() -> None:
+    assert resolve({}, {"PREFORK_MIN_IDLE": None}) == resolve({})
+
+
+def test_false_and_zero_are_set() -> None:
+    config = {"PREFORK_ACCESS_LOG": True, "PREFORK_GRACEFUL_TIMEOUT": 5}
+    settings = resolve({"access_log": False, "graceful_timeout": 0.0}, config)
+    assert settings.access_log is False
+    assert settings.graceful_timeout == 0
+
+
+# Values of the configuration
+
+
+@pytest.mark.parametrize("value", ["3", 3, 3.0])
+def test_number_may_come_as_a_string(value: object) -> None:
+    settings = resolve({}, {"PREFORK_MIN_IDLE": value, "PREFORK_IDLE_TIMEOUT": value})
+    assert settings.min_idle == 3
+    assert type(settings.min_idle) is int
+    assert settings.idle_timeout == 3.0
+    assert type(settings.idle_timeout) is float
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", ["", "many", "0x10", True, b"3", [3], float("nan"), "nan"], ids=repr
+)
+def test_what_is_no_number(name: str, value: object) -> None:
+    text = message({}, {config_key(name): value})
+    what = "a whole number" if ROWS[name].kind is int else "a number"
+    assert text == f"{config_key(name)} must be {what}, not {value!r}."
+
+
+@pytest.mark.parametrize("value", [1.5, "1.5", float("inf")], ids=repr)
+def test_what_is_no_whole_number(value: object) -> None:
+    text = message({}, {"PREFORK_MIN_IDLE": value})
+    assert text == f"PREFORK_MIN_IDLE must be a whole number, not {value!r}."
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_number_out_of_bounds(name: str) -> None:
+    row = ROWS[name]
+    assert row.least is not None
+    below = message({}, {config_key(name): row.least - 1})
+    assert f"{config_key(name)} must be at least {row.least:g}, not " in below
+    if row.most is not None:
+        above = message({}, {config_key(name): row.most + 1})
+        assert f"{config_key(name)} must be at most {row.most:g}, not " in above
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("value", ["yes", 1, 0, ""], ids=repr)
+def test_what_is_no_switch(name: str, value: object) -> None:
+    text = message({}, {config_key(name): value})
+    assert text == f"{config_key(name)} must be True or False, not {value!r}."
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_what_is_no_string(name: str) -> None:
+    text = message({}, {config_key(name): 7})
+    assert text == f"{config_key(name)} must be a string, not 7."
+
+
+def test_what_is_no_choice() -> None:
+    text = message({}, {"PREFORK_DISPATCH": "random"})
+    assert text == "PREFORK_DISPATCH must be one of ordered, blocking, not 'random'."
+
+
+@given(
+    st.sampled_from(list(ROWS)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.binary(),
+        st.lists(st.integers()),
+    ),
+)
+def test_any_value_is_taken_or_refused_by_name(name: str, value: object) -> None:
+    key = config_key(name)
+    try:
+        settings = resolve({}, {key: value})
+    except SettingsError as e:
+        assert key in str(e)
+        return
+    kept = getattr(settings, name)
+    assert kept is None or isinstance(kept, ROWS[name].kind)
+
+
+# What can't be together
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ("min_idle", "max_idle"),
+        ("min_idle", "max_workers"),
+        ("min_workers", "max_workers"),
+    ],
+)
+def test_low_above_high(low: str, high: str) -> None:
+    text = message({low: 6, high: 5})
+    assert text == (
+        f"{option_name(low)} (6) is above {option_name(high)} (5);"
+        f" give a {option_name(low)} of 5 or less,"
+        f" or a {option_name(high)} of 6 or more."
+    )
+    # It names each where the user said it.
+    text = message({low: 6}, {config_key(high): 5})
+    assert f"{option_name(low)} (6) is above {config_key(high)} (5)" in text
+
+
+def test_jitter_of_nothing() -> None:
+    assert "--max-requests above 0" in message({"max_requests_jitter": 5})
+    assert resolve({"max_requests_jitter": 5, "max_requests": 9}).max_requests == 9
+
+
+@pytest.mark.parametrize(
+    ("said", "min_idle", "max_idle", "min_workers", "max_workers"),
+    [
+        ({"max_workers": 1}, 1, 2, 1, 1),
+        ({"max_idle": 1}, 1, 1, 1, 40),
+        ({"min_idle": 60}, 60, 120, 60, 60),
+        ({"min_workers": 50}, 2, 4, 50, 50),
+        ({"min_idle": MAX_SLOTS}, MAX_SLOTS, MAX_SLOTS, MAX_SLOTS, MAX_SLOTS),
+    ],
+)
+def test_default_gives_way_to_what_was_said(
+    said: dict[str, int],
+    min_idle: int,
+    max_idle: int,
+    min_workers: int,
+    max_workers: int,
+) -> None:
+    settings = resolve(said)
+    assert settings.min_idle == min_idle
+    assert settings.max_idle == max_idle
+    assert settings.min_workers == min_workers
+    assert settings.max_workers == max_workers
+
+
+_size = st.none() | st.integers(1, MAX_SLOTS)
+
+
+@given(_size, _size, _size, _size)
+def test_limits_are_in_order_whatever_was_said(
+    min_idle: int | None,
+    max_idle: int | None,
+    min_workers: int | None,
+    max_workers: int | None,
+) -> None:
+    said = {
+        "min_idle": min_idle,
+        "max_idle": max_idle,
+        "min_workers": min_workers,
+        "max_workers": max_workers,
+    }
+    try:
+        settings = resolve(said)
+    except SettingsError:
+        return
+    assert 1 <= settings.min_idle <= settings.max_idle
+    assert settings.min_idle <= settings.max_workers
+    assert settings.min_workers <= settings.max_workers <= MAX_SLOTS
+    for name, value in said.items():
+        assert value is None or getattr(settings, name) == value
+
+
+def test_settings_travel_as_json() -> None:
+    settings = resolve({"min_idle": 3, "request_handler": "module:Class"})
+    assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
