@@ -148,7 +148,7 @@ class Children:
                 if frame.kind is Kind.IDLE:
                     if not worker.ready:
                         self.ever_idle = True
-                        self.policy.started()
+                        self.policy.started(now)
                     self.pool.report(worker, Event.IDLE, now, frame.argument)
                     self.stalls.forget(worker)
                     self._taken(process)

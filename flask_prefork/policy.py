@@ -85,9 +85,10 @@ class Policy:
         """How many workers a new generation starts with."""
         return max(self.min_idle, self.min_workers)
 
-    def started(self) -> None:
-        """A worker became idle for the first time."""
+    def started(self, now: float) -> None:
+        """A worker became idle for the first time: what failed before is over."""
         self.failures = 0
+        self._not_before = min(self._not_before, now + STEP)
 
     def failed(self, now: float) -> None:
         """A worker died before it was ever idle, or couldn't be forked."""

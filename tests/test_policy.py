@@ -196,7 +196,7 @@ def test_failing_starts_back_off_and_never_stop() -> None:
         now = wake
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(MAX_BACK_OFF)
-    policy.started()
+    policy.started(now)
     policy.failed(now)
     assert policy.grow(now + 1, idle=0, starting=0, total=0) >= 1
 

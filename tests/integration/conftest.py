@@ -13,6 +13,7 @@ import pytest
 from xprocess import XProcess
 
 from .gate import Gate
+from .server import BANNER
 from .server import command
 from .server import finish
 from .server import Finished
@@ -42,6 +43,7 @@ class Serve(t.Protocol):
     :param host: What ``--host`` gets, if anything.
     :param env: More environment variables.
     :param pass_fds: Descriptors that it inherits.
+    :param begun: The line of its log to wait for.
     """
 
     def __call__(
@@ -51,6 +53,7 @@ class Serve(t.Protocol):
         host: str | None = None,
         env: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
+        begun: str = BANNER,
     ) -> Server: ...
 
 
@@ -79,11 +82,13 @@ def serve(
             host: str | None = None,
             env: dict[str, str] | None = None,
             pass_fds: tuple[int, ...] = (),
+            begun: str = BANNER,
         ) -> Server:
             where = ("--port", "0") if host is None else ("--host", host, "--port", "0")
             line = command(app, *where, "--no-access-log", *args)
+            name = request.node.name
             server = stack.enter_context(
-                running(xprocess, request.node.name, line, tmp_path, env, pass_fds)
+                running(xprocess, name, line, tmp_path, env, pass_fds, begun)
             )
             request.node.stash.setdefault(SERVERS, []).append(server)
             return server

@@ -30,6 +30,8 @@ from .gate import DEADLINE
 
 APPS = Path(__file__).parent.parent / "apps"
 T = t.TypeVar("T")
+#: From here on it can be talked to.
+BANNER = r"\* Running on (\S+)\n"
 _numbers = itertools.count()
 
 
@@ -158,7 +160,7 @@ class Server:
 
     :param popen: The process that was started: the dispatcher.
     :param log_path: Its standard output and error.
-    :ivar url: Its address, from the banner.
+    :ivar url: Its address, from the banner; empty if that wasn't waited for.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], log_path: Path) -> None:
@@ -166,7 +168,8 @@ class Server:
         self.pid = popen.pid
         self.log_path = log_path
         self.requests: list[Request] = []
-        self.url: str = self.wait_for_log(r"\* Running on (\S+)")[1]
+        found = re.search(BANNER, self.log())
+        self.url: str = found[1] if found else ""
 
     def __repr__(self) -> str:
         return f"<Server {self.pid} {self.url}>"
@@ -273,6 +276,7 @@ def running(
     directory: Path,
     variables: dict[str, str] | None = None,
     descriptors: Iterable[int] = (),
+    begun: str = BANNER,
 ) -> Iterator[Server]:
     """Start a server, and end it with TERM if the test hasn't.
 
@@ -283,13 +287,14 @@ def running(
     :param directory: Where it runs.
     :param variables: More environment variables.
     :param descriptors: What it inherits.
+    :param begun: The line of its log to wait for.
     """
 
     class Starter(ProcessStarter):
         args = line
         env = environment(variables)
         popen_kwargs = {"cwd": str(directory), "pass_fds": tuple(descriptors)}
-        pattern = r"\* Running on "
+        pattern = begun
         timeout = DEADLINE
         max_read_lines = 200
         terminate_on_interrupt = True

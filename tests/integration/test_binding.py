@@ -1,0 +1,127 @@
+"""Where the server listens."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import Fail
+from .conftest import Serve
+
+
+def test_ipv4(serve: Serve) -> None:
+    server = serve("held", host="127.0.0.1")
+    assert server.url.startswith("http://127.0.0.1:")
+    assert server.get().status == 200
+
+
+def test_ipv6(serve: Serve) -> None:
+    server = serve("held", host="::1")
+    assert server.url.startswith("http://[::1]:")
+    assert server.get().status == 200
+
+
+def test_a_name(serve: Serve) -> None:
+    assert serve("held", host="localhost").get().status == 200
+
+
+def test_all_addresses(serve: Serve) -> None:
+    server = serve("held", host="0.0.0.0")
+    assert server.url.startswith("http://127.0.0.1:")
+    assert "all addresses (0.0.0.0)" in server.log()
+    assert server.get().status == 200
+
+
+def test_unix(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = serve("held", host=f"unix://{path}")
+    assert server.url == f"unix://{path}"
+    assert path.is_socket()
+    assert {server.get().json["slot"] for _ in range(20)} <= {0, 1}
+    server.popen.terminate()
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_an_inherited_socket(serve: Serve, family: socket.AddressFamily) -> None:
+    host = "127.0.0.1" if family is socket.AF_INET else "::1"
+    with socket.create_server((host, 0), family=family) as sock:
+        fd = sock.fileno()
+        server = serve("held", host=f"fd://{fd}", pass_fds=(fd,))
+        assert server.url.rpartition(":")[2] == str(sock.getsockname()[1])
+        assert server.get().status == 200
+        server.popen.terminate()
+        assert server.wait() == 0
+        # It is ours; the next server may take over what waits.
+        assert server.is_accepting()
+
+
+def test_an_inherited_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        fd = sock.fileno()
+        server = serve("held", host=f"fd://{fd}", pass_fds=(fd,))
+        assert server.get().status == 200
+        server.popen.terminate()
+        assert server.wait() == 0
+        assert path.is_socket(), "who made it removes it"
+
+
+def test_a_port_in_use(fail: Fail, taken_port: int) -> None:
+    status, output = fail("held", "--port", str(taken_port))
+    assert status == 1
+    assert "Address already in use" in output
+    assert f"Port {taken_port} is in use by another program." in output
+    assert "Traceback" not in output
+    assert "Running on" not in output
+
+
+def test_a_stale_unix_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = serve("held", host=f"unix://{path}")
+    assert server.get().status == 200
+
+
+def test_a_live_unix_socket_is_refused(fail: Fail, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen()
+        status, output = fail("held", "--host", f"unix://{path}")
+        assert status == 1
+        assert f"Can't listen on {path}: another program does." in output
+        assert path.is_socket()
+
+
+def test_a_file_that_is_no_socket_is_kept(fail: Fail, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    status, output = fail("held", "--host", f"unix://{path}")
+    assert status == 1
+    assert f"Can't listen on {path}" in output
+    assert path.read_text() == "data"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "unix:///nowhere/at/all",
+        "fd://none",
+        "fd://999",
+        "fd://0",
+        "192.0.2.1",
+        "no name",
+    ],
+)
+def test_an_impossible_address(fail: Fail, host: str) -> None:
+    status, output = fail("held", "--host", host, "--port", "0")
+    assert status == 1
+    assert "Traceback" not in output
+    assert "Running on" not in output
