@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import socket
 import tempfile
 import traceback
@@ -88,6 +89,8 @@ def server_maker(
             )
         app = DebuggedApplication(app, evalex=console)
         app.trusted_hosts.append(host)
+    # The first request of each worker would look for it (werkzeug's routing).
+    codecs.lookup("idna")
     handler = _load_handler(settings.request_handler)
     context = _ssl_context(cert)
     limits = Limits(

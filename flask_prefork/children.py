@@ -237,6 +237,13 @@ class Children:
             self._dead(process)
         self._obituaries.tell(frame.argument, int(frame.moment))
 
+    def orphan_ended(self, pid: int, status: int) -> None:
+        """A process that had lost its zygote was reaped: perhaps one of ours."""
+        for process in list(self._processes.values()):
+            if process.pid == pid:
+                self._dead(process)
+        self._obituaries.tell(pid, status)
+
     def lost(self) -> None:
         """The zygote is gone, and with it who would tell of exits.
 

@@ -131,15 +131,46 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     log.set_up()
     begin = launch.inherited()
     if begin is None:
-        show_server_banner(get_debug_flag(), info.app_import_path)
-        started = launch.by_fork(generation=1)
-        if isinstance(started, launch.Zygote):
-            from . import dispatcher
-
-            scheme = "https" if options.cert else "http"
-            sys.exit(dispatcher.serve(started, options.host, options.port, scheme))
-        begin = started
+        begin = _split(info, options, values)
     _be_zygote(begin, info, options, values)
+
+
+def _split(
+    info: ScriptInfo, options: RunOptions, values: dict[str, t.Any]
+) -> Inherited:
+    """Become the dispatcher, which ends with the command; and the first zygote,
+    for which this returns."""
+    from . import launch
+    from . import privileges
+    from . import systemd
+
+    try:
+        fds = systemd.listen_fds()
+        identity = privileges.look_up(values["user"], values["group"])
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
+    names = [name for name in systemd.VARIABLES if name in os.environ]
+    environ = {name: os.environ.pop(name) for name in names}
+    show_server_banner(get_debug_flag(), info.app_import_path)
+    begin = launch.by_fork(generation=1)
+    if isinstance(begin, launch.Inherited):
+        for fd in fds:
+            os.close(fd)
+        return begin
+
+    from . import dispatcher
+    from .supervisor import Surroundings
+
+    surroundings = Surroundings(
+        options.host,
+        options.port,
+        "https" if options.cert else "http",
+        fds,
+        environ,
+        values["pid"],
+        identity,
+    )
+    sys.exit(dispatcher.serve(begin, surroundings))
 
 
 def _be_zygote(
@@ -153,10 +184,14 @@ def _be_zygote(
     launch.ignore_foreign_signals()
 
     from . import application
+    from . import privileges
     from . import reloader
     from . import worker
     from . import zygote
 
+    identity = privileges.look_up(explicit["user"], explicit["group"])
+    if identity is not None:
+        privileges.drop(identity)
     debug = get_debug_flag()
     reload = debug if options.reload is None else options.reload
     debugger = debug if options.debugger is None else options.debugger

@@ -16,18 +16,21 @@ import signal
 import time
 import typing as t
 
+from . import reaper
 from . import scoreboard
 from .generation import Generation
 from .launch import Zygote
 from .log import logger
+from .pidfile import PidFileError
 from .poller import Poller
 from .queues import Queues
 from .queues import raise_descriptor_limit
 from .settings import Settings
 from .signals import Signals
-from .sockets import bind
 from .sockets import BindError
 from .succession import Succession
+from .supervisor import Supervisor
+from .supervisor import Surroundings
 
 #: How long idle workers and zygotes may take to exit when all stops at once.
 _LAST_GRACE = 2.0
@@ -55,16 +58,13 @@ class Dispatcher:
     """The server's main loop.
 
     :param zygote: The first generation's, just started.
-    :param host: What to listen on, see :func:`.sockets.bind`.
-    :param port: The TCP port.
-    :param scheme: ``http`` or ``https``, for the banner.
+    :param surroundings: What the command was started with.
     """
 
-    def __init__(self, zygote: Zygote, host: str, port: int, scheme: str) -> None:
+    def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
         self.clock = time.monotonic
-        self.host = host
-        self.port = port
-        self.scheme = scheme
+        self.scheme = surroundings.scheme
+        self.supervisor = Supervisor(surroundings, self.clock)
         self.phase = Phase.LOADING
         self.status = 0
         self.poller = Poller()
@@ -88,7 +88,7 @@ class Dispatcher:
         self._signals = Signals(self._actions)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         self.poller.watch(self._signals.fileno(), self._read_signals)
-        self.succession = Succession(zygote, self._adopt, self.clock)
+        self.succession = Succession(zygote, self._adopt, self.supervisor, self.clock)
 
     # The loop
 
@@ -116,12 +116,15 @@ class Dispatcher:
     def _patience(self) -> float | None:
         times = [self._end, self._drain_at]
         times += [self.queues.deadline(), self.succession.deadline()]
+        times.append(self.supervisor.deadline())
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
     def _turn(self) -> None:
         """After all news was taken in: decide and act."""
         now = self.clock()
+        if self.supervisor.deadline() is not None:
+            self.supervisor.tell(now, self._state())
         if self.phase is Phase.LOADING and self.succession.current.loaded:
             self._open()
         if self.phase in (Phase.SERVING, Phase.DRAINING):
@@ -164,12 +167,15 @@ class Dispatcher:
             generation.show_busy()
 
     def _tell_state(self) -> None:
+        logger.info(self._state())
+
+    def _state(self) -> str:
         parts = [f"workers: {self.succession.current.pool.letters()}"]
         for other in self.succession.all():
             if other is not self.succession.current:
                 parts.append(f"generation {other.number}: {other.pool.letters()}")
         parts.append(f"{self.queues.waiting()} waiting")
-        logger.info(", ".join(parts))
+        return ", ".join(parts)
 
     # Coming up
 
@@ -177,8 +183,8 @@ class Dispatcher:
         """The first generation's app is loaded: bind, and start workers."""
         settings = self._settings
         try:
-            self.queues.listeners = [bind(self.host, self.port, settings.backlog)]
-        except BindError as e:
+            self.queues.listeners = self.supervisor.listen(settings.backlog)
+        except (BindError, PidFileError) as e:
             # As werkzeug does: no traceback, no timestamp.
             os.write(2, f"{e}\n".encode())
             self.status = 1
@@ -192,6 +198,7 @@ class Dispatcher:
         now = self.clock()
         if not self._announced and self.succession.current.pool.idle:
             self._announce()
+            self.supervisor.ready(self._state())
         if self._drain_at is not None and now >= self._drain_at:
             self._drain_at = None
             self._drain()
@@ -224,6 +231,7 @@ class Dispatcher:
             " * Dispatcher %d, zygote %d", os.getpid(), self.succession.current.pid
         )
         logger.info("Press CTRL+C to quit")
+        self.supervisor.adopt_orphans()
 
     # Reloading
 
@@ -239,13 +247,16 @@ class Dispatcher:
             self.succession.begin()
 
     def _reap(self) -> None:
-        for generation, status in self.succession.reap():
+        for pid, status in reaper.reap_orphans(self.succession.zygotes):
+            for generation in self.succession.all():
+                generation.children.orphan_ended(pid, status)
+        for bereaved, status in self.succession.reap():
             if self.phase is Phase.LOADING:
                 # It has said why; say the same to whoever started us.
                 self.status = status if status > 0 else 1
                 self.stop()
             elif self.phase is Phase.SERVING:
-                self.succession.bereaved(generation, status)
+                self.succession.bereaved(bereaved, status)
 
     # Going down
 
@@ -259,6 +270,7 @@ class Dispatcher:
             self._drain()
 
     def _drain(self) -> None:
+        self.supervisor.stopping()
         self.phase = Phase.DRAINING
         self._end = self.clock() + self._settings.graceful_timeout
         self.succession.abandon()
@@ -271,7 +283,8 @@ class Dispatcher:
             return
         loading = self.phase is Phase.LOADING
         self._drain_at = None
-        self.queues.close()
+        self.supervisor.stopping()
+        self._close_queues()
         self.phase = Phase.CLOSING
         self._end = self.clock() + _LAST_GRACE
         for generation in self.succession.all():
@@ -287,7 +300,7 @@ class Dispatcher:
             self.succession.current
         )
         if served or (self.phase is Phase.DRAINING and late):
-            self.queues.close()
+            self._close_queues()
             self.phase = Phase.CLOSING
             for generation in self.succession.all():
                 generation.retire()
@@ -308,17 +321,25 @@ class Dispatcher:
         if self.phase is Phase.LEAVING and not self.succession.zygotes:
             self.phase = Phase.STOPPED
 
+    def _close_queues(self) -> None:
+        # A unix socket's path is removed by who made it.
+        with self.supervisor.rights():
+            self.queues.close()
+
     def _clean_up(self) -> None:
-        self.queues.close()
+        self._close_queues()
         self.succession.close()
+        self.supervisor.close()
         os.close(self._scoreboard)
         self.poller.close()
         self._signals.close()
 
 
-def serve(zygote: Zygote, host: str, port: int, scheme: str) -> int:
+def serve(zygote: Zygote, surroundings: Surroundings) -> int:
     """Run the dispatcher. Called by the command, which exits with the result.
 
+    :param zygote: The first generation's, just started.
+    :param surroundings: What the command was started with.
     :return: The exit status.
     """
-    return Dispatcher(zygote, host, port, scheme).run()
+    return Dispatcher(zygote, surroundings).run()

@@ -15,6 +15,8 @@ import sys
 import threading
 import typing as t
 
+from .systemd import VARIABLES
+
 #: Names the descriptor of a zygote's control socket, and its generation.
 VARIABLE = "FLASK_PREFORK_ZYGOTE"
 
@@ -124,7 +126,8 @@ def _first_environment() -> dict[str, str]:
             pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
     except OSError:
         return dict(os.environ)
-    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
+    found = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
+    return {name: value for name, value in found.items() if name not in VARIABLES}
 
 
 def ignore_foreign_signals() -> None:

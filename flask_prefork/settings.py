@@ -45,6 +45,8 @@ class Row:
     :param choices: The allowed words, for strings.
     :param fallback: An environment variable of other tools' that is read
         where ours isn't set.
+    :param early: It is needed before the app is loaded, so ``app.config`` can't
+        have it.
     """
 
     help: str
@@ -56,6 +58,7 @@ class Row:
     most: float | None = None
     choices: tuple[str, ...] = ()
     fallback: str | None = None
+    early: bool = False
 
     @property
     def shown_default(self) -> str:
@@ -219,6 +222,18 @@ class Settings:
         int, default_text="the system's maximum", unit="connections",
         least=1, most=2**31 - 1,
     )  # fmt: skip
+    pid: str | None = _row(
+        "Write the server's pid to this file.",
+        str, default_text="none", early=True,
+    )  # fmt: skip
+    user: str | None = _row(
+        "Load and serve the app as this user, by name or number.",
+        str, default_text="who starts it", early=True,
+    )  # fmt: skip
+    group: str | None = _row(
+        "Load and serve the app as this group, by name or number.",
+        str, default_text="the user's", early=True,
+    )  # fmt: skip
     access_log: bool = _row("Log every request.", bool, True)
     request_handler: str | None = _row(
         "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
@@ -264,6 +279,11 @@ def resolve(
         key = config_key(name)
         if explicit.get(name) is not None:
             values[name], said[name] = explicit[name], option_name(name)
+        elif config is not None and config.get(key) is not None and row.early:
+            raise SettingsError(
+                f"{key} comes too late in the app's configuration; give"
+                f" {option_name(name)} on the command line."
+            )
         elif config is not None and config.get(key) is not None:
             values[name], said[name] = row.convert(config[key], key), key
         else:

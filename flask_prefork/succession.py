@@ -16,6 +16,7 @@ from .generation import Generation
 from .launch import Zygote
 from .log import logger
 from .sockets import Listener
+from .supervisor import Supervisor
 
 #: A zygote that died is replaced after this, doubled with each that can't load
 #: the app, up to the maximum, in seconds.
@@ -28,6 +29,7 @@ class Succession:
 
     :param zygote: The first generation's, just started.
     :param adopt: Makes a generation of a zygote.
+    :param supervisor: Hears of reloads, and has the rights to start zygotes.
     :param clock: Monotonic seconds.
 
     :ivar current: The generation that is ordered.
@@ -41,9 +43,11 @@ class Succession:
         self,
         zygote: Zygote,
         adopt: t.Callable[[Zygote], Generation],
+        supervisor: Supervisor,
         clock: t.Callable[[], float],
     ) -> None:
         self._adopt = adopt
+        self._supervisor = supervisor
         self._clock = clock
         self.zygotes = {zygote.pid: zygote.generation}
         self.current = adopt(zygote)
@@ -68,8 +72,10 @@ class Succession:
         number = max(generation.number for generation in self.all()) + 1
         # The other half of the scoreboard than the current generation's.
         number += (number - self.current.number + 1) % 2
+        self._supervisor.reloading()
         try:
-            zygote = launch.by_exec(number)
+            with self._supervisor.rights():
+                zygote = launch.by_exec(number)
         except OSError as e:
             logger.error("Can't start a zygote: %s.", e)
             self._retry()
@@ -97,7 +103,7 @@ class Succession:
         elif coming is not None and coming.hopeless:
             logger.error("Generation %d is given up.", coming.number)
             self.abandon()
-            self._retry()
+            self._give_up()
         elif coming is not None and coming.loaded and not coming.opened:
             # Its half of the scoreboard may still be in use.
             parities = [g.number % 2 for g in (self.current, *self.leaving)]
@@ -116,6 +122,7 @@ class Succession:
         self._retries = 0
         old.retire()
         self.leaving.append(old)
+        self._supervisor.ready(f"generation {coming.number} serves")
 
     def _dismiss(self) -> None:
         """Part with generations that have no worker left."""
@@ -153,11 +160,16 @@ class Succession:
                 self.current.number,
             )
             self.abandon()
-            self._retry()
+            self._give_up()
         elif generation is self.current:
             logger.error("The zygote (pid %d) died; loading another.", self.current.pid)
             self.current.release()
             self._retry()
+
+    def _give_up(self) -> None:
+        """A reload has failed, and the current generation serves on."""
+        self._supervisor.ready(f"generation {self.current.number} serves on")
+        self._retry()
 
     def _retry(self) -> None:
         """If the current generation's zygote is dead, load another in a while."""

@@ -10,7 +10,7 @@ from werkzeug.serving import WSGIRequestHandler
 from werkzeug.urls import uri_to_iri
 
 #: Targets that uri_to_iri() gives back unchanged.
-_PLAIN = re.compile(r"/(?:[\w\-.~]+/?)*(?:\?[\w\-.~=&+,:;/]*)?", re.ASCII)
+_PLAIN = re.compile(r"/(?:[\w\-.~]+/?)*(?:\?[\w\-.~=&+,:;/]+)?", re.ASCII)
 _CONTROL = WSGIRequestHandler._control_char_table
 _MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -53,7 +53,12 @@ def request_text(method: str, target: str, version: str) -> str:
     """A request line to be read, with its escapes decoded and harmless."""
     if _PLAIN.fullmatch(target):
         return f"{method} {target} {version}"
-    return escape(f"{method} {uri_to_iri(target)} {version}")
+    try:
+        target = uri_to_iri(target)
+    except ValueError:
+        # It takes the start of "//[" for a host.
+        pass
+    return escape(f"{method} {target} {version}")
 
 
 def color(text: str, status: str) -> str:

@@ -84,7 +84,7 @@ class PreforkRequestHandler(ConnectionHandler):
         return self._input
 
     @cached_property
-    def wfile(self) -> t.Any:  # type: ignore[override]
+    def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
         return _Writer(self.wire, self.server.limits.min_data_rate)
 
@@ -184,6 +184,8 @@ class PreforkRequestHandler(ConnectionHandler):
         finally:
             response = self._response
             status = response.status if response is not None else 0
+            # The two refer to each other: don't leave them to the garbage collector.
+            self._response = None
             monitor.end(status, self.wire.sent - before)
         if status:
             self._log_response(status)
@@ -314,7 +316,8 @@ class PreforkRequestHandler(ConnectionHandler):
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()
-        environ["REMOTE_PORT"] = self.port_integer()
+        # A number in werkzeug's environ, but CGI's variables are strings (PEP 3333).
+        environ["REMOTE_PORT"] = str(self.port_integer())
         environ["SERVER_PROTOCOL"] = self.request_version
         environ["flask_prefork.slot"] = monitor.slot
         environ["flask_prefork.generation"] = monitor.generation

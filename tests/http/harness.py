@@ -4,8 +4,10 @@ client has to say is in the kernel's buffer before the server looks."""
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
+import time
 import typing as t
 
 import h11
@@ -81,9 +83,7 @@ class Site:
             host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
             listener = socket.create_server((host, 0), family=family)
         self._stack.enter_context(listener)
-        self.server = PreforkServer(
-            app, listener, handler, Limits(**limits), **options
-        )
+        self.server = PreforkServer(app, listener, handler, Limits(**limits), **options)
         self.monitor = RecordingMonitor()
         self.server.monitor = self.monitor
         self.results: list[t.Any] = []
@@ -101,27 +101,36 @@ class Site:
         self._stack.enter_context(connection)
         return client, connection, address
 
-    def exchange(self, data: bytes, resumed: t.Any = None) -> bytes:
+    def exchange(self, data: bytes) -> bytes:
         """Send all of it and nothing more, serve, and return all that came back."""
         client, connection, address = self.connect()
         client.sendall(data)
+        arrive(connection, len(data))
         client.shutdown(socket.SHUT_WR)
-        self.results.append(self.server.serve(connection, address, resumed))
+        self.follow(connection, address)
         return read_all(client)
 
     def ask(self, data: bytes, *methods: str) -> list[Answer]:
         """As :meth:`exchange`, parsed."""
         return parse(self.exchange(data), *methods)
 
+    def follow(self, connection: socket.socket, address: t.Any) -> None:
+        """Serve a connection to its end, as worker and dispatcher do together."""
+        parked = self.server.serve(connection, address)
+        while parked is not None:
+            low_water(connection, parked.have + 1)
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            left = 0 if parked.ready else parked.deadline - time.monotonic()
+            poll.poll(max(left * 1000, 0))
+            parked = self.server.serve(connection, address, parked)
+        self.results.append(parked)
+
     @contextlib.contextmanager
     def serving(self) -> t.Iterator[socket.socket]:
         """A connection that a thread serves."""
         client, connection, address = self.connect()
-        thread = threading.Thread(
-            target=lambda: self.results.append(
-                self.server.serve(connection, address)
-            )
-        )
+        thread = threading.Thread(target=self.follow, args=(connection, address))
         thread.start()
         try:
             yield client
@@ -129,6 +138,19 @@ class Site:
             client.close()
             thread.join(20)
             assert not thread.is_alive()
+
+
+def low_water(connection: socket.socket, mark: int) -> None:
+    """Let polls of it fire from so many bytes on."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+
+
+def arrive(connection: socket.socket, count: int) -> None:
+    """Wait until so many bytes are in a connection's buffer."""
+    if count:
+        data = connection.recv(count, socket.MSG_PEEK | socket.MSG_WAITALL)
+        assert len(data) == count
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import sys
 import typing as t
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from harness import Site
 from werkzeug.serving import WSGIRequestHandler
+
+from flask_prefork.http.environ import add_certificate
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -67,12 +70,14 @@ def test_as_werkzeug(make_site: t.Any, request_: bytes) -> None:
 
     site = make_site(app)
     site.exchange(request_)
-    address = ("127.0.0.1", seen["REMOTE_PORT"])
+    address = ("127.0.0.1", int(seen["REMOTE_PORT"]))
     expected = Stock(request_, site, address).make_environ()
     # A field's surrounding blanks are no part of its value; http.server keeps them.
     expected = {
         k: v.strip() if k.startswith("HTTP_") else v for k, v in expected.items()
     }
+    # PEP 3333 wants strings of CGI's variables.
+    expected["REMOTE_PORT"] = str(expected["REMOTE_PORT"])
     assert seen.keys() - expected.keys() == OURS
     assert expected.keys() <= seen.keys()
     for key in expected.keys() - OBJECTS:
@@ -121,9 +126,21 @@ def test_unix(make_site: t.Any, tmp_path: Path) -> None:
     site = make_site(family=socket.AF_UNIX, path=str(tmp_path / "s"))
     seen = environ_of(site, REQUESTS[0])
     assert seen["REMOTE_ADDR"] == "<local>"
-    assert seen["REMOTE_PORT"] == 0
+    assert seen["REMOTE_PORT"] == "0"
     assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("localhost", "80")
     assert site.server.host == f"unix://{tmp_path / 's'}"
+
+
+def test_client_certificate() -> None:
+    der = b"any bytes"
+
+    class Socket:
+        def getpeercert(self, binary_form: bool) -> bytes | None:
+            return der if binary_form else None
+
+    environ: dict[str, t.Any] = {}
+    add_certificate(environ, Socket())
+    assert ssl.PEM_cert_to_DER_cert(environ["SSL_CLIENT_CERT"]) == der
 
 
 def test_server_keeps_no_second_listener(site: Site) -> None:

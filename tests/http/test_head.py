@@ -316,7 +316,10 @@ REFUSED = {
         501,
         get(b"Transfer-Encoding: foo", b"Transfer-Encoding: chunked"),
     ),
-    "TRACE with a body": (400, b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"),
+    "TRACE with a body": (
+        400,
+        b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+    ),
 }
 
 

@@ -219,7 +219,9 @@ class Server:
         """Ask for the state line."""
         seen = len(self.log())
         self.signal(signal.SIGUSR1)
-        line = self.wait_for_log(r"^workers: (\S*?),(.*?) (\d+) waiting$", seen)
+        # Not only at the start of a line: tracebacks that faulthandler writes in
+        # a worker come piece by piece.
+        line = self.wait_for_log(r"workers: (\S*?),(.*?) (\d+) waiting$", seen)
         return State(line[1], line[2].strip(" ,"), int(line[3]))
 
     def wait_for_state(self, letters: str) -> None:

@@ -57,7 +57,7 @@ def test_concurrent_requests_take_the_lowest_numbered_idle_workers(
 def test_a_burst_is_served_at_once_by_as_many_workers(
     serve: Serve, gate: Gate, mode: tuple[str, ...]
 ) -> None:
-    server = serve("held", "--min-idle", "6", *mode)
+    server = serve("held", "--min-idle", "6", "--max-workers", "6", *mode)
     server.wait_for_state("IIIIII")
     requests = [server.send(gate.path) for _ in range(6)]
     held = gate.wait_for(6)

@@ -1,0 +1,138 @@
+"""The Flask extension: defaults of the configuration, and hooks."""
+
+from __future__ import annotations
+
+import typing as t
+import weakref
+
+from .hooks import F
+from .hooks import Hooks
+from .settings import config_key
+from .settings import ROWS
+
+if t.TYPE_CHECKING:
+    from flask import Flask
+
+
+class Prefork:
+    """Hooks and defaults for apps that ``flask prefork-run`` serves.
+
+    The command serves apps without it just as well. One extension may be
+    initialized for several apps of a process, and an app has at most one. What
+    counts is the app that the command has loaded: an app that is mounted in
+    another, as by werkzeug's ``DispatcherMiddleware``, has no hooks of its own.
+
+    ::
+
+        prefork = Prefork()
+
+        @prefork.after_fork
+        def connect():
+            current_app.extensions["queue"] = Queue.connect()
+
+        def create_app():
+            app = Flask(__name__)
+            prefork.init_app(app)
+            return app
+
+    Hooks take no arguments and are called with the app's context pushed. What
+    they raise is logged with its traceback and the hook's name.
+
+    :param app: Initialize this app at once.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self.hooks = Hooks()
+        self._defaulted: weakref.WeakKeyDictionary[Flask, frozenset[str]]
+        self._defaulted = weakref.WeakKeyDictionary()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Register with an app, and give its configuration the defaults.
+
+        Every ``PREFORK_*`` key is set that isn't yet and that has a default of its
+        own; those whose default follows from other settings aren't. A default of
+        the configuration gives way as the setting's does: it contradicts no
+        option of the command line.
+
+        :param app: Found again as ``app.extensions["prefork"].``
+        :raises RuntimeError: If it has such an extension.
+        """
+        if "prefork" in app.extensions:
+            raise RuntimeError(
+                "A 'Prefork' instance has already been registered on this Flask"
+                " app. Import and use that instance instead."
+            )
+        app.extensions["prefork"] = self
+        defaulted = set()
+        for name, row in ROWS.items():
+            key = config_key(name)
+            if row.default is not None and key not in app.config:
+                app.config.setdefault(key, row.default)
+                defaulted.add(key)
+        self._defaulted[app] = frozenset(defaulted)
+
+    def configuration(self, app: Flask) -> dict[str, t.Any]:
+        """The app's configuration without the defaults that came from here.
+
+        One that the app has set to the same value afterwards can't be told from
+        the default.
+        """
+        defaults = {config_key(name): row.default for name, row in ROWS.items()}
+        defaulted = self._defaulted.get(app, frozenset())
+        return {
+            key: value
+            for key, value in app.config.items()
+            if key not in defaulted or value != defaults[key]
+        }
+
+    def before_fork(self, f: F) -> F:
+        """Call a function in the zygote before each fork of a worker.
+
+        If it raises, that worker is not forked; it is tried again with a growing
+        pause. The server starts no worker while the function runs.
+        """
+        self.hooks.before_fork.append(f)
+        return f
+
+    def after_fork(self, f: F) -> F:
+        """Call a function in each worker before it takes its first request.
+
+        The place to open what processes can't share: connections, threads, event
+        loops. If it raises, the worker ends and another is started, with a growing
+        pause; a server none of whose workers ever began gives up.
+        """
+        self.hooks.after_fork.append(f)
+        return f
+
+    def before_exit(self, f: F) -> F:
+        """Call a function in each worker that ends, after its last request.
+
+        Not in one that is killed, and not if ``after_fork`` has failed. The last
+        one registered is called first, and one that raises keeps no other from
+        being called. All of it has to end within the graceful timeout.
+        """
+        self.hooks.before_exit.append(f)
+        return f
+
+    def when_ready(self, f: F) -> F:
+        """Call a function in the zygote, once, when its workers serve.
+
+        After a reload, that is when the new generation has taken over. If it
+        raises, the server goes on.
+        """
+        self.hooks.when_ready.append(f)
+        return f
+
+
+def find(app: Flask) -> Prefork | None:
+    """The extension that an app was initialized with."""
+    found = app.extensions.get("prefork")
+    return found if isinstance(found, Prefork) else None
+
+
+def configuration(app: Flask) -> t.Mapping[str, t.Any]:
+    """What an app's configuration says, without the extension's defaults."""
+    extension = find(app)
+    return app.config if extension is None else extension.configuration(app)

@@ -1,0 +1,101 @@
+"""What an app can learn of its workers' lives: hooks, signals, ``current_worker``.
+
+Users get at this through :class:`.extension.Prefork` and the names in the
+package itself. When what is called is in ``lifecycle.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from blinker import Namespace
+from werkzeug.local import LocalProxy
+
+Hook = t.Callable[[], object]
+F = t.TypeVar("F", bound=Hook)
+
+_signals = Namespace()
+
+worker_started = _signals.signal(
+    "worker-started",
+    "Sent in a worker by the app, after the hooks ``after_fork`` and before it"
+    " takes requests; with ``slot`` and ``generation``.",
+)
+worker_exiting = _signals.signal(
+    "worker-exiting",
+    "Sent in a worker by the app, before the hooks ``before_exit``; with ``slot``"
+    " and ``generation``.",
+)
+pool_resized = _signals.signal(
+    "pool-resized",
+    "Sent in the zygote by the app when its generation has another number of"
+    " worker processes than before; with ``workers``, that number. What changes"
+    " while a receiver runs is told afterwards, at once.",
+)
+reloaded = _signals.signal(
+    "reloaded",
+    "Sent in the new zygote by the app, when its generation has taken over from"
+    " another; with ``generation``, its number.",
+)
+
+
+class Hooks:
+    """The functions that an extension's decorators have collected."""
+
+    def __init__(self) -> None:
+        self.before_fork: list[Hook] = []
+        self.after_fork: list[Hook] = []
+        self.before_exit: list[Hook] = []
+        self.when_ready: list[Hook] = []
+
+
+@dataclass(frozen=True)
+class CurrentWorker:
+    """The worker process that this code runs in.
+
+    :ivar slot: Its number, from 0; the next worker in its place has the same.
+    :ivar generation: How many times the app was loaded, this time included;
+        numbers may be left out.
+    :ivar pid: Its process.
+    """
+
+    slot: int
+    generation: int
+    pid: int
+    _count: t.Callable[[], int]
+
+    @property
+    def served(self) -> int:
+        """How many requests it has served, the present one not included."""
+        return self._count()
+
+
+_worker: CurrentWorker | None = None
+
+
+def become(slot: int, generation: int, served: t.Callable[[], int]) -> None:
+    """Make this process a worker, for who asks :data:`current_worker`.
+
+    :param served: Counts its requests.
+    """
+    global _worker
+    _worker = CurrentWorker(slot, generation, os.getpid(), served)
+
+
+def _find_worker() -> CurrentWorker:
+    # A process that the app forks in a worker is none.
+    if _worker is None or _worker.pid != os.getpid():
+        raise RuntimeError(
+            "Working outside of a worker.\n\n"
+            "'current_worker' is known in worker processes of 'flask prefork-run'"
+            " only: in requests, and in the hooks 'after_fork' and 'before_exit'."
+            " Elsewhere it is false in a boolean context."
+        )
+    return _worker
+
+
+#: The worker that this code runs in. As with Flask's own proxies, outside of one
+#: it is false, and to look into it raises :exc:`RuntimeError`.
+current_worker: CurrentWorker = LocalProxy(_find_worker)  # type: ignore[assignment]

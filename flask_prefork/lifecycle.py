@@ -1,0 +1,142 @@
+"""What happens to the app around its workers' lives, and when.
+
+Zygote and workers call this at the turns of their lives; what the app wants to
+hear of them (``hooks.py``), and what it needs before and after a fork
+(``fork_safety.py``, ``prometheus.py``), comes from here. Nothing the app does in a
+hook ends the zygote.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import extension
+from . import fork_safety
+from . import hooks
+from . import prometheus
+from .hooks import Hook
+from .hooks import Hooks
+from .log import logger
+
+if t.TYPE_CHECKING:
+    import socket
+
+    from blinker import Signal
+    from flask import Flask
+
+
+class Lifecycle:
+    """The life of one generation, as the app sees it.
+
+    :param app: The app; ``None`` if it could not be loaded.
+    :param generation: The generation's number.
+    """
+
+    def __init__(self, app: Flask | None, generation: int) -> None:
+        self.app = app
+        self.generation = generation
+        found = extension.find(app) if app is not None else None
+        self.hooks = found.hooks if found is not None else Hooks()
+
+    # In the zygote
+
+    def prepare(self, listeners: t.Sequence[socket.socket]) -> None:
+        """Before the first fork, when no worker of the app is there.
+
+        :param listeners: The server's own sockets, which workers are to share.
+        """
+        prometheus.prepare(self.generation)
+        if self.app is not None:
+            for finding in fork_safety.look(self.app, listeners):
+                logger.warning("Before the first fork: %s", finding)
+
+    def before_fork(self) -> bool:
+        """Before each fork of a worker.
+
+        :return: Whether to fork.
+        """
+        return all(self._call("before_fork", hook) for hook in self.hooks.before_fork)
+
+    def ready(self, follows: bool) -> None:
+        """The generation serves.
+
+        :param follows: Whether another one did before.
+        """
+        for hook in self.hooks.when_ready:
+            self._call("when_ready", hook)
+        if follows:
+            self._send(hooks.reloaded, generation=self.generation)
+
+    def resized(self, workers: int) -> None:
+        """The generation has another number of workers."""
+        self._send(hooks.pool_resized, workers=workers)
+
+    def reaped(self, slot: int) -> None:
+        """A worker has ended, in whatever way."""
+        prometheus.bury(self.generation, slot)
+
+    # In a worker
+
+    def begin(self, slot: int, served: t.Callable[[], int]) -> bool:
+        """In a new worker, before it is idle for the first time.
+
+        :param served: Counts its requests.
+        :return: Whether it may serve.
+        """
+        prometheus.enter(self.generation, slot)
+        hooks.become(slot, self.generation, served)
+        app = self.app
+        if app is not None and not self._call("mend", lambda: fork_safety.mend(app)):
+            return False
+        return all(
+            self._call("after_fork", hook) for hook in self.hooks.after_fork
+        ) and self._send(hooks.worker_started, slot=slot, generation=self.generation)
+
+    def end(self, slot: int, pid: int) -> None:
+        """In a worker that has begun, before its end.
+
+        :param pid: The worker's. A process that the app has forked ends otherwise.
+        """
+        if pid != os.getpid():
+            return
+        self._send(hooks.worker_exiting, slot=slot, generation=self.generation)
+        for hook in reversed(self.hooks.before_exit):
+            self._call("before_exit", hook)
+
+    def _call(self, kind: str, hook: Hook) -> bool:
+        """Call a hook in the app's context.
+
+        :return: Whether it came to its end.
+        """
+        assert self.app is not None, "only an app has hooks"
+        try:
+            with self.app.app_context():
+                hook()
+        except (Exception, SystemExit):
+            logger.exception("The %s hook %s failed:", kind, _name(hook))
+            return False
+        return True
+
+    def _send(self, signal: Signal, **news: t.Any) -> bool:
+        """Send a signal in the app's context.
+
+        :return: Whether all its receivers came to their end.
+        """
+        if self.app is None or not signal.receivers:
+            return True
+        try:
+            with self.app.app_context():
+                signal.send(self.app, **news)
+        except (Exception, SystemExit):
+            logger.exception("A receiver of %s failed:", signal.name)
+            return False
+        return True
+
+
+def _name(hook: Hook) -> str:
+    """What people call a function: its module and name."""
+    name = getattr(hook, "__qualname__", None)
+    if name is None:
+        return repr(hook)
+    return f"{getattr(hook, '__module__', '?')}.{name}"

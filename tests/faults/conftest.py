@@ -1,0 +1,14 @@
+"""The fixtures of the integration tests, for the rows of the fault matrix.
+
+Each test here is a row. The first line of its docstring says what is done to the
+server, the rest what must hold.
+"""
+
+from __future__ import annotations
+
+from integration.conftest import fail
+from integration.conftest import gate
+from integration.conftest import pytest_runtest_makereport
+from integration.conftest import serve
+
+__all__ = ["fail", "gate", "pytest_runtest_makereport", "serve"]

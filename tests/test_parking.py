@@ -1,0 +1,315 @@
+"""Parked connections and their deadlines, against naive models."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+from hypothesis.stateful import RuleBasedStateMachine
+
+from flask_prefork import parking
+from flask_prefork.deadlines import Deadlines
+from flask_prefork.parking import Connection
+from flask_prefork.parking import FIRST_DELAY
+from flask_prefork.parking import LAST_DELAY
+from flask_prefork.parking import Lot
+from flask_prefork.parking import Wait
+
+#: How late a deadline may be told of, in seconds: a bit above the precision.
+LATE = 0.051
+#: What adding floats may cost.
+EPSILON = 1e-6
+
+#: As a clock that has run for days; fractions that don't hit the precision.
+TIMES = st.floats(-5, 5).map(lambda offset: 1_000_000 + offset)
+ITEMS = st.integers(0, 9)
+
+
+# Flags
+
+
+@given(st.sampled_from(Wait), st.integers(0, 15))
+def test_flags_round_trip(wait: Wait, wakes: int) -> None:
+    value = parking.flags(wait, wakes)
+    assert 0 <= value < 1 << 16, "a frame has 16 bits for them"
+    assert parking.from_flags(value) == (wait, wakes)
+
+
+@given(st.sampled_from(Wait), st.integers(16))
+def test_the_count_of_wakes_saturates(wait: Wait, wakes: int) -> None:
+    assert parking.from_flags(parking.flags(wait, wakes)) == (wait, 15)
+    # No count that a frame can carry is told from a higher one by its delay.
+    assert FIRST_DELAY * 2**14 >= LAST_DELAY
+
+
+def test_flags_of_nothing() -> None:
+    with pytest.raises(ValueError):
+        parking.from_flags(3)
+
+
+# Deadlines
+
+
+def test_no_deadlines() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    assert deadlines.next() is None
+    assert deadlines.pop(1e9) == []
+    deadlines.discard("nobody's")
+    assert len(deadlines) == 0
+
+
+def test_a_new_deadline_takes_the_place_of_the_old() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.set("a", 10.0)
+    deadlines.set("a", 20.0)
+    assert len(deadlines) == 1
+    assert deadlines.pop(19.0) == []
+    assert deadlines.pop(21.0) == ["a"]
+
+
+def test_the_earlier_come_first() -> None:
+    deadlines: Deadlines[int] = Deadlines()
+    for when in (7, 3, 9, 1):
+        deadlines.set(when, float(when))
+    assert deadlines.pop(8.0) == [1, 3, 7]
+
+
+class DeadlinesMachine(RuleBasedStateMachine):
+    """Deadlines beside a plain dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadlines: Deadlines[int] = Deadlines()
+        self.model: dict[int, float] = {}
+
+    @rule(item=ITEMS, when=TIMES)
+    def set(self, item: int, when: float) -> None:
+        self.deadlines.set(item, when)
+        self.model[item] = when
+
+    @rule(item=ITEMS)
+    def discard(self, item: int) -> None:
+        self.deadlines.discard(item)
+        self.model.pop(item, None)
+
+    @rule(now=TIMES)
+    def pop(self, now: float) -> None:
+        popped = self.deadlines.pop(now)
+        assert len(set(popped)) == len(popped)
+        for item in popped:
+            assert self.model.pop(item) <= now + EPSILON, "early"
+        assert all(when > now - LATE for when in self.model.values()), "late"
+
+    @invariant()
+    def next_is_the_earliest(self) -> None:
+        assert len(self.deadlines) == len(self.model)
+        when = self.deadlines.next()
+        if not self.model:
+            assert when is None
+            return
+        earliest = min(self.model.values())
+        assert when is not None
+        assert earliest - EPSILON <= when < earliest + LATE
+        # Whoever waits until then finds somebody.
+        assert self.deadlines.pop(when) != []
+        # What was taken out for the look goes back.
+        for item, moment in self.model.items():
+            self.deadlines.set(item, moment)
+
+
+TestDeadlinesMachine = DeadlinesMachine.TestCase
+
+
+# The lot
+
+
+def connection(
+    wait: Wait = Wait.KEEP_ALIVE,
+    deadline: float = 100.0,
+    have: int = 0,
+    wakes: int = 0,
+) -> Connection:
+    """A connection that is nobody's descriptor."""
+    return Connection(-1, 0, wait, deadline, have, wakes)
+
+
+def test_one_between_two_requests_is_watched() -> None:
+    lot = Lot()
+    parked = connection()
+    assert lot.park(parked, 0.0)
+    assert parked in lot
+    assert len(lot) == 1
+    assert lot.heads == 0
+    assert not lot.ready
+
+
+def test_one_whose_turn_is_over_is_ready_at_once() -> None:
+    lot = Lot()
+    first, second = connection(), connection(Wait.WORKER, have=20)
+    lot.park(first, 0.0)
+    assert not lot.park(second, 0.0)
+    lot.wake(first)
+    assert list(lot.ready) == [second, first]
+    assert first not in lot, "it waits for no client"
+    assert len(lot) == 2
+    assert lot.deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("wakes", "delay"), [(1, 0.01), (2, 0.02), (5, 0.16), (8, 1.0), (15, 1.0)]
+)
+def test_one_woken_for_nothing_rests_ever_longer(wakes: int, delay: float) -> None:
+    lot = Lot()
+    parked = connection(Wait.HEAD, have=3, wakes=wakes)
+    assert not lot.park(parked, 10.0)
+    assert lot.expire(10.0 + delay - EPSILON) == ([], [])
+    assert parked in lot
+    assert lot.expire(10.0 + delay + LATE) == ([], [parked])
+    assert parked in lot, "it is watched now"
+
+
+def test_a_gap_that_is_too_long_ends_the_connection() -> None:
+    lot = Lot()
+    parked = connection(deadline=5.0)
+    lot.park(parked, 0.0)
+    assert lot.expire(4.9) == ([], [])
+    assert lot.expire(5.0 + LATE) == ([parked], [])
+    assert len(lot) == 0
+    assert not lot.ready
+
+
+def test_a_head_that_takes_too_long_is_a_workers_to_answer() -> None:
+    lot = Lot()
+    begun = connection(Wait.HEAD, deadline=5.0, have=7, wakes=9)
+    silent = connection(Wait.HEAD, deadline=5.0)
+    # Woken so often that its rest ends beyond its deadline.
+    lot.park(begun, 4.5)
+    lot.park(silent, 0.0)
+    assert lot.heads == 2
+    assert lot.expire(5.0 + LATE) == ([silent], [])
+    assert list(lot.ready) == [begun]
+    assert lot.expire(100.0) == ([], [])
+
+
+def test_the_longest_idle_goes_first_and_begun_requests_last() -> None:
+    lot = Lot()
+    head, old, new = connection(Wait.HEAD, have=1), connection(), connection()
+    ready = connection(Wait.WORKER, have=1)
+    for parked in (ready, head, old, new):
+        lot.park(parked, 0.0)
+    for expected in (old, new, head):
+        assert lot.longest_idle() is expected
+        lot.remove(expected)
+    assert lot.longest_idle() is None
+    assert list(lot.ready) == [ready]
+
+
+class LotMachine(RuleBasedStateMachine):
+    """A lot beside lists in which one looks for everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lot = Lot()
+        self.now = 1_000_000.0
+        #: Those that wait for their client, in the order of their coming.
+        self.waiting: list[Connection] = []
+        self.ready: list[Connection] = []
+        #: Until when those that were woken for nothing rest.
+        self.rests: dict[Connection, float] = {}
+
+    @rule(
+        wait=st.sampled_from(Wait),
+        time=st.floats(0, 3),
+        have=st.integers(0, 2),
+        wakes=st.integers(0, 15),
+    )
+    def park(self, wait: Wait, time: float, have: int, wakes: int) -> None:
+        parked = connection(wait, self.now + time, have, wakes)
+        watch = self.lot.park(parked, self.now)
+        if wait is Wait.WORKER:
+            assert not watch
+            self.ready.append(parked)
+            return
+        self.waiting.append(parked)
+        assert watch is (wakes == 0)
+        if wakes:
+            delay = min(FIRST_DELAY * 2 ** (wakes - 1), LAST_DELAY)
+            self.rests[parked] = self.now + delay
+
+    def forget(self, parked: Connection) -> None:
+        self.waiting.remove(parked)
+        self.rests.pop(parked, None)
+
+    @precondition(lambda self: len(self.waiting) > len(self.rests))
+    @rule(data=st.data())
+    def wake(self, data: st.DataObject) -> None:
+        watched = [one for one in self.waiting if one not in self.rests]
+        woken = data.draw(st.sampled_from(watched))
+        self.lot.wake(woken)
+        self.forget(woken)
+        self.ready.append(woken)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        removed = data.draw(st.sampled_from(self.waiting))
+        self.lot.remove(removed)
+        self.lot.remove(removed)
+        self.forget(removed)
+
+    @precondition(lambda self: self.ready)
+    @rule()
+    def hand_over(self) -> None:
+        assert self.lot.ready.popleft() is self.ready.pop(0)
+
+    @rule(time=st.floats(0, 2))
+    def expire(self, time: float) -> None:
+        self.now += time
+        close, watch = self.lot.expire(self.now)
+        woken = list(self.lot.ready)[len(self.ready) :]
+        assert len({*close, *watch, *woken}) == len(close) + len(watch) + len(woken)
+        for gone in (*close, *woken):
+            assert gone.deadline <= self.now + EPSILON
+            assert (gone in woken) is (gone.wait is Wait.HEAD and gone.have > 0)
+            self.forget(gone)
+        self.ready += woken
+        for rested in watch:
+            assert self.rests.pop(rested) <= self.now + EPSILON
+        assert all(one.deadline > self.now - LATE for one in self.waiting)
+        assert all(end > self.now - LATE for end in self.rests.values())
+
+    @rule()
+    def clear(self) -> None:
+        assert set(self.lot.clear()) == {*self.waiting, *self.ready}
+        self.waiting, self.ready, self.rests = [], [], {}
+
+    @invariant()
+    def agrees(self) -> None:
+        lot = self.lot
+        assert list(lot.ready) == self.ready
+        assert len(lot) == len(self.waiting) + len(self.ready)
+        assert all(one in lot for one in self.waiting)
+        assert not any(one in lot for one in self.ready)
+        heads = [one for one in self.waiting if one.wait is Wait.HEAD]
+        idle = [one for one in self.waiting if one.wait is not Wait.HEAD]
+        assert lot.heads == len(heads)
+        assert lot.longest_idle() is next(iter(idle + heads), None)
+
+    @invariant()
+    def deadline_is_the_earliest(self) -> None:
+        moments = [one.deadline for one in self.waiting] + [*self.rests.values()]
+        deadline = self.lot.deadline()
+        if not moments:
+            assert deadline is None
+        else:
+            assert deadline is not None
+            assert min(moments) - EPSILON <= deadline < min(moments) + LATE
+
+
+TestLotMachine = LotMachine.TestCase
+for machine in (TestDeadlinesMachine, TestLotMachine):
+    machine.settings = settings(max_examples=60, stateful_step_count=30)
