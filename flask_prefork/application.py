@@ -13,6 +13,7 @@ from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
+from .extension import configuration
 from .http.contract import Limits
 from .http.handler import PreforkRequestHandler
 from .http.server import PreforkServer
@@ -61,7 +62,7 @@ def load(
             raise failure from None
 
         return failed, resolve(explicit, None, defaults)
-    return app, resolve(explicit, app.config, defaults)
+    return app, resolve(explicit, configuration(app), defaults)
 
 
 def server_maker(

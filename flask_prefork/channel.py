@@ -55,6 +55,13 @@ class Kind(enum.IntEnum):
     SPAWN = 6
     #: Send the signal ``place`` to the worker in ``slot``, process ``argument``.
     SIGNAL = 7
+    #: The end of the control socket is meant: the server serves on without it.
+    RELEASE = 15
+    #: The generation serves; ``argument`` is 1 if it has taken over from another.
+    READY = 16
+    #: The generation has ``argument`` workers. Sent back when that was told to
+    #: the app; until then no other is sent.
+    RESIZED = 17
     # Zygote to dispatcher.
     #: The app is loaded; its settings ride along.
     LOADED = 8

@@ -184,6 +184,7 @@ def _be_zygote(
     launch.ignore_foreign_signals()
 
     from . import application
+    from . import lifecycle
     from . import privileges
     from . import reloader
     from . import worker
@@ -213,4 +214,5 @@ def _be_zygote(
         )
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
-    zygote.Zygote(begin, settings, make_server, worker.serve, watch).run()
+    life = lifecycle.Lifecycle(app, begin.generation)
+    zygote.Zygote(begin, settings, make_server, worker.serve, watch, life).run()

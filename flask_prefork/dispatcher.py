@@ -214,6 +214,7 @@ class Dispatcher:
     def _announce(self) -> None:
         """Say what runs where. Whoever reads it can connect at once."""
         self._announced = True
+        self.succession.current.tell_ready(follows=False)
         settings = self._settings
         for listener in self.queues.listeners:
             for address in listener.addresses(self.scheme):

@@ -79,6 +79,9 @@ class Generation:
         self.bank = Bank(scoreboard, self.number)
         self.children = Children(self.number, self.bank, poller, clock, lot, self._tell)
         self._others_wait = False
+        self._serves = False
+        self._size = 0
+        self._size_is_told = True
         self._scoreboard = scoreboard
         self._control = Channel(zygote.control)
         poller.watch(self._control.fd, self._read_control)
@@ -157,7 +160,7 @@ class Generation:
             self.clock(),
         )
         self.children.stalls = Stalls(settings.timeout, settings.slow_log)
-        document = write_document([listener.host for listener in listeners])
+        document = write_document([(one.host, one.inherited) for one in listeners])
         fds = [document, self._scoreboard]
         fds += [listener.fd for listener in listeners]
         self._tell(Frame(Kind.LISTEN, self.number), fds)
@@ -192,6 +195,22 @@ class Generation:
             self._others_wait = wait
             self.bank.set_others_wait(wait)
 
+    def tell_ready(self, follows: bool) -> None:
+        """Tell the app, once, that the generation serves.
+
+        :param follows: It has taken over from another.
+        """
+        if not self._serves:
+            self._serves = True
+            self._tell(Frame(Kind.READY, self.number, argument=int(follows)))
+
+    def _tell_size(self) -> None:
+        """Tell the app how many workers there are, as fast as it takes it in."""
+        size = len(self.pool)
+        if self.alive and self._size_is_told and size != self._size:
+            self._size, self._size_is_told = size, False
+            self._tell(Frame(Kind.RESIZED, self.number, argument=size))
+
     def step(self, now: float, waiting: int, others: int) -> None:
         """Do what pool, policy and stalls want now.
 
@@ -204,6 +223,7 @@ class Generation:
             self._judge(worker, now)
         if not self.closed and self.settings is not None and self.alive:
             self._resize(now, waiting, others)
+        self._tell_size()
 
     def _resize(self, now: float, waiting: int, others: int) -> None:
         pool, policy = self.pool, self.policy
@@ -294,6 +314,7 @@ class Generation:
         if self.alive:
             self.alive = False
             self.poller.forget(self._control.fd)
+            self._control.send(Frame(Kind.RELEASE, self.number))
             self._control.close()
             self.children.lost()
 
@@ -336,5 +357,7 @@ class Generation:
             self.children.failed(frame)
         elif frame.kind is Kind.EXITED:
             self.children.exited(frame)
+        elif frame.kind is Kind.RESIZED:
+            self._size_is_told = True
         elif frame.kind is Kind.CHANGED:
             self.outdated = True

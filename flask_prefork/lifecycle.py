@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import typing as t
 
+from flask import Flask
+
 from . import extension
 from . import fork_safety
 from . import hooks
@@ -22,21 +24,21 @@ from .log import logger
 if t.TYPE_CHECKING:
     import socket
 
-    from blinker import Signal
-    from flask import Flask
+    from _typeshed.wsgi import WSGIApplication
+    from blinker import NamedSignal
 
 
 class Lifecycle:
     """The life of one generation, as the app sees it.
 
-    :param app: The app; ``None`` if it could not be loaded.
+    :param app: What is served; if it could not be loaded, that is no app of Flask's.
     :param generation: The generation's number.
     """
 
-    def __init__(self, app: Flask | None, generation: int) -> None:
-        self.app = app
+    def __init__(self, app: WSGIApplication, generation: int) -> None:
+        self.app = app if isinstance(app, Flask) else None
         self.generation = generation
-        found = extension.find(app) if app is not None else None
+        found = extension.find(self.app) if self.app is not None else None
         self.hooks = found.hooks if found is not None else Hooks()
 
     # In the zygote
@@ -56,7 +58,7 @@ class Lifecycle:
 
         :return: Whether to fork.
         """
-        return all(self._call("before_fork", hook) for hook in self.hooks.before_fork)
+        return self._call_all("before_fork", self.hooks.before_fork)
 
     def ready(self, follows: bool) -> None:
         """The generation serves.
@@ -86,12 +88,11 @@ class Lifecycle:
         """
         prometheus.enter(self.generation, slot)
         hooks.become(slot, self.generation, served)
-        app = self.app
-        if app is not None and not self._call("mend", lambda: fork_safety.mend(app)):
-            return False
-        return all(
-            self._call("after_fork", hook) for hook in self.hooks.after_fork
-        ) and self._send(hooks.worker_started, slot=slot, generation=self.generation)
+        if self.app is not None:
+            fork_safety.mend(self.app)
+        return self._call_all("after_fork", self.hooks.after_fork) and self._send(
+            hooks.worker_started, slot=slot, generation=self.generation
+        )
 
     def end(self, slot: int, pid: int) -> None:
         """In a worker that has begun, before its end.
@@ -104,6 +105,13 @@ class Lifecycle:
         for hook in reversed(self.hooks.before_exit):
             self._call("before_exit", hook)
 
+    def _call_all(self, kind: str, functions: t.Iterable[Hook]) -> bool:
+        """Call hooks until one fails.
+
+        :return: Whether none did.
+        """
+        return all(self._call(kind, hook) for hook in functions)
+
     def _call(self, kind: str, hook: Hook) -> bool:
         """Call a hook in the app's context.
 
@@ -114,11 +122,11 @@ class Lifecycle:
             with self.app.app_context():
                 hook()
         except (Exception, SystemExit):
-            logger.exception("The %s hook %s failed:", kind, _name(hook))
+            logger.exception("The hook %s (%s) failed:", kind, _name(hook))
             return False
         return True
 
-    def _send(self, signal: Signal, **news: t.Any) -> bool:
+    def _send(self, signal: NamedSignal, **news: t.Any) -> bool:
         """Send a signal in the app's context.
 
         :return: Whether all its receivers came to their end.

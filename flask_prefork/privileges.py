@@ -156,8 +156,8 @@ def _verify(identity: Identity) -> None:
     if identity.uid == 0:
         return
     try:
-        # A capability that was kept (capabilities(7), SECBIT_KEEP_CAPS) shows
-        # in nothing but this.
+        # A capability that was kept (capabilities(7), SECBIT_NO_SETUID_FIXUP)
+        # shows in nothing but this.
         os.setuid(0)
     except OSError:
         return

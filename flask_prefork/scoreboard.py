@@ -102,6 +102,11 @@ class Bank:
         """Unmap it."""
         self._map.close()
 
+    def detach(self) -> None:
+        """Go on with a clean mapping that nobody shares."""
+        self._map.close()
+        self._map = mmap.mmap(-1, SIZE)
+
     # The dispatcher's columns
 
     def clear(self, slot: int) -> None:

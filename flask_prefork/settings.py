@@ -235,6 +235,11 @@ class Settings:
         str, default_text="the user's", early=True,
     )  # fmt: skip
     access_log: bool = _row("Log every request.", bool, True)
+    gc_freeze: bool = _row(
+        "Keep what the app made before the fork out of the garbage collector's"
+        " sight, so that workers share its memory for longer.",
+        bool, True,
+    )  # fmt: skip
     request_handler: str | None = _row(
         "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
         " in the form 'module:Class'.",
@@ -273,6 +278,7 @@ def resolve(
     :param defaults: Defaults other than the table's.
     :raises SettingsError: In one sentence, for the first thing that can't be.
     """
+    _check_keys(config or {})
     values: dict[str, t.Any] = {}
     said: dict[str, str] = {}
     for name, row in ROWS.items():
@@ -291,6 +297,17 @@ def resolve(
     _check(values, said)
     _derive(values, said)
     return Settings(**values)
+
+
+def _check_keys(config: Mapping[str, t.Any]) -> None:
+    """Find what is meant for this server and isn't known: a slip, most likely."""
+    keys = [config_key(name) for name in ROWS]
+    for key in config:
+        if key.startswith(CONFIG_PREFIX) and key not in keys:
+            from difflib import get_close_matches
+
+            (nearest,) = get_close_matches(key, keys, n=1, cutoff=0.0)
+            raise SettingsError(f"There is no {key!r}; did you mean {nearest!r}?")
 
 
 #: Pairs of which the first can't be above the second.

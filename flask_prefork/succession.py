@@ -118,6 +118,7 @@ class Succession:
 
     def _promote(self, coming: Generation) -> None:
         logger.info("Generation %d serves.", coming.number)
+        coming.tell_ready(follows=True)
         old, self.current, self.coming = self.current, coming, None
         self._retries = 0
         old.retire()

@@ -20,6 +20,7 @@ import traceback
 import typing as t
 from collections.abc import Sequence
 
+from . import faults
 from . import launch
 from . import parking
 from .channel import Frame
@@ -37,6 +38,7 @@ from .sockets import Listener
 
 if t.TYPE_CHECKING:
     from .http.server import PreforkServer
+    from .lifecycle import Lifecycle
 
 #: While the system has no descriptors or memory for another connection, a
 #: worker would spin on its order. Seconds it waits instead.
@@ -74,6 +76,7 @@ class Worker:
         self.settings = settings
         #: Set while the app runs (http.contract.Monitor).
         self.abortable = False
+        self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
         #: TLS connections can't move to another process.
         self.stays = any(server.ssl_context is not None for server in servers)
@@ -86,6 +89,8 @@ class Worker:
         self.requests = 0
         self.connections = 0
         self._reported = 0
+        #: The descriptor of the connection that is served, or -1.
+        self._serving = -1
         self._endings = 0
         bank.enter(slot, self.pid)
         for server in servers:
@@ -126,6 +131,23 @@ class Worker:
             or bank.is_stopped(self.slot)
             or any(queue.waiting() for queue in self.queues)
         )
+
+    def disown(self) -> None:
+        """In a process that the app has forked: let go of what is this worker's.
+
+        The child may live on, and neither the client nor the dispatcher would see
+        that an end is closed. Or it returns from the view like its parent, and
+        must not answer a second time; perhaps in the middle of the next response.
+        """
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (self.channel.fileno(), self._serving):
+            if fd >= 0:
+                # Not closed: another file would get the number.
+                os.dup2(null, fd, inheritable=False)
+        os.close(null)
+        self.bank.detach()
+        for server in self.servers:
+            server.access_log = False
 
     # The loop
 
@@ -185,6 +207,8 @@ class Worker:
         if frame.generation != self.generation:
             return False
         if frame.kind is Kind.ORDER:
+            if self._fault is not None:
+                self._fault()
             self._serve_run(frame.place, frame.argument, ordered=True)
         elif frame.kind is Kind.RESUME and fds:
             if not self._report(Kind.BUSY):
@@ -216,7 +240,9 @@ class Worker:
         wakes: int = 0,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
+        self._serving = connection.fileno()
         parked = self.servers[index].serve(connection, address, resumed)
+        self._serving = -1
         if os.getpid() != self.pid:
             # The app has forked, and this is its child, not the worker
             # (SpamAssassin bug 4370).
@@ -341,10 +367,13 @@ def serve(
     bank: Bank,
     servers: Sequence[PreforkServer],
     settings: Settings,
+    life: Lifecycle,
 ) -> t.NoReturn:
     """Be a worker, from the fork to the end of the process.
 
-    See :class:`Worker` for the parameters.
+    See :class:`Worker` for the other parameters.
+
+    :param life: What the app is told.
     """
     status = 1
     try:
@@ -353,8 +382,13 @@ def serve(
         launch.ignore_foreign_signals()
         worker = Worker(slot, generation, channel, bank, servers, settings)
         worker.listen_to_signals()
-        worker.run()
-        status = 0
+        os.register_at_fork(after_in_child=worker.disown)
+        if life.begin(slot, lambda: worker.requests):
+            try:
+                worker.run()
+                status = 0
+            finally:
+                life.end(slot, worker.pid)
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:

@@ -15,6 +15,7 @@ import socket
 import time
 import typing as t
 
+from . import faults
 from . import launch
 from . import reloader
 from .channel import close_all
@@ -25,12 +26,16 @@ from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
 from .http.server import PreforkServer
+from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
 
 if t.TYPE_CHECKING:
     Watch = t.Callable[[t.Callable[[], None]], None]
     MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+#: How long a dispatcher may take to die once it has closed its sockets, in seconds.
+_LAST_MOMENT = 1.0
 
 
 class Work(t.Protocol):
@@ -44,6 +49,7 @@ class Work(t.Protocol):
         bank: Bank,
         servers: t.Sequence[PreforkServer],
         settings: Settings,
+        life: Lifecycle,
     ) -> t.NoReturn: ...
 
 
@@ -56,6 +62,7 @@ class Zygote:
     :param work: What a worker does.
     :param watch: What the process does that watches the app's files; it ends with
         :data:`.reloader.CHANGED`.
+    :param life: What the app is told of its workers.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Zygote:
         make_server: MakeServer,
         work: Work,
         watch: Watch | None,
+        life: Lifecycle,
     ) -> None:
         self.control = begin.control
         self.generation = begin.generation
@@ -72,16 +80,25 @@ class Zygote:
         self.make_server = make_server
         self.work = work
         self.watch = watch
+        self.life = life
         self.servers: list[PreforkServer] = []
         self.bank: Bank | None = None
+        #: The listening sockets that end with the server.
+        self.own: list[socket.socket] = []
+        #: The dispatcher's pidfd (``pidfd_open(2)``), where there are such; else -1.
+        self.parent = -1
         #: Slots of the workers that are alive, by pid.
         self.workers: dict[int, int] = {}
-        self._frozen = False
+        self._prepared = False
+        self._released = False
+        self._fault = faults.at("zygote-fork")
         self._watcher = 0
         self._leash: socket.socket | None = None
 
     def run(self) -> None:
         """Serve the dispatcher until it lets go of the control socket."""
+        if hasattr(os, "pidfd_open"):
+            self.parent = os.pidfd_open(os.getppid())
         self._wake_up, self._signalled = socket.socketpair()
         for end in (self._wake_up, self._signalled):
             end.setblocking(False)
@@ -108,6 +125,8 @@ class Zygote:
                 frame, fds = received
                 self._obey(frame, fds)
                 close_all(fds)
+        if not self._released:
+            self._succeed()
         self._wait_for_workers()
 
     def _start_watcher(self, watch: Watch) -> None:
@@ -122,6 +141,7 @@ class Zygote:
                 signal.set_wakeup_fd(-1)
                 for mine in (ours, self._wake_up, self._signalled, self.control):
                     mine.close()
+                self._forget_parent()
                 reloader.run(watch, theirs)
             finally:
                 os._exit(1)
@@ -136,6 +156,13 @@ class Zygote:
             self._listen(fds)
         elif frame.kind is Kind.SPAWN:
             self._spawn(frame.slot, fds.pop(0))
+        elif frame.kind is Kind.RELEASE:
+            self._released = True
+        elif frame.kind is Kind.READY:
+            self.life.ready(bool(frame.argument))
+        elif frame.kind is Kind.RESIZED:
+            self.life.resized(frame.argument)
+            send_one(self.control, Frame(Kind.RESIZED, self.generation))
         elif (
             frame.kind is Kind.SIGNAL and self.workers.get(frame.argument) == frame.slot
         ):
@@ -146,20 +173,23 @@ class Zygote:
         hosts = read_document(fds.pop(0))
         self.bank = Bank(fds[0], self.generation)
         close_all([fds.pop(0)])
-        for host in hosts:
+        for host, inherited in hosts:
             sock = socket.socket(fileno=fds.pop(0))
+            if not inherited:
+                self.own.append(sock)
             self.servers.append(self.make_server(sock, host))
 
     def _spawn(self, slot: int, fd: int) -> None:
-        if not self._frozen:
-            # What the app has made stays out of the collector's sight, which
-            # would write to its pages in every worker.
-            gc.collect()
-            gc.freeze()
-            self._frozen = True
+        wanted = self.life.before_fork()
+        if wanted and not self._prepared:
+            self._prepare()
         channel = socket.socket(fileno=fd)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            if not wanted:
+                raise OSError(errno.ECANCELED, "a hook has failed")
+            if self._fault is not None:
+                self._fault()
             pid = os.fork()
             if not pid:
                 self._become_worker(slot, channel, mask)
@@ -174,6 +204,16 @@ class Zygote:
         self.workers[pid] = slot
         self._tell_of(slot, pid)
 
+    def _prepare(self) -> None:
+        """Before the first fork."""
+        self._prepared = True
+        self.life.prepare([server.socket for server in self.servers])
+        if self.settings.gc_freeze:
+            # What the app has made stays out of the collector's sight, which
+            # would write to its pages in every worker.
+            gc.collect()
+            gc.freeze()
+
     def _become_worker(
         self, slot: int, channel: socket.socket, mask: t.Iterable[int]
     ) -> t.NoReturn:
@@ -186,6 +226,7 @@ class Zygote:
                 self._leash.close()
             for mine in (self._wake_up, self._signalled, self.control):
                 mine.close()
+            self._forget_parent()
             self.work(
                 slot,
                 self.generation,
@@ -193,6 +234,7 @@ class Zygote:
                 self.bank,
                 self.servers,
                 self.settings,
+                self.life,
             )
         finally:
             os._exit(1)
@@ -217,6 +259,9 @@ class Zygote:
                 ended, status = pid, 0
             if ended:
                 del self.workers[pid]
+                if slot not in self.workers.values():
+                    # The next one in its place may have come first.
+                    self.life.reaped(slot)
                 code = os.waitstatus_to_exitcode(status)
                 frame = Frame(
                     Kind.EXITED, self.generation, slot, pid, moment=float(code)
@@ -228,6 +273,28 @@ class Zygote:
                 self._watcher = 0
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
                     send_one(self.control, Frame(Kind.CHANGED, self.generation))
+
+    def _forget_parent(self) -> None:
+        if self.parent >= 0:
+            os.close(self.parent)
+
+    def _succeed(self) -> None:
+        """The control socket has ended without a word: is the dispatcher dead?
+
+        Then nobody else refuses new connections, and workers that are still busy
+        would hold the port. On Linux ``shutdown(2)`` ends the listening for all of
+        them. A dying process closes its sockets a moment before it is dead.
+        """
+        if self.parent < 0:
+            return
+        poll = select.poll()
+        poll.register(self.parent, select.POLLIN)
+        if poll.poll(_LAST_MOMENT * 1000):
+            for sock in self.own:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # another generation's zygote was faster
 
     def _wait_for_workers(self) -> None:
         """The dispatcher is gone: workers end after what they serve, or are killed.

@@ -121,15 +121,20 @@ def test_by_exec_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_by_fork() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    started = launch.by_fork(3)
-    if isinstance(started, launch.Inherited):
-        _be_forked(started)
+    try:
+        started = launch.by_fork(3)
+        if isinstance(started, launch.Inherited):
+            _be_forked(started)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     frame = hear(started.control)
     assert started.generation == frame.generation == 3
     assert frame.slot == started.pid
     assert frame.argument == len(launch.FOREIGN_SIGNALS)
     assert end(started) == 7
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    # Until the dispatcher has its handlers.
+    assert blocked >= set(launch.FOREIGN_SIGNALS)
 
 
 def _be_forked(begin: launch.Inherited) -> t.NoReturn:

@@ -42,14 +42,14 @@ def _build(kind: str, source: Path, target: Path) -> Path:
     code = f"from setuptools.build_meta import build_{kind} as f; f({str(target)!r})"
     # Warnings of the build are its user's business.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
-    subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=source,
         env=env,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
+    assert process.returncode == 0, process.stderr
     (path,) = target.iterdir()
     return path
 
@@ -78,6 +78,8 @@ def unpacked(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert member.isreg() or member.isdir()
             assert not Path(member.name).is_absolute()
             assert ".." not in Path(member.name).parts
+        # As Python 3.14 does by default; old patch releases know no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(target / "unpacked")
     (root,) = (target / "unpacked").iterdir()
     return root

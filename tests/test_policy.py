@@ -121,9 +121,7 @@ def test_growth_doubles_while_it_is_short() -> None:
     policy = make(max_workers=100)
     now, total, steps = 0.0, 0, []
     for _ in range(7):
-        steps.append(
-            policy.grow(now, idle=0, starting=0, total=total, waiting=100)
-        )
+        steps.append(policy.grow(now, idle=0, starting=0, total=total, waiting=100))
         total += steps[-1]
         now += STEP
     assert steps == [1, 2, 4, 8, 16, 32, 32]

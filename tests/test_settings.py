@@ -19,7 +19,8 @@ from flask_prefork.settings import Settings
 from flask_prefork.settings import SettingsError
 
 NUMBERS = [name for name, row in ROWS.items() if row.kind in (int, float)]
-WORDS = [name for name, row in ROWS.items() if row.kind is str]
+WORDS = [name for name, row in ROWS.items() if row.kind is str and not row.early]
+EARLY = [name for name, row in ROWS.items() if row.early]
 SWITCHES = [name for name, row in ROWS.items() if row.kind is bool]
 
 
@@ -97,6 +98,23 @@ def test_explicit_is_above_config_is_above_default() -> None:
     assert settings.min_idle == 3
     assert settings.max_workers == 9
     assert settings.run_length == 64
+
+
+def test_other_defaults_are_above_the_tables() -> None:
+    defaults = {"timeout": 0.0, "run_length": 8}
+    settings = resolve({"run_length": 9}, {}, defaults)
+    assert settings.timeout == 0
+    assert settings.run_length == 9
+    assert resolve({}, {"PREFORK_TIMEOUT": 7}, defaults).timeout == 7
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_what_the_app_says_too_late(name: str) -> None:
+    text = message({}, {config_key(name): "x"})
+    assert config_key(name) in text and f"give {option_name(name)} " in text
+    # It was said in time, and the app only repeats it.
+    settings = resolve({name: "y"}, {config_key(name): "x"})
+    assert getattr(settings, name) == "y"
 
 
 def test_none_in_config_is_not_set() -> None:

@@ -10,7 +10,7 @@ from werkzeug.serving import WSGIRequestHandler
 from werkzeug.urls import uri_to_iri
 
 #: Targets that uri_to_iri() gives back unchanged.
-_PLAIN = re.compile(r"/(?:[\w\-.~]+/?)*(?:\?[\w\-.~=&+,:;/]+)?", re.ASCII)
+_PLAIN = re.compile(r"/(?:[\w\-.~]+/)*[\w\-.~]*(?:\?[\w\-.~=&+,:;/]+)?", re.ASCII)
 _CONTROL = WSGIRequestHandler._control_char_table
 _MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun",

@@ -9,6 +9,24 @@ from urllib.parse import urlsplit
 
 from .head import Fields
 
+#: The environ's keys that differ from request to request.
+REQUEST_KEYS = (
+    "wsgi.input",
+    "wsgi.errors",
+    "werkzeug.socket",
+    "SERVER_SOFTWARE",
+    "REQUEST_METHOD",
+    "PATH_INFO",
+    "QUERY_STRING",
+    "REQUEST_URI",
+    "RAW_URI",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "SERVER_PROTOCOL",
+    "flask_prefork.slot",
+    "flask_prefork.generation",
+)
+
 # The environ's key for each spelling of a field's name that was seen, "" for those
 # that are dropped. Bounded, because clients choose the spellings.
 _keys: dict[bytes, str] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 import typing as t
-from functools import cached_property
 from http.client import HTTPMessage
 
 from werkzeug._internal import _log
@@ -17,22 +16,25 @@ from .body import Body
 from .body import ChunkedBody
 from .body import LengthBody
 from .connection import ConnectionHandler
+from .contract import NullMonitor
 from .environ import add_certificate
 from .environ import add_fields
 from .environ import add_target
+from .error_response import error_response
 from .errors import BodyError
 from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
 from .head import Head
+from .on_demand import made_on_demand
 from .response import Response
-from .response import simple
 from .wire import CHUNK
 from .wire import Pace
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .contract import Monitor
     from .wire import Wire
 
 #: Bytes of an unread body that are worth reading to keep the connection.
@@ -54,6 +56,8 @@ class PreforkRequestHandler(ConnectionHandler):
 
     protocol_version = "HTTP/1.1"
     _dispatches = False
+    #: What was made on demand for this request.
+    made: dict[str, t.Any]
     _body: Body | None
     _input: t.Any
     _response: Response | None
@@ -64,8 +68,8 @@ class PreforkRequestHandler(ConnectionHandler):
 
     # What others read.
 
-    @cached_property
-    def headers(self) -> HTTPMessage:  # type: ignore[override]
+    @made_on_demand
+    def headers(self) -> HTTPMessage:
         """The header fields as :mod:`http.client` has them."""
         message = HTTPMessage()
         if self.head is not None:
@@ -73,8 +77,8 @@ class PreforkRequestHandler(ConnectionHandler):
                 message[name.decode("ascii")] = value.decode("latin-1")
         return message
 
-    @cached_property
-    def rfile(self) -> t.Any:  # type: ignore[override]
+    @made_on_demand
+    def rfile(self) -> t.Any:
         """The request's body, the same stream as ``wsgi.input``."""
         if self._input is None:
             body = self._body
@@ -83,20 +87,21 @@ class PreforkRequestHandler(ConnectionHandler):
             )
         return self._input
 
-    @cached_property
+    @made_on_demand
     def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
         return _Writer(self.wire, self.server.limits.min_data_rate)
 
-    @cached_property
-    def raw_requestline(self) -> bytes:  # type: ignore[override]
+    @made_on_demand
+    def raw_requestline(self) -> bytes:
         """The request line with its CRLF."""
         return self.head.raw.partition(b"\n")[0] + b"\n" if self.head else b""
 
-    @cached_property
-    def requestline(self) -> str:  # type: ignore[override]
+    @made_on_demand
+    def requestline(self) -> str:
         """The request line as text."""
-        return self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        line: bytes = self.raw_requestline
+        return line.decode("latin-1").rstrip("\r\n")
 
     def version_string(self) -> str:
         """For the Server field."""
@@ -107,9 +112,8 @@ class PreforkRequestHandler(ConnectionHandler):
     def take_request(self, head: Head, size: int, data: bytes) -> None:
         """Take the request, and its body too if all of it is there."""
         limits = self.server.limits
-        state = self.__dict__
-        for name in ("headers", "rfile", "wfile", "raw_requestline", "requestline"):
-            state.pop(name, None)
+        wire = self.wire
+        self.made = {}
         self.head = head
         self.command = head.method
         self.path = head.target
@@ -124,8 +128,8 @@ class PreforkRequestHandler(ConnectionHandler):
         self._excess = False
         length = head.length
         if length < 0:
-            self.wire.take(size)
-            body = ChunkedBody(self.wire, limits, head.expects)
+            wire.take(size)
+            body = ChunkedBody(wire, limits, head.expects)
             content = body.prefetch(data[size:])
             if content is None:
                 self._body = body
@@ -135,27 +139,24 @@ class PreforkRequestHandler(ConnectionHandler):
             raise Refused(413, "body too large")
         elif len(data) - size >= length:
             size += length
-            self.wire.take(size)
+            wire.take(size)
             self._excess = len(data) > size
             if length:
                 self._input = io.BytesIO(data[size - length : size])
         else:
-            self.wire.take(size)
+            wire.take(size)
             expects = head.expects and len(data) == size
-            self._body = LengthBody(self.wire, limits, expects, length)
+            self._body = LengthBody(wire, limits, expects, length)
 
     def refuse(self, error: Refused | BodyError, data: bytes) -> None:
         """Answer what can't be served with a small response."""
         if self.head is None:
             line = data.lstrip(b"\r\n").partition(b"\n")[0]
-            state = self.__dict__
-            state.pop("path", None)
-            self.command = self.request_version = ""
-            state["raw_requestline"] = line
-            state["requestline"] = line[:1024].decode("latin-1").rstrip("\r")
+            self.made = {"raw_requestline": line[:1024]}
+            self.command = self.path = self.request_version = ""
             self.environ = None  # type: ignore[assignment]
         monitor = self.server.monitor
-        monitor.begin(self.command or "-", getattr(self, "path", "-"))
+        monitor.begin(self.command or "-", self.path or "-")
         before = self.wire.sent
         try:
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
@@ -165,14 +166,17 @@ class PreforkRequestHandler(ConnectionHandler):
 
     def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
         self.close_connection = True
-        whole = simple(error.status, error.reason, self.version_string(), not is_head)
+        whole = error_response(
+            error.status, error.reason, self.version_string(), not is_head
+        )
         self.wire.write(whole, None, self.server.limits.min_data_rate)
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
-        monitor = self.server.monitor
+        monitor: Monitor = self.server.monitor
+        wire = self.wire
         monitor.begin(self.command, self.path)
-        before = self.wire.sent
+        before = wire.sent
         self.close_connection = True
         try:
             if self.path == "*":
@@ -181,12 +185,16 @@ class PreforkRequestHandler(ConnectionHandler):
                 getattr(self, f"do_{self.command}")()
             else:
                 self.run_wsgi()
+        except SystemExit:
+            # The process ends, and who tells of it looks for this request.
+            monitor = NullMonitor()
+            raise
         finally:
             response = self._response
             status = response.status if response is not None else 0
             # The two refer to each other: don't leave them to the garbage collector.
             self._response = None
-            monitor.end(status, self.wire.sent - before)
+            monitor.end(status, wire.sent - before)
         if status:
             self._log_response(status)
         self._settle()
@@ -235,7 +243,7 @@ class PreforkRequestHandler(ConnectionHandler):
     def _settle(self) -> None:
         """Make sure that the next request's place is known, or close."""
         assert self.head is not None
-        if "wfile" in self.__dict__:
+        if "wfile" in self.made:
             self.close_connection = True
         body = self._body
         if body is not None and not body.done:
@@ -306,10 +314,11 @@ class PreforkRequestHandler(ConnectionHandler):
 
     def make_environ(self) -> WSGIEnvironment:
         """The WSGI environ for the request that was read."""
-        assert self.head is not None
+        head = self.head
+        assert head is not None
         server = self.server
         monitor = server.monitor
-        environ = server.base_environ.copy()
+        environ: WSGIEnvironment = server.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
         environ["werkzeug.socket"] = self.connection
@@ -321,9 +330,9 @@ class PreforkRequestHandler(ConnectionHandler):
         environ["SERVER_PROTOCOL"] = self.request_version
         environ["flask_prefork.slot"] = monitor.slot
         environ["flask_prefork.generation"] = monitor.generation
-        add_fields(environ, self.head.fields)
+        add_fields(environ, head.fields)
         add_target(environ, self.path)
-        if self.head.length < 0:
+        if head.length < 0:
             environ["wsgi.input_terminated"] = True
         if server.ssl_context is not None:
             add_certificate(environ, self.connection)
@@ -338,11 +347,12 @@ class PreforkRequestHandler(ConnectionHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log a line about the request."""
         status = str(int(code)) if isinstance(code, int) else code
-        path = getattr(self, "path", None)
-        if path is None:
-            text = access_log.escape(self.requestline)
+        if self.path:
+            text = access_log.request_text(
+                self.command, self.path, self.request_version
+            )
         else:
-            text = access_log.request_text(self.command, path, self.request_version)
+            text = access_log.escape(self.requestline)
         self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
 
     def log_date_time_string(self) -> str:

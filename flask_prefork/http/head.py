@@ -12,7 +12,6 @@ judges in the order of the bytes, and the rules that span fields come after it.
 from __future__ import annotations
 
 import re
-import socket
 import typing as t
 
 from httptools import HttpParserError
@@ -22,6 +21,8 @@ from httptools import HttpRequestParser
 
 from .contract import Limits
 from .errors import Refused
+from .target import check_authority
+from .target import check_target
 
 #: RFC 9110, 5.6.2.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -35,25 +36,6 @@ _FIELD_LINE = re.compile(_FIELD)
 #: at the end of what was read may be half of a CRLF.
 _ILLEGAL_LINE = re.compile(rb"[^\r\n -~]|\r(?!\n|\Z)|(?<!\r)\n")
 _ILLEGAL_FIELD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
-
-#: RFC 3986, 3.3, and what browsers leave as it is by the URL standard though
-#: RFC 3986 has no place for it. %00 is in no file's and no page's name.
-_PATH = (
-    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/|\[\]^]+"
-    rb"|%(?:0[1-9A-Fa-f]|[1-9A-Fa-f][0-9A-Fa-f]))*"
-)
-_QUERY = rb"(?:\?[!$-;=?-~]*)?"
-_ORIGIN = re.compile(rb"/" + _PATH + _QUERY)
-_ABSOLUTE = re.compile(
-    rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(?:/" + _PATH + rb")?" + _QUERY
-)
-#: RFC 3986, 3.2.2 and 3.2.3, without a comma: that is two hosts joined to one.
-_AUTHORITY = re.compile(
-    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+"
-    rb"|\[([0-9A-Fa-f:.]+)\]"
-    rb"|\[[Vv][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+;=:]+\])"
-    rb"(?::([0-9]*))?"
-)
 
 #: What llhttp knows and means as a method of HTTP.
 _METHODS = {
@@ -249,7 +231,7 @@ def parse(raw: bytes, limits: Limits) -> Head:
     head.minor = int(minor)
     head.fields = fields
     _apply_fields(head)
-    _check_target(head.method, target)
+    check_target(head.method, target)
     if head.method == "TRACE" and head.length:
         # RFC 9110, 9.3.8.
         raise Refused(400, "TRACE with a body")
@@ -291,6 +273,8 @@ _MEANINGS = {
     b"expect": _EXPECT,
 }
 _seen: dict[bytes, int] = {}
+# Good hosts that were seen, bounded too.
+_hosts: set[bytes] = set()
 
 
 def _meaning(name: bytes) -> int:
@@ -328,7 +312,10 @@ def _apply_fields(head: Head) -> None:
         else:
             framed = True
     if host is not None:
-        check_authority(host)
+        if host not in _hosts:
+            check_authority(host)
+            if len(_hosts) < 256:
+                _hosts.add(host)
     elif head.minor:
         # RFC 9112, 3.2.
         raise Refused(400, "no Host")
@@ -344,6 +331,8 @@ def _persists(connection: list[bytes], minor: int) -> bool:
     """RFC 9112, 9.3."""
     if not connection:
         return minor > 0
+    if minor and connection == [b"close"]:
+        return False
     options = {o.strip(b" \t") for o in b",".join(connection).lower().split(b",")}
     return b"close" not in options and (minor > 0 or b"keep-alive" in options)
 
@@ -378,42 +367,3 @@ def _apply_framing(fields: t.Iterable[tuple[bytes, bytes]]) -> int:
     if len(digits) > _LENGTH_DIGITS:
         raise Refused(400, "Content-Length out of range")
     return int(digits)
-
-
-def check_authority(value: bytes) -> None:
-    """Refuse a host and port that RFC 3986, 3.2 doesn't know, or an empty host.
-
-    :raises Refused: 400.
-    """
-    found = _AUTHORITY.fullmatch(value)
-    if found is None:
-        raise Refused(400, "malformed Host")
-    literal, port = found.groups()
-    if port and (len(port) > 5 or int(port) > 65535):
-        raise Refused(400, "malformed Host")
-    if literal:
-        try:
-            socket.inet_pton(socket.AF_INET6, literal.decode("ascii"))
-        except OSError:
-            raise Refused(400, "malformed Host") from None
-
-
-def _check_target(method: str, target: bytes) -> None:
-    """RFC 9112, 3.2: the form of the target fits the method."""
-    if method == "CONNECT":
-        host, colon, port = target.rpartition(b":")
-        if not host or not colon or not port:
-            raise Refused(400, "malformed target for CONNECT")
-        check_authority(target)
-        # Not 405: no resource here could be asked for another method.
-        raise Refused(501, "CONNECT is for proxies")
-    if _ORIGIN.fullmatch(target):
-        return
-    if target == b"*":
-        if method != "OPTIONS":
-            raise Refused(400, "malformed target")
-        return
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None:
-        raise Refused(400, "malformed target")
-    check_authority(absolute[1])

@@ -9,7 +9,6 @@ import stat
 import time
 import typing as t
 from email.utils import formatdate
-from http import HTTPStatus
 
 from .wire import Pace
 from .wire import Wire
@@ -21,8 +20,7 @@ if t.TYPE_CHECKING:
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS = re.compile(r"([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
-#: Fields are joined by \n to be looked at in one go.
-_ILLEGAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = bytes([*range(9), *range(10, 32), 127])
 
 _PLAIN, _LENGTH, _DATE, _SERVER, _HOP = range(5)
 #: What a field means to the server, by its name in lower case. The hop-by-hop ones
@@ -74,23 +72,6 @@ def date_line() -> bytes:
     if _now[0] != second:
         _now = second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
     return _now[1]
-
-
-def simple(status: int, reason: str, server: str, body: bool) -> bytes:
-    """A whole response that ends the connection.
-
-    :param reason: One phrase, ours.
-    :param server: For the Server field.
-    :param body: Whether a body may be sent; not for HEAD.
-    """
-    phrase = HTTPStatus(status).phrase
-    text = f"{status} {phrase}: {reason}\n".encode()
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\n{date_line().decode()}Server: {server}\r\n"
-        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode("latin-1")
-    return head + text if body else head
 
 
 class Response:
@@ -215,10 +196,11 @@ class Response:
             lines.append(name + ": " + value)
         if not server:
             lines.append(f"Server: {self._server}")
-        text = "\n".join(lines)
-        if _ILLEGAL.search(text) or text.count("\n") != len(lines) - 1:
+        lines.append("")
+        fields = "\r\n".join(lines).encode("latin-1")
+        # The line ends are the only control characters, if all is well.
+        if len(fields) - len(fields.translate(None, _CONTROL)) != 2 * len(lines) - 2:
             raise ValueError("control character in a header's value")
-        fields = text.replace("\n", "\r\n").encode("latin-1") + b"\r\n"
         self._fields = fields if date else date_line() + fields
         self._length = length
 

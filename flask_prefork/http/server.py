@@ -28,10 +28,11 @@ from .contract import Limits
 from .contract import Monitor
 from .contract import NullMonitor
 from .contract import Parked
+from .environ import REQUEST_KEYS
 from .handler import PreforkRequestHandler
 from .response import FileWrapper
-from .wire import shake_hands
-from .wire import TLSWire
+from .tls import shake_hands
+from .tls import TLSWire
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -120,7 +121,7 @@ class PreforkServer(BaseWSGIServer):
             name, port = "localhost", "80" if scheme == "http" else "443"
         else:
             name, port = str(self.server_address[0]), str(self.server_address[1])
-        return {
+        environ: WSGIEnvironment = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": scheme,
             "wsgi.multithread": self.multithread,
@@ -131,6 +132,8 @@ class PreforkServer(BaseWSGIServer):
             "SERVER_NAME": name,
             "SERVER_PORT": port,
         }
+        # A copy that has all keys already needn't grow.
+        return environ | dict.fromkeys(REQUEST_KEYS)
 
     def make_wire(self, connection: t.Any) -> Wire:
         """The wire of a connection."""

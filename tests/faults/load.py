@@ -104,25 +104,24 @@ class Client:
         head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}"
         try:
             sock = self._sock = self._sock or self._connect()
-            try:
-                sock.sendall(f"{head}\r\n\r\n".encode())
-                response = HTTPResponse(sock)
-                response.begin()
-            except ConnectionError:
-                if kept:
-                    raise Closed from None
-                raise
-            with response:
+            # It holds the socket open, too.
+            with HTTPResponse(sock) as response:
+                try:
+                    sock.sendall(f"{head}\r\n\r\n".encode())
+                    response.begin()
+                except ConnectionError:
+                    if kept:
+                        raise Closed from None
+                    raise
                 body = response.read()
+                kind = response.getheader("Content-Type", "")
             if response.will_close:
                 self.close()
         except BaseException:
             self.close()
             raise
         took = time.monotonic() - begun
-        told = json.loads(body) if response.getheader("Content-Type", "").endswith(
-            "/json"
-        ) else {}
+        told = json.loads(body) if kind == "application/json" else {}
         return Answered(response.status, told, took)
 
     def _connect(self) -> socket.socket:

@@ -137,6 +137,12 @@ def test_off(make_site: t.Any, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
+def test_long_targets() -> None:
+    # With an ambiguous pattern this would take until the end of days.
+    text = access_log.request_text("GET", "/" + "a" * 8000 + "%20", "HTTP/1.1")
+    assert text == f"GET /{'a' * 8000}%20 HTTP/1.1"
+
+
 def test_targets_that_werkzeug_cannot_read(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

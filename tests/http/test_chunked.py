@@ -73,6 +73,8 @@ def test_accepted(data: bytes) -> None:
         b"5\r\nabcde\r\n0\r\n X: y\r\n\r\n",
         b"5\r\nabcde\r\n0\r\nX: y\r\n z\r\n\r\n",
         b"5\r\nabcde\r\n0\r\nX: a\x00b\r\n\r\n",
+        b"5" + b" ;a" * 300 + b" \r\n",
+        b'5;a="' + b"\\\\" * 400 + b"\r\n",
         # Bounds.
         b"5;" + b"a" * 1024 + END,
         b"5;" + b"a" * 5000,

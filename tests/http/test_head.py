@@ -362,6 +362,25 @@ def test_refused_however_split(name: str) -> None:
     raise AssertionError("not refused")
 
 
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (400, line(b"GET /" + b"a" * 8000 + b"\\ HTTP/1.1")),
+        (400, line(b"GET /" + b"%61" * 2000 + b"\\ HTTP/1.1")),
+        (400, line(b"GET http://" + b"a" * 8000 + b"\\ HTTP/1.1")),
+        (400, get(host=b"Host: " + b"a" * 8000 + b"\\\r\n")),
+        (400, get(host=b"Host: " + b"%61" * 2000 + b"\\\r\n")),
+        (400, get(*[b"X: y"] * 90, b"X : y")),
+        (400, get(b"Transfer-Encoding: " + b"," * 8000)),
+    ],
+)
+def test_refusing_takes_no_longer_the_longer_it_is(status: int, data: bytes) -> None:
+    # With an ambiguous pattern these would take until the end of days.
+    with pytest.raises(Refused) as caught:
+        read(data, LIMITS)
+    assert caught.value.status == status
+
+
 def padded(size: int) -> bytes:
     return b"X: " + b"x" * (size - 3)
 

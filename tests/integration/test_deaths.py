@@ -32,7 +32,7 @@ def test_no_client_sees_the_death_of_an_idle_worker(
     serve: Serve, mode: tuple[str, ...]
 ) -> None:
     server = serve("held", "--min-idle", "2", "--max-workers", "2", *mode)
-    for number in range(20):
+    for number in range(8):
         server.wait_for_state("II")
         os.kill(server.workers()[number % 2], signal.SIGKILL)
         assert server.get().status == 200

@@ -1,0 +1,34 @@
+"""Attributes of a handler that cost nothing until somebody wants them."""
+
+from __future__ import annotations
+
+import typing as t
+
+
+class made_on_demand:
+    """An attribute that is made when it is asked for, once for each request.
+
+    Not :func:`functools.cached_property`: whoever touches an instance's ``__dict__``
+    makes all its attributes slower, and these would have to be removed from there
+    for the next request.
+
+    :param make: Makes it.
+    """
+
+    def __init__(self, make: t.Callable[[t.Any], t.Any]) -> None:
+        self.make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, handler: t.Any, owner: type | None = None) -> t.Any:
+        if handler is None:
+            return self
+        made = handler.made
+        if self.name not in made:
+            made[self.name] = self.make(handler)
+        return made[self.name]
+
+    def __set__(self, handler: t.Any, value: t.Any) -> None:
+        handler.made[self.name] = value

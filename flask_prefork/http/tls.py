@@ -1,0 +1,115 @@
+"""TLS on a client's socket: the handshake, and the wire after it."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+from .errors import ClientDisconnected
+from .wire import Wire
+
+
+class TLSWire(Wire):
+    """A socket after its handshake, non-blocking."""
+
+    plain = False
+    sock: ssl.SSLSocket
+
+    def __init__(
+        self,
+        sock: ssl.SSLSocket,
+        local: bool = False,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(sock, local, progress)
+        self.buffer = bytearray()
+
+    def _receive(self, size: int, flags: int = 0) -> bytes | None:
+        try:
+            return self.sock.recv(size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _receive_into(self, view: memoryview) -> int | None:
+        try:
+            return self.sock.recv_into(view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return 0
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except (OSError, ValueError) as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def wait(self, seconds: float, write: bool = False) -> bool:
+        # A record may be decrypted already, then the kernel has no news of it.
+        if not write and self.sock.pending():
+            return True
+        return super().wait(seconds, write)
+
+    def _drop(self, scratch: memoryview) -> int | None:
+        # Below TLS: what comes after our last word needs no decryption.
+        try:
+            return socket.socket.recv_into(self.sock, scratch, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            raise ClientDisconnected(str(e)) from None
+
+    def finish(self) -> None:
+        """Send close_notify, so that the client can tell the end from a cut."""
+        try:
+            self.sock.unwrap()
+        except (OSError, ValueError):
+            # Unwrapping wants the client's close_notify too; ours is on its way.
+            pass
+        try:
+            # SSLSocket.shutdown() would drop the session.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, deadline: float
+) -> ssl.SSLSocket:
+    """Do a TLS handshake.
+
+    :param sock: An accepted connection; it is closed if this fails.
+    :param deadline: As :func:`time.monotonic` tells it.
+    :return: The :class:`ssl.SSLSocket`, non-blocking.
+    :raises OSError: :class:`ssl.SSLError` for what is no TLS,
+        :class:`TimeoutError` at the deadline.
+    """
+    sock.setblocking(False)
+    wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    try:
+        poll = select.poll()
+        while True:
+            try:
+                wrapped.do_handshake()
+                return wrapped
+            except ssl.SSLWantReadError:
+                poll.register(wrapped, select.POLLIN)
+            except ssl.SSLWantWriteError:
+                poll.register(wrapped, select.POLLOUT)
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(int(left * 1000) + 1):
+                raise TimeoutError("the TLS handshake took too long")
+    except BaseException:
+        wrapped.close()
+        raise

@@ -1,0 +1,55 @@
+"""Counts by ``prometheus_client``, and dies when asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import typing as t
+
+from flask import Flask
+from prometheus_client import Counter
+from prometheus_client import Gauge
+from prometheus_client import Histogram
+
+from flask_prefork import Prefork
+
+app = Flask(__name__)
+prefork = Prefork(app)
+loads = Counter("loads", "How often the app was loaded.")
+visits = Counter("visits", "Requests.", ["path"])
+sizes = Histogram("sizes", "Of nothing.")
+alive = Gauge("alive", "Live workers.", multiprocess_mode="livesum")
+newest = Gauge("newest", "A worker.", multiprocess_mode="mostrecent")
+loads.inc()
+
+
+@prefork.after_fork
+def after_fork() -> None:
+    alive.set(1)
+    newest.set(os.getpid())
+
+
+@app.get("/")
+def index() -> dict[str, t.Any]:
+    visits.labels("/").inc()
+    sizes.observe(1)
+    return {"pid": os.getpid()}
+
+
+@app.get("/die")
+def die() -> t.NoReturn:
+    visits.labels("/die").inc()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@app.get("/child")
+def child() -> dict[str, t.Any]:
+    """A process that is forked here counts for itself."""
+    pid = os.fork()
+    if not pid:
+        visits.labels("/child").inc()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    visits.labels("/child").inc()
+    return {"child": pid}

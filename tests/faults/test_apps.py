@@ -1,0 +1,252 @@
+"""What apps do to their worker."""
+
+from __future__ import annotations
+
+import signal
+import typing as t
+
+import psutil
+import pytest
+from integration.conftest import Serve
+from integration.gate import Gate
+from integration.server import wait_for
+
+from .rows import connect
+from .rows import exchange
+from .rows import get
+from .rows import HEAD
+from .rows import load
+from .rows import lose
+
+FIXED = ("--min-idle", "3", "--max-idle", "3", "--max-workers", "3")
+
+
+@pytest.mark.parametrize(
+    ("path", "how"),
+    [
+        pytest.param("/os-exit?status=3", "exit status 3", id="os._exit(3)"),
+        pytest.param("/os-exit?status=0", "exit status 0", id="os._exit(0)"),
+        pytest.param("/sys-exit?status=4", "exit status 4", id="sys.exit(4)"),
+        pytest.param("/sys-exit?status=0", "exit status 0", id="sys.exit(0)"),
+        pytest.param("/segfault", "SIGSEGV", id="segfault"),
+        pytest.param("/abort", "SIGABRT", id="abort"),
+    ],
+)
+def test_app_ends_its_process(serve: Serve, path: str, how: str) -> None:
+    """The app ends its process: os._exit, sys.exit, a segfault, abort.
+
+    Its client sees the connection close, nobody else notices. The log tells how it
+    died and what it served. Another worker takes the slot.
+    """
+    server = serve("fault_views", *FIXED)
+    server.wait_for_state("III")
+    with load(server) as traffic:
+        lose(server, path)
+        server.wait_for_log(
+            rf"^Worker \d+ \(pid \d+\) while serving GET {path.replace('?', '.')}"
+            rf" died: {how}"
+        )
+        traffic.wait_for_more()
+    server.wait_for_state("III")
+    assert not server.zombies()
+    assert server.log().count(" died: ") == 1
+
+
+def test_app_forks_and_the_child_returns_first(serve: Serve) -> None:
+    """The app forks, and the child returns from the view like its parent.
+
+    The client gets one response, the parent's. The child never reaches the worker's
+    loop: it ends.
+    """
+    server = serve("fault_views", *FIXED)
+    server.wait_for_state("III")
+    with load(server):
+        for _ in range(5):
+            answer = get(server, "/fork")
+            assert answer.status == 200
+            assert not answer.json["child"]
+    assert {"died", "killed"}.isdisjoint(server.log().split())
+    assert not psutil.Process(answer.json["pid"]).children()
+
+
+def test_app_forks_and_the_child_returns_later(serve: Serve, gate: Gate) -> None:
+    """The app forks, and the child returns when the connection serves the next.
+
+    The child writes nothing to it, and can't end it. Nor does it change what the
+    scoreboard says of its parent.
+    """
+    server = serve("fault_views", *FIXED)
+    server.wait_for_state("III")
+    with load(server), connect(server) as sock, sock.makefile("rb") as file:
+        sock.sendall(HEAD % f"/fork?gate={gate.port}".encode() + b"\r\n")
+        child = gate.wait_for_one()
+        head, body = _read_response(file)
+        assert b'"child":false' in body.replace(b" ", b"")
+        process = psutil.Process(child.pid)
+        child.release()
+        wait_for(lambda: _is_over(process))
+        sock.sendall(HEAD % b"/" + b"\r\n")
+        head, body = _read_response(file)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"child" not in body
+    assert {"died", "killed"}.isdisjoint(server.log().split())
+
+
+def _read_response(file: t.BinaryIO) -> tuple[bytes, bytes]:
+    head = b"".join(iter(file.readline, b"\r\n"))
+    (length,) = (
+        int(line.split(b":")[1])
+        for line in head.splitlines()
+        if line.lower().startswith(b"content-length:")
+    )
+    return head, file.read(length)
+
+
+def _is_over(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("lowest", [3, 0])
+def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
+    """The app closes every descriptor of its process.
+
+    Its client sees the connection close, nobody else notices. The worker, which
+    can't be ordered any more, ends and is replaced.
+    """
+    server = serve("fault_views", *FIXED)
+    server.wait_for_state("III")
+    with load(server) as traffic:
+        lose(server, f"/close-all?from={lowest}")
+        server.wait_for_log(r"^Worker \d+ \(pid \d+\).* (died|was killed): ")
+        traffic.wait_for_more()
+    server.wait_for_state("III")
+    assert not server.zombies()
+
+
+@pytest.mark.parametrize("path", ["/reset-signals", "/ignore-signals"])
+def test_app_changes_signal_handlers(serve: Serve, path: str) -> None:
+    """The app resets every signal's handler, or ignores every signal.
+
+    It is answered, its worker serves on, and TERM stops the server as always.
+    """
+    server = serve("fault_views", "--min-idle", "1", "--max-workers", "1")
+    with load(server):
+        pid = get(server, path).json["pid"]
+        assert get(server, "/").json["pid"] == pid
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "killed" not in server.log()
+
+
+def test_app_leaves_threads_running(serve: Serve) -> None:
+    """The app leaves threads running that aren't daemons and never end.
+
+    Its worker serves on, and they keep it from nothing when it is to exit.
+    """
+    server = serve("fault_views", "--min-idle", "1", "--max-workers", "1")
+    with load(server):
+        answer = get(server, "/leave-threads")
+        assert answer.json["threads"] > 3
+        assert get(server, "/").json["pid"] == answer.json["pid"]
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "killed" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/raises-after-head", "LookupError: after the head"),
+        ("/starts-nothing", "before start_response"),
+        ("/returns-none", "TypeError"),
+        ("/yields-text", "the app must yield bytes, not str"),
+        ("/bad-status", "malformed status"),
+    ],
+)
+def test_app_breaks_the_rules_before_a_byte_is_sent(
+    serve: Serve, path: str, told: str
+) -> None:
+    """The app raises after its headers, returns nothing, yields what isn't bytes.
+
+    The client gets a 500, and the traceback is logged. The worker serves on.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    server.wait_for_state("III")
+    with load(server):
+        answer = get(server, path)
+        assert answer.status == 500
+        assert b"<title>500 Internal Server Error</title>" in answer.body
+        server.wait_for_log(told)
+    assert "X-Injected" not in str(answer.headers)
+    assert {"died:", "killed:"}.isdisjoint(server.log().split())
+
+
+def test_app_yields_nothing(serve: Serve) -> None:
+    """The app yields nothing at all.
+
+    That is a response without a body.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    with load(server):
+        answer = get(server, "/yields-nothing")
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["Content-Length"] == "0"
+
+
+def test_app_raises_in_the_body(serve: Serve) -> None:
+    """The app raises when a part of its response was sent.
+
+    The client can tell that the response is cut: the last chunk is missing. The
+    traceback is logged, the worker serves on.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    server.wait_for_state("III")
+    with load(server):
+        data = exchange(server, HEAD % b"/raises-in-body" + b"\r\n")
+        assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert data.endswith(b"the first half\r\n")
+        server.wait_for_log("LookupError: in the body")
+    assert {"died:", "killed:"}.isdisjoint(server.log().split())
+
+
+def test_app_gives_less_than_its_content_length(serve: Serve) -> None:
+    """The app gives less than its Content-Length.
+
+    The connection closes, so the client can tell, and the log says so.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    with load(server):
+        data = exchange(server, HEAD % b"/too-short" + b"\r\n")
+        assert data.endswith(b"\r\n\r\nshort")
+        server.wait_for_log("The response is shorter than its Content-Length")
+
+
+def test_app_gives_more_than_its_content_length(serve: Serve) -> None:
+    """The app gives more than its Content-Length.
+
+    What is too much is not sent, lest it be taken for the next response. The log
+    says so.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    with load(server):
+        head = HEAD % b"/too-long"
+        data = exchange(server, head + b"Connection: close\r\n\r\n")
+        assert data.endswith(b"\r\n\r\nlong")
+        server.wait_for_log("The response is longer than its Content-Length")
+
+
+def test_app_raises_in_close(serve: Serve) -> None:
+    """The app's iterable raises in its close(), when all was sent.
+
+    The response is whole, the traceback is logged, and the worker serves on.
+    """
+    server = serve("fault_wsgi", *FIXED)
+    server.wait_for_state("III")
+    with load(server):
+        answer = get(server, "/raises-at-close")
+        assert (answer.status, answer.body) == (200, b"body")
+        server.wait_for_log(r"LookupError: in close\(\)")
+    assert {"died:", "killed:"}.isdisjoint(server.log().split())

@@ -1,0 +1,91 @@
+"""What an app has that workers can't share is told, or mended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import typing as t
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serve
+from .gate import Gate
+
+
+def test_what_cant_be_shared_is_told_by_name(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        port = peer.getsockname()[1]
+        server = serve("unshareable", env={"PEER": str(port)})
+    told = [line for line in server.log().splitlines() if "first fork:" in line]
+    assert len(told) == 3
+    assert "thread 'poller' (threading.Event.wait)" in told[0]
+    assert f"connection to 127.0.0.1:{port}" in told[1]
+    assert "event loop" in told[2]
+    assert all("after_fork" in line for line in told)
+
+
+@pytest.mark.parametrize("app", ["held", "hooked"])
+def test_an_app_without_such_things(serve: Serve, tmp_path: Path, app: str) -> None:
+    server = serve(app, env={"JOURNAL": str(tmp_path / "journal")})
+    assert "first fork" not in server.log()
+
+
+@pytest.fixture(params=["sqlite", *(["postgresql"] if shutil.which("initdb") else [])])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database: PostgreSQL's too, where it is installed."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'visits.db'}"
+    else:
+        with postgresql() as url:
+            yield url
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of our own on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    # It doesn't run as root, and what pytest makes is for its user alone.
+    who: dict[str, t.Any] = {"user": "postgres"} if os.getuid() == 0 else {}
+    with contextlib.ExitStack() as stack:
+        directory = Path(
+            subprocess.check_output(["mktemp", "-d"], text=True, **who).strip()
+        )
+        stack.callback(shutil.rmtree, directory)
+        run = {"cwd": directory, "stdout": subprocess.DEVNULL, "check": True, **who}
+        cluster = str(directory / "cluster")
+        subprocess.run(
+            ["initdb", "-D", cluster, "-A", "trust", "-U", "postgres", "-N"], **run
+        )
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {directory}"
+        control = ["pg_ctl", "-D", cluster, "-w", "-l", str(directory / "log")]
+        subprocess.run([*control, "-o", options, "start"], **run)
+        stack.callback(subprocess.run, [*control, "-m", "immediate", "stop"], **run)
+        yield f"postgresql+pg8000://postgres@127.0.0.1:{port}/postgres"
+
+
+def test_connections_to_a_database_are_never_shared(
+    serve: Serve, gate: Gate, database: str
+) -> None:
+    server = serve("database", "--min-idle", "3", env={"DATABASE": database})
+    server.wait_for_state("III")
+    pids = set()
+    for _ in range(2):
+        requests = [server.send(f"/?gate={gate.port}") for _ in range(3)]
+        held = gate.wait_for(3)
+        for one in held:
+            assert one.told["maker"] == one.pid
+            pids.add(one.pid)
+            one.release()
+        assert {request.answer().status for request in requests} == {200}
+    assert len(pids) >= 3
+    visits = server.get("/visits").json
+    assert sorted(set(visits)) == sorted(pids)
+    assert len(visits) == 6
+    # The zygote's connection is no one's trouble, so nobody is told of it.
+    assert "first fork" not in server.log()

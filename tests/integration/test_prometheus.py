@@ -1,0 +1,134 @@
+"""Metrics of many workers, in files of which there are few."""
+
+from __future__ import annotations
+
+import os
+import signal
+import typing as t
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from .conftest import Serve
+from .server import Server
+from .server import wait_for
+
+MOST = 3
+POOL = ("--min-idle", "2", "--max-idle", "2", "--max-workers", str(MOST))
+DEATHS = 200
+RELOADS = 10
+
+
+class Metrics:
+    """What a scrape would see."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.env = {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
+        self.last: dict[t.Any, float] = {}
+
+    def read(self) -> dict[t.Any, float]:
+        """All samples, by name and path; counters have not gone down."""
+        collector = MultiProcessCollector(CollectorRegistry(), str(self.directory))
+        samples = {
+            (sample.name, sample.labels.get("path", sample.labels.get("le"))): (
+                sample.value,
+                metric.type,
+            )
+            for metric in collector.collect()
+            for sample in metric.samples
+        }
+        counts = {k: v for k, (v, kind) in samples.items() if kind != "gauge"}
+        for name, before in self.last.items():
+            assert counts[name] >= before, name
+        self.last = counts
+        return {name: value for name, (value, _) in samples.items()}
+
+    def kinds(self) -> Counter[str]:
+        """How many files there are of each kind."""
+        names = [path.stem for path in self.directory.iterdir()]
+        return Counter(name.rpartition("_")[0] for name in names)
+
+    def owners(self) -> set[str]:
+        """What the files are named after."""
+        return {path.stem.rpartition("_")[2] for path in self.directory.iterdir()}
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    directory = tmp_path / "metrics"
+    directory.mkdir()
+    return Metrics(directory)
+
+
+def kill_one(server: Server) -> None:
+    with pytest.raises(ConnectionError):
+        server.get("/die")
+
+
+def test_deaths_and_reloads(serve: Serve, metrics: Metrics) -> None:
+    server = serve("metrics", *POOL, env=metrics.env)
+    deaths = 0
+    for turn in range(RELOADS):
+        log = len(server.log())
+        server.signal(signal.SIGHUP)
+        for _ in range(DEATHS // RELOADS):
+            kill_one(server)
+            deaths += 1
+            assert server.get().status == 200
+        server.wait_for_log(r"Generation \d+ serves", log)
+        seen = metrics.read()
+        assert seen["visits_total", "/die"] == seen["visits_total", "/"] == deaths
+        assert seen["loads_total", None] == turn + 2
+        assert max(metrics.kinds().values()) <= 2 * MOST
+    assert deaths == DEATHS
+    assert set(metrics.kinds()) == {
+        "counter",
+        "histogram",
+        "gauge_livesum",
+        "gauge_mostrecent",
+    }
+    places = {f"{parity}-{slot}" for parity in (0, 1) for slot in range(MOST)}
+    assert metrics.owners() <= places
+    # The dead ones' gauges are gone, and only theirs.
+    wait_for(lambda: set(server.state().letters) == {"I"})
+    alive = len(server.workers())
+    wait_for(lambda: metrics.read()["alive", None] == alive)
+    assert metrics.read()["sizes_count", None] == deaths
+
+
+def test_nothing_is_lost_between_two_servers(serve: Serve, metrics: Metrics) -> None:
+    for turn in (1, 2):
+        server = serve("metrics", *POOL, env=metrics.env)
+        wait_for(lambda: metrics.read()["alive", None] == 2)
+        for _ in range(5):
+            server.get()
+        assert metrics.read()["visits_total", "/"] == 5 * turn
+        # The second finds the gauges of workers that nobody buried.
+        server.signal_group(signal.SIGKILL)
+        server.wait()
+
+
+def test_a_process_that_the_app_forks_counts_for_itself(
+    serve: Serve, metrics: Metrics
+) -> None:
+    server = serve("metrics", *POOL, env=metrics.env)
+    child = server.get("/child").json["child"]
+    assert metrics.read()["visits_total", "/child"] == 2
+    assert str(child) in metrics.owners()
+
+
+def test_the_most_recent_one(serve: Serve, metrics: Metrics) -> None:
+    server = serve("metrics", *POOL, env=metrics.env)
+    server.wait_for_state("II")
+    assert metrics.read()["newest", None] in server.workers()
+
+
+def test_without_the_variable_the_app_is_told(serve: Serve) -> None:
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    server = serve("metrics", *POOL)
+    assert "Set PROMETHEUS_MULTIPROC_DIR for the command" in server.log()
+    assert server.get().status == 200

@@ -1,0 +1,145 @@
+"""The extension: registration, defaults of the configuration, decorators."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from flask import Flask
+
+import flask_prefork
+from flask_prefork import Prefork
+from flask_prefork.extension import configuration
+from flask_prefork.settings import config_key
+from flask_prefork.settings import resolve
+from flask_prefork.settings import ROWS
+from flask_prefork.settings import SettingsError
+
+
+def test_the_package_exports_what_it_says() -> None:
+    for name in flask_prefork.__all__:
+        assert hasattr(flask_prefork, name)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_registration(at_once: bool) -> None:
+    app = Flask(__name__)
+    if at_once:
+        prefork = Prefork(app)
+    else:
+        prefork = Prefork()
+        prefork.init_app(app)
+    assert app.extensions["prefork"] is prefork
+
+
+def test_an_app_has_one_extension() -> None:
+    app = Flask(__name__)
+    prefork = Prefork(app)
+    for another in (prefork, Prefork()):
+        with pytest.raises(RuntimeError, match="already been registered"):
+            another.init_app(app)
+    assert app.extensions["prefork"] is prefork
+
+
+def test_defaults_are_those_of_the_table() -> None:
+    app = Flask(__name__)
+    app.config["PREFORK_MIN_IDLE"] = 7
+    Prefork(app)
+    assert app.config["PREFORK_MIN_IDLE"] == 7
+    for name, row in ROWS.items():
+        key = config_key(name)
+        if row.default is None:
+            # What follows from other settings isn't fixed here.
+            assert key not in app.config
+        elif name != "min_idle":
+            assert app.config[key] == row.default
+
+
+def test_defaults_are_not_held_against_what_was_said() -> None:
+    app = Flask(__name__)
+    Prefork(app)
+    assert resolve({"max_workers": 1}, configuration(app)).min_idle == 1
+    defaults = {"timeout": 0.0}
+    assert resolve({}, configuration(app), defaults).timeout == 0
+    assert resolve({}, configuration(app)) == resolve({})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_the_app_says_counts(first: bool) -> None:
+    app = Flask(__name__)
+    if first:
+        app.config["PREFORK_MIN_IDLE"] = 5
+    Prefork(app)
+    app.config["PREFORK_MIN_IDLE"] = 5
+    assert resolve({}, configuration(app)).min_idle == 5
+    with pytest.raises(SettingsError, match="PREFORK_MIN_IDLE"):
+        resolve({"max_workers": 4}, configuration(app))
+
+
+def test_a_value_that_equals_the_default_counts_if_it_was_said() -> None:
+    app = Flask(__name__)
+    app.config["PREFORK_TIMEOUT"] = ROWS["timeout"].default
+    Prefork(app)
+    settings = resolve({}, configuration(app), {"timeout": 0.0})
+    assert settings.timeout == ROWS["timeout"].default
+
+
+def test_several_apps() -> None:
+    prefork = Prefork()
+    one, other = Flask("one"), Flask("other")
+    other.config["PREFORK_MIN_IDLE"] = 3
+    prefork.init_app(one)
+    prefork.init_app(other)
+    assert resolve({}, configuration(one)).min_idle == 2
+    assert resolve({}, configuration(other)).min_idle == 3
+    assert one.extensions["prefork"] is other.extensions["prefork"]
+
+
+def test_an_extension_keeps_no_app_alive() -> None:
+    prefork = Prefork()
+    app = Flask(__name__)
+    prefork.init_app(app)
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_app_without_the_extension() -> None:
+    app = Flask(__name__)
+    assert configuration(app) is app.config
+    app.extensions["prefork"] = "somebody else's"
+    assert configuration(app) is app.config
+
+
+@pytest.mark.parametrize(
+    "kind", ["before_fork", "after_fork", "before_exit", "when_ready"]
+)
+def test_decorators_return_the_function(kind: str) -> None:
+    prefork = Prefork()
+
+    def hook() -> None: ...
+
+    assert getattr(prefork, kind)(hook) is hook
+    assert getattr(prefork.hooks, kind) == [hook]
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("PREFORK_MIN_IDEL", "PREFORK_MIN_IDLE"),
+        ("PREFORK_MAX_WORKER", "PREFORK_MAX_WORKERS"),
+        ("PREFORK_WORKERS_MAX", None),
+        ("PREFORK_", None),
+        ("PREFORK_ACCESSLOG", "PREFORK_ACCESS_LOG"),
+    ],
+)
+def test_unknown_key_names_the_nearest(key: str, nearest: str | None) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, {key: 1})
+    told = str(caught.value)
+    assert repr(key) in told
+    named = [known for known in map(config_key, ROWS) if repr(known) in told]
+    assert len(named) == 1
+    assert nearest in (None, *named)
