@@ -150,10 +150,12 @@ class Channel:
     """The dispatcher's end of a socketpair: it never blocks.
 
     :param sock: The end, owned from now on.
+    :ivar ended: A frame could not be sent because the peer is gone.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        self.ended = False
         self.sock = sock
         self.fd = sock.fileno()
 
@@ -167,6 +169,9 @@ class Channel:
                 sent = socket.send_fds(self.sock, [frame.encode()], fds)
             else:
                 sent = self.sock.send(frame.encode())
+        except ConnectionError:
+            self.ended = True
+            return False
         except OSError:
             return False
         # A part of a frame would make all that follows garbage.

@@ -86,7 +86,14 @@ class Children:
 
     def start(self, worker: Worker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as e:
+            # EMFILE, ENFILE, ENOBUFS: there will be others.
+            logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
+            self.policy.failed(self.clock())
+            self.pool.report(worker, Event.EXIT, self.clock())
+            return
         process = Process(worker, Channel(ours))
         self._processes[worker.slot] = process
         self.bank.clear(worker.slot)
@@ -179,8 +186,9 @@ class Children:
     def send(self, worker: Worker, frame: Frame) -> None:
         """Send a worker a frame; one that doesn't read is killed."""
         self._show(worker)
-        if not self._processes[worker.slot].channel.send(frame):
-            self.kill(worker, "its back channel is full or closed")
+        process = self._processes[worker.slot]
+        if not process.channel.send(frame):
+            self._unsent(process)
 
     def resume(self, worker: Worker, connection: Connection) -> None:
         """Hand a worker a parked connection.
@@ -200,7 +208,12 @@ class Children:
             connection.deadline,
         )
         if not process.channel.send(frame, [connection.fd]):
-            self.kill(worker, "its back channel is full or closed")
+            self._unsent(process)
+
+    def _unsent(self, process: Process) -> None:
+        """It does not read, or it has just died by itself."""
+        why = None if process.channel.ended else "its back channel is full"
+        self.kill(process.worker, why)
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a worker's process a signal."""

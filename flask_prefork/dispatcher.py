@@ -34,8 +34,8 @@ from .supervisor import Surroundings
 
 #: How long idle workers and zygotes may take to exit when all stops at once.
 _LAST_GRACE = 2.0
-#: A poll that ends so much later than it should was stopped with us, in seconds:
-#: what others did in the meantime has to be taken in before they are judged.
+#: A turn that takes so much longer than it should was stopped, and we with it, in
+#: seconds: nobody is to be judged for that time.
 _JUMP = 0.5
 
 
@@ -102,16 +102,27 @@ class Dispatcher:
             self._reap()
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
-                due = self.clock() + (patience or 0.0)
+                asleep = self.clock()
                 callbacks = self.poller.wait(patience)
+                awake = self.clock()
                 for callback in callbacks:
                     callback()
-                if patience is not None and self.clock() > due + _JUMP and callbacks:
-                    continue
+                if patience is not None:
+                    self._pardon(awake - asleep - max(patience, 0.0))
                 self._turn()
+                self._pardon(self.clock() - awake)
         finally:
             self._clean_up()
         return self.status
+
+    def _pardon(self, seconds: float) -> None:
+        """Give everybody the time that we were stopped for, and they perhaps too."""
+        if seconds < _JUMP:
+            return
+        if self._end is not None:
+            self._end += seconds
+        for generation in self.succession.all():
+            generation.pardon(seconds)
 
     def _patience(self) -> float | None:
         times = [self._end, self._drain_at]

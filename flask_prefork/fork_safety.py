@@ -164,11 +164,8 @@ def _engines(app: Flask) -> dict[str, Engine]:
     Without those of databases in memory: their connections are memory, of which
     each worker has its own copy, and a new one would be empty.
     """
-    extension = app.extensions.get("sqlalchemy")
-    if extension is None or not hasattr(extension, "engines"):
-        return {}
     with app.app_context():
-        engines = extension.engines
+        engines = getattr(app.extensions.get("sqlalchemy"), "engines", {})
     return {
         name or "default": engine
         for name, engine in engines.items()

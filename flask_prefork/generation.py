@@ -14,7 +14,6 @@ from .channel import Channel
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
-from .channel import Malformed
 from .channel import read_document
 from .channel import write_document
 from .children import Children
@@ -159,7 +158,11 @@ class Generation:
             settings.idle_timeout,
             self.clock(),
         )
-        self.children.stalls = Stalls(settings.timeout, settings.slow_log)
+        self.children.stalls = Stalls(
+            settings.timeout,
+            settings.slow_log,
+            settings.header_timeout + settings.keep_alive,
+        )
         document = write_document([(one.host, one.inherited) for one in listeners])
         fds = [document, self._scoreboard]
         fds += [listener.fd for listener in listeners]
@@ -257,15 +260,22 @@ class Generation:
                 break
             self.children.start(worker)
 
+    def pardon(self, seconds: float) -> None:
+        """Give all workers more time: nobody listened to them for so long."""
+        now = self.clock()
+        self.pool.pardon(now, seconds)
+        self.children.stalls.pardon(now)
+
     def _judge(self, worker: Worker, now: float) -> None:
         """Do something about a request that takes long."""
         record = self.bank.read(worker.slot)
         stalls = self.children.stalls
-        verdict = stalls.judge(worker, now, record.began, record.moved)
+        verdict = stalls.judge(worker, now, record)
         if verdict is Verdict.KILL:
-            self.children.kill(
-                worker, f"no progress for {stalls.timeout:g} s, and it didn't end"
-            )
+            why = f"no progress for {stalls.timeout:g} s, and it didn't end"
+            if not record.began:
+                why = "it was busy for too long without a request"
+            self.children.kill(worker, why)
         elif verdict is not None:
             aborted = verdict is Verdict.ABORT
             logger.warning(
@@ -337,16 +347,20 @@ class Generation:
             return
         try:
             received = self._control.receive()
-        except Malformed as e:
+            if received is not None:
+                self._take_in(*received)
+        except (ValueError, TypeError, OverflowError) as e:
             logger.error("The zygote sent garbage: %s.", e)
             received = None
         if received is None:
             self.release()
-            return
-        frames, fds = received
-        for frame in frames:
-            self._from_zygote(frame, fds)
-        close_all(fds)
+
+    def _take_in(self, frames: list[Frame], fds: list[int]) -> None:
+        try:
+            for frame in frames:
+                self._from_zygote(frame, fds)
+        finally:
+            close_all(fds)
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
         if frame.kind is Kind.LOADED and fds:

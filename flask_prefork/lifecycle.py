@@ -49,9 +49,14 @@ class Lifecycle:
         :param listeners: The server's own sockets, which workers are to share.
         """
         prometheus.prepare(self.generation)
-        if self.app is not None:
+        if self.app is None:
+            return
+        try:
             for finding in fork_safety.look(self.app, listeners):
                 logger.warning("Before the first fork: %s", finding)
+        except Exception:
+            # It has looked at all kinds of objects, which may be of any kind.
+            logger.exception("What can't be shared was not found out:")
 
     def before_fork(self) -> bool:
         """Before each fork of a worker.
@@ -88,11 +93,20 @@ class Lifecycle:
         """
         prometheus.enter(self.generation, slot)
         hooks.become(slot, self.generation, served)
-        if self.app is not None:
-            fork_safety.mend(self.app)
+        if not self._mend():
+            return False
         return self._call_all("after_fork", self.hooks.after_fork) and self._send(
             hooks.worker_started, slot=slot, generation=self.generation
         )
+
+    def _mend(self) -> bool:
+        try:
+            if self.app is not None:
+                fork_safety.mend(self.app)
+        except Exception:
+            logger.exception("What the worker can't share was not renewed:")
+            return False
+        return True
 
     def end(self, slot: int, pid: int) -> None:
         """In a worker that has begun, before its end.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 
 #: What the dispatcher and the zygote have to say.
 logger = logging.getLogger("flask_prefork")
@@ -49,8 +50,26 @@ class NonBlockingHandler(logging.Handler):
             self.dropped = 0
 
 
+def open_standard_streams() -> None:
+    """Put ``/dev/null`` where a standard stream is closed.
+
+    Else the next socket would get its number, and what is printed.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free (open(2)).
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
+
+
 def set_up() -> None:
     """Let the log go to standard error, unless somebody configured it."""
+    open_standard_streams()
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     if not logger.handlers:

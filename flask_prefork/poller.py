@@ -8,6 +8,10 @@ import typing as t
 
 Callback = t.Callable[[], None]
 
+#: The system calls take no more than 2**31 milliseconds; waking in vain once a
+#: day costs nothing. In seconds.
+_LONGEST = 86400.0
+
 
 class Poller:
     """Level-triggered readiness to read, by ``epoll(7)`` or else ``poll(2)``.
@@ -51,7 +55,7 @@ class Poller:
         else:
             # Rounded up to what the system call counts in, lest the loop
             # spins through the last fraction.
-            seconds = math.ceil(max(seconds, 0.0) * 1000) / 1000
+            seconds = math.ceil(min(max(seconds, 0.0), _LONGEST) * 1000) / 1000
             events = self._poll.poll(seconds * self._unit)
         callbacks = self._callbacks
         return [callbacks[fd] for fd, _ in events if fd in callbacks]

@@ -344,6 +344,14 @@ class Pool:
                 return None, worker
         return None, None
 
+    def pardon(self, now: float, seconds: float) -> None:
+        """Give all workers more time in their states.
+
+        :param seconds: For so long nobody has listened to them.
+        """
+        for worker in self:
+            worker.since = min(worker.since + seconds, now)
+
     def overdue(self, now: float) -> list[Worker]:
         """Those whose time in their state is up and who are to be killed.
 

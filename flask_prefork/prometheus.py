@@ -102,7 +102,8 @@ def _take_over() -> str | int | None:
     values = sys.modules["prometheus_client.values"].ValueClass
     check: t.Any = getattr(values, "_MmapedValue__check_for_pid_change", None)
     code = getattr(check, "__code__", None)
-    cells = dict(zip(code.co_freevars, check.__closure__, strict=True)) if code else {}
+    names = code.co_freevars if code is not None else ()
+    cells = dict(zip(names, getattr(check, "__closure__", None) or (), strict=True))
     if not {"pid", "process_identifier"} <= cells.keys():
         logger.warning(
             "Prometheus's metrics won't be whole: %s must be set before"

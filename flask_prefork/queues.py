@@ -27,6 +27,8 @@ _LOOK_AGAIN = 0.02
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
 _HOLD = 0.005
+#: No setting lets a connection wait for longer than a day, in seconds.
+_FAR = 2 * 86400.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
 
@@ -203,8 +205,14 @@ class Queues:
 
         :param fd: Our descriptor of it, owned from now on.
         :param frame: What the worker says of it (PARK).
+        :raises ValueError: It can't be: the connection isn't taken over, lest what
+            one worker got wrong is the next one's trouble.
         """
         wait, wakes = parking.from_flags(frame.flags)
+        if not 0 <= frame.moment < self._clock() + _FAR:
+            raise ValueError(f"a connection can't wait until {frame.moment}")
+        if self.listeners and frame.place >= len(self.listeners):
+            raise ValueError(f"there is no listener {frame.place}")
         self._make_room()
         connection = Connection(
             fd, frame.place, wait, frame.moment, frame.argument, wakes

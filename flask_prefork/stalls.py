@@ -8,11 +8,29 @@ from __future__ import annotations
 
 import enum
 
+import typing as t
+
 from .deadlines import Deadlines
 from .pool import Worker
 
 #: How long a request that was told to end may take to do so, in seconds.
 GRACE = 5.0
+
+
+class Account(t.Protocol):
+    """What a worker says of itself: :class:`.scoreboard.Record`."""
+
+    @property
+    def requests(self) -> int:
+        """How many it has served."""
+
+    @property
+    def began(self) -> float:
+        """When its request began, in seconds; 0 if it is between two requests."""
+
+    @property
+    def moved(self) -> float:
+        """When something was last read or written."""
 
 
 class Verdict(enum.Enum):
@@ -32,15 +50,21 @@ class Stalls:
     :param timeout: Seconds without progress after which a request is aborted; 0
         is never.
     :param slow: Seconds after which a request's traceback is logged; 0 is never.
+    :param pause: How many seconds a worker may wait for a client outside of a
+        request.
     """
 
-    def __init__(self, timeout: float, slow: float) -> None:
+    def __init__(self, timeout: float, slow: float, pause: float) -> None:
         self.timeout = timeout
         self.slow = slow
+        self.pause = pause
         self._checks: Deadlines[Worker] = Deadlines()
         # Requests that were dealt with, by the time they began.
         self._shown: dict[Worker, float] = {}
         self._aborted: dict[Worker, float] = {}
+        # Between two requests: what was seen of it, and since when.
+        self._between: dict[Worker, tuple[int, float, float]] = {}
+        self._pardoned = 0.0
 
     def watch(self, worker: Worker, now: float) -> None:
         """The worker is busy."""
@@ -53,6 +77,12 @@ class Stalls:
         self._checks.discard(worker)
         self._shown.pop(worker, None)
         self._aborted.pop(worker, None)
+        self._between.pop(worker, None)
+
+    def pardon(self, now: float) -> None:
+        """Nobody has looked at the workers until now, and they may have slept too."""
+        self._pardoned = now
+        self._between.clear()
 
     def due(self, now: float) -> list[Worker]:
         """The workers to :meth:`judge` now."""
@@ -62,19 +92,19 @@ class Stalls:
         """When to ask for :meth:`due` next, in seconds."""
         return self._checks.next()
 
-    def judge(
-        self, worker: Worker, now: float, began: float, moved: float
-    ) -> Verdict | None:
+    def judge(self, worker: Worker, now: float, account: Account) -> Verdict | None:
         """Decide about a worker's request.
 
-        :param began: When it began; 0 if the worker is between two requests.
-        :param moved: When something of it was last read or written.
+        :param account: The worker's.
         """
-        if not began:
+        if not account.began:
             self.watch(worker, now)
-            return None
+            return self._judge_pause(worker, now, account)
+        self._between.pop(worker, None)
+        began = account.began
+        moved = max(began, account.moved, self._pardoned)
         verdict = None
-        stalled = self.timeout and max(began, moved) + self.timeout <= now
+        stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:
             return Verdict.KILL
         if stalled:
@@ -89,9 +119,20 @@ class Stalls:
             else:
                 times.append(began + self.slow)
         if self.timeout:
-            times.append(max(began, moved) + self.timeout)
+            times.append(moved + self.timeout)
         elif verdict is not None or not times:
             # For the next request of the same standing order.
             times.append(now + self.slow)
         self._checks.set(worker, min(times))
         return verdict
+
+    def _judge_pause(
+        self, worker: Worker, now: float, account: Account
+    ) -> Verdict | None:
+        """Decide about a worker that is busy without a request."""
+        requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))
+        if (requests, moved) != (account.requests, account.moved):
+            self._between[worker] = account.requests, account.moved, now
+        elif self.timeout and since + self.pause + self.timeout <= now:
+            return Verdict.KILL
+        return None

@@ -8,6 +8,7 @@ what others may want to look at is on the scoreboard.
 from __future__ import annotations
 
 import atexit
+import errno
 import faulthandler
 import logging
 import os
@@ -290,14 +291,20 @@ class Worker:
                 return
             except OSError as e:
                 if not isinstance(e, ConnectionError):
-                    # EMFILE, ENFILE, ENOBUFS, ENOMEM: somebody else's luck may
-                    # be better (accept(2)).
+                    # ENFILE, ENOBUFS, ENOMEM: somebody else's luck may be better
+                    # (accept(2)).
                     time.sleep(_PAUSE)
+                if e.errno == errno.EMFILE:
+                    # The app has used up this process's descriptors. As long as
+                    # it waits for orders, the connection would be ordered to it.
+                    raise
                 return
             if not turn and not self._report(Kind.BUSY):
                 connection.close()
                 return
             self.connections += 1
+            if self.stays:
+                self.progress()  # a silent client is no fault of this process
             self._serve_one(index, connection, address)
             bank = self.bank
             if bank.is_stopped(self.slot) or bank.others_wait():

@@ -114,11 +114,12 @@ def stall_after_head() -> Iterator[bytes]:
 
 @app.get("/slowly")
 def slowly() -> Iterator[bytes]:
-    """Pieces with pauses, together longer than ``pause`` times ``pieces``."""
+    """So many pieces, with pauses."""
     pause = float(request.args["pause"])
+    pieces = int(request.args["pieces"])
 
     def body() -> Iterator[bytes]:
-        for _ in range(int(request.args["pieces"])):
+        for _ in range(pieces):
             time.sleep(pause)
             yield b"x"
 
@@ -210,7 +211,7 @@ def use_up_address_space() -> dict[str, t.Any]:
 def use_up_memory() -> t.NoReturn:
     """Touches memory until somebody ends it."""
     while True:
-        leaked.append(bytearray(os.urandom(1 << 20)))
+        leaked.append(b"x" * (1 << 20))
 
 
 # Responses

@@ -42,8 +42,8 @@ def test_app_makes_no_progress(serve: Serve, path: str) -> None:
         assert get(server, path).status == 503
         told = server.wait_for_log(
             rf"^Worker (\d) \(pid (\d+)\) serves GET {path} for (\d+\.\d) s, without"
-            r" progress for 1 s; its threads:\n(?s:.)*^  File \".*fault_views.py\", line"
-            rf" \d+ in {path[1:].replace('-', '_')}$"
+            r" progress for 1 s; its threads:\n(?s:.)*^  File \".*fault_views.py\","
+            rf" line \d+ in {path[1:].replace('-', '_')}$"
         )
         assert float(told[3]) >= 1
         assert int(told[2]) in server.workers()

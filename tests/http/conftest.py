@@ -4,12 +4,19 @@ import contextlib
 import typing as t
 
 import pytest
+from harness import Line
 from harness import Site
+
+from flask_prefork.http import response
+
+DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 
 
 @pytest.fixture
-def make_site() -> t.Iterator[t.Callable[..., Site]]:
-    """Makes sites that are closed at the end."""
+def make_site(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[t.Callable[..., Site]]:
+    """Makes sites that are closed at the end. Their responses are all of the same
+    second, so that they can be compared."""
+    monkeypatch.setattr(response, "date_line", lambda: DATE)
     with contextlib.ExitStack() as stack:
 
         def make(*args: t.Any, **options: t.Any) -> Site:
@@ -24,3 +31,9 @@ def make_site() -> t.Iterator[t.Callable[..., Site]]:
 def site(make_site: t.Callable[..., Site]) -> Site:
     """A site with the app that says which path it was."""
     return make_site()
+
+
+@pytest.fixture
+def line(site: Site) -> Line:
+    """A connection to that site, to be served step by step."""
+    return Line(site)

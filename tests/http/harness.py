@@ -14,6 +14,7 @@ import h11
 
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import NullMonitor
+from flask_prefork.http.server import Parked
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.server import PreforkServer
 
@@ -138,6 +139,48 @@ class Site:
             client.close()
             thread.join(20)
             assert not thread.is_alive()
+
+
+class Line:
+    """A connection that is served step by step, as a worker and a dispatcher do."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.client, self.connection, self.address = site.connect()
+
+    def serve(self, resumed: Parked | None = None) -> Parked | None:
+        return self.site.server.serve(self.connection, self.address, resumed)
+
+    def send(self, data: bytes, before: int = 0) -> None:
+        """Send, until it has arrived behind so many bytes that wait already."""
+        self.client.sendall(data)
+        arrive(self.connection, before + len(data))
+
+    def end(self) -> None:
+        """Send nothing more, and wait until the server's kernel knows."""
+        self.client.shutdown(socket.SHUT_WR)
+        self.wait_for(select.POLLRDHUP)
+
+    def wait_for(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self.connection, event)
+        assert poll.poll(10_000)
+
+    def answers(self, count: int = 1) -> list[int]:
+        """The statuses of the next responses."""
+        data = b""
+        while True:
+            data += self.client.recv(1 << 20)
+            try:
+                statuses = [a.status for a in parse(data)]
+            except h11.RemoteProtocolError:
+                continue
+            if len(statuses) == count:
+                return statuses
+            assert len(statuses) < count
+
+    def is_closed(self) -> bool:
+        return self.connection.fileno() == -1 and read_all(self.client) == b""
 
 
 def low_water(connection: socket.socket, mark: int) -> None:

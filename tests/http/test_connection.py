@@ -1,77 +1,23 @@
-"""Connections that go on, wait, take turns and end."""
+"""Connections that go on and end, and what is answered on them."""
 
 from __future__ import annotations
 
 import select
 import socket
 import struct
-import time
 import typing as t
-from pathlib import Path
 
-import h11
 import pytest
-from harness import arrive
+from harness import Line
 from harness import parse
 from harness import read_all
 from harness import Site
 
 from flask_prefork.http import connection as connection_module
-from flask_prefork.http.server import HEAD
-from flask_prefork.http.server import KEEP_ALIVE
-from flask_prefork.http.server import Parked
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 BAD = b"GET / HTTP/1.1\r\n\r\n"
-
-
-class Line:
-    """A connection that is served step by step, as a worker and a dispatcher do."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.client, self.connection, self.address = site.connect()
-
-    def serve(self, resumed: Parked | None = None) -> Parked | None:
-        return self.site.server.serve(self.connection, self.address, resumed)
-
-    def send(self, data: bytes, before: int = 0) -> None:
-        """Send, until it has arrived behind so many bytes that wait already."""
-        self.client.sendall(data)
-        arrive(self.connection, before + len(data))
-
-    def end(self) -> None:
-        """Send nothing more, and wait until the server's kernel knows."""
-        self.client.shutdown(socket.SHUT_WR)
-        self.wait_for(select.POLLRDHUP)
-
-    def wait_for(self, event: int) -> None:
-        poll = select.poll()
-        poll.register(self.connection, event)
-        assert poll.poll(10_000)
-
-    def answers(self, count: int = 1) -> list[int]:
-        """The statuses of the next responses."""
-        data = b""
-        while True:
-            data += self.client.recv(1 << 20)
-            try:
-                statuses = [a.status for a in parse(data)]
-            except h11.RemoteProtocolError:
-                continue
-            if len(statuses) == count:
-                return statuses
-            assert len(statuses) < count
-
-    def is_closed(self) -> bool:
-        return self.connection.fileno() == -1 and read_all(self.client) == b""
-
-
-@pytest.fixture
-def line(site: Site) -> Line:
-    return Line(site)
-
 
 # What is followed by something that must not be answered.
 ENDING = [
@@ -159,214 +105,6 @@ def test_monitor(site: Site) -> None:
         ("begin", "GET", "/a?b"),
         ("end", 200, len(raw)),
     ]
-
-
-# Parking
-
-
-def test_parked_until_the_next_request(line: Line) -> None:
-    line.send(GET)
-    before = time.monotonic()
-    parked = line.serve()
-    assert parked is not None
-    assert parked.kind == KEEP_ALIVE
-    assert parked.deadline > before + line.site.server.limits.keep_alive
-    assert (parked.have, parked.ready) == (0, False)
-    assert line.answers() == [200]
-    line.send(CLOSE)
-    assert line.serve(parked) is None
-    assert line.answers() == [200]
-    assert line.is_closed()
-
-
-def test_parked_for_the_rest_of_a_head(line: Line) -> None:
-    line.send(GET[:10])
-    first = line.serve()
-    assert first is not None
-    assert (first.kind, first.have, first.ready) == (HEAD, 10, False)
-    line.send(GET[10:20], 10)
-    second = line.serve(first)
-    assert second == first._replace(have=20)
-    # What was received is left in the kernel, for whoever serves it next.
-    assert line.connection.recv(100, socket.MSG_PEEK) == GET[:20]
-    line.send(GET[20:], 20)
-    third = line.serve(second)
-    assert third is not None
-    assert third.kind == KEEP_ALIVE
-    assert line.answers() == [200]
-
-
-def test_parked_before_the_first_byte(line: Line) -> None:
-    parked = line.serve()
-    assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 0)
-    line.send(GET)
-    assert line.serve(parked) is not None
-    assert line.answers() == [200]
-
-
-def test_beginning_of_the_next_request_stays(line: Line) -> None:
-    line.send(GET + GET[:10])
-    parked = line.serve()
-    assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 10)
-    assert line.answers() == [200]
-
-
-def test_woken_for_nothing(line: Line) -> None:
-    line.send(GET)
-    parked = line.serve()
-    assert parked is not None
-    assert line.serve(parked) == parked
-
-
-def test_unix_socket(make_site: t.Any, tmp_path: Path) -> None:
-    line = Line(make_site(family=socket.AF_UNIX, path=str(tmp_path / "s")))
-    line.send(GET[:10])
-    parked = line.serve()
-    assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 10)
-    line.send(GET[10:], 10)
-    assert line.serve(parked) is not None
-    assert line.answers() == [200]
-
-
-# Deadlines
-
-
-def past(parked: Parked | None) -> Parked:
-    assert parked is not None
-    return parked._replace(deadline=time.monotonic() - 1)
-
-
-def test_head_too_late(line: Line) -> None:
-    line.send(GET[:10])
-    parked = past(line.serve())
-    line.end()
-    assert line.serve(parked) is None
-    assert line.answers() == [408]
-    assert line.is_closed()
-
-
-@pytest.mark.parametrize("data", [b"", b"\r\n", b"\r\n\r\n\r"])
-def test_nothing_too_late(line: Line, data: bytes) -> None:
-    line.send(data)
-    assert line.serve(past(line.serve())) is None
-    assert line.is_closed()
-
-
-def test_next_request_too_late(line: Line) -> None:
-    line.send(GET)
-    parked = past(line.serve())
-    assert line.answers() == [200]
-    assert line.serve(parked) is None
-    assert line.is_closed()
-
-
-def test_a_head_that_is_there_is_never_too_late(line: Line) -> None:
-    line.send(GET[:10])
-    parked = past(line.serve())
-    line.send(GET[10:], 10)
-    assert line.serve(parked) is not None
-    assert line.answers() == [200]
-
-
-def test_deadline_without_parking(make_site: t.Any) -> None:
-    site = make_site(can_park=False, limits={"header_timeout": 0.05})
-    with site.serving() as client:
-        client.sendall(GET[:10])
-        assert [a.status for a in parse(read_all(client))] == [408]
-    with site.serving() as client:
-        assert read_all(client) == b""
-
-
-def test_keep_alive_without_parking(make_site: t.Any) -> None:
-    site = make_site(can_park=False)
-    with site.serving() as client:
-        for _ in range(3):
-            client.sendall(GET[:10])
-            client.sendall(GET[10:])
-            assert client.recv(65536).endswith(b"/|")
-        client.sendall(CLOSE)
-        assert len(parse(read_all(client))) == 1
-
-
-def test_keep_alive_ends_without_parking(make_site: t.Any) -> None:
-    site = make_site(can_park=False, limits={"keep_alive": 0.05})
-    with site.serving() as client:
-        client.sendall(GET)
-        assert len(parse(read_all(client))) == 1
-
-
-def test_keep_alive_off(make_site: t.Any) -> None:
-    site = make_site(limits={"keep_alive": 0})
-    (answer,) = site.ask(GET + GET)
-    assert answer.headers["connection"] == "close"
-
-
-# A head that the kernel's buffer may not hold stays with its worker.
-
-
-def large(size: int) -> bytes:
-    return GET[:-2] + b"".join(
-        b"X: %b\r\n" % (b"x" * 7995) for _ in range(size // 8000)
-    )
-
-
-def test_large_head(line: Line) -> None:
-    with line.site.serving() as client:
-        head = large(48_000)
-        client.sendall(head[:40_000])
-        client.sendall(head[40_000:] + b"\r\n" + GET)
-        client.shutdown(socket.SHUT_WR)
-        assert [a.status for a in parse(read_all(client))] == [200, 200]
-
-
-def test_large_head_is_bounded_in_time(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection_module, "_BULK_TIMEOUT", 0.05)
-    with site.serving() as client:
-        client.sendall(large(48_000))
-        assert [a.status for a in parse(read_all(client))] == [408]
-
-
-# Turns
-
-
-def test_a_slice_is_for_those_who_wait(make_site: t.Any) -> None:
-    site = make_site(limits={"slice": 0})
-    line = Line(site)
-    line.send(GET * 3)
-    parked = line.serve()
-    assert parked is not None
-    assert parked.kind == KEEP_ALIVE
-    line.answers(3)
-    site.monitor.is_crowded = True
-    line.send(GET * 3)
-    for left in (2, 1):
-        parked = line.serve(parked)
-        assert parked is not None
-        assert (parked.kind, parked.have) == (HEAD, left * len(GET))
-        assert parked.ready
-        line.answers()
-    parked = line.serve(parked)
-    assert parked is not None
-    assert (parked.kind, parked.have, parked.ready) == (KEEP_ALIVE, 0, False)
-    line.answers()
-
-
-def test_a_slice_without_parking(make_site: t.Any) -> None:
-    site = make_site(limits={"slice": 0}, can_park=False)
-    site.monitor.is_crowded = True
-    assert len(site.ask(GET * 3)) == 1
-    assert site.results == [None]
-
-
-def test_a_long_slice(site: Site) -> None:
-    site.monitor.is_crowded = True
-    site.server.limits = type(site.server.limits)(slice=1000)
-    assert len(site.ask(GET * 3)) == 3
 
 
 # Ends

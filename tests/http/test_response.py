@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import socket
-import tempfile
 import typing as t
-from pathlib import Path
 
 import pytest
 from harness import parse
 from harness import read_all
 from harness import Site
 
+from flask_prefork.http import response
 from flask_prefork.http import wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -105,6 +103,15 @@ def test_large_chunks(respond: t.Any) -> None:
             client.shutdown(socket.SHUT_WR)
             (answer,) = parse(read_all(client))
         assert answer.body == b"a" + body + b"b"
+
+
+def test_more_than_the_kernel_takes_at_once(respond: t.Any) -> None:
+    pieces = [bytes([i]) * 3_000_000 for i in range(5)]
+    site = respond(lambda: iter(pieces))
+    with site.serving() as client:
+        client.sendall(GET)
+        client.shutdown(socket.SHUT_WR)
+        assert parse(read_all(client))[0].body == b"".join(pieces)
 
 
 def test_head_and_first_chunk_leave_together(
@@ -235,6 +242,17 @@ def test_what_an_app_must_not_say(
     assert first.status == second.status == 500
     assert b"Internal Server Error" in first.body
     assert "Error on request" in caplog.text
+
+
+def test_date_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 784111777.25
+    monkeypatch.setattr(response.time, "time", lambda: now)
+    first = response.date_line()
+    assert first == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    now += 0.5
+    assert response.date_line() is first
+    now += 0.5
+    assert response.date_line() == b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
 
 
 def test_one_date_and_one_server(respond: t.Any) -> None:
@@ -394,99 +412,3 @@ def test_client_that_takes_nothing(
     client.sendall(GET)
     site.server.serve(connection, address)
     assert body.closed == 1
-
-
-# wsgi.file_wrapper
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(256)) * 1000)
-    return path
-
-
-def wrap(make_site: t.Any, file: t.Any, headers: t.Any = (), seek: int = 0) -> Site:
-    def app(environ: t.Any, start_response: t.Any) -> t.Any:
-        start_response("200 OK", list(headers))
-        if seek:
-            file.read(seek)
-        return environ["wsgi.file_wrapper"](file, 1000)
-
-    site: Site = make_site(app)
-    return site
-
-
-@pytest.mark.parametrize("request_", [GET, OLD])
-@pytest.mark.parametrize("seek", [0, 700])
-def test_sendfile(
-    make_site: t.Any,
-    path: Path,
-    request_: bytes,
-    seek: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    counts: list[int] = []
-    send = wire.os.sendfile
-
-    def sendfile(*args: t.Any) -> int:
-        counts.append(send(*args))
-        return counts[-1]
-
-    monkeypatch.setattr(wire.os, "sendfile", sendfile)
-    with path.open("rb") as file:
-        site = wrap(make_site, file, seek=seek)
-        with site.serving() as client:
-            client.sendall(request_)
-            client.shutdown(socket.SHUT_WR)
-            (answer,) = parse(read_all(client))
-        assert file.closed
-    expected = path.read_bytes()[seek:]
-    assert answer.body == expected
-    assert answer.headers["content-length"] == str(len(expected))
-    assert sum(counts) == len(expected)
-
-
-def test_part_of_a_file(make_site: t.Any, path: Path) -> None:
-    first, second = wrap_two(make_site, path, size(100))
-    assert first.body == second.body == path.read_bytes()[:100]
-
-
-def wrap_two(make_site: t.Any, path: Path, headers: t.Any) -> t.Any:
-    def app(environ: t.Any, start_response: t.Any) -> t.Any:
-        start_response("200 OK", list(headers))
-        return environ["wsgi.file_wrapper"](path.open("rb"))
-
-    return make_site(app).ask(GET + GET)
-
-
-def test_file_that_is_too_short(make_site: t.Any, path: Path) -> None:
-    with path.open("rb") as file:
-        raw = wrap(make_site, file, size(256_001)).exchange(GET + GET)
-    assert raw.count(b"HTTP/1.1 ") == 1
-    assert raw.endswith(path.read_bytes())
-
-
-def test_file_for_head(make_site: t.Any, path: Path) -> None:
-    with path.open("rb") as file:
-        site = wrap(make_site, file, size(256_000))
-        (answer,) = site.ask(HEAD, "HEAD")
-        assert file.closed
-    assert answer.headers["content-length"] == "256000"
-
-
-def test_what_the_kernel_cannot_send(
-    make_site: t.Any, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (answer,) = wrap(make_site, io.BytesIO(b"x" * 5000)).ask(GET)
-    assert answer.body == b"x" * 5000
-
-    def sendfile(*args: t.Any) -> int:
-        raise OSError(22, "EINVAL")
-
-    monkeypatch.setattr(wire.os, "sendfile", sendfile)
-    with tempfile.TemporaryFile() as file:
-        file.write(b"abc" * 1000)
-        file.seek(3)
-        first, _ = wrap(make_site, file).ask(GET + HEAD, "GET", "HEAD")
-    assert first.body == b"abc" * 999

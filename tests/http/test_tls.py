@@ -16,6 +16,8 @@ from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import connection as connection_module
+from flask_prefork.http.server import Limits
+from flask_prefork.http.server import PreforkRequestHandler
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -78,6 +80,20 @@ def test_large_response(make_site: t.Any, certificate: tuple[str, str]) -> None:
         assert parse(read_all(client))[0].body == Path(__file__).read_bytes()
 
 
+def test_more_than_the_kernel_takes_at_once(
+    make_site: t.Any, certificate: tuple[str, str]
+) -> None:
+    pieces = [bytes([i]) * 3_000_000 for i in range(4)]
+
+    def app(environ: t.Any, start_response: t.Any) -> t.Any:
+        start_response("200 OK", [])
+        return iter(pieces)
+
+    with tls(make_site(app, ssl_context=certificate)) as client:
+        client.sendall(CLOSE)
+        assert parse(read_all(client))[0].body == b"".join(pieces)
+
+
 def test_never_parked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "_TLS_KEEP_ALIVE", 0.05)
     with tls(site) as client:
@@ -101,8 +117,12 @@ def test_refusal(site: Site) -> None:
 
 
 def test_head_too_late(make_site: t.Any, certificate: tuple[str, str]) -> None:
-    # The deadline is long enough for the handshake of a busy machine.
-    site = make_site(ssl_context=certificate, limits={"header_timeout": 2})
+    class Handler(PreforkRequestHandler):
+        def setup(self) -> None:
+            # The handshake, which may take its time, is over.
+            self.server.limits = Limits(header_timeout=0.05)
+
+    site = make_site(handler=Handler, ssl_context=certificate)
     with tls(site) as client:
         client.sendall(GET[:5])
         assert [a.status for a in parse(read_all(client))] == [408]

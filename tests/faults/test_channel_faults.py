@@ -1,0 +1,376 @@
+"""What comes over the back channels that shouldn't, and what isn't read from them.
+
+A fake zygote with fake workers, in this process, at the ends of real socketpairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork import scoreboard
+from flask_prefork.channel import Frame
+from flask_prefork.channel import FRAME_SIZE
+from flask_prefork.channel import Kind
+from flask_prefork.channel import receive_one
+from flask_prefork.channel import send_one
+from flask_prefork.channel import write_document
+from flask_prefork.generation import Generation
+from flask_prefork.launch import Zygote
+from flask_prefork.poller import Poller
+from flask_prefork.queues import Queues
+from flask_prefork.settings import resolve
+from flask_prefork.sockets import bind
+
+NUMBER = 7
+#: The first worker's pid, if there were one: no process can have it.
+FIRST_PID = 2**22 + 1
+
+
+class House:
+    """A generation of which this test is the zygote and all workers.
+
+    :ivar zygote: The zygote's end of the control socket.
+    :ivar workers: The workers' ends of their channels, by slot.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.poller = Poller()
+        self.queues = Queues(self.poller, lambda: self.now, 1024)
+        self.listener = bind("127.0.0.1", 0, 16)
+        self.queues.listeners = [self.listener]
+        ours, self.zygote = socket.socketpair()
+        self.zygote.settimeout(5)
+        self.board = scoreboard.create()
+        self.generation = Generation(
+            Zygote(os.getpid(), ours, NUMBER),
+            self.poller,
+            self.board,
+            lambda: self.now,
+            self.queues,
+        )
+        self.workers: dict[int, socket.socket] = {}
+        settings = resolve({"min_idle": 3, "max_workers": 3})
+        document = write_document(settings.as_dict())
+        send_one(self.zygote, Frame(Kind.LOADED, NUMBER), [document])
+        os.close(document)
+        self.turn()
+        self.generation.open(self.queues.listeners)
+        self.spawn()
+        for slot in self.workers:
+            self.say(slot, Kind.IDLE)
+        assert self.letters() == "III"
+
+    def spawn(self) -> None:
+        """Be the zygote: fork what it was told to."""
+        for frame in self.told():
+            if frame.kind is Kind.SPAWN:
+                pid = FIRST_PID + len(self.workers)
+                send_one(self.zygote, Frame(Kind.SPAWNED, NUMBER, frame.slot, pid))
+        self.turn()
+
+    def told(self) -> list[Frame]:
+        """What the zygote has been told since it was asked last."""
+        frames = []
+        self.zygote.setblocking(False)
+        try:
+            while (received := receive_one(self.zygote)) is not None:
+                frame, fds = received
+                if frame.kind is Kind.SPAWN:
+                    self.workers[frame.slot] = socket.socket(fileno=fds.pop(0))
+                for fd in fds:
+                    os.close(fd)
+                frames.append(frame)
+        except BlockingIOError:
+            pass
+        return frames
+
+    def turn(self) -> None:
+        """Let the dispatcher take in what there is."""
+        while callbacks := self.poller.wait(0):
+            for callback in callbacks:
+                callback()
+        self.generation.step(self.now, 0, 0)
+
+    def say(
+        self, slot: int, kind: Kind, generation: int = NUMBER, **more: int | float
+    ) -> None:
+        """Be a worker: send a frame."""
+        frame = Frame(kind, generation, slot, **more)  # type: ignore[arg-type]
+        self.workers[slot].send(frame.encode())
+        self.turn()
+
+    def letters(self) -> str:
+        return self.generation.pool.letters()
+
+    def killed(self) -> list[int]:
+        """The slots of the workers that the zygote was told to kill."""
+        return [
+            frame.slot
+            for frame in self.told()
+            if frame.kind is Kind.SIGNAL and frame.place == signal.SIGKILL
+        ]
+
+    def close(self) -> None:
+        self.generation.close()
+        self.queues.close()
+        self.zygote.close()
+        for worker in self.workers.values():
+            worker.close()
+        os.close(self.board)
+        self.poller.close()
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with contextlib.closing(House()) as house:
+        yield house
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """The dispatcher's log, also if a test before has configured it."""
+    logger = logging.getLogger("flask_prefork")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def whole(kind: int, magic: int = 0xF9) -> bytes:
+    return struct.pack("=BBHHxxIIId", magic, kind, 0, 0, NUMBER, 1, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"x", id="a byte"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="a request"),
+        pytest.param(whole(Kind.IDLE)[:-1], id="a truncated frame"),
+        pytest.param(whole(Kind.IDLE) + b"\0", id="a frame and a byte"),
+        pytest.param(whole(Kind.IDLE) * 3 + whole(0), id="frames and an unknown kind"),
+        pytest.param(whole(200), id="an unknown kind"),
+        pytest.param(whole(Kind.IDLE, magic=0), id="no magic"),
+        pytest.param(bytes(FRAME_SIZE), id="zeros"),
+        pytest.param(b"\xff" * 100_000, id="a lot of garbage"),
+        *(
+            pytest.param(whole(kind), id=f"{kind.name}, which is not a worker's")
+            for kind in Kind
+            if kind not in (Kind.IDLE, Kind.BUSY)
+        ),
+    ],
+)
+def test_worker_sends_garbage(
+    house: House, log: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    """A worker's channel carries garbage, a truncated or a foreign frame.
+
+    That worker is killed, and nobody else. It is out of the pool before the signal
+    is sent, and what it says afterwards changes nothing.
+    """
+    house.workers[1].setblocking(False)
+    house.workers[1].send(data)
+    house.turn()
+    assert house.letters() == "IKI"
+    assert house.killed() == [1]
+    for late in (Kind.IDLE, Kind.BUSY, Kind.IDLE):
+        with contextlib.suppress(OSError):
+            house.say(1, late)
+    assert house.letters() == "IKI"
+    # The others go on.
+    house.say(0, Kind.BUSY)
+    house.say(2, Kind.BUSY)
+    house.say(0, Kind.IDLE)
+    assert house.letters().startswith("IKB")
+
+
+@pytest.mark.parametrize("generation", [0, NUMBER - 2, NUMBER + 1, 2**32 - 1])
+def test_worker_speaks_for_another_generation(house: House, generation: int) -> None:
+    """A worker sends frames of a generation that isn't its own.
+
+    They are ignored.
+    """
+    house.say(1, Kind.BUSY, generation)
+    house.say(1, Kind.RETIRE, generation)
+    assert house.letters() == "III"
+    assert house.killed() == []
+    house.say(1, Kind.BUSY)
+    assert house.letters() == "IBI"
+
+
+def test_worker_speaks_for_another_slot(house: House) -> None:
+    """A worker sends frames with another worker's slot.
+
+    Who speaks is told by the channel: the other one is left alone.
+    """
+    frame = Frame(Kind.BUSY, NUMBER, 2)
+    house.workers[1].send(frame.encode())
+    house.turn()
+    assert house.letters() == "IBI"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"moment": math.nan}, id="deadline nan"),
+        pytest.param({"moment": math.inf}, id="deadline inf"),
+        pytest.param({"moment": -math.inf}, id="deadline -inf"),
+        pytest.param({"moment": 1e300}, id="deadline never"),
+        pytest.param({"moment": -1.0}, id="deadline before the clock began"),
+        pytest.param({"moment": 1010.0, "place": 1}, id="unknown listener"),
+        pytest.param({"moment": 1010.0, "flags": 3}, id="unknown wait"),
+    ],
+)
+def test_worker_parks_nonsense(house: House, more: dict[str, float]) -> None:
+    """A worker hands back a connection with nonsense about it.
+
+    It is killed. The connection is closed, and no other worker ever gets it.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frame = Frame(Kind.PARK, NUMBER, 1, **more)  # type: ignore[arg-type]
+        send_one(house.workers[1], frame, [theirs.fileno()])
+        theirs.close()
+        house.turn()
+        assert house.letters() == "IKI"
+        assert ours.recv(1) == b""
+    assert not len(house.queues.lot)
+    house.queues.dispatch(house.generation)
+    assert house.letters() == "IKI"
+
+
+def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
+    """Descriptors ride along with frames that have none, and with garbage.
+
+    They are closed.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frame = Frame(Kind.BUSY, NUMBER, 0)
+        send_one(house.workers[0], frame, [theirs.fileno()] * 5)
+        socket.send_fds(house.workers[1], [b"garbage"], [theirs.fileno()] * 5)
+        theirs.close()
+        house.turn()
+        assert house.letters() == "BKI"
+        assert ours.recv(1) == b""
+
+
+def test_worker_never_reads(house: House) -> None:
+    """A worker says that it is idle again and again, and never reads its orders.
+
+    The dispatcher doesn't wait for it: when the channel is full, it is killed.
+    """
+    sent = 0
+    while house.letters()[0] == "I":
+        house.generation.order(1, 0)
+        if house.letters()[0] == "O":
+            sent += 1
+            house.say(0, Kind.IDLE)
+    assert sent > 10
+    assert house.letters() == "KII"
+    assert house.killed() == [0]
+    house.generation.order(1, 0)
+    assert house.letters() == "KOI"
+
+
+def test_worker_floods_the_channel(house: House) -> None:
+    """A worker sends frames without end.
+
+    The dispatcher takes in so many at once, and then looks after the others.
+    """
+    house.workers[0].setblocking(False)
+    frame = Frame(Kind.BUSY, NUMBER, 0).encode()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            house.workers[0].send(frame)
+    house.workers[2].send(Frame(Kind.BUSY, NUMBER, 2).encode())
+    callbacks = house.poller.wait(0)
+    assert len(callbacks) == 2
+    for callback in callbacks:
+        callback()
+    assert house.letters() == "BIB"
+    with contextlib.suppress(BlockingIOError):
+        house.workers[0].send(frame)
+    assert house.poller.wait(0), "there is more of it"
+
+
+def test_worker_hangs_up(house: House) -> None:
+    """A worker closes its channel and lives on.
+
+    It is of no use: it is killed.
+    """
+    house.workers[1].close()
+    house.turn()
+    assert house.letters() == "IKI"
+    assert house.killed() == [1]
+
+
+def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None:
+    """The zygote never reads what it is told.
+
+    The dispatcher doesn't wait for it: it is given up, and its workers serve on.
+    """
+    house.zygote.setblocking(False)
+    for slot in range(3):
+        house.say(slot, Kind.BUSY)
+    while house.generation.alive:
+        house.generation.show_busy()
+    house.say(1, Kind.IDLE)
+    assert house.letters()[:3] == "BIB"
+    assert "does not listen" in log.text
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"garbage", id="garbage"),
+        pytest.param(
+            Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 1, moment=math.nan).encode(),
+            id="an exit status that is none",
+        ),
+        pytest.param(
+            Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 1, moment=math.inf).encode(),
+            id="an infinite exit status",
+        ),
+    ],
+)
+def test_zygote_sends_garbage(
+    house: House, log: pytest.LogCaptureFixture, frame: bytes
+) -> None:
+    """The zygote sends garbage.
+
+    It is given up, and its workers serve on.
+    """
+    house.zygote.send(frame)
+    house.turn()
+    assert not house.generation.alive
+    assert "The zygote sent garbage" in log.text
+    house.say(2, Kind.BUSY)
+    assert house.letters()[2] == "B"
+
+
+def test_zygote_tells_of_workers_that_there_are_not(house: House) -> None:
+    """The zygote tells of slots that nobody has, and of pids that aren't theirs.
+
+    Nothing changes.
+    """
+    for frame in (
+        Frame(Kind.SPAWNED, NUMBER, 9999, 1),
+        Frame(Kind.SPAWNED, NUMBER, 1, 1),
+        Frame(Kind.FAILED, NUMBER, 1, 11),
+        Frame(Kind.EXITED, NUMBER, 1, 1, moment=0.0),
+        Frame(Kind.EXITED, NUMBER, 9999, FIRST_PID, moment=0.0),
+        Frame(Kind.IDLE, NUMBER, 1),
+    ):
+        send_one(house.zygote, frame)
+    house.turn()
+    assert house.letters() == "III"
+    assert house.generation.alive

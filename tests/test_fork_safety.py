@@ -1,0 +1,336 @@
+"""What a fork would break is found, and what can be renewed is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import select
+import socket
+import sys
+import threading
+import types
+import typing as t
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_prefork import fork_safety
+from flask_prefork.fork_safety import look
+from flask_prefork.fork_safety import mend
+
+#: How long a child may take, in seconds, before the test ends it.
+DEADLINE = 20
+
+
+@pytest.fixture
+def app() -> Flask:
+    return Flask(__name__)
+
+
+@pytest.fixture
+def news(app: Flask) -> Callable[[], list[str]]:
+    """What is found that wasn't there when the test began."""
+    known = look(app)
+
+    def find() -> list[str]:
+        return [finding for finding in look(app) if finding not in known]
+
+    return find
+
+
+def only(findings: list[str]) -> str:
+    (finding,) = findings
+    return finding
+
+
+News = t.Callable[[], list[str]]
+
+
+def test_thread(news: News) -> None:
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name="a poller")
+    thread.start()
+    try:
+        finding = only(news())
+    finally:
+        end.set()
+        thread.join()
+    assert "'a poller' (threading.Event.wait)" in finding
+    assert not news()
+
+
+def test_thread_of_a_class_of_its_own(news: News) -> None:
+    end = threading.Event()
+
+    class Poller(threading.Thread):
+        def run(self) -> None:
+            end.wait()
+
+    thread = Poller()
+    thread.start()
+    try:
+        assert f"({__name__}.{Poller.__qualname__})" in only(news())
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connection(news: News, app: Flask, host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        address = server.getsockname()
+        with socket.create_connection(address[:2]) as client:
+            findings = look(app, [server])
+            shown = f"[{host}]" if ":" in host else host
+            assert any(f"connection to {shown}:{address[1]}" in f for f in findings)
+            assert client.fileno() >= 0, "looking has left it open"
+
+
+def test_servers_own_sockets_are_to_be_shared(app: Flask, news: News) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        finding = only(news())
+        assert f"of the app's own is bound to 127.0.0.1:{port}" in finding
+        # By its address: the process may have a copy of it.
+        assert not any(str(port) in finding for finding in look(app, [server]))
+
+
+def test_datagram_socket(news: News) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        assert f"datagram socket (127.0.0.1:{port})" in only(news())
+
+
+def test_other_descriptors_are_of_no_interest(news: News) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(__file__):
+        assert not news()
+
+
+def test_event_loop(news: News) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        assert "asyncio event loop" in only(news())
+    finally:
+        loop.close()
+    assert not news()
+
+
+def test_proxies_are_not_taken_for_what_they_stand_for(news: News) -> None:
+    class Proxy:
+        @property
+        def __class__(self) -> type:  # type: ignore[override]
+            raise RuntimeError("outside of its context")
+
+    proxy = Proxy()
+    assert not news()
+    del proxy
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "attributes", "named"),
+    [
+        ("grpc", "Channel", {}, "gRPC channel"),
+        ("pymongo.mongo_client", "MongoClient", {"_opened": True}, "MongoClient"),
+        ("pymongo.mongo_client", "MongoClient", {"_opened": False}, None),
+    ],
+)
+def test_objects_of_libraries(
+    news: News,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    name: str,
+    attributes: dict[str, t.Any],
+    named: str | None,
+) -> None:
+    # In the libraries' place: they are large, and what is looked at is little.
+    library = types.ModuleType(module)
+    base = type(name, (), attributes)
+    setattr(library, name, base)
+    monkeypatch.setitem(sys.modules, module, library)
+    assert not news()
+    thing = type("Derived", (base,), {})()
+    findings = news()
+    assert len(findings) == (named is not None)
+    assert all(named in finding for finding in findings if named)
+    del thing
+
+
+# SQLAlchemy
+
+
+@pytest.fixture
+def database(app: Flask, tmp_path: Path) -> Iterator[SQLAlchemy]:
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'test.db'}"
+    app.config["SQLALCHEMY_BINDS"] = {"scratch": "sqlite:///:memory:"}
+    db = SQLAlchemy(app)
+    with app.app_context():
+        engines = dict(db.engines)
+    yield db
+    for engine in engines.values():
+        engine.dispose()
+    # What tests renewed in this process has to be closed in it, too.
+    for pool in fork_safety._foreign_pools:
+        pool.dispose()  # type: ignore[attr-defined]
+    fork_safety._foreign_pools.clear()
+
+
+def test_engines_are_renewed(app: Flask, database: SQLAlchemy) -> None:
+    with app.app_context():
+        engine = database.engine
+        with engine.connect() as connection:
+            before = connection.connection.dbapi_connection
+        mend(app)
+        with engine.connect() as connection:
+            assert connection.connection.dbapi_connection is not before
+    # The zygote's is not closed in its name.
+    assert before is not None
+    assert before.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_databases_in_memory_stay(app: Flask, database: SQLAlchemy) -> None:
+    with app.app_context():
+        scratch = database.engines["scratch"]
+        with scratch.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE t (n INTEGER)"))
+        mend(app)
+        with scratch.begin() as connection:
+            connection.execute(sqlalchemy.text("SELECT n FROM t"))
+
+
+def test_connection_in_use(app: Flask, database: SQLAlchemy) -> None:
+    with app.app_context():
+        engine = database.engine
+    with engine.connect():
+        findings = [finding for finding in look(app) if "is in use" in finding]
+        assert "'default' (sqlite:///" in only(findings)
+    assert not any("SQLAlchemy" in finding for finding in look(app))
+
+
+def test_password_of_a_database_is_not_told(app: Flask) -> None:
+    class Pool:
+        def checkedout(self) -> int:
+            return 1
+
+    class Engine:
+        url = sqlalchemy.make_url("postgresql://me:secret@db/x")
+        pool = Pool()
+
+    findings = fork_safety._pools({"default": t.cast(t.Any, Engine())})
+    assert "postgresql://me:***@db/x" in only(findings)
+
+
+def test_engine_that_is_not_flask_sqlalchemys(news: News, tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'own.db'}")
+    assert not news()
+    with engine.connect():
+        assert "dispose(close=False)" in only(news())
+    engine.dispose()
+    assert not news()
+
+
+def test_idle_connections_of_a_known_engine_are_not_told(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        class Pool:
+            def checkedin(self) -> int:
+                return 1
+
+        class Dialect:
+            name = "postgresql"
+
+        class Engine:
+            url = sqlalchemy.make_url(f"postgresql://127.0.0.1:{port}/x")
+            dialect = Dialect()
+            pool = Pool()
+
+        class Extension:
+            engines = {None: Engine()}
+
+        app.extensions["sqlalchemy"] = Extension()
+
+        def connections() -> int:
+            found = look(app, [server])
+            return sum(f"connection to 127.0.0.1:{port}" in f for f in found)
+
+        with socket.create_connection(("127.0.0.1", port)):
+            assert connections() == 0
+            with socket.create_connection(("127.0.0.1", port)):
+                assert connections() == 1
+
+
+# Random numbers and the log
+
+
+def test_numpys_random_numbers(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    numpy_random = types.ModuleType("numpy.random")
+    numpy_random.seed = lambda: calls.append("seed")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "numpy.random", numpy_random)
+    mend(app)
+    assert calls == ["seed"]
+
+
+def in_child(run: Callable[[], bytes]) -> bytes:
+    """What a forked process answers; nothing if it hangs."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writer, run())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        ready, _, _ = select.select([file], [], [], DEADLINE)
+        if not ready:
+            os.kill(pid, 9)
+        answer = file.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+def test_python_itself_seeds_random_again() -> None:
+    def draw() -> bytes:
+        return str(random.random()).encode()
+
+    drawn = {in_child(draw), in_child(draw), draw()}
+    assert len(drawn) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_python_itself_renews_the_locks_of_logging() -> None:
+    handler = logging.FileHandler(os.devnull)
+    held, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with handler.lock:
+            held.set()
+            end.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+
+    def emit() -> bytes:
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "x", (), None))
+        return b"done"
+
+    try:
+        assert in_child(emit) == b"done"
+    finally:
+        end.set()
+        thread.join()
+        handler.close()

@@ -1,0 +1,166 @@
+"""Names of Prometheus's files, without a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import types
+import typing as t
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client import metrics
+from prometheus_client import values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from flask_prefork import prometheus
+from flask_prefork.log import logger
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As if the variable had been set when the library was imported."""
+    monkeypatch.setenv(prometheus.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(prometheus, "_named", (0, ""))
+    many = values.MultiProcessValue()
+    monkeypatch.setattr(values, "ValueClass", many)
+    return tmp_path
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def samples(directory: Path) -> dict[str, float]:
+    collector = MultiProcessCollector(CollectorRegistry(), str(directory))
+    return {
+        sample.name: sample.value
+        for metric in collector.collect()
+        for sample in metric.samples
+    }
+
+
+def counter(name: str = "visits") -> metrics.Counter:
+    return metrics.Counter(name, "Requests.", registry=None)
+
+
+def gauge(mode: t.Any, name: str = "size") -> metrics.Gauge:
+    return metrics.Gauge(name, "Of it.", registry=None, multiprocess_mode=mode)
+
+
+def test_places_differ_by_slot_and_parity() -> None:
+    assert prometheus.place(1, 7) == prometheus.place(3, 7) != prometheus.place(2, 7)
+    assert prometheus.place(1, 7) != prometheus.place(1, 17)
+    assert "_" not in prometheus.place(1, 7)
+
+
+def test_what_was_counted_before_goes_to_the_first_worker(directory: Path) -> None:
+    visits = counter()
+    visits.inc(3)
+    gauge("max").set(5)
+    gauge("livesum", "live").set(1)
+    former = f"counter_{os.getpid()}.db"
+    assert former in names(directory)
+    prometheus.prepare(1)
+    assert names(directory) == {"counter_1-0.db", "gauge_max_1-0.db"}
+    assert samples(directory) == {"visits_total": 3, "size": 5}
+    prometheus.enter(1, 0)
+    visits.inc()
+    assert samples(directory)["visits_total"] == 4
+
+
+def test_each_generation_adds_to_what_there_is(directory: Path) -> None:
+    for number in range(1, 4):
+        # A zygote that is another process, which has the library anew.
+        values.ValueClass = values.MultiProcessValue()
+        counter().inc(2)
+        prometheus.prepare(number)
+    assert names(directory) == {"counter_0-0.db", "counter_1-0.db"}
+    assert samples(directory) == {"visits_total": 6}
+
+
+def test_the_next_in_a_place_goes_on(directory: Path) -> None:
+    visits, live, size = counter(), gauge("livesum", "live"), gauge("max")
+    prometheus.prepare(1)
+    for worker in (1, 2):
+        pid = os.fork()
+        if not pid:
+            prometheus.enter(1, 4)
+            visits.inc()
+            live.inc()
+            size.set(worker)
+            os._exit(0)
+        assert os.waitpid(pid, 0) == (pid, 0)
+    assert samples(directory) == {"visits_total": 2, "live": 1, "size": 2}
+    prometheus.bury(1, 4)
+    assert "live" not in samples(directory)
+    assert samples(directory)["visits_total"] == 2
+
+
+def test_the_zygote_counts_for_itself(directory: Path) -> None:
+    visits = counter()
+    prometheus.prepare(2)
+    visits.inc()
+    assert names(directory) == {"counter_0-0.db", "counter_zygote-0.db"}
+
+
+def test_live_gauges_of_an_earlier_server_go(directory: Path) -> None:
+    counter()
+    for name in ("gauge_liveall_0-3.db", "gauge_livesum_1-0.db", "gauge_max_1-0.db"):
+        (directory / name).touch()
+    (directory / "gauge_liveall_1234.db").touch()
+    prometheus.prepare(3)
+    assert "gauge_liveall_0-3.db" in names(directory), "another generation's"
+    assert "gauge_livesum_1-0.db" not in names(directory)
+    prometheus.prepare(1)
+    assert "gauge_liveall_0-3.db" not in names(directory)
+    assert {"gauge_max_1-0.db", "gauge_liveall_1234.db"} <= names(directory)
+
+
+def test_burying_leaves_the_others(directory: Path) -> None:
+    for slot in (1, 10, 11):
+        (directory / f"gauge_liveall_1-{slot}.db").touch()
+    prometheus.bury(1, 1)
+    assert names(directory) == {"gauge_liveall_1-10.db", "gauge_liveall_1-11.db"}
+
+
+@pytest.mark.parametrize("missing", ["the variable", "the library"])
+def test_without_it_nothing_happens(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    if missing == "the variable":
+        monkeypatch.delenv(prometheus.VARIABLE)
+    else:
+        monkeypatch.delitem(sys.modules, "prometheus_client.values")
+    (directory / "gauge_liveall_1-0.db").touch()
+    prometheus.prepare(1)
+    prometheus.enter(1, 0)
+    prometheus.bury(1, 0)
+    assert names(directory) == {"gauge_liveall_1-0.db"}
+    assert prometheus._named == (0, "")
+
+
+def unknown_class() -> type:
+    """As a version of the library might have it that isn't known."""
+
+    def check(self: object) -> None: ...
+
+    return type("MmapedValue", (), {"_MmapedValue__check_for_pid_change": check})
+
+
+@pytest.mark.parametrize("kind", [values.MutexValue, unknown_class()])
+def test_files_that_cant_be_renamed(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: type,
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "prometheus_client.values", types.SimpleNamespace(ValueClass=kind)
+    )
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.WARNING, logger.name):
+        prometheus.prepare(1)
+    assert f"{prometheus.VARIABLE} must be set before" in caplog.text
