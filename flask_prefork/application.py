@@ -123,7 +123,10 @@ def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
     try:
         handler = import_string(name)
     except ImportError as e:
-        raise SettingsError(f"Can't import the request handler {name!r}: {e}") from None
+        reason = str(e).partition("\n")[0]
+        raise SettingsError(
+            f"Can't import the request handler {name!r}: {reason}"
+        ) from None
     if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
         raise SettingsError(
             f"The request handler {name!r} is no subclass of"

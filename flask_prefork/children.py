@@ -73,7 +73,7 @@ class Children:
         self.clock = clock
         self.pool = Pool(0)
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
-        self.stalls = Stalls(0.0, 0.0)
+        self.stalls = Stalls(0.0, 0.0, 0.0)
         #: Whether any of them was ever idle.
         self.ever_idle = False
         self._is_lost = False

@@ -15,6 +15,7 @@ import sys
 import typing as t
 
 import click
+from click.core import ParameterSource
 from flask.cli import run_command
 from flask.cli import ScriptInfo
 from flask.cli import show_server_banner
@@ -53,6 +54,8 @@ def _borrowed_options() -> list[click.Parameter]:
             continue
         parameter = copy.copy(parameter)
         fallback = _BORROWED[parameter.name]
+        if parameter.name == "port":
+            parameter.type = click.IntRange(0, 65535)
         if fallback is not None:
             parameter.envvar = [_PREFIX + parameter.name.upper(), fallback]
         if parameter.name == "host" and isinstance(parameter, click.Option):
@@ -76,6 +79,8 @@ def _option(name: str, row: Row) -> click.Option:
     declaration = option_name(name)
     if row.kind is bool:
         declaration += "/--no-" + declaration.removeprefix("--")
+    if isinstance(kind, click.IntRange):
+        kind.name = "whole number"
     variable = _PREFIX + name.upper()
     return click.Option(
         [declaration],
@@ -88,6 +93,17 @@ def _option(name: str, row: Row) -> click.Option:
 
 def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
+
+
+def _sources() -> dict[str, str]:
+    """The names of the variables that settings were taken from."""
+    context = click.get_current_context()
+    sources = {}
+    for name, row in ROWS.items():
+        if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            own = _PREFIX + name.upper()
+            sources[name] = own if own in os.environ else row.fallback or own
+    return sources
 
 
 class RunOptions(t.NamedTuple):
@@ -121,7 +137,7 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
         )
     options = RunOptions(**{name: values.pop(name) for name in RunOptions._fields})
     try:
-        resolve(values)
+        resolve(values, sources=_sources())
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
 

@@ -36,7 +36,7 @@ from .supervisor import Surroundings
 _LAST_GRACE = 2.0
 #: A turn that takes so much longer than it should was stopped, and we with it, in
 #: seconds: nobody is to be judged for that time.
-_JUMP = 0.5
+_JUMP = 0.1
 
 
 class Phase(enum.Enum):
@@ -107,18 +107,17 @@ class Dispatcher:
                 awake = self.clock()
                 for callback in callbacks:
                     callback()
-                if patience is not None:
-                    self._pardon(awake - asleep - max(patience, 0.0))
+                if patience is not None and awake - asleep > max(patience, 0) + _JUMP:
+                    self._pardon(awake - asleep)
                 self._turn()
-                self._pardon(self.clock() - awake)
+                if self.clock() - awake > _JUMP:
+                    self._pardon(self.clock() - awake)
         finally:
             self._clean_up()
         return self.status
 
     def _pardon(self, seconds: float) -> None:
         """Give everybody the time that we were stopped for, and they perhaps too."""
-        if seconds < _JUMP:
-            return
         if self._end is not None:
             self._end += seconds
         for generation in self.succession.all():

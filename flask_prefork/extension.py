@@ -56,7 +56,7 @@ class Prefork:
         the configuration gives way as the setting's does: it contradicts no
         option of the command line.
 
-        :param app: Found again as ``app.extensions["prefork"].``
+        :param app: It has this extension as ``app.extensions["prefork"]`` then.
         :raises RuntimeError: If it has such an extension.
         """
         if "prefork" in app.extensions:
@@ -120,7 +120,8 @@ class Prefork:
         """Call a function in the zygote, once, when its workers serve.
 
         After a reload, that is when the new generation has taken over. If it
-        raises, the server goes on.
+        raises, the server goes on. The server starts no worker while the function
+        runs.
         """
         self.hooks.when_ready.append(f)
         return f

@@ -18,6 +18,8 @@ import sys
 import threading
 import typing as t
 
+from .prometheus import VARIABLE
+
 if t.TYPE_CHECKING:
     from flask import Flask
     from sqlalchemy.engine import Engine
@@ -211,7 +213,7 @@ def _has_connections(engine: t.Any) -> bool:
 
 
 def _counts_alone(metric: t.Any) -> bool:
-    return "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    return VARIABLE not in os.environ
 
 
 class _Trap(t.NamedTuple):
@@ -263,7 +265,7 @@ _TRAPS = (
         "MetricWrapperBase",
         _counts_alone,
         "Prometheus metrics are counted in each worker for itself, so that a scrape"
-        " sees one worker's. Set PROMETHEUS_MULTIPROC_DIR for the command.",
+        f" sees one worker's. Set {VARIABLE} for the command.",
     ),
 )
 

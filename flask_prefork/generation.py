@@ -144,6 +144,7 @@ class Generation:
         """Give the zygote what its workers serve on, and start the first ones."""
         settings = self.settings
         assert settings is not None, "the app is loaded"
+        self.bank.reset()
         self.children.pool = Pool(
             settings.max_workers,
             Timeouts(spawn=settings.spawn_timeout, retire=settings.graceful_timeout),

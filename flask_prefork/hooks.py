@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
 from blinker import Namespace
 from werkzeug.local import LocalProxy
@@ -32,7 +31,8 @@ pool_resized = _signals.signal(
     "pool-resized",
     "Sent in the zygote by the app when its generation has another number of"
     " worker processes than before; with ``workers``, that number. What changes"
-    " while a receiver runs is told afterwards, at once.",
+    " while a receiver runs is told afterwards, at once; no worker is started until"
+    " then.",
 )
 reloaded = _signals.signal(
     "reloaded",
@@ -51,7 +51,6 @@ class Hooks:
         self.when_ready: list[Hook] = []
 
 
-@dataclass(frozen=True)
 class CurrentWorker:
     """The worker process that this code runs in.
 
@@ -61,10 +60,13 @@ class CurrentWorker:
     :ivar pid: Its process.
     """
 
-    slot: int
-    generation: int
-    pid: int
-    _count: t.Callable[[], int]
+    __slots__ = ("_count", "generation", "pid", "slot")
+
+    def __init__(self, slot: int, generation: int, served: t.Callable[[], int]) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.pid = os.getpid()
+        self._count = served
 
     @property
     def served(self) -> int:
@@ -81,7 +83,7 @@ def become(slot: int, generation: int, served: t.Callable[[], int]) -> None:
     :param served: Counts its requests.
     """
     global _worker
-    _worker = CurrentWorker(slot, generation, os.getpid(), served)
+    _worker = CurrentWorker(slot, generation, served)
 
 
 def _find_worker() -> CurrentWorker:

@@ -8,6 +8,7 @@ and acts on what is decided here.
 from __future__ import annotations
 
 import enum
+import typing as t
 from collections import deque
 
 from .deadlines import Deadlines
@@ -68,6 +69,20 @@ class Connection:
         self.deadline = deadline
         self.have = have
         self.wakes = wakes
+
+
+class Expired(t.NamedTuple):
+    """What the time has brought.
+
+    :param close: Connections to close; they are gone from the lot.
+    :param late: Those that are ready for a worker because their time is up: not
+        to be watched any more.
+    :param watch: Those to watch again.
+    """
+
+    close: list[Connection]
+    late: list[Connection]
+    watch: list[Connection]
 
 
 class Lot:
@@ -149,23 +164,22 @@ class Lot:
         self._deadlines.discard(connection)
         self._delayed.discard(connection)
 
-    def expire(self, now: float) -> tuple[list[Connection], list[Connection]]:
+    def expire(self, now: float) -> Expired:
         """What the time brings.
 
         A connection whose head has begun but did not come in time goes to a
         worker, which answers it; the others are just closed.
 
-        :return: Connections to close, which are gone from here, and those to
-            watch again.
         """
-        close = []
+        close, late = [], []
         for connection in self._deadlines.pop(now):
             if connection.wait is Wait.HEAD and connection.have:
                 self.wake(connection)
+                late.append(connection)
             else:
                 self.remove(connection)
                 close.append(connection)
-        return close, self._delayed.pop(now)
+        return Expired(close, late, self._delayed.pop(now))
 
     def deadline(self) -> float | None:
         """When :meth:`expire` should be asked next, in seconds."""

@@ -7,11 +7,13 @@ worker's place: its generation's parity and its slot, which no two processes hav
 at once. The next worker in a place goes on with the counters it finds. There
 are at most twice max-workers files of a kind.
 
-Nothing here imports the library: who doesn't use it doesn't pay for it.
+Who doesn't set the variable doesn't pay for the library.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 import typing as t
@@ -45,7 +47,7 @@ def _rename(name: str) -> None:
 def _directory() -> Path | None:
     """Where the files are, if the app has such metrics."""
     path = os.environ.get(VARIABLE)
-    if not path or "prometheus_client.values" not in sys.modules:
+    if not path or sys.modules.get("prometheus_client.values") is None:
         return None
     return Path(path)
 
@@ -56,6 +58,10 @@ def prepare(generation: int) -> None:
     What the app has counted while it was loaded becomes the first worker's, and
     live gauges of workers that died with an earlier server go.
     """
+    if os.environ.get(VARIABLE):
+        # The app may import it later, in a worker.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("prometheus_client.values")
     directory = _directory()
     if directory is None:
         return

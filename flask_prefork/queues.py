@@ -234,10 +234,12 @@ class Queues:
         self.lot.wake(connection)
 
     def _expire(self) -> None:
-        close, watch = self.lot.expire(self._clock())
-        for connection in close:
+        expired = self.lot.expire(self._clock())
+        for connection in expired.close:
             self._close(connection)
-        for connection in watch:
+        for connection in expired.late:
+            self._poller.forget(connection.fd)
+        for connection in expired.watch:
             self._watch(connection)
 
     def _close(self, connection: Connection) -> None:

@@ -95,7 +95,9 @@ class Bank:
         self._endings = self._base + _ENDINGS
         self._others = self._base + _OTHERS
         self._draining = self._base + _DRAINING
-        # What a generation of the same parity has left.
+
+    def reset(self) -> None:
+        """Clear what a generation of the same parity has left."""
         self._map[self._others] = self._map[self._draining] = 0
 
     def close(self) -> None:

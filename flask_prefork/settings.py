@@ -269,6 +269,7 @@ def resolve(
     explicit: Mapping[str, Value],
     config: Mapping[str, t.Any] | None = None,
     defaults: Mapping[str, Value] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Settings:
     """Put the layers of settings together and check them.
 
@@ -276,6 +277,8 @@ def resolve(
         ``None`` where they said nothing.
     :param config: The app's whole configuration; only ``PREFORK_*`` is read.
     :param defaults: Defaults other than the table's.
+    :param sources: How to speak of explicit settings; by their options if not
+        given.
     :raises SettingsError: In one sentence, for the first thing that can't be.
     """
     _check_keys(config or {})
@@ -284,7 +287,8 @@ def resolve(
     for name, row in ROWS.items():
         key = config_key(name)
         if explicit.get(name) is not None:
-            values[name], said[name] = explicit[name], option_name(name)
+            said[name] = (sources or {}).get(name, option_name(name))
+            values[name] = row.convert(explicit[name], said[name])
         elif config is not None and config.get(key) is not None and row.early:
             raise SettingsError(
                 f"{key} comes too late in the app's configuration; give"

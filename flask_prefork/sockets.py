@@ -128,6 +128,9 @@ def bind(host: str, port: int, backlog: int) -> Listener:
 
 def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if not 0 <= port <= 65535:
+        # getaddrinfo(3) may cut it to 16 bits.
+        raise BindError(f"{port} is no port; give one from 0 to 65535.")
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError, OverflowError) as e:
@@ -223,8 +226,12 @@ def _inherit(host: str, backlog: int) -> Listener:
         sock.detach()
         raise BindError(f"Descriptor {fd} is no stream socket.")
     sock.set_inheritable(False)
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        _listen(sock, backlog)
+    try:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            _listen(sock, backlog)
+    except OSError as e:
+        sock.detach()
+        raise BindError(f"Can't listen on descriptor {fd}: {e.strerror}.") from None
     sock.setblocking(False)
     return Listener(sock, host, inherited=True)
 

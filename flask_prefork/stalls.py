@@ -7,7 +7,6 @@ workers that are busy, tells what the scoreboard says of their requests, and act
 from __future__ import annotations
 
 import enum
-
 import typing as t
 
 from .deadlines import Deadlines

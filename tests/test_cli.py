@@ -206,7 +206,8 @@ def test_borrowed_options_are_as_in_flask_run() -> None:
     for ours in prefork_run.params:
         if ours.name in BORROWED:
             assert ours.opts == theirs[ours.name].opts
-            assert ours.type is theirs[ours.name].type
+            if ours.name != "port":  # theirs takes any number
+                assert ours.type is theirs[ours.name].type
 
 
 # Impossible settings
@@ -219,8 +220,8 @@ def test_borrowed_options_are_as_in_flask_run() -> None:
         ("--min-idle 0", "--min-idle", "1<=x<=10000"),
         ("--min-idle -1", "--min-idle", "1<=x<=10000"),
         ("--min-idle 10001", "--min-idle", "1<=x<=10000"),
-        ("--min-idle many", "--min-idle", "integer"),
-        ("--min-idle 1.5", "--min-idle", "integer"),
+        ("--min-idle many", "--min-idle", "whole number"),
+        ("--min-idle 1.5", "--min-idle", "whole number"),
         ("--max-idle 0", "--max-idle", "1<=x<=10000"),
         ("--min-workers 0", "--min-workers", "1<=x<=10000"),
         ("--max-workers 0", "--max-workers", "1<=x<=10000"),
@@ -228,12 +229,7 @@ def test_borrowed_options_are_as_in_flask_run() -> None:
         ("--idle-timeout 0", "--idle-timeout", "0.1<=x"),
         ("--idle-timeout soon", "--idle-timeout", "float"),
         ("--idle-timeout inf", "--idle-timeout", "0.1<=x"),
-        pytest.param(
-            "--idle-timeout nan",
-            "--idle-timeout",
-            "0.1<=x",
-            marks=pytest.mark.xfail(reason="nan is in every range of click's"),
-        ),
+        ("--idle-timeout nan", "--idle-timeout", "must be a number"),
         ("--max-requests -1", "--max-requests", "x>=0"),
         ("--max-requests-jitter -1", "--max-requests-jitter", "x>=0"),
         ("--max-requests-jitter 5", "--max-requests-jitter", "--max-requests above 0"),
@@ -244,6 +240,8 @@ def test_borrowed_options_are_as_in_flask_run() -> None:
         ("--spawn-timeout 0", "--spawn-timeout", "1<=x"),
         ("--backlog 0", "--backlog", "1<=x"),
         ("--port http", "--port", "integer"),
+        ("--port -1", "--port", "0<=x<=65535"),
+        ("--port 65536", "--port", "0<=x<=65535"),
         ("--min-idle 6 --max-idle 5", "--min-idle (6)", "of 5 or less"),
         ("--min-idle 6 --max-workers 5", "--max-workers (5)", "of 6 or more"),
         ("--min-workers 6 --max-workers 5", "--min-workers (6)", "of 5 or less"),
@@ -356,11 +354,7 @@ def test_web_concurrency_is_max_workers(run: Run, as_zygote: type[Zygote]) -> No
             {"PREFORK_MIN_IDLE": 6, "PREFORK_MAX_WORKERS": 5},
             "PREFORK_MIN_IDLE (6) is above PREFORK_MAX_WORKERS (5)",
         ),
-        pytest.param(
-            {"PREFORK_REQUEST_HANDLER": "no.such:Handler"},
-            "'no.such:Handler'",
-            marks=pytest.mark.xfail(reason="werkzeug's explanation is many lines"),
-        ),
+        ({"PREFORK_REQUEST_HANDLER": "no.such:Handler"}, "'no.such:Handler'"),
         ({"PREFORK_REQUEST_HANDLER": "os:getpid"}, "is no subclass of"),
     ],
 )

@@ -166,9 +166,9 @@ def test_one_woken_for_nothing_rests_ever_longer(wakes: int, delay: float) -> No
     lot = Lot()
     parked = connection(Wait.HEAD, have=3, wakes=wakes)
     assert not lot.park(parked, 10.0)
-    assert lot.expire(10.0 + delay - EPSILON) == ([], [])
+    assert lot.expire(10.0 + delay - EPSILON) == ([], [], [])
     assert parked in lot
-    assert lot.expire(10.0 + delay + LATE) == ([], [parked])
+    assert lot.expire(10.0 + delay + LATE) == ([], [], [parked])
     assert parked in lot, "it is watched now"
 
 
@@ -176,8 +176,8 @@ def test_a_gap_that_is_too_long_ends_the_connection() -> None:
     lot = Lot()
     parked = connection(deadline=5.0)
     lot.park(parked, 0.0)
-    assert lot.expire(4.9) == ([], [])
-    assert lot.expire(5.0 + LATE) == ([parked], [])
+    assert lot.expire(4.9) == ([], [], [])
+    assert lot.expire(5.0 + LATE) == ([parked], [], [])
     assert len(lot) == 0
     assert not lot.ready
 
@@ -190,9 +190,9 @@ def test_a_head_that_takes_too_long_is_a_workers_to_answer() -> None:
     lot.park(begun, 4.5)
     lot.park(silent, 0.0)
     assert lot.heads == 2
-    assert lot.expire(5.0 + LATE) == ([silent], [])
+    assert lot.expire(5.0 + LATE) == ([silent], [begun], [])
     assert list(lot.ready) == [begun]
-    assert lot.expire(100.0) == ([], [])
+    assert lot.expire(100.0) == ([], [], [])
 
 
 def test_the_longest_idle_goes_first_and_begun_requests_last() -> None:
@@ -269,7 +269,7 @@ class LotMachine(RuleBasedStateMachine):
     @rule(time=st.floats(0, 2))
     def expire(self, time: float) -> None:
         self.now += time
-        close, watch = self.lot.expire(self.now)
+        close, _, watch = self.lot.expire(self.now)
         woken = list(self.lot.ready)[len(self.ready) :]
         assert len({*close, *watch, *woken}) == len(close) + len(watch) + len(woken)
         for gone in (*close, *woken):

@@ -389,7 +389,6 @@ def test_an_idle_one_is_closed_at_its_deadline(hall: MakeHall) -> None:
     assert not room.poller.is_watched(fd)
 
 
-@pytest.mark.xfail(reason="the poll set keeps it, and spins until its end")
 def test_a_late_head_goes_to_a_worker_and_is_not_polled_any_more(
     hall: MakeHall,
 ) -> None:

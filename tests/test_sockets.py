@@ -139,7 +139,6 @@ def test_port_is_free_again_at_once(open_: Open) -> None:
     assert open_(port=port).port == port
 
 
-@pytest.mark.xfail(reason="getaddrinfo(3) takes it, and may cut it to 16 bits")
 @pytest.mark.parametrize("port", [-1, 65536, 2**40])
 def test_port_that_is_none(port: int) -> None:
     text = refusal("127.0.0.1", port)
@@ -346,7 +345,6 @@ def test_inherited_that_is_no_stream() -> None:
         os.fstat(given.fileno())
 
 
-@pytest.mark.xfail(run=False, reason="the error of listen(2) gets through")
 def test_inherited_that_is_a_connection() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

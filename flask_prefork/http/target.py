@@ -1,4 +1,7 @@
-"""Request targets and hosts: the part of RFC 3986 that a server needs. Pure."""
+"""Request targets and hosts: the part of RFC 3986 that a server needs.
+
+Pure: the socket module only reads IPv6 addresses here.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_dispatcher_has_few_descriptors_for_workers(
         stack.callback(gate.close)
         requests = [server.send(gate.path) for _ in range(60)]
         server.wait_for_log("^Can't start worker .*: Too many open files")
-        for number, request in enumerate(requests):
+        for number in range(len(requests)):
             if len(gate.held) <= number:
                 gate.wait_for_one()
             gate.held[number].release()
@@ -188,15 +188,17 @@ def test_log_goes_to_a_full_disk(tmp_path: Path) -> None:
 
     The server serves, its workers' errors included, and stops as always.
     """
-    with open("/dev/full", "wb") as full:
-        with logging_to(full.fileno(), tmp_path, "--access-log") as (process, url):
-            with Load(url, 2) as running:
-                running.wait_for_more(100)
-                running.stop().assert_all_served()
-            process.send_signal(signal.SIGUSR1)
-            assert Client(url).ask("/use-up-address-space").status == 500
-            assert Client(url).ask().status == 200
-            _stops(process)
+    with (
+        open("/dev/full", "wb") as full,
+        logging_to(full.fileno(), tmp_path, "--access-log") as (process, url),
+    ):
+        with Load(url, 2) as running:
+            running.wait_for_more(100)
+            running.stop().assert_all_served()
+        process.send_signal(signal.SIGUSR1)
+        assert Client(url).ask("/use-up-address-space").status == 500
+        assert Client(url).ask().status == 200
+        _stops(process)
 
 
 def test_reader_of_the_log_ends(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ class Pipe:
 
     def __init__(self) -> None:
         reader, self.writer = os.pipe()
-        self._reader = open(reader, "rb")
+        self._reader = os.fdopen(reader, "rb")
         self._thread = threading.Thread(target=self._read)
         self.read = b""
 
@@ -316,4 +318,5 @@ def test_server_stops_though_nobody_reads_its_log(tmp_path: Path, pipe: Pipe) ->
             assert process.wait(20) == 0
             report = running.stop()
         assert report.answered
-        assert len(report.lost) <= 3
+        # Those that the workers held, and one that waited for one of them.
+        assert len(report.lost) <= 4

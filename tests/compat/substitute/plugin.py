@@ -28,14 +28,14 @@ sys.modules[_ports.__name__] = _ports
 
 @pytest.fixture(autouse=True)
 def _stand_in(tmp_path: Path) -> None:
-    """Make the server's process, whose only path this is, run our start-up code."""
-    start_up = HERE / "sitecustomize.py"
+    """Let the server's process, whose only path this is, begin with our code."""
     lines = f"import sys\nsys.path.append({os.fspath(HERE)!r})\n"
-    (tmp_path / start_up.name).write_text(lines + start_up.read_text())
+    lines += "import stand_in\nstand_in.install()\n"
+    (tmp_path / "sitecustomize.py").write_text(lines)
 
 
 @pytest.fixture(autouse=True)
-def _our_words(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _our_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell when our server has reloaded.
 
     While it does so it goes on serving, so that an answer says nothing.

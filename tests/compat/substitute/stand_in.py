@@ -49,7 +49,7 @@ def run_simple(
         line += ["--cert", ssl_context]
     if use_reloader:
         line += ["--reload"]
-    os.execve(sys.executable, line, environ)
+    os.execve(sys.executable, line, {**os.environ, VARIABLE: again})
 
 
 def install() -> None:
