@@ -9,6 +9,8 @@ import socket
 import stat
 import struct
 import sys
+import typing as t
+from collections.abc import Sequence
 
 _UNIX = "unix://"
 _INHERITED = "fd://"
@@ -108,6 +110,33 @@ class Listener:
                     os.unlink(self.path)
             except OSError:
                 pass
+
+
+class Waiter:
+    """Waits for a connection on any listener, or news on the channel."""
+
+    def __init__(
+        self, channel: socket.socket, listeners: Sequence[socket.socket]
+    ) -> None:
+        self._channel = channel.fileno()
+        self._indexes = {sock.fileno(): i for i, sock in enumerate(listeners)}
+        self._poll: t.Any
+        flags = select.POLLIN
+        if hasattr(select, "epoll"):
+            self._poll = select.epoll()
+            flags = select.EPOLLIN | select.EPOLLEXCLUSIVE
+        else:
+            self._poll = select.poll()
+        self._poll.register(self._channel, select.POLLIN)
+        for fd in self._indexes:
+            self._poll.register(fd, flags)
+
+    def wait(self) -> int | None:
+        """The index of a listener at which somebody waits, ``None`` for a frame."""
+        ready = [fd for fd, _ in self._poll.poll()]
+        if self._channel in ready:
+            return None
+        return self._indexes[ready[0]]
 
 
 def bind(host: str, port: int, backlog: int) -> Listener:

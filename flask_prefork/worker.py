@@ -36,6 +36,7 @@ from .parking import Wait
 from .scoreboard import Bank
 from .settings import Settings
 from .sockets import Listener
+from .sockets import Waiter
 
 if t.TYPE_CHECKING:
     from .http.server import PreforkServer
@@ -187,7 +188,7 @@ class Worker:
     def _run_blocking(self) -> None:
         # Not accept() itself, which nothing but a signal could end; and
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
-        waiter = _Waiter(self.channel, [s.socket for s in self.servers])
+        waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
             index = waiter.wait()
             if index is None:
@@ -338,33 +339,6 @@ class Worker:
         except OSError:
             return False
         return True
-
-
-class _Waiter:
-    """Waits for a connection on any listener, or news on the channel."""
-
-    def __init__(
-        self, channel: socket.socket, listeners: Sequence[socket.socket]
-    ) -> None:
-        self._channel = channel.fileno()
-        self._indexes = {sock.fileno(): i for i, sock in enumerate(listeners)}
-        self._poll: t.Any
-        flags = select.POLLIN
-        if hasattr(select, "epoll"):
-            self._poll = select.epoll()
-            flags = select.EPOLLIN | select.EPOLLEXCLUSIVE
-        else:
-            self._poll = select.poll()
-        self._poll.register(self._channel, select.POLLIN)
-        for fd in self._indexes:
-            self._poll.register(fd, flags)
-
-    def wait(self) -> int | None:
-        """The index of a listener at which somebody waits, ``None`` for a frame."""
-        ready = [fd for fd, _ in self._poll.poll()]
-        if self._channel in ready:
-            return None
-        return self._indexes[ready[0]]
 
 
 def serve(

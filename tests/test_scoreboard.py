@@ -126,7 +126,7 @@ def test_flags_of_a_bank(banks: tuple[Bank, Bank], fd: int) -> None:
     one.set_draining()
     assert one.is_draining() and not other.is_draining()
     # The next generation of the same parity isn't bound by it.
-    Bank(fd, 3).close()
+    one.reset()
     assert not one.is_draining()
 
 

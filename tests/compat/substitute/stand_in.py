@@ -35,10 +35,7 @@ def run_simple(
     use.
     """
     script, *arguments = sys.argv
-    environ = {
-        **os.environ,
-        VARIABLE: json.dumps([os.path.abspath(script), *arguments]),
-    }
+    again = json.dumps([os.path.abspath(script), *arguments])
     line = [sys.executable, "-m", "flask", "--app", "live:app", "prefork-run"]
     line += ["--host", hostname, "--port", str(port)]
     if isinstance(ssl_context, ssl.SSLContext):
