@@ -26,7 +26,7 @@ from .sockets import Listener
 _LOOK_AGAIN = 0.02
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
-_HOLD = 0.005
+_HOLD = 0.01
 #: No setting lets a connection wait for longer than a day, in seconds.
 _FAR = 2 * 86400.0
 #: Descriptors that are left for workers and all else.

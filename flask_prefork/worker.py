@@ -257,7 +257,7 @@ class Worker:
             wakes += 1
         else:
             wakes = 0
-        if parked.have:
+        if parked.have and not parked.ready:
             try:
                 # Quiet until there is one more byte, or the end (socket(7)).
                 connection.setsockopt(

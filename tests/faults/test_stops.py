@@ -46,7 +46,7 @@ def test_an_idle_worker_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
     server = serve("held", *pool, *mode)
     stopped = server.get().json["pid"]
     # The answer comes a moment before the worker is idle again.
-    server.wait_for_state("II")
+    assert_tidy(server)
     os.kill(stopped, signal.SIGSTOP)
     with Load(server.url) as load:
         # Within a client's patience, which is less than the worker's time.
@@ -69,7 +69,7 @@ def test_a_stopped_worker_is_replaced(serve: Serve) -> None:
     server = serve("held", *pool)
     stopped = server.get().json["pid"]
     # The answer comes a moment before the worker is idle again.
-    server.wait_for_state("II")
+    assert_tidy(server)
     os.kill(stopped, signal.SIGSTOP)
     with Load(server.url) as load:
         death = wait_for_death(server, stopped)
@@ -133,7 +133,7 @@ def test_a_worker_is_stopped_between_two_requests(serve: Serve) -> None:
     server = serve("held", "--cert", "adhoc", "--min-idle", "2", *timeouts)
     server.wait_for_state("II")
     lowest = Client(server.url).ask().told["pid"]
-    server.wait_for_state("II")
+    assert_tidy(server)
     host, port = server.url.rpartition("/")[2].split(":")
     with socket.create_connection((host, int(port))) as silent:
         # A byte of a handshake, for the kernel keeps silent ones back.

@@ -301,6 +301,15 @@ def running(
         max_read_lines = 200
         terminate_on_interrupt = True
 
+        def get_lines(self, log_file: t.TextIO) -> Iterator[str]:
+            """Read the log until the process ends: no more will come then."""
+            ended = False
+            for text in super().get_lines(log_file):
+                if not text and ended:
+                    return
+                ended = xprocess.resources[-1].popen.poll() is not None
+                yield text
+
     # Unique, for xprocess takes a process of the same name for the same one,
     # also one that a run before has left, or whose pid is another's by now.
     name = f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}-{os.getpid()}-{next(_numbers)}"

@@ -109,7 +109,7 @@ class Both(t.NamedTuple):
     theirs: str
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def both(
     xprocess: XProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Both]:

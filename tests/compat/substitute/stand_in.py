@@ -37,7 +37,7 @@ def run_simple(
     script, *arguments = sys.argv
     again = json.dumps([os.path.abspath(script), *arguments])
     line = [sys.executable, "-m", "flask", "--app", "live:app", "prefork-run"]
-    line += ["--host", hostname, "--port", str(port)]
+    line += ["--host", hostname, "--port", str(port), "--min-idle", "1"]
     if isinstance(ssl_context, ssl.SSLContext):
         line += ["--cert", "live:context"]
     elif isinstance(ssl_context, tuple):

@@ -1,0 +1,230 @@
+"""Reloads under load, and what may happen during one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from integration.conftest import Serve
+from integration.gate import Gate
+from integration.server import Server
+from integration.server import wait_for
+
+from .load import Load
+from .reloaded import Source
+from .test_kills import assert_tidy
+
+KINDS = ["tcp", "tls", "unix"]
+#: Code of a worker that does not become idle.
+HANGS = "os.register_at_fork(after_in_child=lambda: socket.socketpair()[0].recv(1))"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(tmp_path)
+
+
+def start(source: Source, serve: Serve, kind: str, *args: str) -> Server:
+    if kind == "tls":
+        args = ("--cert", "adhoc", *args)
+    host = f"unix://{source.directory}/sock" if kind == "unix" else None
+    return source.serve(serve, "--max-workers", "6", *args, host=host)
+
+
+def assert_settled(server: Server) -> None:
+    """Of the old generations nothing is left."""
+    wait_for(lambda: len(server.zygotes()) == 1)
+    wait_for(lambda: server.state().rest == "")
+    assert_tidy(server)
+
+
+@pytest.mark.parametrize("keep_alive", [False, True], ids=["close", "keep-alive"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_reload_under_load(
+    source: Source, serve: Serve, kind: str, keep_alive: bool
+) -> None:
+    """HUP with changed code, dependency and settings, three times under load.
+
+    Over TCP, TLS and unix sockets, with connections for one request and with kept
+    ones: no request fails. From the first answer of a generation on, all of it is
+    new, and what is left in the end is of the last generation.
+    """
+    server = start(source, serve, kind)
+    with Load(server.url, 4, keep_alive=keep_alive) as load:
+        for version in (2, 3, 4):
+            load.wait_for_more()
+            source.set(version, min_idle=version)
+            server.signal(signal.SIGHUP)
+            server.wait_for_log(rf"^Generation {version} serves\.$")
+            load.wait_for(lambda r, v=version: v in r.seen("version"))
+        load.wait_for_more()
+    report = load.stop()
+    report.assert_all_served()
+    if kind != "tls":
+        # The connections went from one generation to the next.
+        assert report.renewed == 0
+    told = [answer.told for answer in report.answered]
+    assert {(one["generation"], one["version"]) for one in told} == {
+        (version, version) for version in (1, 2, 3, 4)
+    }
+    assert all(one["version"] == one["dependency"] for one in told)
+    assert_settled(server)
+    assert len(server.workers()) >= 4, "min-idle of the last version"
+    assert "Traceback" not in server.log()
+
+
+def test_ten_reloads(source: Source, serve: Serve) -> None:
+    """Ten HUPs under load, each as soon as some requests were answered.
+
+    Some of them meet a generation that is still on its way, and replace it. No
+    request fails, and in the end there is one generation.
+    """
+    server = start(source, serve, "tcp")
+    with Load(server.url, 4) as load:
+        for _ in range(10):
+            server.signal(signal.SIGHUP)
+            load.wait_for_more(5)
+        source.set(2)
+        server.signal(signal.SIGHUP)
+        load.wait_for(lambda report: 2 in report.seen("version"))
+    load.stop().assert_all_served()
+    assert_settled(server)
+
+
+def test_the_new_app_cannot_be_loaded(source: Source, serve: Serve) -> None:
+    """HUP with an app that raises while it is imported, and with a syntax error.
+
+    The traceback is in the log, the old generation serves on, and the next HUP
+    with a sound app brings it.
+    """
+    server = start(source, serve, "tcp")
+    with Load(server.url, 4) as load:
+        for more in ("raise LookupError('the catalogue is missing')", "def"):
+            seen = len(server.log())
+            source.set(2, more=more)
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("could not be loaded; generation 1 serves on", seen)
+            load.wait_for_more()
+        source.set(3)
+        server.signal(signal.SIGHUP)
+        load.wait_for(lambda report: 3 in report.seen("version"))
+    report = load.stop()
+    report.assert_all_served()
+    assert report.seen("version") == {1, 3}
+    assert "LookupError: the catalogue is missing" in server.log()
+    assert "SyntaxError" in server.log()
+    assert_settled(server)
+
+
+def test_hup_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
+    """HUP while the app of a new generation is being loaded.
+
+    That generation is given up for one that sees the latest code. No request
+    fails.
+    """
+    server = start(source, serve, "tcp")
+    with Load(server.url, 4) as load:
+        source.set(2)
+        source.hold(gate)
+        server.signal(signal.SIGHUP)
+        first = gate.wait_for_one()
+        source.set(3)
+        source.go_on()
+        server.signal(signal.SIGHUP)
+        first.wait_until_dead()
+        load.wait_for(lambda report: 3 in report.seen("version"))
+    report = load.stop()
+    report.assert_all_served()
+    assert report.seen("version") == {1, 3}
+    assert_settled(server)
+
+
+def test_term_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
+    """TERM while the app of a new generation is being loaded.
+
+    The new generation is given up; what waits and what runs is served, new
+    connections are refused, and the server ends with status 0.
+    """
+    server = start(source, serve, "tcp")
+    with Load(server.url, 4) as load:
+        source.hold(gate)
+        server.signal(signal.SIGHUP)
+        loading = gate.wait_for_one()
+        load.wait_for_more()
+        server.signal(signal.SIGTERM)
+        loading.wait_until_dead()
+        assert server.wait() == 0
+        load.wait_for(lambda report: report.refused)
+    report = load.stop()
+    assert report.lost == []
+    assert report.seen("generation") == {1}
+    assert "died" not in server.log()
+
+
+def test_the_new_zygote_is_killed(source: Source, serve: Serve, gate: Gate) -> None:
+    """``kill -9`` of the new generation's zygote while it loads the app.
+
+    The old generation serves on, and the next HUP reloads.
+    """
+    server = start(source, serve, "tcp")
+    with Load(server.url, 4) as load:
+        source.set(2)
+        source.hold(gate)
+        server.signal(signal.SIGHUP)
+        loading = gate.wait_for_one()
+        (zygote,) = (one for one in server.zygotes() if one.pid == loading.pid)
+        zygote.kill()
+        server.wait_for_log("Generation 2 could not be loaded; generation 1 serves on")
+        load.wait_for_more()
+        source.go_on()
+        server.signal(signal.SIGHUP)
+        load.wait_for(lambda report: 2 in report.seen("version"))
+    load.stop().assert_all_served()
+    assert_settled(server)
+
+
+def test_the_old_zygote_is_killed_during_a_reload(
+    source: Source, serve: Serve, gate: Gate
+) -> None:
+    """``kill -9`` of the serving generation's zygote while the next one loads.
+
+    Its workers serve until the new ones are there. No request fails.
+    """
+    server = start(source, serve, "tcp")
+    (old,) = server.zygotes()
+    with Load(server.url, 4) as load:
+        source.set(2)
+        source.hold(gate)
+        server.signal(signal.SIGHUP)
+        loading = gate.wait_for_one()
+        old.kill()
+        server.wait_for_log(rf"The zygote \(pid {old.pid}\) died")
+        load.wait_for_more()
+        source.go_on()
+        loading.release()
+        load.wait_for(lambda report: 2 in report.seen("version"))
+    load.stop().assert_all_served()
+    assert_settled(server)
+
+
+def test_no_new_worker_becomes_idle(source: Source, serve: Serve) -> None:
+    """HUP with an app whose workers hang before they are idle.
+
+    They are killed at the spawn timeout, each later attempt is later, and after a
+    few the generation is given up. The old one serves all the time.
+    """
+    server = start(source, serve, "tcp", "--spawn-timeout", "1")
+    with Load(server.url, 4, gap=lambda: 0.01) as load:
+        source.set(2, more=HANGS)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"^Generation 2 is given up\.$")
+        load.wait_for_more()
+        source.set(3)
+        server.signal(signal.SIGHUP)
+        load.wait_for(lambda report: 3 in report.seen("version"))
+    report = load.stop()
+    report.assert_all_served()
+    assert report.seen("version") == {1, 3}
+    assert "it did not become idle within the spawn timeout" in server.log()
+    assert_settled(server)
