@@ -286,6 +286,7 @@ class Children:
         worker = process.worker
         if self._processes.get(worker.slot) is not process:
             return
+        self._hear_out(process)
         self._depart(process, None)
         if not worker.ready:
             self.policy.failed(self.clock())
@@ -294,10 +295,24 @@ class Children:
         self._forget(process)
         self.bank.clear(worker.slot)
 
+    def _hear_out(self, process: Process) -> None:
+        """Take in what a dead process has said: it may have parked a connection.
+
+        Its pidfd and its zygote may be heard before its last frames.
+        """
+        try:
+            while received := process.channel.receive():
+                if not received[0]:
+                    break
+                self._take_in(process, *received)
+        except ValueError:
+            pass  # it is dead already
+
     def close(self) -> None:
         """Close all that is left here of their processes."""
         for process in list(self._processes.values()):
             self._forget(process)
+        self._obituaries.close()
 
     def _forget(self, process: Process) -> None:
         if process.resumed is not None:

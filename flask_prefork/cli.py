@@ -157,17 +157,21 @@ def _split(
     """Become the dispatcher, which ends with the command; and the first zygote,
     for which this returns."""
     from . import launch
+    from . import log
     from . import privileges
     from . import systemd
 
     try:
         fds = systemd.listen_fds()
+        notifier = systemd.Notifier()
         identity = privileges.look_up(values["user"], values["group"])
     except ValueError as e:
         raise click.UsageError(str(e)) from None
-    names = [name for name in systemd.VARIABLES if name in os.environ]
-    environ = {name: os.environ.pop(name) for name in names}
-    show_server_banner(get_debug_flag(), info.app_import_path)
+    try:
+        show_server_banner(get_debug_flag(), info.app_import_path)
+    except OSError:
+        # A full disk, or nobody reads: no reason not to serve.
+        log.discard_output()
     begin = launch.by_fork(generation=1)
     if isinstance(begin, launch.Inherited):
         for fd in fds:
@@ -182,7 +186,7 @@ def _split(
         options.port,
         "https" if options.cert else "http",
         fds,
-        environ,
+        notifier,
         values["pid"],
         identity,
     )

@@ -134,7 +134,7 @@ class Generation:
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""
         times = [self.pool.deadline(), self.children.stalls.deadline()]
-        if not self.closed:
+        if not self.closed and self.alive:
             times.append(self.policy.deadline())
         return min((time for time in times if time is not None), default=None)
 

@@ -67,6 +67,16 @@ def open_standard_streams() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
+def discard_output() -> None:
+    """Put ``/dev/null`` in place of a standard output that takes nothing.
+
+    What it has not taken is in a buffer, and each flush would fail anew.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def set_up() -> None:
     """Let the log go to standard error, unless somebody configured it."""
     open_standard_streams()

@@ -84,16 +84,24 @@ class Obituaries:
         """The first sign of a death."""
         self._departed.setdefault(pid, departed)
 
-    def tell(self, pid: int, status: int) -> None:
+    def close(self) -> None:
+        """Who knew the causes of the other deaths won't tell them any more."""
+        for pid in list(self._departed):
+            self.tell(pid, None)
+
+    def tell(self, pid: int, status: int | None) -> None:
         """The death's cause is known: log it, if it was not as it should be.
 
-        :param status: The exit status, or the signal's number below 0.
+        :param status: The exit status, or the signal's number below 0; ``None``
+            if it won't be known.
         """
         departed = self._departed.pop(pid, None)
         if departed is None:
             return
         slot, state, why, record = departed
-        if state is State.RETIRING and status == 0:
+        # A status that nobody knows is bad news only amid a request.
+        unusual = record.began if status is None else status
+        if state is State.RETIRING and not unusual:
             return
         doing = ""
         if record.began:
@@ -106,7 +114,9 @@ class Obituaries:
             how = self._how(status)
             logger.error("Worker %d (pid %d)%s died: %s.", slot, pid, doing, how)
 
-    def _how(self, status: int) -> str:
+    def _how(self, status: int | None) -> str:
+        if status is None:
+            return "nobody is left to tell how"
         if status >= 0:
             return f"exit status {status}"
         try:

@@ -66,9 +66,7 @@ class Succession:
 
         One that is still on its way is given up for it.
         """
-        self.retry_at = None
-        if self.coming is not None:
-            self.abandon()
+        self.abandon()
         number = max(generation.number for generation in self.all()) + 1
         # The other half of the scoreboard than the current generation's.
         number += (number - self.current.number + 1) % 2
@@ -78,14 +76,15 @@ class Succession:
                 zygote = launch.by_exec(number)
         except OSError as e:
             logger.error("Can't start a zygote: %s.", e)
-            self._retry()
+            self._give_up()
             return
         self.zygotes[zygote.pid] = number
         self.coming = self._adopt(zygote)
         logger.info("Generation %d is loading.", number)
 
     def abandon(self) -> None:
-        """Give the coming generation up, if there is one."""
+        """Give the coming generation up, if there is one, or will be."""
+        self.retry_at = None
         generation, self.coming = self.coming, None
         if generation is None:
             return

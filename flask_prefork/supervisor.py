@@ -29,7 +29,7 @@ class Surroundings(t.NamedTuple):
     :param scheme: ``http`` or ``https``, for the banner.
     :param fds: Listening sockets that systemd has passed; they go before host
         and port.
-    :param environ: The variables for :class:`.systemd.Notifier`.
+    :param notifier: Tells systemd how the server fares.
     :param pid_file: Where to write the pid, if anywhere.
     :param identity: Who the zygotes and workers become, if not who we are.
     """
@@ -37,8 +37,8 @@ class Surroundings(t.NamedTuple):
     host: str
     port: int
     scheme: str
-    fds: t.Sequence[int] = ()
-    environ: t.Mapping[str, str] = {}
+    fds: t.Sequence[int]
+    notifier: Notifier
     pid_file: str | None = None
     identity: Identity | None = None
 
@@ -48,7 +48,6 @@ class Supervisor:
 
     :param surroundings: What the command was started with.
     :param clock: Monotonic seconds.
-    :raises ValueError: If systemd's variables are wrong.
     """
 
     def __init__(
@@ -56,12 +55,10 @@ class Supervisor:
     ) -> None:
         self._clock = clock
         self._surroundings = surroundings
-        self._notifier = Notifier(dict(surroundings.environ))
+        self._notifier = surroundings.notifier
         path = surroundings.pid_file
         self._pid_file = PidFile(path) if path is not None else None
-        self._tell_at: float | None = None
-        if "NOTIFY_SOCKET" in surroundings.environ:
-            self._tell_at = clock()
+        self._tell_at = clock() if self._notifier.listened_to else None
 
     def listen(self, backlog: int) -> list[Listener]:
         """Bind, write the pid file, and give up the rights that this needed.

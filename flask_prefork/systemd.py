@@ -116,6 +116,11 @@ class Notifier:
         self._owed: deque[bytes] = deque(maxlen=_MAX_OWED)
         self._told: str | None = None
 
+    @property
+    def listened_to(self) -> bool:
+        """Whether systemd wants to hear of us."""
+        return self._address is not None
+
     def ready(self, status: str) -> None:
         """The server serves: for the first time, or again after a reload.
 

@@ -13,6 +13,7 @@ _SOURCE = """\
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import dependency

@@ -17,7 +17,7 @@ from .test_kills import assert_tidy
 
 KINDS = ["tcp", "tls", "unix"]
 #: Code of a worker that does not become idle.
-HANGS = "os.register_at_fork(after_in_child=lambda: socket.socketpair()[0].recv(1))"
+HANGS = "os.register_at_fork(after_in_child=threading.Event().wait)"
 
 
 @pytest.fixture

@@ -273,8 +273,9 @@ def test_nobody_reads_the_log(tmp_path: Path, pipe: Pipe) -> None:
 
     The dispatcher doesn't wait for it: the server serves, and stops as always.
     """
-    pipe.fill()
     with logging_to(pipe.writer, tmp_path, "--no-access-log") as (process, url):
+        assert Client(url).ask().status == 200
+        pipe.fill()
         with Load(url, 2) as running:
             for _ in range(20):
                 process.send_signal(signal.SIGUSR1)
@@ -318,5 +319,5 @@ def test_server_stops_though_nobody_reads_its_log(tmp_path: Path, pipe: Pipe) ->
             assert process.wait(20) == 0
             report = running.stop()
         assert report.answered
-        # Those that the workers held, and one that waited for one of them.
-        assert len(report.lost) <= 4
+        # Those that workers held or that waited for one.
+        assert all(isinstance(error, ConnectionError) for error in report.lost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import resource
 import select
 import selectors
@@ -228,7 +229,8 @@ def few_descriptors(tmp_path: Path, limit: int) -> dict[str, str]:
     """Environment variables for a server that may have so many."""
     lines = f"import resource as r\nr.setrlimit(r.RLIMIT_NOFILE, ({limit}, {limit}))\n"
     (tmp_path / "sitecustomize.py").write_text(lines)
-    return {"PYTHONPATH": str(tmp_path)}
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def test_out_of_descriptors_the_longest_idle_are_closed(
