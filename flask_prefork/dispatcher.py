@@ -34,6 +34,9 @@ from .supervisor import Surroundings
 
 #: How long idle workers and zygotes may take to exit when all stops at once.
 _LAST_GRACE = 2.0
+#: What a worker may need here: its channel, its pidfd, and a connection that it
+#: was handed.
+_WORKERS_DESCRIPTORS = 3
 #: A turn that takes so much longer than it should was stopped, and we with it, in
 #: seconds: nobody is to be judged for that time.
 _JUMP = 0.1
@@ -158,6 +161,9 @@ class Dispatcher:
         waiting = self.queues.unanswered(self.succession.current)
         for generation in generations:
             others = total - len(generation.pool)
+            if generation is self.succession.coming:
+                # Its first workers have to come, however many the others are.
+                others = 0
             asked = waiting if generation is self.succession.current else 0
             generation.step(now, asked, others)
 
@@ -200,6 +206,7 @@ class Dispatcher:
             self.status = 1
             self.stop()
             return
+        self.queues.reserve(_WORKERS_DESCRIPTORS * settings.max_workers)
         self.phase = Phase.SERVING
         self.succession.current.open(self.queues.listeners)
 
@@ -298,6 +305,7 @@ class Dispatcher:
         self._close_queues()
         self.phase = Phase.CLOSING
         self._end = self.clock() + _LAST_GRACE
+        self.succession.abandon()
         for generation in self.succession.all():
             generation.kill_unfinished()
             generation.retire()

@@ -64,6 +64,7 @@ class Queues:
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
+        self._reserved = 0
         #: Listeners at which somebody knocked since the last dispatch.
         self._knocks: set[int] = set()
         self._look_again: float | None = None
@@ -249,7 +250,7 @@ class Queues:
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
-        while len(self.lot) + _RESERVE >= self._descriptors:
+        while len(self.lot) + _RESERVE + self._reserved >= self._descriptors:
             oldest = self.lot.longest_idle()
             if oldest is None:
                 return
@@ -264,7 +265,7 @@ class Queues:
 
     def reserve(self, descriptors: int) -> None:
         """Keep descriptors free for workers."""
-        self._descriptors -= descriptors
+        self._reserved = descriptors
 
     # The end
 

@@ -91,6 +91,11 @@ class Client:
             self._context.check_hostname = False
             self._context.verify_mode = ssl.CERT_NONE
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a connection for the next request."""
+        return self._sock is not None
+
     def ask(self, path: str = "/") -> Answered:
         """Send a request and wait for its answer.
 
@@ -226,6 +231,12 @@ class Load:
                 refused=report.refused + refused, renewed=report.renewed + renewed
             )
             self._news.notify_all()
+
+    @property
+    def report(self) -> Report:
+        """What became of the requests so far."""
+        with self._news:
+            return self._report._replace(answered=list(self._report.answered))
 
     def wait_for(self, condition: Callable[[Report], t.Any]) -> None:
         """Wait until a condition holds for all that was noted so far."""

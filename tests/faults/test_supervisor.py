@@ -1,0 +1,218 @@
+"""The dispatcher and the zygote die, forks fail, and signals storm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import psutil
+import pytest
+from integration.conftest import Fail
+from integration.conftest import Serve
+from integration.gate import Gate
+from integration.server import group
+from integration.server import wait_for
+
+from .load import Load
+from .test_kills import assert_tidy
+
+KINDS = ["tcp", "unix"]
+
+
+@pytest.mark.parametrize("mode", [(), ("--dispatch", "blocking")], ids=["", "blocking"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dispatcher_is_killed(
+    serve: Serve, gate: Gate, tmp_path: os.PathLike[str], kind: str, mode: tuple[str]
+) -> None:
+    """``kill -9`` of the dispatcher, under load and with a worker that is busy.
+
+    Idle workers and the zygote end at once, the busy one after its request, which
+    is answered. The address is free for a new server although that one still
+    runs.
+    """
+    path = f"unix://{tmp_path}/sock"
+    server = serve("held", *mode, host=path if kind == "unix" else None)
+    request = server.send(gate.path)
+    held = gate.wait_for_one()
+    with Load(server.url, 4) as load:
+        load.wait_for_more()
+        server.popen.kill()
+        assert server.wait() == -signal.SIGKILL
+        load.wait_for(lambda report: report.refused)
+        # The zygote waits for the busy one.
+        last = {held.pid, held.told["zygote"]}
+        wait_for(lambda: {process.pid for process in group(server.pid)} == last)
+    report = load.stop()
+    assert set(report.statuses) == {200}
+    if kind == "unix":
+        other = serve("held", host=path)
+    else:
+        other = serve("held", "--port", server.url.rpartition(":")[2])
+    assert other.url == server.url
+    assert other.get().status == 200
+    held.release()
+    assert request.answer().status == 200
+    wait_for(lambda: not group(server.pid))
+    assert other.get().status == 200, "the old one's end did not touch the new one"
+
+
+def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
+    serve: Serve, gate: Gate
+) -> None:
+    """``kill -9`` of the dispatcher while a request does not end.
+
+    When the graceful timeout is over, the zygote kills its worker and ends too.
+    """
+    server = serve("held", "--graceful-timeout", "0.5")
+    request = server.send(gate.path)
+    held = gate.wait_for_one()
+    server.popen.kill()
+    server.wait()
+    held.wait_until_dead()
+    with pytest.raises(ConnectionError):
+        request.read()
+    wait_for(lambda: not group(server.pid))
+
+
+def test_an_inherited_socket_outlives_the_server(serve: Serve) -> None:
+    """``kill -9`` of a dispatcher that serves an inherited socket.
+
+    The socket is not ours to end: connections wait in it for the next server.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        server = serve("held", host=f"fd://{fd}", pass_fds=(fd,))
+        assert server.get().status == 200
+        server.popen.kill()
+        server.wait()
+        wait_for(lambda: not group(server.pid))
+        request = server.send("/")
+        other = serve("held", host=f"fd://{fd}", pass_fds=(fd,))
+        assert request.answer().status == 200
+        assert other.url == server.url
+
+
+def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
+    """``kill -9`` of the zygote, five times under load.
+
+    Its workers serve on until those of a new one are there. No request fails, not
+    even one that is running meanwhile.
+    """
+    server = serve("held", "--min-idle", "2", "--max-workers", "6")
+    request = server.send(gate.path)
+    held = gate.wait_for_one()
+    with Load(server.url, 3) as load:
+        for _ in range(5):
+            seen = len(server.log())
+            victim = max(server.zygotes(), key=lambda one: one.create_time())
+            victim.kill()
+            server.wait_for_log(r"^Generation \d+ serves\.$", seen)
+            load.wait_for_more()
+        held.release()
+        assert request.answer().json["pid"] == held.pid
+        load.wait_for_more()
+    load.stop().assert_all_served()
+    wait_for(lambda: len(server.zygotes()) == 1)
+    wait_for(lambda: not psutil.pid_exists(held.pid))
+    assert_tidy(server)
+
+
+def test_a_storm_of_sigchld(serve: Serve) -> None:
+    """Thousands of SIGCHLDs for dispatcher and zygote, while workers die.
+
+    Every death is noticed once, and no request fails.
+    """
+    server = serve("held", "--min-idle", "4", "--max-workers", "8")
+    (zygote,) = server.zygotes()
+    dead = set()
+    with Load(server.url, 2) as load:
+        for _ in range(10):
+            for _ in range(500):
+                server.signal(signal.SIGCHLD)
+                zygote.send_signal(signal.SIGCHLD)
+            load.wait_for_more(5)
+    # Nobody asks any more, so all are idle.
+    assert_tidy(server)
+    for pid in server.workers():
+        os.kill(pid, signal.SIGKILL)
+        dead.add(pid)
+        for _ in range(500):
+            server.signal(signal.SIGCHLD)
+            zygote.send_signal(signal.SIGCHLD)
+    load.stop().assert_all_served()
+    wait_for(lambda: server.log().count("died: SIGKILL") == len(dead))
+    wait_for(lambda: not dead & set(server.workers()))
+    assert_tidy(server)
+    assert server.get().status == 200
+
+
+def test_forks_fail(serve: Serve) -> None:
+    """Every second fork fails, as at a limit of processes, while workers die.
+
+    The server backs off, tries again and serves with those that there are: no
+    request fails, and in the end nobody is missing.
+    """
+    env = {"FLASK_PREFORK_FAULTS": "zygote-fork:fail:2"}
+    server = serve("held", "--min-idle", "3", "--max-workers", "6", env=env)
+    with Load(server.url, 1) as load:
+        load.wait_for_more()
+        lowest = load.stop().seen("pid")
+    for _ in range(3):
+        for pid in set(server.workers()) - lowest:
+            os.kill(pid, signal.SIGKILL)
+        assert server.get().status == 200
+        wait_for(lambda: len(server.workers()) >= 3)
+    server.wait_for_log(r"^Can't fork worker \d: ")
+    assert_tidy(server)
+    assert len(server.workers()) >= 3
+
+
+def test_no_fork_ever_succeeds(fail: Fail) -> None:
+    """Every fork fails from the start.
+
+    The server tries a bounded number of times, ever later, says so and ends with
+    a status that isn't zero.
+    """
+    env = {"FLASK_PREFORK_FAULTS": "zygote-fork:fail:1"}
+    status, output = fail("held", "--port", "0", env=env)
+    assert status == 1
+    assert 1 <= output.count("Can't fork worker") <= 10
+    assert "giving up" in output
+    assert "Running on" not in output
+
+
+def test_workers_crash_at_their_start(fail: Fail) -> None:
+    """An app whose workers all end before they serve.
+
+    As when every fork fails; the log has the exit statuses.
+    """
+    status, output = fail("exits_at_start", "--port", "0")
+    assert status == 1
+    assert 1 <= output.count("died: exit status 7") <= 10
+    assert "giving up" in output
+
+
+def test_plain_text_on_a_tls_port(serve: Serve) -> None:
+    """Clients that speak no TLS to a TLS port, under load of some that do.
+
+    Each gets its connection closed and a line in the log; nobody else notices.
+    """
+    server = serve("held", "--cert", "adhoc", "--max-workers", "6")
+    host, port = server.url.rpartition("/")[2].split(":")
+    with Load(server.url, 3) as load:
+        for _ in range(20):
+            with socket.create_connection((host, int(port))) as plain:
+                plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                # Perhaps an alert, then the end; a reset is one, too.
+                try:
+                    while plain.recv(4096):
+                        pass
+                except ConnectionResetError:
+                    pass
+        load.wait_for_more()
+    load.stop().assert_all_served()
+    assert server.log().count("no TLS handshake") == 20
+    assert "Traceback" not in server.log()
+    assert "died" not in server.log()
+    assert_tidy(server)

@@ -1,0 +1,220 @@
+"""What is said of the dead, and signals for the living."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork import cgroup
+from flask_prefork.channel import Channel
+from flask_prefork.pool import State
+from flask_prefork.pool import Worker
+from flask_prefork.process import Departed
+from flask_prefork.process import Obituaries
+from flask_prefork.process import Process
+from flask_prefork.scoreboard import Record
+
+AT_REST = Record(42, 1, 3, 3, 0.0, 9.0, "GET", "/before")
+SERVING = Record(42, 1, 3, 4, 10.0, 11.0, "POST", "/form?x=1")
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the OOM killer's counter says, in its only element."""
+    counter = [7]
+    monkeypatch.setattr(cgroup, "oom_kills", lambda: counter[0])
+    return counter
+
+
+@pytest.fixture
+def obituaries(kills: list[int]) -> Obituaries:
+    return Obituaries()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> t.Any:
+    """What was logged, as level and text, since the last call."""
+    logger = logging.getLogger("flask_prefork")
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, "flask_prefork")
+
+    def take() -> list[tuple[str, str]]:
+        taken = [(r.levelname, r.getMessage()) for r in caplog.records]
+        caplog.clear()
+        return taken
+
+    return take
+
+
+def departed(
+    state: State = State.IDLE, why: str | None = None, record: Record = AT_REST
+) -> Departed:
+    return Departed(3, state, why, record)
+
+
+@pytest.mark.parametrize(
+    ("one", "status", "text"),
+    [
+        (departed(), 0, "Worker 3 (pid 42) died: exit status 0."),
+        (departed(State.STARTING), 4, "Worker 3 (pid 42) died: exit status 4."),
+        (departed(State.RETIRING), 1, "Worker 3 (pid 42) died: exit status 1."),
+        (
+            departed(State.BUSY, None, SERVING),
+            -signal.SIGSEGV,
+            "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGSEGV.",
+        ),
+        (
+            departed(State.RETIRING, None, SERVING),
+            -signal.SIGABRT,
+            "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGABRT.",
+        ),
+        (
+            departed(State.BUSY, None, SERVING),
+            -signal.SIGKILL,
+            "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGKILL.",
+        ),
+        # One that has no name of its own (signal(7)).
+        (departed(), -(signal.SIGRTMIN + 3), "Worker 3 (pid 42) died: signal 37.")
+        if hasattr(signal, "SIGRTMIN") and signal.SIGRTMIN == 34
+        else (departed(), -99, "Worker 3 (pid 42) died: signal 99."),
+    ],
+)
+def test_deaths_that_are_nobodys_order(
+    obituaries: Obituaries, lines: t.Any, one: Departed, status: int, text: str
+) -> None:
+    obituaries.note(42, one)
+    obituaries.tell(42, status)
+    assert lines() == [("ERROR", text)]
+
+
+@pytest.mark.parametrize("status", [-signal.SIGKILL, -signal.SIGSEGV, 0, 3, None])
+def test_deaths_by_our_hand_name_the_reason(
+    obituaries: Obituaries, lines: t.Any, kills: list[int], status: int | None
+) -> None:
+    # Whatever it died of in the end, and whoever else was killing.
+    kills[0] += 1
+    obituaries.note(42, departed(State.BUSY, "no progress for 1 s", SERVING))
+    if status is None:
+        obituaries.close()
+    else:
+        obituaries.tell(42, status)
+    text = "Worker 3 (pid 42) while serving POST /form?x=1 was killed: no progress for 1 s."
+    assert lines() == [("WARNING", text)]
+
+
+def test_retiring_is_no_news(obituaries: Obituaries, lines: t.Any) -> None:
+    obituaries.note(42, departed(State.RETIRING))
+    obituaries.tell(42, 0)
+    assert lines() == []
+
+
+def test_out_of_memory(obituaries: Obituaries, lines: t.Any, kills: list[int]) -> None:
+    for pid in (42, 43, 44):
+        obituaries.note(pid, departed())
+    kills[0] = 8
+    obituaries.tell(42, -signal.SIGKILL)
+    # The kernel isn't to blame twice for one that it has killed.
+    obituaries.tell(43, -signal.SIGKILL)
+    kills[0] = 9
+    # It kills by SIGKILL only.
+    obituaries.tell(44, -signal.SIGBUS)
+    assert [text.partition(" died: ")[2] for _, text in lines()] == [
+        "SIGKILL, by the kernel, which ran out of memory.",
+        "SIGKILL.",
+        "SIGBUS.",
+    ]
+
+
+def test_kills_before_us_are_not_ours(lines: t.Any, kills: list[int]) -> None:
+    kills[0] = 1000
+    obituaries = Obituaries()
+    obituaries.note(42, departed())
+    obituaries.tell(42, -signal.SIGKILL)
+    assert lines() == [("ERROR", "Worker 3 (pid 42) died: SIGKILL.")]
+
+
+def test_each_death_is_told_once(obituaries: Obituaries, lines: t.Any) -> None:
+    obituaries.note(42, departed(State.BUSY, "it sent garbage", SERVING))
+    # The signs that come later know less.
+    obituaries.note(42, departed(State.KILLED))
+    obituaries.tell(42, -signal.SIGKILL)
+    obituaries.tell(42, -signal.SIGKILL)
+    obituaries.close()
+    ((_, text),) = lines()
+    assert text.endswith("/form?x=1 was killed: it sent garbage.")
+
+
+def test_a_death_of_which_nothing_was_noted(
+    obituaries: Obituaries, lines: t.Any
+) -> None:
+    obituaries.tell(42, -signal.SIGKILL)
+    assert lines() == []
+
+
+def test_a_pid_that_is_used_again(obituaries: Obituaries, lines: t.Any) -> None:
+    for status in (1, 2):
+        obituaries.note(42, departed())
+        obituaries.tell(42, status)
+    assert [text[-14:] for _, text in lines()] == ["exit status 1.", "exit status 2."]
+
+
+@pytest.mark.parametrize(
+    ("one", "is_told"),
+    [
+        # It was told to exit, and no request was lost by it.
+        (departed(State.RETIRING), False),
+        (departed(State.RETIRING, None, SERVING), True),
+        (departed(State.IDLE), True),
+    ],
+)
+def test_who_would_tell_the_cause_is_gone(
+    obituaries: Obituaries, lines: t.Any, one: Departed, is_told: bool
+) -> None:
+    obituaries.note(42, one)
+    obituaries.close()
+    texts = [text.partition(" died: ")[2] for _, text in lines()]
+    assert texts == ["nobody is left to tell how."] * is_told
+
+
+# Signals
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    ours, theirs = socket.socketpair()
+    process = Process(Worker(0, 0.0), Channel(ours))
+    yield process
+    process.channel.close()
+    theirs.close()
+    if process.pidfd >= 0:
+        os.close(process.pidfd)
+
+
+def test_a_signal_waits_for_the_pid(process: Process) -> None:
+    assert process.signal(signal.SIGKILL)
+    assert process.wanted == signal.SIGKILL
+
+
+def test_without_a_pidfd_only_the_parent_may(process: Process) -> None:
+    process.pid = os.getpid()
+    assert not process.signal(signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has pidfds")
+def test_by_pidfd(process: Process) -> None:
+    process.pid = os.fork()
+    if process.pid == 0:
+        signal.pause()
+        os._exit(0)
+    process.pidfd = os.pidfd_open(process.pid)
+    assert process.signal(signal.SIGKILL)
+    _, status = os.waitpid(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    # Whoever has the number now is safe.
+    assert process.signal(signal.SIGKILL)

@@ -1,0 +1,256 @@
+"""Requests that take too long, against one who looks all the time."""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork.pool import Worker
+from flask_prefork.stalls import GRACE
+from flask_prefork.stalls import Stalls
+from flask_prefork.stalls import Verdict
+
+PAUSE = 10.0
+#: The precision of deadlines, in seconds.
+GRAIN = 0.05 + 1e-6
+
+
+class Account(t.NamedTuple):
+    """What a worker says of itself."""
+
+    requests: int = 0
+    began: float = 0.0
+    moved: float = 0.0
+
+
+class Events(t.NamedTuple):
+    """What a worker does, one request after the other under one order.
+
+    :param requests: Of each the time that it takes, and the times in between at
+        which something moves, all in seconds and rising.
+    """
+
+    requests: list[tuple[float, list[float]]]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[float, float, list[float]]]:
+    """Requests: begin, end, and when something moved in between."""
+    now = 100.0
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        begin = now
+        moves = []
+        for _ in range(draw(st.integers(0, 4))):
+            now += draw(st.floats(0.1, 8))
+            moves.append(now)
+        now += draw(st.floats(0.1, 12))
+        found.append((begin, now, moves))
+        now += draw(st.floats(0.1, 1))
+    return found
+
+
+def account_at(history: list[tuple[float, float, list[float]]], now: float) -> Account:
+    """What the scoreboard says at a moment."""
+    requests, moved = 0, 0.0
+    for begin, end, moves in history:
+        moved = max([moved, *(move for move in moves if move <= now)])
+        if begin <= now < end:
+            return Account(requests, begin, moved)
+        requests += end <= now
+    return Account(requests, 0.0, moved)
+
+
+def run(
+    stalls: Stalls, worker: Worker, account: t.Callable[[float], Account], end: float
+) -> Iterator[tuple[float, Verdict]]:
+    """Do as the dispatcher does, with a clock that jumps to the next deadline."""
+    while (moment := stalls.deadline()) is not None and moment < end:
+        due = stalls.due(moment)
+        assert due == [worker], "a turn for nothing"
+        verdict = stalls.judge(worker, moment, account(moment))
+        if verdict is not None:
+            yield moment, verdict
+        if verdict is Verdict.KILL:
+            stalls.forget(worker)
+            return
+    assert stalls.deadline() is not None, "nobody looks any more"
+
+
+def naive(
+    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
+) -> list[tuple[float, float, Verdict]]:
+    """Who sees everything: verdicts with the time from which and until when they
+    may be given.
+
+    Nothing heeds the verdicts, so that an abort is followed by the kill.
+    """
+    verdicts = []
+    for begin, end, moves in history:
+        shown, stalled_at = None, None
+        for since, until in zip([begin, *moves], [*moves, end], strict=True):
+            if timeout and since + timeout < until:
+                stalled_at = since + timeout, until
+                break
+        if slow and begin + slow < (stalled_at[0] if stalled_at else end):
+            shown = begin + slow
+            verdicts.append((shown, end, Verdict.SHOW))
+        if stalled_at:
+            verdicts.append((stalled_at[0], stalled_at[1], Verdict.ABORT))
+    return verdicts
+
+
+@given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
+def test_never_without_a_reason(
+    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
+) -> None:
+    stalls = Stalls(timeout, slow, PAUSE)
+    worker = Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    if not timeout and not slow:
+        assert stalls.deadline() is None
+        return
+    seen: set[tuple[Verdict, float]] = set()
+    aborted: dict[float, float] = {}
+    end = history[-1][1]
+    for now, verdict in run(stalls, worker, lambda at: account_at(history, at), end):
+        account = account_at(history, now)
+        assert account.began, "nothing is served"
+        assert (verdict, account.began) not in seen, "twice"
+        seen.add((verdict, account.began))
+        still = now - max(account.began, account.moved)
+        if verdict is Verdict.SHOW:
+            assert slow
+            assert now >= account.began + slow
+        else:
+            assert timeout
+            assert still >= timeout
+        if verdict is Verdict.ABORT:
+            aborted[account.began] = now
+        if verdict is Verdict.KILL:
+            assert now >= aborted[account.began] + GRACE - 1e-6
+
+
+@given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
+def test_never_too_late(
+    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
+) -> None:
+    """Who is looked at only now and then isn't told of much later.
+
+    A worker's next request under the same order is found at a check that was for
+    the one before, hence at most one limit later.
+    """
+    stalls = Stalls(timeout, slow, PAUSE)
+    worker = Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    account = lambda at: account_at(history, at)  # noqa: E731
+    given_at = list(run(stalls, worker, account, history[-1][1]))
+    killed_at = next((at for at, one in given_at if one is Verdict.KILL), float("inf"))
+    slack = GRAIN + min(limit for limit in (timeout or 99.0, slow or 99.0))
+    for begin, until, wanted in naive(history, timeout, slow):
+        if begin + slack >= min(until, killed_at):
+            continue
+        # An abort shows what a look at a slow request would have shown.
+        fits = {wanted, Verdict.ABORT} if wanted is Verdict.SHOW else {wanted}
+        assert any(one in fits and begin <= at <= begin + slack for at, one in given_at)
+
+
+def test_a_stalled_request_is_aborted_then_killed() -> None:
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    stuck = Account(0, 100.0, 101.0)
+    verdicts = list(run(stalls, worker, lambda at: stuck, 1000.0))
+    assert [verdict for _, verdict in verdicts] == [Verdict.ABORT, Verdict.KILL]
+    abort, kill = (at for at, _ in verdicts)
+    assert 161.0 <= abort <= 161.0 + 2 * GRAIN
+    assert abort + GRACE <= kill <= abort + GRACE + GRAIN
+
+
+def test_an_aborted_request_that_moves_is_pardoned() -> None:
+    """It writes its error page, say, to a slow client."""
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Verdict.ABORT
+    assert stalls.judge(worker, 165.0, Account(0, 100.0, 164.0)) is None
+    deadline = stalls.deadline()
+    assert deadline is not None
+    assert 224.0 <= deadline <= 224.0 + GRAIN
+    # It has had its chance.
+    assert stalls.judge(worker, 224.0, Account(0, 100.0, 164.0)) is Verdict.KILL
+
+
+def test_the_next_request_starts_anew() -> None:
+    stalls, worker = Stalls(60.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    assert stalls.judge(worker, 110.0, Account(0, 100.0, 0.0)) is Verdict.SHOW
+    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Verdict.ABORT
+    # The same order, another request.
+    assert stalls.judge(worker, 165.0, Account(1, 161.0, 161.0)) is None
+    assert stalls.judge(worker, 171.0, Account(1, 161.0, 161.0)) is Verdict.SHOW
+    assert stalls.judge(worker, 221.0, Account(1, 161.0, 161.0)) is Verdict.ABORT
+
+
+def test_an_idle_worker_is_not_watched() -> None:
+    stalls, worker = Stalls(60.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    stalls.forget(worker)
+    assert stalls.deadline() is None
+    assert stalls.due(1e6) == []
+
+
+def test_time_that_nobody_watched_does_not_count() -> None:
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    stalls.pardon(1000.0)
+    assert stalls.due(1000.0) == [worker]
+    stuck = Account(0, 100.0, 100.0)
+    assert stalls.judge(worker, 1000.0, stuck) is None
+    deadline = stalls.deadline()
+    assert deadline is not None
+    assert 1060.0 <= deadline <= 1060.0 + GRAIN
+    assert stalls.judge(worker, deadline, stuck) is Verdict.ABORT
+
+
+# Busy, but between two requests
+
+
+def test_a_worker_that_is_stuck_outside_of_a_request_is_killed() -> None:
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    verdicts = list(run(stalls, worker, lambda at: Account(5, 0.0, 99.0), 1000.0))
+    ((killed_at, verdict),) = verdicts
+    assert verdict is Verdict.KILL
+    # A client may be silent for the pause, and that is no fault of the worker's.
+    assert 100.0 + 60.0 + PAUSE <= killed_at
+
+
+@pytest.mark.parametrize("what", ["requests", "moved"])
+def test_a_worker_that_goes_from_request_to_request_is_left(what: str) -> None:
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+
+    def account(at: float) -> Account:
+        # It is always between two of them when somebody looks.
+        return Account(int(at), 0.0, 0.0) if what == "requests" else Account(5, 0.0, at)
+
+    assert list(run(stalls, worker, account, 2000.0)) == []
+
+
+def test_without_a_timeout_nobody_is_killed_between_requests() -> None:
+    stalls, worker = Stalls(0.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    assert list(run(stalls, worker, lambda at: Account(5, 0.0, 99.0), 1000.0)) == []
+
+
+def test_a_pause_that_nobody_watched_does_not_count() -> None:
+    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    between = Account(5, 0.0, 99.0)
+    assert stalls.judge(worker, 100.0, between) is None
+    stalls.pardon(1000.0)
+    assert stalls.judge(worker, 1000.0, between) is None
+    assert stalls.judge(worker, 1069.0, between) is None
+    assert stalls.judge(worker, 1070.0, between) is Verdict.KILL
