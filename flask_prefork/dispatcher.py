@@ -292,6 +292,9 @@ class Dispatcher:
         self.phase = Phase.DRAINING
         self._end = self.clock() + self._settings.graceful_timeout
         self.succession.abandon()
+        with self.supervisor.rights():
+            # A unix socket's path is removed.
+            self.queues.turn_away()
         for generation in self.succession.all():
             generation.drain()
 

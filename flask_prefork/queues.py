@@ -29,6 +29,9 @@ _LOOK_AGAIN = 0.02
 _HOLD = 0.01
 #: No setting lets a connection wait for longer than a day, in seconds.
 _FAR = 2 * 86400.0
+#: How long a client that is on its way in when the server stops may take until
+#: its connection can be accepted, in seconds. It may never send a byte.
+_LAST_STEPS = 1.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
 
@@ -75,6 +78,8 @@ class Queues:
         self._parked_turn = True
         self._next_listener = 0
         self._full = False
+        #: Until when the server's end waits for who is on the way in.
+        self._patience = 0.0
 
     # Dispatch
 
@@ -269,10 +274,21 @@ class Queues:
 
     # The end
 
+    def turn_away(self) -> None:
+        """Let nobody new in; who is on the way in is still served."""
+        self._patience = self._clock() + _LAST_STEPS
+        for listener in self.listeners:
+            listener.turn_away()
+
     def is_served(self, generation: Generation) -> bool:
         """Whether nobody waits: no connection, and no begun request."""
         if not len(generation.pool):
             return True  # nor is anybody left who could serve
+        now = self._clock()
+        # Before the look at the accept queues, to which it goes from there.
+        if now < self._patience and any(one.is_awaited() for one in self.listeners):
+            self._look_again = now + _LOOK_AGAIN
+            return False
         return not (
             self.lot.ready
             or self.lot.heads

@@ -12,6 +12,8 @@ import sys
 import typing as t
 from collections.abc import Sequence
 
+from . import door
+
 _UNIX = "unix://"
 _INHERITED = "fd://"
 #: The start of ``struct tcp_info`` (linux/tcp.h) up to ``tcpi_unacked``: on a
@@ -46,6 +48,7 @@ class Listener:
         self.host = host
         self.path = path
         self.inherited = inherited
+        self._turned_away = False
         self._made = os.stat(path).st_ino if path else 0
         self._counts = sys.platform == "linux" and sock.family != socket.AF_UNIX
         self._poll = select.poll()
@@ -89,6 +92,23 @@ class Listener:
             host = f"[{host}]"
         return [f"{scheme}://{host}:{port}"]
 
+    def turn_away(self) -> None:
+        """Let nobody begin to connect, but keep who is on the way in.
+
+        To be followed by :meth:`shut` when that one was served.
+        """
+        if self.inherited:
+            return
+        if self.sock.family != socket.AF_UNIX:
+            self._turned_away = door.turn_away(self.sock)
+        else:
+            # On unix sockets there is no way between outside and inside.
+            self._remove_path()
+
+    def is_awaited(self) -> bool:
+        """Whether there is somebody on the way in who would be lost."""
+        return self._turned_away and door.is_awaited(self.port)
+
     def shut(self) -> None:
         """Refuse new connections from now on, in all processes that share it.
 
@@ -104,12 +124,16 @@ class Listener:
     def close(self) -> None:
         """Close our copy, and remove the unix socket's path if it is still ours."""
         self.sock.close()
+        self._remove_path()
+
+    def _remove_path(self) -> None:
         if self.path is not None:
             try:
                 if os.stat(self.path).st_ino == self._made:
                     os.unlink(self.path)
             except OSError:
                 pass
+            self.path = None
 
 
 class Waiter:

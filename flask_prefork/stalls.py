@@ -110,16 +110,13 @@ class Stalls:
             self._aborted[worker] = self._shown[worker] = began
             self._checks.set(worker, now + GRACE)
             return Verdict.ABORT
-        times = []
-        if self.slow and self._shown.get(worker) != began:
-            if began + self.slow <= now:
+        times = [moved + self.timeout] if self.timeout else []
+        if self.slow and self._shown.get(worker) != began and now < began + self.slow:
+            times.append(began + self.slow)
+        elif self.slow:
+            if self._shown.get(worker) != began:
                 self._shown[worker] = began
                 verdict = Verdict.SHOW
-            else:
-                times.append(began + self.slow)
-        if self.timeout:
-            times.append(moved + self.timeout)
-        elif verdict is not None or not times:
             # For the next request of the same standing order.
             times.append(now + self.slow)
         self._checks.set(worker, min(times))

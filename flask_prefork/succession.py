@@ -103,17 +103,24 @@ class Succession:
             logger.error("Generation %d is given up.", coming.number)
             self.abandon()
             self._give_up()
-        elif coming is not None and coming.loaded and not coming.opened:
-            # Its half of the scoreboard may still be in use.
-            parities = [g.number % 2 for g in (self.current, *self.leaving)]
-            if coming.number % 2 not in parities:
-                coming.open(listeners)
+        # Before the next one opens: it may wait for the place of who leaves now,
+        # and nothing else may happen for long.
         self._dismiss()
+        self._open(listeners)
         if self.current.outdated or (
             self.retry_at is not None and now >= self.retry_at
         ):
             self.current.outdated = False
             self.begin()
+
+    def _open(self, listeners: Sequence[Listener]) -> None:
+        """Let the coming generation start workers, as soon as there is a place."""
+        coming = self.coming
+        if coming is not None and coming.loaded and not coming.opened:
+            # Its half of the scoreboard may still be in use.
+            parities = [g.number % 2 for g in (self.current, *self.leaving)]
+            if coming.number % 2 not in parities:
+                coming.open(listeners)
 
     def _promote(self, coming: Generation) -> None:
         logger.info("Generation %d serves.", coming.number)

@@ -104,8 +104,8 @@ def test_deaths_by_our_hand_name_the_reason(
         obituaries.close()
     else:
         obituaries.tell(42, status)
-    text = "Worker 3 (pid 42) while serving POST /form?x=1 was killed: no progress for 1 s."
-    assert lines() == [("WARNING", text)]
+    who = "Worker 3 (pid 42) while serving POST /form?x=1"
+    assert lines() == [("WARNING", f"{who} was killed: no progress for 1 s.")]
 
 
 def test_retiring_is_no_news(obituaries: Obituaries, lines: t.Any) -> None:

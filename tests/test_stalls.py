@@ -27,19 +27,22 @@ class Account(t.NamedTuple):
     moved: float = 0.0
 
 
-class Events(t.NamedTuple):
-    """What a worker does, one request after the other under one order.
+class Served(t.NamedTuple):
+    """A request.
 
-    :param requests: Of each the time that it takes, and the times in between at
-        which something moves, all in seconds and rising.
+    :param begin: When it began, in seconds.
+    :param end: When it ended, heeding no verdict.
+    :param moves: When something was read or written in between.
     """
 
-    requests: list[tuple[float, list[float]]]
+    begin: float
+    end: float
+    moves: list[float]
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[tuple[float, float, list[float]]]:
-    """Requests: begin, end, and when something moved in between."""
+def histories(draw: st.DrawFn) -> list[Served]:
+    """Requests that a worker serves one after the other, under the same order."""
     now = 100.0
     found = []
     for _ in range(draw(st.integers(1, 4))):
@@ -49,12 +52,12 @@ def histories(draw: st.DrawFn) -> list[tuple[float, float, list[float]]]:
             now += draw(st.floats(0.1, 8))
             moves.append(now)
         now += draw(st.floats(0.1, 12))
-        found.append((begin, now, moves))
+        found.append(Served(begin, now, moves))
         now += draw(st.floats(0.1, 1))
     return found
 
 
-def account_at(history: list[tuple[float, float, list[float]]], now: float) -> Account:
+def account_at(history: list[Served], now: float) -> Account:
     """What the scoreboard says at a moment."""
     requests, moved = 0, 0.0
     for begin, end, moves in history:
@@ -82,31 +85,27 @@ def run(
 
 
 def naive(
-    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
-) -> list[tuple[float, float, Verdict]]:
-    """Who sees everything: verdicts with the time from which and until when they
-    may be given.
+    history: list[Served], timeout: float, slow: float
+) -> Iterator[tuple[float, float, Verdict]]:
+    """Who sees everything.
 
-    Nothing heeds the verdicts, so that an abort is followed by the kill.
+    :return: Verdicts, each with the times at which its reason begins and ends.
     """
-    verdicts = []
     for begin, end, moves in history:
-        shown, stalled_at = None, None
+        stalls_at = stalls_until = end
         for since, until in zip([begin, *moves], [*moves, end], strict=True):
             if timeout and since + timeout < until:
-                stalled_at = since + timeout, until
+                stalls_at, stalls_until = since + timeout, until
                 break
-        if slow and begin + slow < (stalled_at[0] if stalled_at else end):
-            shown = begin + slow
-            verdicts.append((shown, end, Verdict.SHOW))
-        if stalled_at:
-            verdicts.append((stalled_at[0], stalled_at[1], Verdict.ABORT))
-    return verdicts
+        if slow and begin + slow < stalls_at:
+            yield begin + slow, end, Verdict.SHOW
+        if stalls_at < end:
+            yield stalls_at, stalls_until, Verdict.ABORT
 
 
 @given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
 def test_never_without_a_reason(
-    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
+    history: list[Served], timeout: float, slow: float
 ) -> None:
     stalls = Stalls(timeout, slow, PAUSE)
     worker = Worker(0, 0.0)
@@ -136,21 +135,22 @@ def test_never_without_a_reason(
 
 
 @given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
-def test_never_too_late(
-    history: list[tuple[float, float, list[float]]], timeout: float, slow: float
-) -> None:
+def test_never_too_late(history: list[Served], timeout: float, slow: float) -> None:
     """Who is looked at only now and then isn't told of much later.
 
     A worker's next request under the same order is found at a check that was for
-    the one before, hence at most one limit later.
+    the one before.
     """
+    limits = [limit for limit in (timeout, slow) if limit]
+    if not limits:
+        return
     stalls = Stalls(timeout, slow, PAUSE)
     worker = Worker(0, 0.0)
     stalls.watch(worker, 100.0)
-    account = lambda at: account_at(history, at)  # noqa: E731
-    given_at = list(run(stalls, worker, account, history[-1][1]))
+    end = history[-1][1]
+    given_at = list(run(stalls, worker, lambda at: account_at(history, at), end))
     killed_at = next((at for at, one in given_at if one is Verdict.KILL), float("inf"))
-    slack = GRAIN + min(limit for limit in (timeout or 99.0, slow or 99.0))
+    slack = 2 * GRAIN + max(min(limits), GRACE)
     for begin, until, wanted in naive(history, timeout, slow):
         if begin + slack >= min(until, killed_at):
             continue
@@ -225,7 +225,7 @@ def test_a_worker_that_is_stuck_outside_of_a_request_is_killed() -> None:
     ((killed_at, verdict),) = verdicts
     assert verdict is Verdict.KILL
     # A client may be silent for the pause, and that is no fault of the worker's.
-    assert 100.0 + 60.0 + PAUSE <= killed_at
+    assert killed_at >= 100.0 + 60.0 + PAUSE
 
 
 @pytest.mark.parametrize("what", ["requests", "moved"])

@@ -68,6 +68,8 @@ def test_kept_connections_end_with_a_response(serve: Serve, gate: Gate) -> None:
     for thread in threads:
         thread.start()
     held = gate.wait_for(len(clients))
+    # Somebody for who is on the way in when it is told to stop.
+    wait_for(lambda: "I" in server.state().letters)
     server.signal(signal.SIGTERM)
     wait_for(lambda: not server.is_accepting())
     for one in held:

@@ -97,7 +97,7 @@ def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
     """``kill -9`` of the zygote, five times under load.
 
     Its workers serve on until those of a new one are there. No request fails, not
-    even one that is running meanwhile.
+    even one that runs meanwhile.
     """
     server = serve("held", "--min-idle", "2", "--max-workers", "6")
     request = server.send(gate.path)
@@ -109,9 +109,9 @@ def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
             victim.kill()
             server.wait_for_log(r"^Generation \d+ serves\.$", seen)
             load.wait_for_more()
-        held.release()
+            # A third generation's workers wait until the first one's are done.
+            held.release()
         assert request.answer().json["pid"] == held.pid
-        load.wait_for_more()
     load.stop().assert_all_served()
     wait_for(lambda: len(server.zygotes()) == 1)
     wait_for(lambda: not psutil.pid_exists(held.pid))

@@ -76,7 +76,9 @@ def test_term_kills_after_the_graceful_timeout(serve: Serve, gate: Gate) -> None
 
 
 def test_a_second_term_ends_at_once(serve: Serve, gate: Gate) -> None:
-    server = serve("held", "--graceful-timeout", "3600")
+    pool = ("--min-idle", "2", "--max-workers", "2")
+    server = serve("held", *pool, "--graceful-timeout", "3600")
+    server.wait_for_state("II")
     request = server.send(gate.path)
     held = gate.wait_for_one()
     server.signal(signal.SIGTERM)

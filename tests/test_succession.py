@@ -1,0 +1,457 @@
+"""Generations that follow each other, with stand-ins for them and for zygotes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork import launch
+from flask_prefork import scoreboard
+from flask_prefork.generation import Generation
+from flask_prefork.launch import Zygote
+from flask_prefork.poller import Poller
+from flask_prefork.succession import Succession
+
+
+class FakeGeneration:
+    """Notes what is done to it; a test sets how it fares.
+
+    :ivar pool: Its workers: anything that has a length.
+    """
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.number = zygote.generation
+        self.pid = zygote.pid
+        self.alive = True
+        self.loaded = self.opened = self.ready = self.hopeless = False
+        self.outdated = False
+        self.pool: list[str] = []
+        self.done: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.number}>"
+
+    def open(self, listeners: object) -> None:
+        self.opened = True
+        self.pool = ["starting"]
+        self.done.append("open")
+
+    def deadline(self) -> float | None:
+        return None
+
+    def tell_ready(self, follows: bool) -> None:
+        self.done.append("follows" if follows else "first")
+
+    def retire(self) -> None:
+        self.done.append("retire")
+
+    def kill_all(self, why: str) -> None:
+        self.pool = []
+        self.done.append("kill")
+
+    def release(self) -> None:
+        self.alive = False
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+class FakeSupervisor:
+    """Notes what systemd hears, and who has which rights."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.privileged = False
+
+    @contextlib.contextmanager
+    def rights(self) -> Iterator[None]:
+        self.privileged = True
+        yield
+        self.privileged = False
+
+    def reloading(self) -> None:
+        self.said.append("reloading")
+
+    def ready(self, status: str) -> None:
+        self.said.append(status)
+
+
+class World:
+    """A succession with all that is around it.
+
+    :ivar zygotes: The zygotes that live, by pid. Their pids are 1000 and their
+        generation's number.
+    :ivar refusal: What the system says to new processes, if anything.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 50.0
+        self.supervisor = FakeSupervisor()
+        self.ended: dict[int, int] = {}
+        self.killed: list[int] = []
+        self.refusal: OSError | None = None
+        self.generations: dict[int, FakeGeneration] = {}
+        monkeypatch.setattr(launch, "by_exec", self._start)
+        monkeypatch.setattr(os, "kill", self._kill)
+        monkeypatch.setattr(os, "waitpid", self._wait)
+        adopt = t.cast(t.Any, self._adopt)
+        supervisor = t.cast(t.Any, self.supervisor)
+        self.succession = Succession(
+            self._zygote(1), adopt, supervisor, lambda: self.now
+        )
+        self.serve(1)
+
+    def _zygote(self, number: int) -> Zygote:
+        return Zygote(1000 + number, t.cast(t.Any, None), number)
+
+    def _start(self, number: int) -> Zygote:
+        assert self.supervisor.privileged
+        if self.refusal is not None:
+            raise self.refusal
+        return self._zygote(number)
+
+    def _adopt(self, zygote: Zygote) -> FakeGeneration:
+        generation = self.generations[zygote.generation] = FakeGeneration(zygote)
+        return generation
+
+    def _kill(self, pid: int, number: int) -> None:
+        assert number == signal.SIGKILL
+        self.killed.append(pid)
+        self.ended[pid] = number
+
+    def _wait(self, pid: int, options: int) -> tuple[int, int]:
+        assert options == os.WNOHANG
+        return (pid, self.ended.pop(pid)) if pid in self.ended else (0, 0)
+
+    # What a test does
+
+    def __getitem__(self, number: int) -> FakeGeneration:
+        return self.generations[number]
+
+    def serve(self, number: int) -> None:
+        """Have a generation's first workers become idle."""
+        one = self[number]
+        one.loaded = one.ready = True
+        if not one.opened:
+            one.open(())
+        one.pool = ["idle"]
+
+    def turn(self) -> None:
+        """Do what the dispatcher does at each turn."""
+        for generation, status in self.succession.reap():
+            self.succession.bereaved(generation, status)
+        self.succession.change(self.now, ())
+
+    def end(self, number: int, status: int = 0) -> None:
+        """Have a generation's zygote end, and the news of it come."""
+        self.ended[1000 + number] = status
+        self.turn()
+
+    def numbers(self) -> tuple[int, int | None, list[int]]:
+        """Which generations are current, coming and leaving."""
+        line = self.succession
+        coming = line.coming.number if line.coming is not None else None
+        return line.current.number, coming, [one.number for one in line.leaving]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+# Reloads
+
+
+def test_promotion(world: World) -> None:
+    world.succession.begin()
+    world.turn()
+    assert world.numbers() == (1, 2, [])
+    assert world[2].done == []
+    world[2].loaded = True
+    world.turn()
+    assert world[2].done == ["open"]
+    world.turn()
+    assert world[2].done == ["open"], "only once"
+    assert world.numbers() == (1, 2, []), "the old one serves until it's ready"
+    world.serve(2)
+    world.turn()
+    assert world.numbers() == (2, None, [1])
+    assert world[2].done == ["open", "follows"]
+    assert world[1].done == ["open", "retire"]
+    assert world.supervisor.said == ["reloading", "generation 2 serves"]
+
+
+def test_who_leaves_is_let_go_when_all_is_done(world: World) -> None:
+    world.succession.begin()
+    world.serve(2)
+    world.turn()
+    world.turn()
+    assert world[1].alive, "a worker of it is busy"
+    world[1].pool = []
+    world.turn()
+    assert not world[1].alive
+    assert world.numbers() == (2, None, [1]), "its zygote isn't gone yet"
+    world.end(1)
+    assert world.numbers() == (2, None, [])
+    assert world[1].done[-1] == "close"
+    assert world.supervisor.said[-1] == "generation 2 serves"
+
+
+def test_places_on_the_scoreboard_are_never_shared(world: World) -> None:
+    """Two generations of the same parity have the same places."""
+    world.succession.begin()
+    world.serve(2)
+    world.turn()
+    world.succession.begin()
+    assert world.numbers() == (2, 3, [1])
+    world[3].loaded = True
+    world.turn()
+    assert not world[3].opened, "a worker of generation 1 is busy"
+    world[1].pool = []
+    world.turn()
+    assert not world[3].opened, "its zygote may still write"
+    world.end(1)
+    # At once, for nothing else may happen for long.
+    assert world[3].opened
+
+
+def test_a_reload_during_a_reload(world: World) -> None:
+    world.succession.begin()
+    world.succession.begin()
+    # 3 would have the place of 1, which is the current one.
+    assert world.numbers() == (1, 4, [2])
+    assert world.killed == [1002]
+    assert "kill" in world[2].done
+    world[4].loaded = True
+    world.turn()
+    assert world.numbers() == (1, 4, []), "2 is gone"
+    assert world[4].opened
+    world.serve(4)
+    world.turn()
+    assert world.numbers() == (4, None, [1])
+    assert world.supervisor.said == ["reloading"] * 2 + ["generation 4 serves"]
+
+
+@given(
+    script=st.lists(st.sampled_from(["begin", "serve", "empty", "end"]), max_size=40)
+)
+def test_numbers_tell_generations_apart(script: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        world = World(monkeypatch)
+        for step in script:
+            line = world.succession
+            if step == "begin":
+                line.begin()
+            elif step == "serve" and line.coming is not None:
+                world[line.coming.number].loaded = True
+                world.turn()
+                if line.coming.opened:
+                    world.serve(line.coming.number)
+            elif step == "empty" and line.leaving:
+                world[line.leaving[0].number].pool = []
+            elif step == "end" and line.leaving and not line.leaving[0].alive:
+                world.end(line.leaving[0].number)
+            world.turn()
+            numbers = [one.number for one in line.all()]
+            assert len(numbers) == len(set(numbers))
+            if line.coming is not None:
+                assert line.coming.number == max(numbers)
+                assert (line.coming.number - line.current.number) % 2 == 1
+            opened = [one.number % 2 for one in line.all() if one.opened]
+            assert len(opened) == len(set(opened)), "they share places"
+
+
+def test_an_app_that_can_not_be_loaded(world: World) -> None:
+    world.succession.begin()
+    world.end(2, 1 << 8)
+    assert world.numbers() == (1, None, [])
+    assert world.supervisor.said == ["reloading", "generation 1 serves on"]
+    assert world[1].done == ["open"], "it goes on"
+    assert world.succession.deadline() is None, "nobody has asked for another try"
+    world.succession.begin()
+    assert world.numbers() == (1, 2, []), "nothing is left of the first 2"
+
+
+def test_workers_that_never_become_idle(world: World) -> None:
+    world.succession.begin()
+    world[2].loaded = True
+    world.turn()
+    world[2].hopeless = True
+    world.turn()
+    assert world.succession.coming is None
+    assert world.killed == [1002]
+    assert world.supervisor.said == ["reloading", "generation 1 serves on"]
+    world.turn()
+    assert world.numbers() == (1, None, [])
+    # Its zygote's end is no news any more.
+    assert world.supervisor.said[-1:] == ["generation 1 serves on"]
+
+
+def test_a_changed_file(world: World) -> None:
+    world[1].outdated = True
+    world.turn()
+    assert world.numbers() == (1, 2, [])
+    world.turn()
+    assert world.numbers() == (1, 2, []), "once is enough"
+
+
+def test_no_process_can_be_started(world: World) -> None:
+    """systemd hears of the end of a reload that never was."""
+    world.refusal = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    world.succession.begin()
+    assert world.numbers() == (1, None, [])
+    assert world.supervisor.said == ["reloading", "generation 1 serves on"]
+    assert world.succession.deadline() is None
+
+
+# Dead zygotes
+
+
+def test_a_dead_zygote_is_replaced_at_once(world: World) -> None:
+    world.end(1, signal.SIGKILL)
+    assert world.numbers() == (1, 2, [])
+    assert not world[1].alive
+    assert world[1].pool == ["idle"], "its workers go on"
+    world.serve(2)
+    world.turn()
+    assert world.numbers() == (2, None, [1])
+    world[1].pool = []
+    world.turn()
+    assert world.numbers() == (2, None, [])
+
+
+def test_pauses_between_tries_double_up_to_a_limit(world: World) -> None:
+    world.end(1, signal.SIGKILL)
+    pauses = []
+    for _ in range(10):
+        coming = world.succession.coming
+        assert coming is not None
+        world.end(coming.number, 1 << 8)
+        at = world.succession.deadline()
+        assert at is not None
+        pauses.append(at - world.now)
+        world.now = at - 0.01
+        world.turn()
+        assert world.succession.coming is None, "too early"
+        world.now = at
+        world.turn()
+    assert pauses[:5] == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert set(pauses[5:]) == {30.0}
+
+
+def test_a_success_ends_the_pauses(world: World) -> None:
+    world.end(1, signal.SIGKILL)
+    for _ in range(3):
+        coming = world.succession.coming
+        assert coming is not None
+        world.end(coming.number, 1 << 8)
+        world.now = world.succession.deadline() or 0.0
+        world.turn()
+    coming = world.succession.coming
+    assert coming is not None
+    world.serve(coming.number)
+    world.turn()
+    world.end(coming.number, signal.SIGKILL)
+    assert world.succession.coming is not None, "at once again"
+
+
+def test_somebody_asks_before_the_pause_is_over(world: World) -> None:
+    world.end(1, signal.SIGKILL)
+    world.end(2, 1 << 8)
+    assert world.succession.deadline() is not None
+    world.succession.begin()
+    assert world.succession.coming is not None
+    assert world.succession.deadline() is None
+
+
+def test_the_zygote_dies_while_the_next_one_loads(world: World) -> None:
+    world.succession.begin()
+    world.end(1, signal.SIGKILL)
+    assert world.numbers() == (1, 2, []), "help is on its way"
+    world.end(2, 1 << 8)
+    world.turn()
+    assert world.succession.coming is not None, "nobody else would ask"
+
+
+def test_a_process_that_can_not_be_started_is_tried_again(world: World) -> None:
+    world.refusal = OSError(errno.ENOMEM, "Cannot allocate memory")
+    world.end(1, signal.SIGKILL)
+    assert world.succession.coming is None
+    at = world.succession.deadline()
+    assert at is not None
+    assert at > world.now
+    world.refusal = None
+    world.now = at
+    world.turn()
+    assert world.succession.coming is not None
+
+
+def test_when_the_server_goes_down_nothing_is_due(world: World) -> None:
+    """Else the loop would turn for a try that is never made."""
+    world.end(1, signal.SIGKILL)
+    world.end(2, 1 << 8)
+    assert world.succession.deadline() is not None
+    world.succession.abandon()
+    assert world.succession.deadline() is None
+
+
+def test_going_down_during_a_reload(world: World) -> None:
+    world.succession.begin()
+    world.succession.abandon()
+    assert world.numbers() == (1, None, [2])
+    assert world.killed == [1002]
+    # Others hear of the end, once.
+    assert world.succession.reap() == [(world[2], -signal.SIGKILL)]
+    assert world.succession.reap() == []
+    world.succession.close()
+    assert world[1].done[-1] == world[2].done[-1] == "close"
+
+
+def test_a_zygote_that_somebody_else_reaped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(pid: int, options: int) -> t.NoReturn:
+        raise ChildProcessError(errno.ECHILD, "No child processes")
+
+    monkeypatch.setattr(os, "waitpid", wait)
+    assert world.succession.reap() == [(world[1], 0)]
+    assert world.succession.zygotes == {}
+
+
+# A real one
+
+
+class Lot:
+    """Takes no connections."""
+
+    def park(self, fd: int, frame: object) -> t.NoReturn:
+        raise AssertionError
+
+    def put_back(self, connection: object) -> t.NoReturn:
+        raise AssertionError
+
+
+def test_a_generation_without_a_zygote_has_no_plans() -> None:
+    """It can't grow: to wake up for that would be to turn for nothing."""
+    ours, theirs = socket.socketpair()
+    board, poller = scoreboard.create(), Poller()
+    generation = Generation(
+        Zygote(1, ours, 1), poller, board, lambda: 100.0, t.cast(t.Any, Lot())
+    )
+    generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
+    assert generation.deadline() is not None
+    generation.release()
+    assert generation.deadline() is None
+    generation.close()
+    theirs.close()
+    poller.close()
+    os.close(board)

@@ -1,0 +1,237 @@
+"""The dispatcher's side of what is around it, with a stand-in for each of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_prefork.pidfile import PidFileError
+from flask_prefork.privileges import Identity
+from flask_prefork.sockets import BindError
+from flask_prefork.supervisor import Supervisor
+from flask_prefork.supervisor import Surroundings
+from flask_prefork.systemd import Notifier
+
+NOBODY = Identity(54321, 54322, (54322, 54323), "nobody", "/")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Calls:
+    """Stands in for the calls that change who the process is.
+
+    :ivar made: The calls, in order.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[tuple[str, object]] = []
+        self.uid = 0
+        monkeypatch.setattr(os, "getuid", lambda: 0)
+        monkeypatch.setattr(os, "getgid", lambda: 0)
+        monkeypatch.setattr(os, "geteuid", lambda: self.uid)
+        for name in ("setgroups", "setegid", "seteuid"):
+            monkeypatch.setattr(os, name, self._noting(name))
+
+    def _noting(self, name: str) -> object:
+        def note(value: int) -> None:
+            if self.uid != 0 and name != "seteuid":
+                raise PermissionError(name)
+            self.made.append((name, value))
+            if name == "seteuid":
+                self.uid = value
+
+        return note
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """systemd's end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        yield sock
+
+
+def hear(manager: socket.socket) -> list[str]:
+    """All that has been said."""
+    said = []
+    while True:
+        try:
+            said += manager.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            return said
+
+
+def surroundings(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    fds: tuple[int, ...] = (),
+    environ: dict[str, str] | None = None,
+    pid_file: Path | None = None,
+    identity: Identity | None = None,
+) -> Surroundings:
+    notifier = Notifier({} if environ is None else environ)
+    path = None if pid_file is None else str(pid_file)
+    return Surroundings(host, port, "http", fds, notifier, path, identity)
+
+
+# Listening
+
+
+def test_what_systemd_passed_goes_before_host_and_port(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+    ):
+        # It takes them over.
+        fds = (os.dup(second.fileno()), os.dup(first.fileno()))
+        outside = surroundings(f"unix://{tmp_path / 'unused'}", fds=fds)
+        listeners = Supervisor(outside, Clock()).listen(16)
+        ports = [listener.sock.getsockname()[1] for listener in listeners]
+        for listener in listeners:
+            listener.close()
+        assert ports == [second.getsockname()[1], first.getsockname()[1]]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_start_keeps_nothing(tmp_path: Path, calls: Calls) -> None:
+    path, pid_file = tmp_path / "web.sock", tmp_path / "nowhere" / "web.pid"
+    outside = surroundings(f"unix://{path}", pid_file=pid_file, identity=NOBODY)
+    supervisor = Supervisor(outside, Clock())
+    with pytest.raises(PidFileError):
+        supervisor.listen(16)
+    assert os.listdir(tmp_path) == []
+    supervisor.close()
+    assert calls.made == []
+
+
+def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
+    pid_file = tmp_path / "web.pid"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as second,
+    ):
+        fds = (os.dup(first.fileno()), second.fileno())
+        supervisor = Supervisor(surroundings(fds=fds, pid_file=pid_file), Clock())
+        with pytest.raises(BindError):
+            supervisor.listen(16)
+    assert not pid_file.exists()
+
+
+# Rights
+
+
+def test_rights_are_given_up_last(tmp_path: Path, calls: Calls) -> None:
+    pid_file = tmp_path / "web.pid"
+    outside = surroundings(pid_file=pid_file, identity=NOBODY)
+    supervisor = Supervisor(outside, Clock())
+    for listener in supervisor.listen(16):
+        listener.close()
+    assert calls.made == [
+        ("setgroups", (54322, 54323)),
+        ("setegid", 54322),
+        ("seteuid", 54321),
+    ]
+    supervisor.close()
+    assert not pid_file.exists()
+
+
+def test_rights_for_a_moment(calls: Calls) -> None:
+    supervisor = Supervisor(surroundings(identity=NOBODY), Clock())
+    for listener in supervisor.listen(16):
+        listener.close()
+    calls.made.clear()
+    with pytest.raises(LookupError), supervisor.rights():
+        # The user first: without root's rights the group can't be changed.
+        assert calls.made == [("seteuid", 0), ("setegid", 0)]
+        with supervisor.rights():
+            pass
+        assert calls.uid == 0, "the inner one gives nothing up"
+        raise LookupError
+    assert calls.uid == NOBODY.uid
+    assert calls.made[2:] == [
+        ("setgroups", (54322, 54323)),
+        ("setegid", 54322),
+        ("seteuid", 54321),
+    ]
+    supervisor.close()
+
+
+def test_without_a_user_there_is_nothing_to_give_up(calls: Calls) -> None:
+    supervisor = Supervisor(surroundings(), Clock())
+    for listener in supervisor.listen(16):
+        listener.close()
+    with supervisor.rights():
+        pass
+    supervisor.close()
+    assert calls.made == []
+
+
+# Telling systemd
+
+
+def test_without_systemd_there_is_no_deadline() -> None:
+    supervisor = Supervisor(surroundings(), Clock())
+    assert supervisor.deadline() is None
+    supervisor.tell(100.0, "workers: I")
+    assert supervisor.deadline() is None
+    supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "interval"),
+    [
+        pytest.param({}, 5.0, id="no-watchdog"),
+        pytest.param({"WATCHDOG_USEC": "4000000"}, 2.0, id="half-of-its-patience"),
+        pytest.param({"WATCHDOG_USEC": "60000000"}, 5.0, id="status-is-more-often"),
+    ],
+)
+def test_how_often_it_tells(
+    manager: socket.socket, variables: dict[str, str], interval: float
+) -> None:
+    clock = Clock()
+    environ = {"NOTIFY_SOCKET": manager.getsockname(), **variables}
+    supervisor = Supervisor(surroundings(environ=environ), clock)
+    fed = ["WATCHDOG=1"] if variables else []
+    assert supervisor.deadline() == 100.0
+    supervisor.tell(100.0, "workers: I")
+    assert hear(manager) == [*fed, "STATUS=workers: I"]
+    assert supervisor.deadline() == 100.0 + interval
+    # Turns of the loop in between say nothing.
+    supervisor.tell(100.0 + interval / 2, "workers: B")
+    assert hear(manager) == []
+    supervisor.tell(100.0 + interval, "workers: I")
+    assert hear(manager) == fed
+    supervisor.close()
+
+
+def test_what_is_told_of_the_life(manager: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": manager.getsockname()}
+    supervisor = Supervisor(surroundings(environ=environ), Clock())
+    supervisor.ready("up")
+    supervisor.reloading()
+    supervisor.stopping()
+    said = hear(manager)
+    assert [line for line in said if not line.startswith("MONOTONIC_USEC=")] == [
+        "READY=1",
+        f"MAINPID={os.getpid()}",
+        "STATUS=up",
+        "RELOADING=1",
+        "STOPPING=1",
+    ]
+    supervisor.close()
