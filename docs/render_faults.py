@@ -46,7 +46,9 @@ def render() -> str:
     """The whole page."""
     parts = [HEAD]
     for path in sorted(ROWS.glob("test_*.py")):
-        lines = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
+        lines = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split(
+            "\n"
+        )
         title = lines[0].rstrip(".") or path.stem
         parts.append(f"\n\n{title}\n{'-' * len(title)}\n")
         parts.append("\n.. list-table::\n    :header-rows: 1\n    :widths: 45 55\n\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from hypothesis.stateful import initialize
 from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
-import pytest
 
 from flask_prefork.policy import MAX_BACK_OFF
 from flask_prefork.policy import Policy

@@ -240,9 +240,10 @@ def test_out_of_descriptors_the_longest_idle_are_closed(
     options = ("--keep-alive", "600", "--header-timeout", "0.5")
     server = serve("held", *TWO, *options, env=env)
     dispatcher = psutil.Process(server.pid)
-    clients = connect(server, 400)
-    for client in clients:
-        assert client.ask().status == 200
+    clients = []
+    for _ in range(400):
+        clients += connect(server, 1)
+        assert clients[-1].ask().status == 200
     wait_for(lambda: sum(client.has_ended() for client in clients) >= 400 - 256)
     server.wait_for_state("II")
     ended = [client.has_ended() for client in clients]
@@ -272,7 +273,8 @@ def test_a_pool_grows_although_descriptors_are_short(
     env = few_descriptors(tmp_path, 192)
     limits = ("--min-idle", "2", "--max-workers", "40", "--keep-alive", "600")
     server = serve("held", *limits, env=env)
-    ask_all(connect(server, 300))
+    for _ in range(300):
+        ask_all(connect(server, 1))
     requests = [server.send(gate.path) for _ in range(40)]
     held = gate.wait_for(40)
     for one in held:
