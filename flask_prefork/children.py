@@ -115,6 +115,8 @@ class Children:
             process.pidfd = fds.pop(0)
             self.poller.watch(process.pidfd, lambda: self._dead(process))
         if process.wanted:
+            if process.worker.state is State.KILLED:
+                self._depart(process, process.why)
             self._signal(process, process.wanted)
 
     def failed(self, frame: Frame) -> None:
@@ -238,6 +240,7 @@ class Children:
         :param why: For the log; ``None`` if it is dead already, by itself.
         """
         process = self._processes[worker.slot]
+        process.why = why
         self._depart(process, why)
         if self.pool.report(worker, Event.KILL, self.clock()):
             self._show(worker)

@@ -37,6 +37,8 @@ _LAST_GRACE = 2.0
 #: What a worker may need here: its channel, its pidfd, and a connection that it
 #: was handed.
 _WORKERS_DESCRIPTORS = 3
+#: How long the first idle worker waits for the others of the start, in seconds.
+_WARM_UP = 0.5
 #: A turn that takes so much longer than it should was stopped, and we with it, in
 #: seconds: nobody is to be judged for that time.
 _JUMP = 0.1
@@ -74,6 +76,7 @@ class Dispatcher:
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self._announced = False
+        self._first_idle: float | None = None
         #: When what is left is killed, and when draining begins.
         self._end: float | None = None
         self._drain_at: float | None = None
@@ -128,6 +131,8 @@ class Dispatcher:
 
     def _patience(self) -> float | None:
         times = [self._end, self._drain_at]
+        if self._first_idle is not None and not self._announced:
+            times.append(self._first_idle + _WARM_UP)
         times += [self.queues.deadline(), self.succession.deadline()]
         times.append(self.supervisor.deadline())
         known = [moment for moment in times if moment is not None]
@@ -140,7 +145,11 @@ class Dispatcher:
             self.supervisor.tell(now, self._state())
         if self.phase is Phase.LOADING and self.succession.current.loaded:
             self._open()
-        if self.phase in (Phase.SERVING, Phase.DRAINING):
+        if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
+            self._announce()
+            self.supervisor.ready(self._state())
+        draining = self.phase is Phase.DRAINING
+        if draining or (self._announced and self.phase is Phase.SERVING):
             self.queues.dispatch(self.succession.current)
         if self.phase is Phase.SERVING:
             self.succession.change(now, self.queues.listeners)
@@ -211,11 +220,8 @@ class Dispatcher:
         self.succession.current.open(self.queues.listeners)
 
     def _look_after(self) -> None:
-        """Tell when the first worker is ready, or give up."""
+        """Begin to drain when it is time, or give up."""
         now = self.clock()
-        if not self._announced and self.succession.current.pool.idle:
-            self._announce()
-            self.supervisor.ready(self._state())
         if self._drain_at is not None and now >= self._drain_at:
             self._drain_at = None
             self._drain()
@@ -227,6 +233,18 @@ class Dispatcher:
             )
             self.status = 1
             self.stop()
+
+    def _is_warm(self, now: float) -> bool:
+        """Whether all of the first workers are idle.
+
+        The first connections are for slot 0, also if it is idle a moment after
+        slot 1. A worker that takes long keeps nobody waiting for it.
+        """
+        if self._first_idle is None:
+            if not self.succession.current.pool.idle:
+                return False
+            self._first_idle = now
+        return self.succession.current.ready or now >= self._first_idle + _WARM_UP
 
     def _announce(self) -> None:
         """Say what runs where. Whoever reads it can connect at once."""

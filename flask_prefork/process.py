@@ -23,10 +23,11 @@ class Process:
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
     :ivar resumed: A parked connection that was handed to it; our copy is kept
         until it reports that it has it.
+    :ivar why: Why it was killed before its pid was known.
     :ivar wanted: A signal that it gets as soon as its pid is known; 0 is none.
     """
 
-    __slots__ = ("channel", "pid", "pidfd", "resumed", "wanted", "worker")
+    __slots__ = ("channel", "pid", "pidfd", "resumed", "wanted", "why", "worker")
 
     def __init__(self, worker: Worker, channel: Channel) -> None:
         self.worker = worker
@@ -35,6 +36,7 @@ class Process:
         self.pidfd = -1
         self.resumed: Connection | None = None
         self.wanted = 0
+        self.why: str | None = None
 
     def signal(self, number: int) -> bool:
         """Send it a signal, if we can be sure that it is the one we mean.
