@@ -110,9 +110,9 @@ class Dispatcher:
                 patience = self._patience()
                 asleep = self.clock()
                 callbacks = self.poller.wait(patience)
-                awake = self.clock()
                 for callback in callbacks:
                     callback()
+                awake = self.clock()
                 if patience is not None and awake - asleep > max(patience, 0) + _JUMP:
                     self._pardon(awake - asleep)
                 self._turn()

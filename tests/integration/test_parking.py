@@ -153,6 +153,16 @@ def ask_all(clients: list[Client]) -> None:
         assert {client.read().status for client in some} == {200}
 
 
+def wait_until_parked(server: Server) -> None:
+    """Wait until both workers are idle and nobody waits for them.
+
+    What the dispatcher says once it says of a moment at which it may have known of
+    a client and not yet dealt with it. Before it says it again it has.
+    """
+    quiet = ("II", "", 0)
+    wait_for(lambda: server.state() == quiet and server.state() == quiet)
+
+
 class Tricklers(threading.Thread):
     """Clients that send a byte of their head each second.
 
@@ -195,7 +205,7 @@ def test_crowds_that_idle_or_trickle_take_no_worker(
         # The kernel doesn't keep any number of connections that have sent nothing.
         idle += connect(server, 200)
         ask_all(idle[-200:])
-    wait_for(lambda: server.state().letters == "II")
+    wait_until_parked(server)
     growth = dispatcher.memory_full_info().uss - before
     assert growth < 2048 * crowd
 
@@ -245,7 +255,7 @@ def test_out_of_descriptors_the_longest_idle_are_closed(
         clients += connect(server, 1)
         assert clients[-1].ask().status == 200
     wait_for(lambda: sum(client.has_ended() for client in clients) >= 400 - 256)
-    server.wait_for_state("II")
+    wait_until_parked(server)
     ended = [client.has_ended() for client in clients]
     # A client may be answered a moment before its connection is parked, so that
     # neighbours may change places.
@@ -379,7 +389,7 @@ def test_a_head_that_takes_too_long_is_answered(serve: Serve, connect: Connect) 
         assert answer.status == 408
         assert answer.fields["connection"] == "close"
         assert client.wait_for_end() == b""
-    server.wait_for_state("II")
+    wait_until_parked(server)
 
 
 def test_an_idle_connection_is_closed_without_a_word(
@@ -422,7 +432,7 @@ def test_pipelined_requests_are_answered_in_order(
         client.send(whole[:cut])
         # All whose heads are there are answered.
         answered = [client.read().status for _ in range(whole[:cut].count(END))]
-        server.wait_for_state("II")
+        wait_until_parked(server)
         client.send(whole[cut:])
         answered += [client.read().status for _ in paths[len(answered) :]]
         assert answered == [statuses[path] for path in paths]
@@ -437,7 +447,7 @@ def test_a_head_that_comes_in_pieces_is_served(
     for start in range(0, len(GET), 9):
         for client in clients:
             client.send(GET[start : start + 9])
-        server.wait_for_state("II")
+        wait_until_parked(server)
     assert {client.read().status for client in clients} == {200}
 
 
@@ -454,7 +464,7 @@ def test_killed_workers_lose_no_parked_connection(
         ask_all(clients[:20])
         for client in clients[20:]:
             client.send(BEGUN)
-        server.wait_for_state("II")
+        wait_until_parked(server)
         old = server.workers()
         for pid in old:
             psutil.Process(pid).kill()
@@ -472,7 +482,7 @@ def test_a_connection_whose_worker_dies_before_taking_it_is_the_next_ones(
     server = serve("held", *TWO)
     (client,) = connect(server, 1)
     first = psutil.Process(client.ask().json["pid"])
-    server.wait_for_state("II")
+    wait_until_parked(server)
     first.suspend()
     client.send()
     wait_for(lambda: server.state().letters.startswith("O"))
@@ -513,7 +523,7 @@ def test_connections_outlive_a_reload(serve: Serve, connect: Connect) -> None:
     idle, begun = connect(server, 2)
     assert idle.ask().json["generation"] == 1
     begun.send(BEGUN)
-    server.wait_for_state("II")
+    wait_until_parked(server)
     server.signal(signal.SIGHUP)
     server.wait_for_log("Generation 2 serves")
     assert idle.ask().json["generation"] == 2
@@ -529,7 +539,7 @@ def test_term_ends_idle_connections_and_serves_begun_requests(
     ask_all([*idle, other])
     begun.send(BEGUN)
     other.send(BEGUN)
-    server.wait_for_state("II")
+    wait_until_parked(server)
     server.signal(signal.SIGTERM)
     begun.send(b"x")
     for client in (begun, other):
