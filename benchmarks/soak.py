@@ -68,7 +68,8 @@ def wait_for(condition: Callable[[], t.Any]) -> t.Any:
 class Holding(t.NamedTuple):
     """What a process holds.
 
-    :param memory: Of its own, in bytes (USS).
+    :param memory: Resident, in bytes. How much of it is shared would depend on the
+        workers that there are at the moment.
     :param descriptors: How many.
     """
 
@@ -122,7 +123,7 @@ class Server:
         wait_for(self.is_at_rest)
         (zygote,) = self.process.children()
         return {
-            name: Holding(process.memory_full_info().uss, process.num_fds())
+            name: Holding(process.memory_info().rss, process.num_fds())
             for name, process in (("dispatcher", self.process), ("zygote", zygote))
         }
 

@@ -219,6 +219,8 @@ class _Watched:
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> t.Iterator[bytes]:
         monitor = self._server.monitor
+        environ["flask_prefork.slot"] = monitor.slot
+        environ["flask_prefork.generation"] = monitor.generation
         monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
         # What the handler makes of an exception.
         status = 500
