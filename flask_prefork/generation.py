@@ -123,6 +123,13 @@ class Generation:
         """Whether its workers wait for orders, or block in accept."""
         return self.settings is not None and self.settings.dispatch == "ordered"
 
+    def is_looking(self) -> bool:
+        """Whether a worker has a connection, but no request of it yet."""
+        return any(
+            worker.state is State.BUSY and not self.bank.read(worker.slot).began
+            for worker in self.pool
+        )
+
     def endings(self) -> bytes:
         """Which workers below the lowest idle one are about to accept again.
 

@@ -285,6 +285,10 @@ class Queues:
         if not len(generation.pool):
             return True  # nor is anybody left who could serve
         now = self._clock()
+        if generation.is_looking():
+            # What it looks at may come back as a connection that waits.
+            self._look_again = now + _LOOK_AGAIN
+            return False
         # Before the look at the accept queues, to which it goes from there.
         if now < self._patience and any(one.is_awaited() for one in self.listeners):
             self._look_again = now + _LOOK_AGAIN

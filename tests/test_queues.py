@@ -66,6 +66,7 @@ class FakeGeneration:
         self.pool = Pool(size)
         self.is_ordered = True
         self.ends = b""
+        self.looks = False
         self.told: list[bool] = []
         #: What each worker was given, in order: a listener's index, or a connection.
         self.given: list[tuple[int, int | Connection]] = []
@@ -79,6 +80,9 @@ class FakeGeneration:
 
     def endings(self) -> bytes:
         return self.ends
+
+    def is_looking(self) -> bool:
+        return self.looks
 
     def order(self, count: int, queue: int) -> None:
         for worker in self.pool.order(count, 0.0, queue):
