@@ -11,7 +11,7 @@ from .log import logger
 from .parking import Connection
 from .pool import State
 from .pool import Worker
-from .scoreboard import Record
+from .record import Record
 
 
 class Process:

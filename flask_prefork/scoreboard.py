@@ -1,36 +1,26 @@
 """The scoreboard: what every worker does, in memory that all processes share.
 
 The dispatcher makes it, passes it to each zygote by descriptor, and the
-workers inherit it. Every field has one writer, and readers never lock: a
-record that is read while it is written is a moment old in parts, no more.
+workers inherit it. Every field has one writer, and readers never lock.
 
 The file has a bank for each of the two generations that may live at once,
-found by the generation's parity: columns of a byte for each slot, then a
-record for each slot, written by its worker. The columns are contiguous so that
-"is a lower-numbered worker idle" is one ``find``.
+found by the generation's parity: columns of a byte for each slot, then for each
+slot a record that its worker writes (:mod:`.record`). The columns are contiguous
+so that "is a lower-numbered worker idle" is one ``find``.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import struct
 import tempfile
-import typing as t
 
+from . import record
+from .record import Entry
+from .record import Record
 from .settings import MAX_SLOTS
 
 _IDLE = b"I"
-#: pid, generation, requests, connections, began (monotonic seconds or 0),
-#: moved, method, target
-_RECORD = struct.Struct("=IIQQdd16s192s")
-_RECORD_SIZE = 256
-_BEGAN = struct.Struct("=dd16s192s")
-_MOVED = struct.Struct("=d")
-_COUNTS = struct.Struct("=QQ")
-_BEGAN_OFFSET = struct.calcsize("=IIQQ")
-_MOVED_OFFSET = _BEGAN_OFFSET + _MOVED.size
-_COUNTS_OFFSET = struct.calcsize("=II")
 _STATES = 0
 _STOPS = _STATES + MAX_SLOTS
 _ENDINGS = _STOPS + MAX_SLOTS
@@ -38,31 +28,8 @@ _ENDINGS = _STOPS + MAX_SLOTS
 _OTHERS = _ENDINGS + MAX_SLOTS
 _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-_BANK_SIZE = _RECORDS + MAX_SLOTS * _RECORD_SIZE
+_BANK_SIZE = _RECORDS + MAX_SLOTS * record.SIZE
 SIZE = 2 * -(-_BANK_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-class Record(t.NamedTuple):
-    """What a worker tells of itself.
-
-    :param pid: Its process.
-    :param generation: The generation it is of.
-    :param requests: Requests served.
-    :param connections: Connections accepted.
-    :param began: When its current request began, in monotonic seconds; 0 is none.
-    :param moved: When something of it was last read or written; 0 is never.
-    :param method: The current request's method.
-    :param target: The current request's target, cut to 192 bytes.
-    """
-
-    pid: int
-    generation: int
-    requests: int
-    connections: int
-    began: float
-    moved: float
-    method: str
-    target: str
 
 
 def create() -> int:
@@ -117,7 +84,7 @@ class Bank:
         self._map[self._stops + slot] = 0
         self._map[self._endings + slot] = 0
         start = self._record(slot)
-        self._map[start : start + _RECORD_SIZE] = bytes(_RECORD_SIZE)
+        self._map[start : start + record.SIZE] = bytes(record.SIZE)
 
     def set_state(self, slot: int, letter: str) -> None:
         """Show the slot's state by its letter (:class:`.pool.State`)."""
@@ -170,47 +137,13 @@ class Bank:
         """
         self._map[self._endings + slot] = ending
 
-    def _record(self, slot: int) -> int:
-        return self._base + _RECORDS + slot * _RECORD_SIZE
-
-    def enter(self, slot: int, pid: int) -> None:
-        """Begin the record of a new worker."""
-        _RECORD.pack_into(
-            self._map, self._record(slot), pid, self.generation, 0, 0, 0, 0, b"", b""
-        )
-
-    def begin(self, slot: int, moment: float, method: str, target: str) -> None:
-        """Note the request that begins."""
-        _BEGAN.pack_into(
-            self._map,
-            self._record(slot) + _BEGAN_OFFSET,
-            moment,
-            0.0,
-            method.encode("ascii", "replace"),
-            target.encode("latin-1", "replace"),
-        )
-
-    def move(self, slot: int, moment: float) -> None:
-        """Note that the request makes progress."""
-        _MOVED.pack_into(self._map, self._record(slot) + _MOVED_OFFSET, moment)
-
-    def end(self, slot: int, requests: int, connections: int) -> None:
-        """Note that no request runs, and the sums."""
-        start = self._record(slot)
-        _COUNTS.pack_into(self._map, start + _COUNTS_OFFSET, requests, connections)
-        _BEGAN.pack_into(self._map, start + _BEGAN_OFFSET, 0.0, 0.0, b"", b"")
+    def entry(self, slot: int) -> Entry:
+        """The worker's record, for its worker."""
+        return Entry(self._map, self._record(slot))
 
     def read(self, slot: int) -> Record:
-        """Read a worker's record."""
-        fields = _RECORD.unpack_from(self._map, self._record(slot))
-        pid, generation, requests, connections, began, moved, method, target = fields
-        return Record(
-            pid,
-            generation,
-            requests,
-            connections,
-            began,
-            moved,
-            method.rstrip(b"\0").decode("ascii", "replace"),
-            target.rstrip(b"\0").decode("latin-1"),
-        )
+        """The worker's record, for all others."""
+        return record.read(self._map, self._record(slot))
+
+    def _record(self, slot: int) -> int:
+        return self._base + _RECORDS + slot * record.SIZE

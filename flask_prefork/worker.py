@@ -94,7 +94,8 @@ class Worker:
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
         self._endings = 0
-        bank.enter(slot, self.pid)
+        self.entry = bank.entry(slot)
+        self.entry.enter(self.pid, generation, time.monotonic())
         for server in servers:
             server.monitor = self
 
@@ -103,16 +104,16 @@ class Worker:
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
         self.bank.set_ending(self.slot, 0)
-        self.bank.begin(self.slot, time.monotonic(), method, path)
+        self.entry.begin(time.monotonic(), method, path)
 
     def progress(self) -> None:
         """Something of the request was read or written."""
-        self.bank.move(self.slot, time.monotonic())
+        self.entry.move(time.monotonic())
 
     def end(self, status: int, sent: int) -> None:
         """Its response is over."""
         self.requests += 1
-        self.bank.end(self.slot, self.requests, self.connections)
+        self.entry.end(time.monotonic(), status, sent, self.connections)
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
@@ -147,7 +148,9 @@ class Worker:
                 # Not closed: another file would get the number.
                 os.dup2(null, fd, inheritable=False)
         os.close(null)
+        self.entry.release()
         self.bank.detach()
+        self.entry = self.bank.entry(self.slot)
         for server in self.servers:
             server.access_log = False
 

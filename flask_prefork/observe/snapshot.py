@@ -1,0 +1,171 @@
+"""A look at the whole server at one moment, as plain data.
+
+The observer takes it from shared memory (:mod:`.reading`). All that shows something
+to somebody (text, JSON, metrics, the page, the agent check) is a function of it, and
+needs no server to be tested. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+from dataclasses import field
+
+from ..record import BOUNDS
+from ..record import CLASSES
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """One worker.
+
+    :param slot: Its number within its generation.
+    :param state: The letter of its state, see :class:`..pool.State`.
+    :param pid: Its process; 0 while it isn't known.
+    :param age: Since its start.
+    :param requests: Requests served.
+    :param connections: Connections accepted.
+    :param method: The current request's method; empty between requests.
+    :param target: The current request's target, cut.
+    :param busy_for: Since the current request began; ``None`` between requests.
+    :param silent_for: Since something of it was last read or written.
+    :param pss: Bytes of memory, its share of what is shared counted
+        (``proc_pid_smaps_rollup(5)``); ``None`` if that can't be told.
+    """
+
+    slot: int
+    state: str
+    pid: int
+    age: float
+    requests: int
+    connections: int
+    method: str = ""
+    target: str = ""
+    busy_for: float | None = None
+    silent_for: float | None = None
+    pss: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationView:
+    """One generation that has workers, or will.
+
+    :param number: From 1.
+    :param role: ``current``, ``coming`` (loads or starts) or ``leaving`` (drains).
+    :param letters: A letter for each slot, ``BBI.S``.
+    :param workers: Those that there are, by slot.
+    """
+
+    number: int
+    role: t.Literal["current", "coming", "leaving"]
+    letters: str
+    workers: tuple[WorkerView, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counters since the server's start; they never go down.
+
+    :param requests: Requests served.
+    :param connections: Connections accepted.
+    :param sent: Bytes sent.
+    :param classes: Requests by status class: none, 1xx to 5xx.
+    :param spent: Seconds of all requests together.
+    :param buckets: Requests by seconds (:data:`..record.BOUNDS`), not cumulative.
+    :param orders: Workers ordered to accept.
+    :param resumed: Parked connections handed to workers.
+    :param parked: Connections that workers handed back.
+    :param spawned: Workers started.
+    :param retired: Workers that ended because they were asked to.
+    :param deaths: Workers that ended otherwise, by reason (a bounded set of words).
+    :param reloads: Generations that took over from another.
+    :param saturated: Seconds in which more workers were wanted than allowed.
+    """
+
+    requests: int = 0
+    connections: int = 0
+    sent: int = 0
+    classes: tuple[int, ...] = (0,) * CLASSES
+    spent: float = 0.0
+    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    orders: int = 0
+    resumed: int = 0
+    parked: int = 0
+    spawned: int = 0
+    retired: int = 0
+    deaths: t.Mapping[str, int] = field(default_factory=dict)
+    reloads: int = 0
+    saturated: float = 0.0
+
+
+@dataclass(frozen=True)
+class PoolSample:
+    """How the pool was at an earlier moment.
+
+    :param age: How long ago.
+    :param workers: How many there were.
+    :param busy: How many of them served.
+    :param queue: Connections that waited in the accept queues.
+    :param requests: Requests served until then.
+    :param buckets: Their latencies until then, as in :class:`Totals`.
+    """
+
+    age: float
+    workers: int
+    busy: int
+    queue: int
+    requests: int
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole server.
+
+    :param pid: The dispatcher's process.
+    :param version: This package's.
+    :param uptime: Since the server's start.
+    :param phase: The dispatcher's, see :class:`..dispatcher.Phase`; ``gone`` if its
+        process ended.
+    :param responsive: Whether the dispatcher answers.
+    :param ready: Whether a new request would be served soon: a worker is idle or was
+        within the last seconds, a generation is loaded, and the server doesn't drain.
+    :param addresses: What it serves on, as URLs.
+    :param generations: The current one first.
+    :param min_idle: The settings that bound the pool, as they are now.
+    :param max_idle: See ``min_idle``.
+    :param max_workers: See ``min_idle``.
+    :param saturated: Whether more workers are wanted than allowed, now.
+    :param queue: Connections in all accept queues.
+    :param queue_limit: How many fit in; 0 if that can't be told.
+    :param parked: Connections that wait without a worker, now.
+    :param totals: Counters.
+    :param history: Samples of the last minutes, the oldest first.
+    """
+
+    pid: int
+    version: str
+    uptime: float
+    phase: str
+    responsive: bool
+    ready: bool
+    addresses: tuple[str, ...]
+    generations: tuple[GenerationView, ...]
+    min_idle: int
+    max_idle: int
+    max_workers: int
+    saturated: bool
+    queue: int
+    queue_limit: int
+    parked: int
+    totals: Totals
+    history: tuple[PoolSample, ...] = ()
+
+    @property
+    def workers(self) -> tuple[WorkerView, ...]:
+        """The workers of all generations."""
+        return tuple(w for g in self.generations for w in g.workers)
+
+    def count(self, letters: str) -> int:
+        """How many workers are in the states of these letters."""
+        return sum(worker.state in letters for worker in self.workers)

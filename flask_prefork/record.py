@@ -1,0 +1,152 @@
+"""A worker's record on the scoreboard: what it serves, and what it has served.
+
+The worker writes it by an :class:`Entry`, the dispatcher and the observer read it
+by :func:`read`. Nobody locks: each number is written at once, and a record that is
+read while it is written is a moment old in parts, no more.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import typing as t
+from bisect import bisect_left
+
+#: Upper bounds of the latency histogram, in seconds; above the last there is one
+#: bucket more.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+#: Status classes: index 0 counts requests that got no response, 1 to 5 are 1xx to 5xx.
+CLASSES = 6
+#: Bytes of the request line that are kept.
+LINE = 208
+
+# The record in words of eight bytes, and after them the request line.
+_PID, _GENERATION, _SINCE, _REQUESTS, _CONNECTIONS, _SENT = range(6)
+_CLASSES = 6
+_BEGAN, _MOVED, _SPENT, _LENGTH = range(12, 16)
+_BUCKETS = 16
+_TEXT = 8 * (_BUCKETS + len(BOUNDS) + 1)
+_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QdddQ{len(BOUNDS) + 1}Q{LINE}s")
+#: Bytes of a record: a multiple of the processor's cache lines.
+SIZE = 512
+assert _RECORD.size <= SIZE
+
+
+class Record(t.NamedTuple):
+    """What a worker tells of itself. Times are monotonic seconds.
+
+    :param pid: Its process; 0 if there is none.
+    :param generation: The generation it is of.
+    :param since: When it began its life.
+    :param requests: Requests served.
+    :param connections: Connections accepted.
+    :param sent: Bytes sent in responses, their heads included.
+    :param classes: Requests by status class: none, 1xx to 5xx.
+    :param began: When its current request began; 0 is none.
+    :param moved: When something of it was last read or written; 0 is never.
+    :param spent: Seconds of all requests together, from head to last byte.
+    :param buckets: Requests by their seconds, see :data:`BOUNDS`; not cumulative.
+    :param method: The current request's method.
+    :param target: The current request's target, cut.
+    """
+
+    pid: int = 0
+    generation: int = 0
+    since: float = 0.0
+    requests: int = 0
+    connections: int = 0
+    sent: int = 0
+    classes: tuple[int, ...] = (0,) * CLASSES
+    began: float = 0.0
+    moved: float = 0.0
+    spent: float = 0.0
+    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    method: str = ""
+    target: str = ""
+
+
+class Entry:
+    """A worker's own record, for writing.
+
+    :param board: The scoreboard.
+    :param start: Where the record is.
+    """
+
+    def __init__(self, board: mmap.mmap, start: int) -> None:
+        self._view = memoryview(board)[start : start + SIZE]
+        # Assigning to a word costs a third of packing it.
+        self._counts = self._view.cast("Q")
+        self._times = self._view.cast("d")
+        self._text = self._view[_TEXT : _TEXT + LINE]
+
+    def release(self) -> None:
+        """Let the mapping be closed."""
+        for view in (self._counts, self._times, self._text, self._view):
+            view.release()
+
+    def enter(self, pid: int, generation: int, moment: float) -> None:
+        """Begin the record of a new worker."""
+        self._view[:] = bytes(SIZE)
+        self._counts[_PID] = pid
+        self._counts[_GENERATION] = generation
+        self._times[_SINCE] = moment
+
+    def begin(self, moment: float, method: str, target: str) -> None:
+        """Note the request that begins."""
+        line = f"{method} {target}".encode("latin-1", "replace")[:LINE]
+        self._text[: len(line)] = line
+        self._counts[_LENGTH] = len(line)
+        times = self._times
+        times[_MOVED] = 0.0
+        times[_BEGAN] = moment
+
+    def move(self, moment: float) -> None:
+        """Note that the request makes progress."""
+        self._times[_MOVED] = moment
+
+    def end(self, moment: float, status: int, sent: int, connections: int) -> None:
+        """Note that the request is over, and how it went.
+
+        :param status: The status sent, 0 if nothing could be sent.
+        :param sent: Bytes sent.
+        :param connections: Connections that the worker has accepted so far.
+        """
+        counts, times = self._counts, self._times
+        spent = moment - times[_BEGAN]
+        times[_BEGAN] = 0.0
+        times[_SPENT] += spent
+        counts[_REQUESTS] += 1
+        counts[_CONNECTIONS] = connections
+        counts[_SENT] += sent
+        counts[_CLASSES + status // 100] += 1
+        counts[_BUCKETS + bisect_left(BOUNDS, spent)] += 1
+
+
+def read(board: mmap.mmap, start: int) -> Record:
+    """Read a record.
+
+    :param start: Where it is on the scoreboard.
+    """
+    fields = _RECORD.unpack_from(board, start)
+    numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:-1]
+    began, moved, spent, length = numbers[_BEGAN:]
+    method = target = ""
+    if began:
+        line = fields[-1][:length].decode("latin-1")
+        method, _, target = line.partition(" ")
+    pid, generation, since, requests, connections, sent = numbers[:_CLASSES]
+    return Record(
+        pid,
+        generation,
+        since,
+        requests,
+        connections,
+        sent,
+        numbers[_CLASSES:_BEGAN],
+        began,
+        moved,
+        spent,
+        buckets,
+        method,
+        target,
+    )

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import HealthCheck
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from flask_prefork import record
+from flask_prefork.record import BOUNDS
+from flask_prefork.record import Entry
+from flask_prefork.record import Record
+
+
+@pytest.fixture
+def board() -> Iterator[mmap.mmap]:
+    board = mmap.mmap(-1, 3 * record.SIZE)
+    yield board
+    board.close()
+
+
+@pytest.fixture
+def entry(board: mmap.mmap) -> Iterator[Entry]:
+    entry = Entry(board, record.SIZE)
+    entry.enter(1234, 7, 1.5)
+    yield entry
+    entry.release()
+
+
+def read(board: mmap.mmap) -> Record:
+    return record.read(board, record.SIZE)
+
+
+def test_new_worker(board: mmap.mmap, entry: Entry) -> None:
+    assert read(board) == Record(pid=1234, generation=7, since=1.5)
+
+
+def test_request_from_begin_to_end(board: mmap.mmap, entry: Entry) -> None:
+    born = read(board)
+    entry.begin(7.5, "GET", "/caf%C3%A9?x=1")
+    begun = born._replace(began=7.5, method="GET", target="/caf%C3%A9?x=1")
+    assert read(board) == begun
+    entry.move(8.5)
+    assert read(board) == begun._replace(moved=8.5)
+    entry.end(9.5, 204, 321, 1)
+    over = read(board)
+    assert over == born._replace(
+        requests=1,
+        connections=1,
+        sent=321,
+        classes=(0, 0, 1, 0, 0, 0),
+        moved=8.5,
+        spent=2.0,
+        buckets=over.buckets,
+    )
+    entry.begin(10.0, "POST", "/")
+    assert read(board) == over._replace(
+        began=10.0, moved=0.0, method="POST", target="/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "index"),
+    [(0, 0), (101, 1), (200, 2), (304, 3), (404, 4), (500, 5), (599, 5)],
+)
+def test_classes(board: mmap.mmap, entry: Entry, status: int, index: int) -> None:
+    entry.begin(1.0, "GET", "/")
+    entry.end(1.0, status, 0, 1)
+    assert read(board).classes == tuple(int(i == index) for i in range(6))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "index"), [(0.0, 0), *((b, i) for i, b in enumerate(BOUNDS)), (99, 13)]
+)
+def test_buckets_hold_their_upper_bound(
+    board: mmap.mmap, entry: Entry, seconds: float, index: int
+) -> None:
+    entry.begin(0.0, "GET", "/")
+    entry.end(seconds, 200, 0, 1)
+    buckets = read(board).buckets
+    assert buckets.index(1) == index
+    assert sum(buckets) == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.from_regex(r"[!-~]{0,300}", fullmatch=True), st.text())
+def test_any_request_fits_its_record_and_no_other(
+    board: mmap.mmap, entry: Entry, method: str, target: str
+) -> None:
+    entry.begin(1.0, method, target)
+    found = read(board)
+    sent = f"{method} {target}".encode("latin-1", "replace")[: record.LINE]
+    shown = f"{found.method} {found.target}".encode("latin-1")
+    assert shown[: record.LINE] == sent
+    assert found[:11] == Record(pid=1234, generation=7, since=1.5, began=1.0)[:11]
+    assert record.read(board, 0) == record.read(board, 2 * record.SIZE) == Record()
+
+
+def test_mapping_can_be_closed_after_release() -> None:
+    board = mmap.mmap(-1, record.SIZE)
+    entry = Entry(board, 0)
+    with pytest.raises(BufferError):
+        board.close()
+    entry.release()
+    board.close()
