@@ -220,12 +220,19 @@ class PreforkRequestHandler(ConnectionHandler):
         )
         return self._response
 
-    def _last_byte(self) -> None:
+    def _last_byte(self) -> bool:
         """The response ends: the worker is free in a moment, or a kept-alive TLS
-        connection holds it."""
+        connection holds it.
+
+        :return: Whether the connection's end can be told with it. TLS has its own
+            way, and somebody who has asked for ``wfile`` may go on.
+        """
         response = self._response
-        if self.wire.plain or (response is not None and not response.keep_alive):
+        ends = response is not None and not response.keep_alive
+        plain = self.wire.plain
+        if plain or ends:
             self.server.monitor.ending()
+        return ends and plain and "wfile" not in self.made
 
     def _may_persist(self) -> bool:
         """Whether the connection may go on, as far as the head can promise it."""

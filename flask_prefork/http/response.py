@@ -83,7 +83,8 @@ class Response:
     :param server: For the Server field.
     :param rate: Bytes per second that the client must take; 0 for any.
     :param ask: Asked when the head is made: may the connection persist?
-    :param last: Called when the response's last byte is about to be sent.
+    :param last: Called when the response's last byte is about to be sent; tells
+        whether the connection ends with it.
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
@@ -118,7 +119,7 @@ class Response:
         server: str,
         rate: float,
         ask: t.Callable[[], bool],
-        last: t.Callable[[], None],
+        last: t.Callable[[], bool],
     ) -> None:
         self._wire = wire
         self._is_head = method == "HEAD"
@@ -214,6 +215,7 @@ class Response:
         if not data:
             return
         head = b"" if self.status else self._start_body(None)
+        last = False
         if self._bodyless:
             data = b""
         elif self._left is not None:
@@ -222,7 +224,7 @@ class Response:
                 data = data[: self._left]
             self._left -= len(data)
             if not self._left:
-                self._last()
+                last = self._last()
         elif self._chunked:
             head += b"%x\r\n" % len(data)
             if len(data) > _JOIN:
@@ -234,9 +236,9 @@ class Response:
         if len(data) > _JOIN:
             if head:
                 self._send(head)
-            self._send(data)
+            self._send(data, last)
         elif head or data:
-            self._send(head + data if head else data)
+            self._send(head + data if head else data, last)
 
     # What the handler calls.
 
@@ -276,11 +278,9 @@ class Response:
     def _finish(self) -> None:
         if not self.status:
             head = self._start_body(0)
-            self._last()
-            self._send(head)
+            self._send(head, self._last())
         elif self._chunked:
-            self._last()
-            self._send(b"0\r\n\r\n")
+            self._send(b"0\r\n\r\n", self._last())
         if self.missing:
             self.keep_alive = False
 
@@ -326,8 +326,8 @@ class Response:
         self.status = code
         return b"%b%b%b%b" % (self._line, self._fields, framing, connection)
 
-    def _send(self, data: bytes) -> None:
-        self._pace = self._wire.write(data, self._pace, self._rate)
+    def _send(self, data: bytes, last: bool = False) -> None:
+        self._pace = self._wire.write(data, self._pace, self._rate, last)
 
     def _send_file(self, file: t.Any) -> bool:
         """Let the kernel send a file.

@@ -47,7 +47,7 @@ class TLSWire(Wire):
         except (OSError, ValueError) as e:
             raise ClientDisconnected(str(e)) from None
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview, flags: int = 0) -> int:
         try:
             return self.sock.send(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):

@@ -19,6 +19,8 @@ from .errors import ClientDisconnected
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
+#: The end follows at once, and goes in the same segment where the system can.
+_LAST = _NOW | getattr(socket, "MSG_MORE", 0)
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 #: Bytes to ask the kernel for at once, and for a head.
 CHUNK = 65536
@@ -88,6 +90,7 @@ class Wire:
         #: What was received and not taken; ``None`` while all of it is left in
         #: the kernel.
         self.buffer: bytearray | None = None
+        self._finished = False
         self._poll: select.poll | None = None
 
     # The three that TLS does otherwise.
@@ -108,9 +111,9 @@ class Wire:
         except OSError as e:
             raise ClientDisconnected(str(e)) from None
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview, flags: int = _NOW) -> int:
         try:
-            return self.sock.send(data, _NOW)
+            return self.sock.send(data, flags)
         except BlockingIOError:
             return 0
         except OSError as e:
@@ -251,19 +254,24 @@ class Wire:
 
     # Writing.
 
-    def write(self, data: bytes, pace: Pace | None, rate: float) -> Pace | None:
+    def write(
+        self, data: bytes, pace: Pace | None, rate: float, last: bool = False
+    ) -> Pace | None:
         """Send all of it.
 
+        :param last: Nothing more will be sent, so the client is told the end too.
         :param pace: What the last call returned; most responses fit into the
             kernel's buffer and need none.
         :param rate: For the pace, if one is needed.
         :raises ClientDisconnected: The client left, or doesn't take it in time.
         """
-        count = self._send(data)
+        count = self._send(data, _LAST if last else _NOW)
         self.sent += count
         if count:
             self.progress()
         if count == len(data):
+            if last:
+                self.finish()
             if pace is not None:
                 pace.account(0, count)
             return pace
@@ -322,6 +330,9 @@ class Wire:
     def finish(self) -> None:
         """Say that nothing more will be sent. The app may have forked, and a
         copy of the descriptor would keep a mere close from being seen."""
+        if self._finished:
+            return
+        self._finished = True
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -16,6 +16,7 @@ from flask_prefork.http import wire
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 OLD_ALIVE = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -120,14 +121,52 @@ def test_head_and_first_chunk_leave_together(
     sends: list[bytes] = []
     send = wire.Wire._send
 
-    def record(self: wire.Wire, data: bytes) -> int:
+    def record(self: wire.Wire, data: bytes, flags: int) -> int:
         sends.append(data)
-        return send(self, data)
+        return send(self, data, flags)
 
     monkeypatch.setattr(wire.Wire, "_send", record)
     respond(generate).exchange(GET)
     assert len(sends) == 3
     assert sends[0].endswith(b"\r\n\r\n2\r\nab\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "body", "ends"),
+    [
+        (CLOSE, [b"abcd"], True),
+        (CLOSE, [], True),
+        (CLOSE, generate, True),
+        (GET, [b"abcd"], False),
+    ],
+)
+def test_end_comes_before_the_app_cleans_up(
+    respond: t.Any, request_: bytes, body: t.Any, ends: bool
+) -> None:
+    seen = []
+
+    class Closing:
+        def __iter__(self) -> t.Iterator[bytes]:
+            return iter(body() if callable(body) else body)
+
+        def close(self) -> None:
+            client.settimeout(None if ends else 0.0)
+            try:
+                while data := client.recv(65536):
+                    seen.append(data)
+                seen.append(b"")
+            except BlockingIOError:
+                pass
+
+    site = respond(Closing)
+    client, connection, address = site.connect()
+    client.sendall(request_)
+    client.shutdown(socket.SHUT_WR)
+    site.follow(connection, address)
+    client.settimeout(None)
+    rest = read_all(client)
+    assert (seen[-1:] == [b""]) is ends
+    assert parse(b"".join(seen) + rest)[0].status == 200
 
 
 @pytest.mark.parametrize("headers", [[], size(4)])
