@@ -31,7 +31,7 @@ class Limits:
     #: responses out, after a grace; 0 is off.
     min_data_rate: float = 240.0
     #: Seconds a kept-alive connection may hold its worker while others wait.
-    slice: float = 0.01
+    slice: float = 0.005
 
     @property
     def head(self) -> int:
