@@ -9,6 +9,7 @@ from __future__ import annotations
 from integration.conftest import fail
 from integration.conftest import gate
 from integration.conftest import pytest_runtest_makereport
+from integration.conftest import run
 from integration.conftest import serve
 
-__all__ = ["fail", "gate", "pytest_runtest_makereport", "serve"]
+__all__ = ["fail", "gate", "pytest_runtest_makereport", "run", "serve"]

@@ -29,6 +29,7 @@ from flask_prefork.poller import Poller
 from flask_prefork.queues import Queues
 from flask_prefork.settings import resolve
 from flask_prefork.sockets import bind
+from flask_prefork.summary import Summary
 
 NUMBER = 7
 #: The first worker's pid, if there were one: no process can have it.
@@ -51,12 +52,14 @@ class House:
         ours, self.zygote = socket.socketpair()
         self.zygote.settimeout(5)
         self.board = scoreboard.create()
+        self.summary = Summary(self.board)
         self.generation = Generation(
             Zygote(os.getpid(), ours, NUMBER),
             self.poller,
             self.board,
             lambda: self.now,
             self.queues,
+            self.summary,
         )
         self.workers: dict[int, socket.socket] = {}
         settings = resolve({"min_idle": 3, "max_workers": 3})
@@ -126,6 +129,7 @@ class House:
         self.zygote.close()
         for worker in self.workers.values():
             worker.close()
+        self.summary.close()
         os.close(self.board)
         self.poller.close()
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +16,18 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from datetime import datetime
+from datetime import timedelta
 from http.client import HTTPMessage
 from http.client import HTTPResponse
 from pathlib import Path
 
 import psutil
-from xprocess import ProcessStarter
 from xprocess import XProcess
+
+from flask_prefork import testing
+from flask_prefork.testing import PreforkStarter
+from flask_prefork.testing import serving
 
 from .gate import DEADLINE
 
@@ -32,7 +35,6 @@ APPS = Path(__file__).parent.parent / "apps"
 T = t.TypeVar("T")
 #: From here on it can be talked to.
 BANNER = r"\* Running on (\S+)\n"
-_numbers = itertools.count()
 
 
 def command(app: str, *args: str, subcommand: str = "prefork-run") -> list[str]:
@@ -155,29 +157,41 @@ class State(t.NamedTuple):
     waiting: int
 
 
-class Server:
-    """A running server.
+class LogStarter(PreforkStarter):
+    """Starts what has no status to ask for, and waits for a line of its log."""
 
-    :param popen: The process that was started: the dispatcher.
-    :param log_path: Its standard output and error.
-    :ivar url: Its address, from the banner; empty if that wasn't waited for.
-    """
+    @property
+    def args(self) -> list[str]:
+        assert self.command is not None
+        return [*self.command]
 
-    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path) -> None:
-        self.popen = popen
-        self.pid = popen.pid
-        self.log_path = log_path
+    def wait(self, log_file: t.TextIO) -> bool:
+        self._max_time = datetime.now() + timedelta(seconds=self.timeout)
+        return bool(self.wait_pattern(log_file))
+
+    def get_lines(self, log_file: t.TextIO) -> Iterator[str]:
+        """Read the log until the process ends: no more will come then."""
+        ended = False
+        for text in super().get_lines(log_file):
+            if not text and ended:
+                return
+            ended = self.process.resources[-1].popen.poll() is not None
+            yield text
+
+
+class Server(testing.Server):
+    """A running server, and what tests do with it."""
+
+    def __init__(self, *args: t.Any) -> None:
+        super().__init__(*args)
         self.requests: list[Request] = []
-        found = re.search(BANNER, self.log())
-        self.url: str = found[1] if found else ""
 
-    def __repr__(self) -> str:
-        return f"<Server {self.pid} {self.url}>"
-
-    # Its log
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="surrogateescape")
+    @property
+    def url(self) -> str:
+        """Its address, from the banner; empty before that is there."""
+        if not self._url and (found := re.search(BANNER, self.log())):
+            self._url = found[1]
+        return self._url
 
     def wait_for_log(self, pattern: str, after: int = 0) -> re.Match[str]:
         """Wait until the log, beyond the first characters, matches."""
@@ -201,7 +215,13 @@ class Server:
         return self.popen.wait(DEADLINE)
 
     def zygotes(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children()
+        """The dispatcher's children but the observer."""
+        children = psutil.Process(self.pid).children()
+        return [child for child in children if not _observes(child)]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belongs to it but the observer."""
+        return [one for one in group(self.pid) if not _observes(one)]
 
     def workers(self) -> list[int]:
         """The workers' pids, in the order of their start."""
@@ -276,9 +296,9 @@ def running(
     label: str,
     line: list[str],
     directory: Path,
-    variables: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
     descriptors: Iterable[int] = (),
-    begun: str = BANNER,
+    begun: str | None = BANNER,
 ) -> Iterator[Server]:
     """Start a server, and end it with TERM if the test hasn't.
 
@@ -287,67 +307,40 @@ def running(
     :param label: Names the server in a failed test's report.
     :param line: The command line.
     :param directory: Where it runs.
-    :param variables: More environment variables.
+    :param env: More environment variables.
     :param descriptors: What it inherits.
-    :param begun: The line of its log to wait for.
+    :param begun: The line of its log to wait for; ``None`` asks for its status.
     """
 
-    class Starter(ProcessStarter):
-        args = line
-        env = environment(variables)
-        popen_kwargs = {"cwd": str(directory), "pass_fds": tuple(descriptors)}
+    end = line.index("prefork-run") + 1 if begun is None else len(line)
+
+    class Starter(PreforkStarter if begun is None else LogStarter):  # type: ignore[misc]
+        command = line[:end]
+        options = line[end:]
         pattern = begun
+        variables = env or {}
         timeout = DEADLINE
-        max_read_lines = 200
-        terminate_on_interrupt = True
+        more = {"pass_fds": tuple(descriptors)}
 
-        def get_lines(self, log_file: t.TextIO) -> Iterator[str]:
-            """Read the log until the process ends: no more will come then."""
-            ended = False
-            for text in super().get_lines(log_file):
-                if not text and ended:
-                    return
-                ended = xprocess.resources[-1].popen.poll() is not None
-                yield text
-
-    # Unique, for xprocess takes a process of the same name for the same one,
-    # also one that a run before has left, or whose pid is another's by now.
-    name = f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}-{os.getpid()}-{next(_numbers)}"
-    failed_start = True
+    Starter.directory = directory
+    pid = 0
     try:
-        xprocess.ensure(name, Starter, persist_logs=False)
-        failed_start = False
+        with serving(xprocess, label, Starter, Server) as server:
+            pid = server.pid
+            try:
+                yield server
+            finally:
+                server.close()
     finally:
-        resource = xprocess.resources[-1]
-        if failed_start and resource.popen is not None:
-            resource.popen.kill()
-            resource.popen.wait()
-            assert_group_ends(resource.popen.pid)
-    info, _ = resource.info
-    server = Server(resource.popen, Path(info.logpath))
+        if pid:
+            assert_group_ends(pid)
+
+
+def _observes(process: psutil.Process) -> bool:
     try:
-        yield server
-    finally:
-        server.close()
-        try:
-            _end(server, info)
-        except BaseException:
-            print(server.log())
-            raise
-        finally:
-            resource.release()
-            xprocess.resources.remove(resource)
-            del xprocess.config._extlogfiles[name]
-            shutil.rmtree(info.controldir)
-
-
-def _end(server: Server, info: t.Any) -> None:
-    if server.popen.poll() is None:
-        begun = time.monotonic()
-        info.terminate(kill_proc_tree=False, timeout=DEADLINE)
-        took = time.monotonic() - begun
-        assert took < DEADLINE, "TERM did not end it"
-    assert_group_ends(server.pid)
+        return any("flask_prefork.observe" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 class Finished(t.NamedTuple):
