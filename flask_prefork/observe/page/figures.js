@@ -1,0 +1,277 @@
+/**
+ * Numbers from snapshots, and numbers as text. All here is pure: it knows neither
+ * the document nor the clock. What the fields of a snapshot mean is told in
+ * snapshot.py.
+ *
+ * @typedef {object} Worker
+ * @property {number} slot
+ * @property {string} state
+ * @property {number} pid
+ * @property {number} age
+ * @property {number} requests
+ * @property {number} connections
+ * @property {string} method
+ * @property {string} target
+ * @property {number?} busy_for
+ * @property {number?} silent_for
+ * @property {number?} pss
+ *
+ * @typedef {object} Generation
+ * @property {number} number
+ * @property {"current" | "coming" | "leaving"} role
+ * @property {string} letters
+ * @property {Worker[]} workers
+ *
+ * @typedef {object} Sample
+ * @property {number} age
+ * @property {number} workers
+ * @property {number} busy
+ * @property {number} queue
+ * @property {number} requests
+ * @property {number[]} buckets
+ *
+ * @typedef {object} Totals
+ * @property {number} requests
+ * @property {number} connections
+ * @property {number} sent
+ * @property {number[]} classes
+ * @property {number} spent
+ * @property {number[]} buckets
+ * @property {number} orders
+ * @property {number} resumed
+ * @property {number} parked
+ * @property {number} spawned
+ * @property {number} retired
+ * @property {Object<string, number>} deaths
+ * @property {number} reloads
+ * @property {number} saturated
+ *
+ * @typedef {object} Snapshot
+ * @property {number} pid
+ * @property {string} version
+ * @property {number} uptime
+ * @property {string} phase
+ * @property {boolean} responsive
+ * @property {boolean} ready
+ * @property {string[]} addresses
+ * @property {Generation[]} generations
+ * @property {number} min_idle
+ * @property {number} max_idle
+ * @property {number} max_workers
+ * @property {boolean} saturated
+ * @property {number} queue
+ * @property {number} queue_limit
+ * @property {number} parked
+ * @property {Totals} totals
+ * @property {Sample[]} history
+ *
+ * @typedef {Object<string, (number | null)[]>} Trends Values over time by name,
+ *   with `age` for how long ago; null where there is none.
+ */
+
+/** Upper bounds of the latency histogram in seconds, as in record.py. */
+export const BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+/** Letters of the states in which a worker serves or is about to, as in reading.py. */
+const AT_WORK = "OB";
+/** Seconds that a latency quantile is taken over: fewer requests say little. */
+const LATENCY_SPAN = 10;
+/** Seconds that a rate is taken over at least: two looks may be close together. */
+const RATE_SPAN = 0.9;
+
+/** @param {number[]} values */
+export const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+/**
+ * Estimate a quantile, evenly spread within its bucket.
+ *
+ * @param {number[]} counts Per bucket, not cumulative.
+ * @param {number} q From 0 to 1.
+ * @returns {number?} Seconds; null without any request. What is beyond the last
+ *   bound counts as the bound.
+ */
+export function quantile(counts, q) {
+  let rank = q * sum(counts);
+  if (!sum(counts)) return null;
+  for (const [i, bound] of BOUNDS.entries()) {
+    if (counts[i] && rank <= counts[i]) {
+      const lower = i ? BOUNDS[i - 1] : 0;
+      return lower + ((bound - lower) * rank) / counts[i];
+    }
+    rank -= counts[i];
+  }
+  return BOUNDS[BOUNDS.length - 1];
+}
+
+/**
+ * The present as a sample.
+ *
+ * @param {Snapshot} snapshot
+ * @returns {Sample}
+ */
+export function present(snapshot) {
+  const workers = snapshot.generations.flatMap((generation) => generation.workers);
+  return {
+    age: 0,
+    workers: workers.length,
+    busy: workers.filter((worker) => AT_WORK.includes(worker.state)).length,
+    queue: snapshot.queue,
+    requests: snapshot.totals.requests,
+    buckets: snapshot.totals.buckets,
+  };
+}
+
+/**
+ * The history and the present.
+ *
+ * @param {Snapshot} snapshot
+ * @returns {Sample[]}
+ */
+export const samples = (snapshot) => [...snapshot.history, present(snapshot)];
+
+/**
+ * For each sample the latest earlier one that is at least `span` older.
+ *
+ * @param {{age: number}[]} samples The oldest first.
+ * @param {number} span Seconds.
+ * @returns {number[]} Indices; -1 where there is none.
+ */
+export function baselines(samples, span) {
+  let next = 0;
+  return samples.map((sample) => {
+    while (samples[next].age - sample.age >= span) next += 1;
+    return next - 1;
+  });
+}
+
+/**
+ * Requests per second.
+ *
+ * @param {Sample[]} samples The oldest first.
+ * @returns {(number | null)[]} Null where there is nothing to compare with.
+ */
+export function rates(samples) {
+  return baselines(samples, RATE_SPAN).map((before, i) => {
+    if (before < 0) return null;
+    const more = samples[i].requests - samples[before].requests;
+    return more < 0 ? null : more / (samples[before].age - samples[i].age);
+  });
+}
+
+/**
+ * The latencies of the requests that ended in the seconds before each sample.
+ *
+ * @param {Sample[]} samples The oldest first.
+ * @returns {number[][]} Counts per bucket. Before the first sample nothing is known.
+ */
+export function latencies(samples) {
+  return baselines(samples, LATENCY_SPAN).map((before, i) => {
+    const base = samples[Math.max(before, 0)].buckets;
+    return samples[i].buckets.map((count, bucket) => Math.max(count - base[bucket], 0));
+  });
+}
+
+/**
+ * All that is charted.
+ *
+ * @param {Snapshot} snapshot
+ * @returns {Trends}
+ */
+export function trends(snapshot) {
+  const all = samples(snapshot);
+  const spread = latencies(all);
+  return {
+    age: all.map((sample) => sample.age),
+    workers: all.map((sample) => sample.workers),
+    busy: all.map((sample) => sample.busy),
+    queue: all.map((sample) => sample.queue),
+    rate: rates(all),
+    p50: spread.map((counts) => quantile(counts, 0.5)),
+    p90: spread.map((counts) => quantile(counts, 0.9)),
+    p99: spread.map((counts) => quantile(counts, 0.99)),
+  };
+}
+
+/**
+ * Round values for an axis from 0.
+ *
+ * @param {number} top The greatest value that is to be shown.
+ * @param {number} [least] What the step is a multiple of, if it matters.
+ * @returns {number[]} From 0 to `top` or just above it.
+ */
+export function ticks(top, least = 0) {
+  const rough = Math.max(top, 1e-9) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const round = power * [1, 2, 2.5, 5, 10].find((n) => n * power >= rough * 0.999);
+  const step = least ? Math.ceil(round / least) * least : round;
+  const count = Math.max(1, Math.ceil(top / step - 1e-6));
+  return Array.from({ length: count + 1 }, (_, i) => i * step);
+}
+
+/**
+ * Powers of ten around values.
+ *
+ * @param {number[]} values Greater than 0.
+ * @returns {number[]} At least two.
+ */
+export function decades(values) {
+  const low = Math.floor(Math.log10(Math.min(...values, 0.01)) + 1e-9);
+  const high = Math.ceil(Math.log10(Math.max(...values, 0.1)) - 1e-9);
+  return Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+}
+
+/** @param {number} value */
+export const count = (value) => Math.round(value).toLocaleString("en");
+
+/**
+ * A number with at most three digits that matter.
+ *
+ * @param {number} value
+ */
+export function short(value) {
+  if (value >= 100) return count(value);
+  return String(Number(value.toPrecision(value >= 10 ? 3 : 2)));
+}
+
+/**
+ * A duration as people say it, in one or two units.
+ *
+ * @param {number?} seconds
+ */
+export function duration(seconds) {
+  if (seconds === null) return "–";
+  if (seconds < 0.9995) return `${short(seconds * 1000)} ms`;
+  if (seconds < 59.95) return `${Number(seconds.toFixed(1))} s`;
+  return pair(seconds);
+}
+
+/**
+ * A duration of which less than a second doesn't matter.
+ *
+ * @param {number} seconds
+ */
+export const period = (seconds) => (seconds < 60 ? `${Math.floor(seconds)} s` : pair(seconds));
+
+/** @param {number} seconds At least a minute, almost. */
+function pair(seconds) {
+  const whole = Math.round(seconds);
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, size]) => whole >= size);
+  return units.slice(first, first + 2)
+    .map(([name, size], i) => [Math.floor((i ? whole % units[first][1] : whole) / size), name])
+    .filter(([value]) => value)
+    .map(([value, name]) => `${value} ${name}`)
+    .join(" ");
+}
+
+/**
+ * An amount of memory or data.
+ *
+ * @param {number?} value
+ */
+export function bytes(value) {
+  if (value === null) return "–";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  const power = value && Math.min(Math.floor(Math.log2(value) / 10), units.length - 1);
+  return `${short(value / 1024 ** power)} ${units[power]}`;
+}

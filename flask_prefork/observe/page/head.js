@@ -1,0 +1,101 @@
+/** The head line, the tiles below it, and what is wrong. */
+
+import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
+import { count, duration, latencies, period, quantile, rates, samples, short } from "./figures.js";
+
+/** @typedef {import("./figures.js").Snapshot} Snapshot */
+
+/** The phases for people, as in phase.py; and what the observer adds. */
+export const PHASES = {
+  loading: "loading the app",
+  serving: "serving",
+  draining: "draining: finishes what waits and runs",
+  closing: "closing: workers finish",
+  leaving: "leaving",
+  stopped: "stopped",
+  gone: "the dispatcher is gone",
+};
+
+/**
+ * @typedef {object} Tile
+ * @property {string} name
+ * @property {string} value
+ * @property {string} note
+ * @property {number} [share] What of the whole is used, from 0 to 1.
+ * @property {boolean} [alarm]
+ */
+
+/** @param {Snapshot} snapshot */
+export function drawHead(snapshot) {
+  const ready = byId("ready");
+  setText(ready, snapshot.ready ? "✓ Ready" : "✕ Not ready");
+  ready.dataset.ready = String(snapshot.ready);
+  setText(byId("phase"), PHASES[snapshot.phase] ?? snapshot.phase);
+  setFacts(byId("facts"), [
+    ["Up", period(snapshot.uptime)],
+    ["Serves on", snapshot.addresses.join("  ") || "nothing yet"],
+    ["Dispatcher", String(snapshot.pid)],
+    ["Version", snapshot.version],
+  ]);
+  setList(byId("tiles"), tiles(snapshot), (tile) => tile.name, makeTile, updateTile);
+}
+
+/**
+ * @param {Snapshot} snapshot
+ * @returns {Tile[]}
+ */
+function tiles(snapshot) {
+  const { queue, queue_limit: limit, max_workers: most, totals } = snapshot;
+  const all = samples(snapshot);
+  const { workers, busy } = all[all.length - 1];
+  const rate = rates(all).pop() ?? null;
+  const recent = latencies(all).pop() ?? [];
+  const [median, p99] = [0.5, 0.99].map((q) => quantile(recent, q));
+  return [
+    {
+      name: "Busy workers",
+      value: count(busy),
+      note: `of ${count(workers)}, at most ${count(most)}`,
+      share: most && busy / most,
+    },
+    {
+      name: "Accept queue",
+      value: count(queue),
+      note: limit ? `of ${count(limit)}` : "no limit known",
+      share: limit && queue / limit,
+      alarm: limit > 0 && queue >= limit / 2,
+    },
+    {
+      name: "Requests per second",
+      value: rate === null ? "–" : short(rate),
+      note: `${count(totals.requests)} in all`,
+    },
+    { name: "Latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
+    { name: "Parked connections", value: count(snapshot.parked), note: "hold no worker" },
+    {
+      name: "Saturated",
+      value: snapshot.saturated ? "yes" : "no",
+      note: `${period(totals.saturated)} in all`,
+      alarm: snapshot.saturated,
+    },
+  ];
+}
+
+/** @param {Tile} tile */
+function makeTile(tile) {
+  const title = element("h3", "", tile.name);
+  const node = element("li", "tile", title, element("p", "value"), element("p", "note"));
+  if (tile.share !== undefined) node.append(element("span", "bar"));
+  return node;
+}
+
+/**
+ * @param {HTMLElement} node
+ * @param {Tile} tile
+ */
+function updateTile(node, tile) {
+  node.classList.toggle("alarm", Boolean(tile.alarm));
+  setText(node.querySelector(".value"), tile.value);
+  setText(node.querySelector(".note"), tile.note);
+  if (tile.share !== undefined) setShare(node.querySelector(".bar"), "--share", tile.share);
+}

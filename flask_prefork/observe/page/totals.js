@@ -1,0 +1,118 @@
+/** What has been counted since the server's start. */
+
+import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
+import { bytes, count, duration, period, short, sum } from "./figures.js";
+
+/**
+ * @typedef {import("./figures.js").Snapshot} Snapshot
+ * @typedef {import("./figures.js").Totals} Totals
+ */
+
+const CLASSES = ["no response", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/** @param {Snapshot} snapshot */
+export function drawTotals({ totals }) {
+  const groups = [
+    { name: "Deaths", facts: deaths(totals) },
+    { name: "Workers", facts: lives(totals) },
+    { name: "Dispatch", facts: dispatch(totals) },
+    { name: "Traffic", facts: traffic(totals) },
+  ];
+  const box = byId("totals");
+  if (!box.firstElementChild) box.append(makeClasses(), element("div", "groups"));
+  updateClasses(box.firstElementChild, totals.classes);
+  setList(box.lastElementChild, groups, (group) => group.name, makeGroup, (node, group) => {
+    setFacts(node.querySelector("dl"), group.facts);
+  });
+}
+
+function makeClasses() {
+  const title = element("h3", "", "Requests by status");
+  return element("section", "classes", title, element("div", "stack"), element("ul", "legend"));
+}
+
+/**
+ * @param {HTMLElement} node
+ * @param {number[]} classes
+ */
+function updateClasses(node, classes) {
+  const total = sum(classes);
+  const items = classes.map((value, index) => ({ value, index, share: total && value / total }));
+  const [, stack, legend] = node.children;
+  setList(stack, items.filter(({ value }) => value), ({ index }) => index, makePart, (part, { share }) => {
+    setShare(part, "--share", share);
+  });
+  setList(legend, items, ({ index }) => index, makeClass, (item, { value, share }) => {
+    item.classList.toggle("none", !value);
+    setText(item.querySelector("b"), count(value));
+    setText(item.querySelector(".note"), value ? percent(share) : "");
+  });
+}
+
+/** @param {{index: number}} item */
+function makePart({ index }) {
+  const part = element("span");
+  part.dataset.class = String(index);
+  return part;
+}
+
+/** @param {{index: number}} item */
+function makeClass({ index }) {
+  const key = element("span", "swatch");
+  key.dataset.class = String(index);
+  return element("li", "", key, `${CLASSES[index]} `, element("b"), " ", element("span", "note"));
+}
+
+/** @param {number} share */
+const percent = (share) => (share < 0.001 ? "< 0.1 %" : `${short(share * 100)} %`);
+
+/** @param {{name: string}} group */
+const makeGroup = (group) => element("section", "", element("h3", "", group.name), element("dl", "facts"));
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+function deaths(totals) {
+  const reasons = Object.entries(totals.deaths).filter(([, many]) => many);
+  reasons.sort(([, one], [, other]) => other - one);
+  return reasons.length ? reasons.map(([reason, many]) => [reason, count(many)]) : [["none", "0"]];
+}
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+function lives(totals) {
+  return [
+    ["started", count(totals.spawned)],
+    ["retired", count(totals.retired)],
+    ["reloads", count(totals.reloads)],
+    ["saturated", period(totals.saturated)],
+  ];
+}
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+function dispatch(totals) {
+  return [
+    ["orders", count(totals.orders)],
+    ["connections parked", count(totals.parked)],
+    ["connections resumed", count(totals.resumed)],
+  ];
+}
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+function traffic(totals) {
+  return [
+    ["requests", count(totals.requests)],
+    ["connections", count(totals.connections)],
+    ["sent", bytes(totals.sent)],
+    ["mean latency", totals.requests ? duration(totals.spent / totals.requests) : "–"],
+  ];
+}
