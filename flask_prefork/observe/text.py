@@ -1,0 +1,291 @@
+"""The snapshot as text for a terminal: the one look of ``prefork-status``.
+
+All that came from clients or over the wire is escaped: a request's target can't
+move the cursor.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import typing as t
+from bisect import bisect_left
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import sub
+
+import click
+
+from ..record import BOUNDS
+from .snapshot import GenerationView
+from .snapshot import PoolSample
+from .snapshot import Snapshot
+from .snapshot import STATES
+from .snapshot import WorkerView
+
+#: What rates are told over, in seconds, as far as the history reaches.
+_WINDOWS = (10, 60, 300)
+#: What latencies are told over, in seconds.
+_LATENCY_WINDOW = 60
+#: Samples come about once a second.
+_LATE = 1.0
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+_COLOURS = {
+    "I": "green",
+    "O": "cyan",
+    "B": "cyan",
+    "S": "blue",
+    "R": "magenta",
+    "K": "red",
+}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+#: Where the text of a line begins that a word stands before.
+_INDENT = 11
+
+
+class Span(t.NamedTuple):
+    """A piece of a line."""
+
+    text: str
+    colour: str | None = None
+    bold: bool = False
+
+
+Line = Sequence[Span]
+
+
+def render(snapshot: Snapshot, width: int = 80, colour: bool = False) -> str:
+    """Write what there is to see, without a line's end after the last line.
+
+    :param width: The terminal's; no line is longer, unless that is absurd.
+    :param colour: Whether to colour by ANSI escapes.
+    """
+    width = max(width, 2 * _INDENT)
+    lines: list[Line] = [
+        _head(snapshot),
+        [Span("  ".join(map(_plain, snapshot.addresses)))],
+        [],
+        *_letters(snapshot.generations, width),
+        [],
+        *_figures(snapshot, width),
+    ]
+    if snapshot.workers:
+        lines += [[], *_table(snapshot.generations)]
+    return "\n".join(_paint(line, width, colour) for line in lines)
+
+
+def _paint(line: Line, width: int, colour: bool) -> str:
+    if sum(len(span.text) for span in line) > width:
+        line = [*_cut(line, width - 3), Span("...")]
+    return "".join(
+        click.style(span.text, span.colour, bold=span.bold or None)
+        if colour and (span.colour or span.bold)
+        else span.text
+        for span in line
+    )
+
+
+def _cut(line: Line, width: int) -> Iterator[Span]:
+    for span in line:
+        yield span._replace(text=span.text[:width])
+        width = max(0, width - len(span.text))
+
+
+def _plain(text: str) -> str:
+    """The text in printable ASCII, each character of it one column wide."""
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _head(snapshot: Snapshot) -> Line:
+    """Who it is, and how it is."""
+    ready = Span("ready", "green") if snapshot.ready else Span("not ready", "red")
+    line = [
+        Span(f"flask_prefork {_plain(snapshot.version)}", bold=True),
+        Span(f" {_plain(snapshot.phase)}, "),
+        ready,
+    ]
+    if not snapshot.responsive:
+        line += [Span(", "), Span("the dispatcher doesn't answer", "red")]
+    line.append(Span(f", pid {snapshot.pid}, up {duration(snapshot.uptime)}"))
+    return line
+
+
+def _letters(generations: Iterable[GenerationView], width: int) -> Iterator[Line]:
+    """A letter for each slot, in as many lines as it takes."""
+    for generation in generations:
+        title = f"generation {generation.number}  {generation.role:<7}  "
+        room = max(1, width - len(title))
+        letters = _plain(generation.letters)
+        for start in range(0, len(letters) or 1, room):
+            part = letters[start : start + room]
+            yield [
+                Span(title if start == 0 else " " * len(title)),
+                *(Span(letter, _COLOURS.get(letter)) for letter in part),
+            ]
+
+
+def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
+    """The server's numbers, a line for each matter."""
+    limit = f" of {snapshot.queue_limit:,}" if snapshot.queue_limit else ""
+    queue = f"{snapshot.queue:,}{limit} in the queue"
+    paragraphs = {
+        "workers": _workers(snapshot),
+        "waiting": f"{queue}, {snapshot.parked:,} parked",
+        "requests": _rates(snapshot),
+        "latency": _latency(snapshot),
+        "saturated": f"{'now' if snapshot.saturated else 'not now'},"
+        f" {duration(snapshot.totals.saturated)} in all",
+        "served": _served(snapshot),
+        "processes": _processes(snapshot),
+    }
+    for title, text in paragraphs.items():
+        alarming = title == "saturated" and snapshot.saturated
+        for line in _wrap(title, text, width):
+            yield [Span(line, "red" if alarming else None)]
+
+
+def _wrap(title: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=f"{title:<{_INDENT}}",
+        subsequent_indent=" " * _INDENT,
+    )
+
+
+def _workers(snapshot: Snapshot) -> str:
+    counts = [
+        f"{count:,} {word}"
+        for letter, word in STATES.items()
+        if (count := snapshot.count(letter))
+    ]
+    return (
+        f"{len(snapshot.workers):,} ({', '.join(counts) or 'none'}),"
+        f" at most {snapshot.max_workers:,},"
+        f" {snapshot.min_idle:,} to {snapshot.max_idle:,} idle"
+    )
+
+
+def _sample(snapshot: Snapshot, window: float) -> PoolSample | None:
+    """The oldest sample that is about as old as the window, or younger."""
+    young = [s for s in snapshot.history if 0 < s.age <= window + _LATE]
+    return max(young, key=lambda sample: sample.age, default=None)
+
+
+def _rates(snapshot: Snapshot) -> str:
+    samples = dict.fromkeys(_sample(snapshot, window) for window in _WINDOWS)
+    rates = [
+        f"{(snapshot.totals.requests - s.requests) / s.age:,.1f}/s"
+        f" over {duration(round(s.age))}"
+        for s in samples
+        if s is not None
+    ]
+    return ", ".join(rates) or "no history yet"
+
+
+def _latency(snapshot: Snapshot) -> str:
+    sample = _sample(snapshot, _LATENCY_WINDOW)
+    if sample is None:
+        return "no history yet"
+    buckets = [*map(sub, snapshot.totals.buckets, sample.buckets)]
+    over = f"over {duration(round(sample.age))}"
+    if sum(buckets) <= 0:
+        return f"no request {over}"
+    told = [f"{name} {_quantile(buckets, part)}" for name, part in _QUANTILES.items()]
+    return f"{', '.join(told)} {over}"
+
+
+def _quantile(buckets: Sequence[int], part: float) -> str:
+    """Within which bound this part of the requests was served."""
+    upto = [*accumulate(buckets)]
+    index = bisect_left(upto, part * upto[-1])
+    if index < len(BOUNDS):
+        return f"<= {BOUNDS[index] * 1000:g}ms"
+    return f"> {BOUNDS[-1] * 1000:g}ms"
+
+
+def _served(snapshot: Snapshot) -> str:
+    totals = snapshot.totals
+    words = ("without a response", "1xx", "2xx", "3xx", "4xx", "5xx")
+    classes = [
+        f"{count:,} {word}"
+        for count, word in zip(totals.classes, words, strict=False)
+        if count
+    ]
+    return (
+        f"{totals.requests:,} requests ({', '.join(classes) or 'none'})"
+        f" on {totals.connections:,} connections, {size(totals.sent)} sent,"
+        f" {totals.orders:,} orders, {totals.parked:,} times parked"
+    )
+
+
+def _processes(snapshot: Snapshot) -> str:
+    totals = snapshot.totals
+    reasons = [
+        f"{count:,} {_plain(reason)}"
+        for reason, count in totals.deaths.items()
+        if count
+    ]
+    deaths = f" ({', '.join(reasons)})" if reasons else ""
+    return (
+        f"{totals.spawned:,} started, {totals.retired:,} retired,"
+        f" {sum(totals.deaths.values()):,} died{deaths};"
+        f" {totals.reloads:,} reload{'s' * (totals.reloads != 1)}"
+    )
+
+
+#: The table's columns; those of words are aligned to the left.
+_COLUMNS = ("GEN", "SLOT", "PID", "STATE", "AGE", "REQUESTS", "PSS", "FOR", "REQUEST")
+_WORDS = ("STATE", "REQUEST")
+
+
+def _table(generations: Iterable[GenerationView]) -> Iterator[Line]:
+    """A row for each worker."""
+    workers = [(g.number, worker) for g in generations for worker in g.workers]
+    rows = [_COLUMNS, *(_row(number, worker) for number, worker in workers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    colours = [None, *(_COLOURS.get(worker.state) for _, worker in workers)]
+    for row, colour in zip(rows, colours, strict=True):
+        line: list[Span] = []
+        for title, cell, width in zip(_COLUMNS, row, widths, strict=True):
+            align = "<" if title in _WORDS else ">"
+            text = f"{cell:{align}{width}}" if title != _COLUMNS[-1] else cell
+            line += [
+                Span(text, colour if title == "STATE" else None, row is _COLUMNS),
+                Span("  "),
+            ]
+        yield line[:-1]
+
+
+def _row(generation: int, worker: WorkerView) -> tuple[str, ...]:
+    return (
+        str(generation),
+        str(worker.slot),
+        str(worker.pid or "-"),
+        STATES.get(worker.state, _plain(worker.state)),
+        duration(worker.age),
+        f"{worker.requests:,}",
+        "-" if worker.pss is None else size(worker.pss),
+        "-" if worker.busy_for is None else duration(worker.busy_for),
+        _plain(f"{worker.method} {worker.target}".strip()) or "-",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in at most two units."""
+    if seconds < 60:
+        return f"{round(seconds, 2 if seconds < 10 else 1):g}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    while not parts[0][0]:
+        del parts[0]
+    return "".join(f"{number:,}{unit}" for number, unit in parts[:2] if number)
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that fits."""
+    power = max(0, min((count.bit_length() - 1) // 10, len(_UNITS) - 1))
+    return f"{count / 1024**power:,.{min(power, 1)}f} {_UNITS[power]}"

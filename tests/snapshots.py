@@ -1,0 +1,156 @@
+"""Snapshots of servers that there are not: one that is looked at, and any."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from flask_prefork.observe.snapshot import GenerationView
+from flask_prefork.observe.snapshot import PoolSample
+from flask_prefork.observe.snapshot import Snapshot
+from flask_prefork.observe.snapshot import Totals
+from flask_prefork.observe.snapshot import WorkerView
+from flask_prefork.record import BOUNDS
+from flask_prefork.record import CLASSES
+
+MIB = 2**20
+#: In the middle of a reload, under some load.
+SAMPLE = Snapshot(
+    pid=3003,
+    version="0.1.0",
+    uptime=7384.5,
+    phase="serving",
+    responsive=True,
+    ready=True,
+    addresses=("http://127.0.0.1:5000", "unix:///run/shop.sock"),
+    generations=(
+        GenerationView(
+            2,
+            "current",
+            "BBI.S",
+            (
+                WorkerView(
+                    0, "B", 3020, 62.0, 4000, 400, "GET", "/cart", 0.25, 0.01, 9 * MIB
+                ),
+                WorkerView(
+                    1, "B", 3021, 62.0, 310, 300, "POST", "/pay?id=7", 12.5, 4, 8 * MIB
+                ),
+                WorkerView(2, "I", 3022, 61.0, 12, 12, pss=MIB),
+                WorkerView(4, "S", 0, 0.1, 0, 0),
+            ),
+        ),
+        GenerationView(
+            1,
+            "leaving",
+            ".R",
+            (
+                WorkerView(
+                    1, "R", 3010, 7380.0, 90_210, 3000, "GET", "/export", 95.0, 0.0
+                ),
+            ),
+        ),
+    ),
+    min_idle=2,
+    max_idle=4,
+    max_workers=40,
+    saturated=False,
+    queue=3,
+    queue_limit=128,
+    parked=17,
+    totals=Totals(
+        requests=100_000,
+        connections=5000,
+        sent=2**30,
+        classes=(2, 0, 99_000, 500, 398, 100),
+        spent=812.25,
+        buckets=(10_000, 50_000, 30_000, 9000, 900, 50, 30, 10, 5, 2, 1, 1, 0, 1),
+        orders=900,
+        resumed=4000,
+        parked=4100,
+        spawned=12,
+        retired=5,
+        deaths={"exit": 0, "signal": 1, "timeout": 2},
+        reloads=1,
+        saturated=31.5,
+    ),
+    history=(
+        PoolSample(300.0, 3, 1, 0, 70_000, (7000, 40_000, 20_000, 3000, *[0] * 10)),
+        PoolSample(60.0, 4, 1, 0, 94_000, (9000, 47_000, 29_000, 8500, 500, *[0] * 9)),
+        PoolSample(10.0, 5, 3, 2, 98_800, (9900, 49_500, 29_600, 8900, 900, *[0] * 9)),
+        PoolSample(1.0, 5, 3, 3, 99_880, (9990, 49_950, 29_980, 8980, 980, *[0] * 9)),
+    ),
+)
+
+#: Their sums too are exact as floats.
+counts = st.integers(0, 2**48)
+seconds = st.floats(0, 1e12)
+_buckets = st.tuples(*[counts] * (len(BOUNDS) + 1))
+
+workers = st.builds(
+    WorkerView,
+    slot=counts,
+    state=st.sampled_from("SIOBRK"),
+    pid=counts,
+    age=seconds,
+    requests=counts,
+    connections=counts,
+    method=st.text(),
+    target=st.text(),
+    busy_for=st.none() | seconds,
+    silent_for=st.none() | seconds,
+    pss=st.none() | counts,
+)
+generations = st.builds(
+    GenerationView,
+    number=counts,
+    role=st.sampled_from(["current", "coming", "leaving"]),
+    letters=st.text("SIOBRK."),
+    workers=st.lists(workers, max_size=5).map(tuple),
+)
+totals = st.builds(
+    Totals,
+    requests=counts,
+    connections=counts,
+    sent=counts,
+    classes=st.tuples(*[counts] * CLASSES),
+    spent=seconds,
+    buckets=_buckets,
+    orders=counts,
+    resumed=counts,
+    parked=counts,
+    spawned=counts,
+    retired=counts,
+    deaths=st.dictionaries(st.text(), counts, max_size=5),
+    reloads=counts,
+    saturated=seconds,
+)
+samples = st.builds(
+    PoolSample,
+    age=seconds,
+    workers=counts,
+    busy=counts,
+    queue=counts,
+    requests=counts,
+    buckets=_buckets,
+)
+snapshots = st.builds(
+    Snapshot,
+    pid=counts,
+    version=st.text(),
+    uptime=seconds,
+    phase=st.sampled_from(
+        ["loading", "serving", "draining", "closing", "leaving", "stopped", "gone"]
+    ),
+    responsive=st.booleans(),
+    ready=st.booleans(),
+    addresses=st.lists(st.text(), max_size=3).map(tuple),
+    generations=st.lists(generations, max_size=3).map(tuple),
+    min_idle=counts,
+    max_idle=counts,
+    max_workers=counts,
+    saturated=st.booleans(),
+    queue=counts,
+    queue_limit=counts,
+    parked=counts,
+    totals=totals,
+    history=st.lists(samples, max_size=3).map(tuple),
+)
