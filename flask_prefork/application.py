@@ -14,8 +14,14 @@ from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
 from .extension import configuration
+from .http import access_logger
+from .http import peers
+from .http.access_logger import AccessLogger
 from .http.contract import Limits
 from .http.handler import PreforkRequestHandler
+from .http.log_format import compile_format
+from .http.peers import Peers
+from .http.request_log import LoggingHandler
 from .http.server import PreforkServer
 from .log import logger
 from .settings import resolve
@@ -62,6 +68,9 @@ def load(
             raise failure from None
 
         return failed, resolve(explicit, None, defaults)
+    # Configuring the app's logging has disabled the loggers that were there, unless
+    # it was asked not to (logging.config).
+    logger.disabled = False
     return app, resolve(explicit, configuration(app), defaults)
 
 
@@ -93,6 +102,7 @@ def server_maker(
     # The first request of each worker would look for it (werkzeug's routing).
     codecs.lookup("idna")
     handler = _load_handler(settings.request_handler)
+    logs = _access_logger(settings, handler)
     context = _ssl_context(cert)
     limits = Limits(
         request_line=settings.limit_request_line,
@@ -112,9 +122,39 @@ def server_maker(
             limits,
             ssl_context=context,
             access_log=settings.access_log,
+            access_logger=logs,
+            forwarders=_peers(settings.forwarded_allow_ips),
+            proxies=_peers(settings.proxy_allow_from),
         )
 
     return make_server
+
+
+def _peers(text: str | None) -> Peers | None:
+    return None if text is None else peers.parse(text)
+
+
+def _access_logger(
+    settings: Settings, handler: type[WSGIRequestHandler]
+) -> AccessLogger | None:
+    """What logs requests, if not the handler as ``flask run``'s does."""
+    text, path = settings.access_log_format, settings.access_logfile
+    if not settings.access_log or (text is None and path is None):
+        return None
+    if not issubclass(handler, LoggingHandler):
+        raise SettingsError(
+            f"The request handler {settings.request_handler!r} has its own way of"
+            " logging; derive it from"
+            " flask_prefork.http.handler.PreforkRequestHandler to use"
+            " --access-log-format and --access-logfile."
+        )
+    try:
+        access_logger.set_up(path)
+    except OSError as e:
+        raise SettingsError(
+            f"Can't write the access log to {path}: {e.strerror or e}."
+        ) from None
+    return AccessLogger(compile_format(text or "combined"))
 
 
 def _load_handler(name: str | None) -> type[WSGIRequestHandler]:

@@ -18,8 +18,10 @@ import struct
 import tempfile
 import typing as t
 
-#: magic, kind, place, flags, generation, slot, argument, moment
-_LAYOUT = struct.Struct("=BBHHxxIIId")
+#: Bytes of the longest tag.
+TAG_SIZE = 19
+#: magic, kind, place, flags, generation, slot, argument, moment, length and tag
+_LAYOUT = struct.Struct(f"=BBHHxxIIId{1 + TAG_SIZE}p")
 _MAGIC = 0xF9
 FRAME_SIZE = _LAYOUT.size
 #: How many frames one look at a channel takes in.
@@ -46,7 +48,7 @@ class Kind(enum.IntEnum):
     BUSY = 4
     #: Wait for the connection that rides along: it came by the listener
     #: ``place``, has ``argument`` bytes, and may wait until ``moment``. The
-    #: ``flags`` say what for, see ``parking.py``.
+    #: ``flags`` say what for, see ``parking.py``. The ``tag`` is for who resumes it.
     PARK = 13
     # Dispatcher to zygote.
     #: The listening sockets and the scoreboard ride along; the document lists them.
@@ -74,6 +76,15 @@ class Kind(enum.IntEnum):
     EXITED = 11
     #: A file of the app has changed.
     CHANGED = 14
+    # Dispatcher to observer.
+    #: The scoreboard, the sockets that it serves on and the listening sockets ride
+    #: along behind a document, which tells the rest.
+    OBSERVE = 18
+    #: The listening sockets are closed now.
+    CLOSED = 19
+    # Observer to dispatcher, and back.
+    #: It still listens.
+    PING = 20
 
 
 class Malformed(ValueError):
@@ -90,6 +101,7 @@ class Frame(t.NamedTuple):
     :param place: A listening socket, see :class:`Kind`.
     :param flags: More numbers, see :class:`Kind`.
     :param moment: A float, see :class:`Kind`.
+    :param tag: Up to :data:`TAG_SIZE` bytes, see :class:`Kind`.
     """
 
     kind: Kind
@@ -99,12 +111,13 @@ class Frame(t.NamedTuple):
     place: int = 0
     flags: int = 0
     moment: float = 0.0
+    tag: bytes = b""
 
     def encode(self) -> bytes:
         """The frame's :data:`FRAME_SIZE` bytes."""
-        kind, generation, slot, argument, place, flags, moment = self
+        kind, generation, slot, argument, place, flags, moment, tag = self
         return _LAYOUT.pack(
-            _MAGIC, kind, place, flags, generation, slot, argument, moment
+            _MAGIC, kind, place, flags, generation, slot, argument, moment, tag
         )
 
 
@@ -117,14 +130,16 @@ def decode(data: bytes) -> list[Frame]:
         raise Malformed(f"{len(data)} bytes are no whole number of frames")
     frames = []
     for fields in _LAYOUT.iter_unpack(data):
-        magic, kind, place, flags, generation, slot, argument, moment = fields
+        magic, kind, place, flags, generation, slot, argument, moment, tag = fields
         if magic != _MAGIC:
             raise Malformed(f"a frame begins with {magic:#x}")
         try:
             known = Kind(kind)
         except ValueError:
             raise Malformed(f"unknown kind {kind}") from None
-        frames.append(Frame(known, generation, slot, argument, place, flags, moment))
+        frames.append(
+            Frame(known, generation, slot, argument, place, flags, moment, tag)
+        )
     return frames
 
 

@@ -28,8 +28,12 @@ from .pool import Worker
 from .process import Departed
 from .process import Obituaries
 from .process import Process
+from .process import Reason
+from .process import Why
 from .scoreboard import Bank
 from .stalls import Stalls
+from .stalls import Verdict
+from .summary import Summary
 
 Tell = t.Callable[[Frame, t.Sequence[int]], bool]
 
@@ -56,6 +60,7 @@ class Children:
     :param clock: Monotonic seconds.
     :param lot: Where connections go that workers hand back.
     :param tell: Sends a frame to the zygote, ``False`` if it is gone.
+    :param summary: Where they are counted.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Children:
         clock: t.Callable[[], float],
         lot: ParkedConnections,
         tell: Tell,
+        summary: Summary,
     ) -> None:
         self.number = number
         self.bank = bank
@@ -79,6 +85,7 @@ class Children:
         self._is_lost = False
         self._lot = lot
         self._tell = tell
+        self._summary = summary
         self._processes: dict[int, Process] = {}
         self._obituaries = Obituaries()
 
@@ -111,6 +118,7 @@ class Children:
         if process is None or process.pid:
             return
         process.pid = frame.argument
+        self._summary.spawned += 1
         if fds:
             process.pidfd = fds.pop(0)
             self.poller.watch(process.pidfd, lambda: self._dead(process))
@@ -138,7 +146,7 @@ class Children:
             if received is not None:
                 self._take_in(process, *received)
         except ValueError as e:
-            self.kill(worker, f"it sent garbage: {e}")
+            self.kill(worker, Why(Reason.GARBAGE, f"it sent garbage: {e}"))
             return
         if received is None:
             # The end comes a moment before the news of its exit. A worker
@@ -168,6 +176,7 @@ class Children:
                 elif frame.kind is Kind.PARK and fds:
                     self._lot.park(fds[0], frame)
                     del fds[0]
+                    self._summary.parked += 1
                 else:
                     raise Malformed(f"{frame.kind.name} is not for workers to send")
         finally:
@@ -200,6 +209,7 @@ class Children:
         self._show(worker)
         process = self._processes[worker.slot]
         process.resumed = connection
+        self._summary.resumed += 1
         frame = Frame(
             Kind.RESUME,
             self.number,
@@ -208,14 +218,15 @@ class Children:
             connection.queue,
             parking.flags(connection.wait, connection.wakes),
             connection.deadline,
+            connection.tag,
         )
         if not process.channel.send(frame, [connection.fd]):
             self._unsent(process)
 
     def _unsent(self, process: Process) -> None:
         """It does not read, or it has just died by itself."""
-        why = None if process.channel.ended else "its back channel is full"
-        self.kill(process.worker, why)
+        why = Why(Reason.SILENT, "its back channel is full")
+        self.kill(process.worker, None if process.channel.ended else why)
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a worker's process a signal."""
@@ -234,10 +245,33 @@ class Children:
             self.bank.set_stop(worker.slot)
             self.send(worker, Frame(Kind.RETIRE, self.number, worker.slot))
 
-    def kill(self, worker: Worker, why: str | None) -> None:
+    def judge(self, worker: Worker, now: float) -> None:
+        """Do something about a request that takes long."""
+        record = self.bank.read(worker.slot)
+        stalls = self.stalls
+        verdict = stalls.judge(worker, now, record)
+        if verdict is Verdict.KILL:
+            text = f"no progress for {stalls.timeout:g} s, and it didn't end"
+            if not record.began:
+                text = "it was busy for too long without a request"
+            self.kill(worker, Why(Reason.TIMEOUT, text))
+        elif verdict is not None:
+            aborted = verdict is Verdict.ABORT
+            logger.warning(
+                "Worker %d (pid %d) serves %s %s for %.1f s%s; its threads:",
+                worker.slot,
+                record.pid,
+                record.method,
+                record.target,
+                now - record.began,
+                f", without progress for {stalls.timeout:g} s" if aborted else "",
+            )
+            self.signal(worker, signal.SIGXCPU if aborted else signal.SIGUSR2)
+
+    def kill(self, worker: Worker, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
 
-        :param why: For the log; ``None`` if it is dead already, by itself.
+        :param why: ``None`` if it is dead already, by itself.
         """
         process = self._processes[worker.slot]
         process.why = why
@@ -251,14 +285,14 @@ class Children:
         process = self._processes.get(frame.slot)
         if process is not None and process.pid == frame.argument:
             self._dead(process)
-        self._obituaries.tell(frame.argument, int(frame.moment))
+        self._ended(frame.argument, int(frame.moment))
 
     def orphan_ended(self, pid: int, status: int) -> None:
         """A process that had lost its zygote was reaped: perhaps one of ours."""
         for process in list(self._processes.values()):
             if process.pid == pid:
                 self._dead(process)
-        self._obituaries.tell(pid, status)
+        self._ended(pid, status)
 
     def lost(self) -> None:
         """The zygote is gone, and with it who would tell of exits.
@@ -277,7 +311,10 @@ class Children:
         else:
             self.kill(process.worker, None)
 
-    def _depart(self, process: Process, why: str | None) -> None:
+    def _ended(self, pid: int, status: int) -> None:
+        self._summary.ended(self._obituaries.tell(pid, status))
+
+    def _depart(self, process: Process, why: Why | None) -> None:
         worker = process.worker
         if process.pid:
             record = self.bank.read(worker.slot)
@@ -296,7 +333,9 @@ class Children:
         self.pool.report(worker, Event.EXIT, self.clock())
         self.stalls.forget(worker)
         self._forget(process)
-        self.bank.clear(worker.slot)
+        record, now = self.bank.read(worker.slot), self.clock()
+        with self._summary.departing(self.number, worker.slot, record, now):
+            self.bank.clear(worker.slot)
 
     def _hear_out(self, process: Process) -> None:
         """Take in what a dead process has said: it may have parked a connection.
@@ -315,7 +354,8 @@ class Children:
         """Close all that is left here of their processes."""
         for process in list(self._processes.values()):
             self._forget(process)
-        self._obituaries.close()
+        for reason in self._obituaries.close():
+            self._summary.ended(reason)
 
     def _forget(self, process: Process) -> None:
         if process.resumed is not None:

@@ -160,6 +160,7 @@ def _split(
     from . import log
     from . import privileges
     from . import systemd
+    from .terminal import Terminal
 
     try:
         fds = systemd.listen_fds()
@@ -172,6 +173,7 @@ def _split(
     except OSError:
         # A full disk, or nobody reads: no reason not to serve.
         log.discard_output()
+    terminal = Terminal()
     begin = launch.by_fork(generation=1)
     if isinstance(begin, launch.Inherited):
         for fd in fds:
@@ -190,7 +192,10 @@ def _split(
         values["pid"],
         identity,
     )
-    sys.exit(dispatcher.serve(begin, surroundings))
+    try:
+        sys.exit(dispatcher.serve(begin, surroundings))
+    finally:
+        terminal.restore()
 
 
 def _be_zygote(

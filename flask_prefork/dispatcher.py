@@ -10,17 +10,19 @@ the server's life.
 
 from __future__ import annotations
 
-import enum
 import os
 import signal
 import time
 import typing as t
 
+from . import banner
 from . import reaper
 from . import scoreboard
 from .generation import Generation
 from .launch import Zygote
 from .log import logger
+from .observer import Observer
+from .phase import Phase
 from .pidfile import PidFileError
 from .poller import Poller
 from .queues import Queues
@@ -29,6 +31,7 @@ from .settings import Settings
 from .signals import Signals
 from .sockets import BindError
 from .succession import Succession
+from .summary import Summary
 from .supervisor import Supervisor
 from .supervisor import Surroundings
 
@@ -44,21 +47,6 @@ _WARM_UP = 0.5
 _JUMP = 0.1
 
 
-class Phase(enum.Enum):
-    """Where the server is in its life."""
-
-    #: The first generation's zygote loads the app; nothing is bound.
-    LOADING = "loading"
-    SERVING = "serving"
-    #: TERM: what waits in the accept queue is still served.
-    DRAINING = "draining"
-    #: Nothing is accepted any more; workers finish and exit.
-    CLOSING = "closing"
-    #: No worker is left; the zygotes exit.
-    LEAVING = "leaving"
-    STOPPED = "stopped"
-
-
 class Dispatcher:
     """The server's main loop.
 
@@ -68,13 +56,16 @@ class Dispatcher:
 
     def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
         self.clock = time.monotonic
-        self.scheme = surroundings.scheme
         self.supervisor = Supervisor(surroundings, self.clock)
         self.phase = Phase.LOADING
         self.status = 0
         self.poller = Poller()
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
+        self.summary = Summary(self._scoreboard)
+        self.observer = Observer(
+            self.supervisor, self.poller, self._scoreboard, self.clock
+        )
         self._announced = False
         self._first_idle: float | None = None
         #: When what is left is killed, and when draining begins.
@@ -134,7 +125,7 @@ class Dispatcher:
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)
         times += [self.queues.deadline(), self.succession.deadline()]
-        times.append(self.supervisor.deadline())
+        times += [self.supervisor.deadline(), self.observer.deadline()]
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
@@ -154,14 +145,21 @@ class Dispatcher:
         if self.phase is Phase.SERVING:
             self.succession.change(now, self.queues.listeners)
         self._step(now)
+        self.observer.step(now)
         if self.phase is Phase.SERVING:
             self._look_after()
         elif self.phase is not Phase.LOADING:
             self._go_down(now)
+        self._tell_observer(now)
 
     def _adopt(self, zygote: Zygote) -> Generation:
         return Generation(
-            zygote, self.poller, self._scoreboard, self.clock, self.queues
+            zygote,
+            self.poller,
+            self._scoreboard,
+            self.clock,
+            self.queues,
+            self.summary,
         )
 
     def _step(self, now: float) -> None:
@@ -175,6 +173,21 @@ class Dispatcher:
                 others = 0
             asked = waiting if generation is self.succession.current else 0
             generation.step(now, asked, others)
+
+    def _tell_observer(self, now: float) -> None:
+        """Put into shared memory what the workers don't tell themselves."""
+        current = self.succession.current
+        # Load balancers are to see it as soon as we know.
+        ends = self.phase is Phase.SERVING and self._drain_at is not None
+        self.summary.write(
+            now,
+            Phase.DRAINING if ends else self.phase,
+            current.policy,
+            current.pool.idle,
+            len(self.queues.lot),
+            self.succession.reloads,
+            self.succession.parts(),
+        )
 
     # Signals
 
@@ -208,7 +221,9 @@ class Dispatcher:
         """The first generation's app is loaded: bind, and start workers."""
         settings = self._settings
         try:
-            self.queues.listeners = self.supervisor.listen(settings.backlog)
+            self.queues.listeners = self.supervisor.listen(
+                settings.backlog, settings.admin, settings.agent_check
+            )
         except (BindError, PidFileError) as e:
             # As werkzeug does: no traceback, no timestamp.
             os.write(2, f"{e}\n".encode())
@@ -218,6 +233,9 @@ class Dispatcher:
         self.queues.reserve(_WORKERS_DESCRIPTORS * settings.max_workers)
         self.phase = Phase.SERVING
         self.succession.current.open(self.queues.listeners)
+        doors = self.supervisor.doors()
+        if doors:
+            self.observer.open(doors, settings.admin_token, self.queues.listeners)
 
     def _look_after(self) -> None:
         """Begin to drain when it is time, or give up."""
@@ -247,26 +265,9 @@ class Dispatcher:
         return self.succession.current.ready or now >= self._first_idle + _WARM_UP
 
     def _announce(self) -> None:
-        """Say what runs where. Whoever reads it can connect at once."""
         self._announced = True
         self.succession.current.tell_ready(follows=False)
-        settings = self._settings
-        for listener in self.queues.listeners:
-            for address in listener.addresses(self.scheme):
-                logger.info(" * Running on %s", address)
-        logger.info(
-            " * Generation %d: %d to %d workers, %d to %d idle, %s dispatch",
-            self.succession.current.number,
-            settings.min_workers,
-            settings.max_workers,
-            settings.min_idle,
-            settings.max_idle,
-            settings.dispatch,
-        )
-        logger.info(
-            " * Dispatcher %d, zygote %d", os.getpid(), self.succession.current.pid
-        )
-        logger.info("Press CTRL+C to quit")
+        banner.show(self.succession.current, self.queues, self.supervisor)
         self.supervisor.adopt_orphans()
 
     # Reloading
@@ -283,6 +284,7 @@ class Dispatcher:
             self.succession.begin()
 
     def _reap(self) -> None:
+        self.observer.reap()
         for pid, status in reaper.reap_orphans(self.succession.zygotes):
             for generation in self.succession.all():
                 generation.children.orphan_ended(pid, status)
@@ -352,24 +354,30 @@ class Dispatcher:
             if not any(len(g.pool) for g in self.succession.all()):
                 self.phase = Phase.LEAVING
                 self._end = now + _LAST_GRACE
+                self.observer.release()
                 for generation in self.succession.all():
                     generation.release()
         elif self.phase is Phase.LEAVING and late:
             for pid in self.succession.zygotes:
                 os.kill(pid, signal.SIGKILL)
+            self.observer.kill()
             self._end = None
-        if self.phase is Phase.LEAVING and not self.succession.zygotes:
+        left = bool(self.succession.zygotes) or bool(self.observer.pid)
+        if self.phase is Phase.LEAVING and not left:
             self.phase = Phase.STOPPED
 
     def _close_queues(self) -> None:
         # A unix socket's path is removed by who made it.
         with self.supervisor.rights():
             self.queues.close()
+        self.observer.close_queues()
 
     def _clean_up(self) -> None:
         self._close_queues()
         self.succession.close()
+        self.observer.release()
         self.supervisor.close()
+        self.summary.close()
         os.close(self._scoreboard)
         self.poller.close()
         self._signals.close()

@@ -26,12 +26,13 @@ from .poller import Poller
 from .pool import Pool
 from .pool import State
 from .pool import Timeouts
-from .pool import Worker
+from .process import Reason
+from .process import Why
 from .scoreboard import Bank
 from .settings import Settings
 from .sockets import Listener
 from .stalls import Stalls
-from .stalls import Verdict
+from .summary import Summary
 
 #: Workers that die before their first idle, in a row, before a generation
 #: that has never served is given up.
@@ -40,10 +41,15 @@ MAX_FAILURES = 5
 _NO_QUEUE = -1
 
 _WHY_LATE = {
-    State.STARTING: "it did not become idle within the spawn timeout",
-    State.ORDERED: "it was ordered to accept and stayed silent",
-    State.RETIRING: "it did not finish within the graceful timeout",
+    State.STARTING: Why(
+        Reason.SPAWN_TIMEOUT, "it did not become idle within the spawn timeout"
+    ),
+    State.ORDERED: Why(Reason.SILENT, "it was ordered to accept and stayed silent"),
+    State.RETIRING: Why(
+        Reason.GRACEFUL_TIMEOUT, "it did not finish within the graceful timeout"
+    ),
 }
+_AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
 
 class Generation:
@@ -54,6 +60,7 @@ class Generation:
     :param scoreboard: The descriptor of the shared scoreboard.
     :param clock: Monotonic seconds.
     :param lot: Where connections go that its workers hand back.
+    :param summary: Where it is counted what they do.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Generation:
         scoreboard: int,
         clock: t.Callable[[], float],
         lot: ParkedConnections,
+        summary: Summary,
     ) -> None:
         self.number = zygote.generation
         self.pid = zygote.pid
@@ -76,7 +84,10 @@ class Generation:
         #: A file of its app has changed.
         self.outdated = False
         self.bank = Bank(scoreboard, self.number)
-        self.children = Children(self.number, self.bank, poller, clock, lot, self._tell)
+        self.children = Children(
+            self.number, self.bank, poller, clock, lot, self._tell, summary
+        )
+        self._summary = summary
         self._others_wait = False
         self._serves = False
         self._size = 0
@@ -186,6 +197,7 @@ class Generation:
         """
         assert self.settings is not None
         for worker in self.pool.order(count, self.clock(), queue):
+            self._summary.orders += 1
             run = self.settings.run_length
             if worker.limit:
                 run = max(1, min(run, worker.limit - worker.served))
@@ -231,7 +243,7 @@ class Generation:
         for worker in self.pool.overdue(now):
             self.children.kill(worker, _WHY_LATE[worker.state])
         for worker in self.children.stalls.due(now):
-            self._judge(worker, now)
+            self.children.judge(worker, now)
         if not self.closed and self.settings is not None and self.alive:
             self._resize(now, waiting, others)
         self._tell_size()
@@ -274,30 +286,6 @@ class Generation:
         self.pool.pardon(now, seconds)
         self.children.stalls.pardon(now)
 
-    def _judge(self, worker: Worker, now: float) -> None:
-        """Do something about a request that takes long."""
-        record = self.bank.read(worker.slot)
-        stalls = self.children.stalls
-        verdict = stalls.judge(worker, now, record)
-        if verdict is Verdict.KILL:
-            why = f"no progress for {stalls.timeout:g} s, and it didn't end"
-            if not record.began:
-                why = "it was busy for too long without a request"
-            self.children.kill(worker, why)
-        elif verdict is not None:
-            aborted = verdict is Verdict.ABORT
-            logger.warning(
-                "Worker %d (pid %d) serves %s %s for %.1f s%s; its threads:",
-                worker.slot,
-                record.pid,
-                record.method,
-                record.target,
-                now - record.began,
-                f", without progress for {stalls.timeout:g} s" if aborted else "",
-            )
-            number = signal.SIGXCPU if aborted else signal.SIGUSR2
-            self.children.signal(worker, number)
-
     def show_busy(self) -> None:
         """Let every busy worker log its threads' tracebacks."""
         for worker in self.pool:
@@ -319,13 +307,13 @@ class Generation:
         """Send SIGKILL to every worker that is left."""
         self.closed = True
         for worker in list(self.pool):
-            self.children.kill(worker, why)
+            self.children.kill(worker, Why(Reason.STOP, why))
 
     def kill_unfinished(self) -> None:
         """Send SIGKILL to every worker that isn't waiting for orders."""
         for worker in list(self.pool):
             if worker.state is not State.IDLE:
-                self.children.kill(worker, "the server stops at once")
+                self.children.kill(worker, _AT_ONCE)
 
     def release(self) -> None:
         """Let the zygote end: it does when nobody holds its control socket."""

@@ -56,12 +56,20 @@ class Connection:
     :ivar deadline: When it is given up, in seconds; 0 is never.
     :ivar have: How many bytes wait in its socket.
     :ivar wakes: How often it was woken and had to wait on.
+    :ivar tag: What workers want to know of it again.
     """
 
-    __slots__ = ("deadline", "fd", "have", "queue", "wait", "wakes")
+    __slots__ = ("deadline", "fd", "have", "queue", "tag", "wait", "wakes")
 
     def __init__(
-        self, fd: int, queue: int, wait: Wait, deadline: float, have: int, wakes: int
+        self,
+        fd: int,
+        queue: int,
+        wait: Wait,
+        deadline: float,
+        have: int,
+        wakes: int,
+        tag: bytes = b"",
     ) -> None:
         self.fd = fd
         self.queue = queue
@@ -69,6 +77,7 @@ class Connection:
         self.deadline = deadline
         self.have = have
         self.wakes = wakes
+        self.tag = tag
 
 
 class Expired(t.NamedTuple):

@@ -9,6 +9,7 @@ other code of this process may open the file: closing it would give the lock up.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -34,6 +35,7 @@ class PidFile:
         self.path = os.path.abspath(path)
         self._fd = -1
         self._owner = 0
+        self._beside: list[str] = []
 
     def create(self) -> None:
         """Write the file, with this process' pid and a line's end.
@@ -49,6 +51,34 @@ class PidFile:
             raise PidFileError(
                 f"Can't write the pid file {self.path}: {e.strerror or e}."
             ) from None
+
+    def write_beside(self, suffix: str, text: str | None) -> None:
+        """Write a file that lives as long as the pid file, which must be ours.
+
+        :param suffix: Its name is the pid file's with this.
+        :param text: What is in it; ``None`` to remove what a killed server has left.
+        :raises PidFileError: If it can't be written.
+        """
+        path = self.path + suffix
+        try:
+            if text is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                return
+            folder, name = os.path.split(path)
+            fd, draft = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            try:
+                os.fchmod(fd, _MODE)
+                os.write(fd, text.encode())
+                os.rename(draft, path)
+            except BaseException:
+                os.unlink(draft)
+                raise
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise PidFileError(f"Can't write {path}: {e.strerror or e}.") from None
+        self._beside.append(path)
 
     def _create(self) -> None:
         folder, name = os.path.split(self.path)
@@ -141,7 +171,8 @@ class PidFile:
         if self._owner == os.getpid():
             try:
                 if self._is_named(self._fd):
-                    os.unlink(self.path)
+                    for path in (*self._beside, self.path):
+                        os.unlink(path)
             except OSError:
                 pass
         # Last: it gives the lock up.

@@ -56,11 +56,8 @@ class Policy:
         self.failures = 0
         #: Whether more workers are wanted than are allowed.
         self.saturated = False
-        #: Seconds spent so, up to the last time it ended.
-        self.saturated_seconds = 0.0
         #: How often it came to that.
         self.episodes = 0
-        self._saturated_since = 0.0
         self._saturated_until = now - idle_timeout
         self._rate = 1
         self._not_before = now
@@ -139,9 +136,7 @@ class Policy:
             # Shorter breaks are of the same episode.
             if now - self._saturated_until >= self.idle_timeout:
                 self.episodes += 1
-            self._saturated_since = now
         elif self.saturated and not saturated:
-            self.saturated_seconds += now - self._saturated_since
             self._saturated_until = now
         self.saturated = saturated
 

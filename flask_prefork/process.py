@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import signal
 import typing as t
 
@@ -12,6 +13,44 @@ from .parking import Connection
 from .pool import State
 from .pool import Worker
 from .record import Record
+
+
+class Reason(enum.Enum):
+    """Why a worker ended, in a word for counters."""
+
+    #: It was asked to.
+    RETIRED = "retired"
+    #: By itself.
+    EXIT = "exit"
+    #: By a signal that wasn't ours.
+    SIGNAL = "signal"
+    #: Killed by the kernel, which ran out of memory.
+    MEMORY = "memory"
+    #: Nobody was left to tell.
+    UNKNOWN = "unknown"
+    #: Killed: its request made no progress.
+    TIMEOUT = "timeout"
+    #: Killed: it wasn't idle in time.
+    SPAWN_TIMEOUT = "spawn-timeout"
+    #: Killed: it didn't finish in time.
+    GRACEFUL_TIMEOUT = "graceful-timeout"
+    #: Killed: it was ordered, and never answered or read.
+    SILENT = "silent"
+    #: Killed: it sent garbage.
+    GARBAGE = "garbage"
+    #: Killed: the server, or its generation, ended at once.
+    STOP = "stop"
+
+
+class Why(t.NamedTuple):
+    """Why we kill a worker.
+
+    :param reason: For the counters.
+    :param text: For the log.
+    """
+
+    reason: Reason
+    text: str
 
 
 class Process:
@@ -36,7 +75,7 @@ class Process:
         self.pidfd = -1
         self.resumed: Connection | None = None
         self.wanted = 0
-        self.why: str | None = None
+        self.why: Why | None = None
 
     def signal(self, number: int) -> bool:
         """Send it a signal, if we can be sure that it is the one we mean.
@@ -67,7 +106,7 @@ class Departed(t.NamedTuple):
 
     slot: int
     state: State
-    why: str | None
+    why: Why | None
     record: Record
 
 
@@ -86,41 +125,46 @@ class Obituaries:
         """The first sign of a death."""
         self._departed.setdefault(pid, departed)
 
-    def close(self) -> None:
-        """Who knew the causes of the other deaths won't tell them any more."""
-        for pid in list(self._departed):
-            self.tell(pid, None)
+    def close(self) -> list[Reason]:
+        """Who knew the causes of the other deaths won't tell them any more.
 
-    def tell(self, pid: int, status: int | None) -> None:
+        :return: The reasons of these, as far as they are known.
+        """
+        told = [self.tell(pid, None) for pid in list(self._departed)]
+        return [reason for reason in told if reason is not None]
+
+    def tell(self, pid: int, status: int | None) -> Reason | None:
         """The death's cause is known: log it, if it was not as it should be.
 
         :param status: The exit status, or the signal's number below 0; ``None``
             if it won't be known.
+        :return: The reason; ``None`` if no such death was noted.
         """
         departed = self._departed.pop(pid, None)
         if departed is None:
-            return
+            return None
         slot, state, why, record = departed
         # A status that nobody knows is bad news only amid a request.
         unusual = record.began if status is None else status
         if state is State.RETIRING and not unusual:
-            return
+            return Reason.RETIRED
         doing = ""
         if record.began:
             doing = f" while serving {record.method} {record.target}"
         if why is not None:
             logger.warning(
-                "Worker %d (pid %d)%s was killed: %s.", slot, pid, doing, why
+                "Worker %d (pid %d)%s was killed: %s.", slot, pid, doing, why.text
             )
-        else:
-            how = self._how(status)
-            logger.error("Worker %d (pid %d)%s died: %s.", slot, pid, doing, how)
+            return why.reason
+        reason, how = self._how(status)
+        logger.error("Worker %d (pid %d)%s died: %s.", slot, pid, doing, how)
+        return reason
 
-    def _how(self, status: int | None) -> str:
+    def _how(self, status: int | None) -> tuple[Reason, str]:
         if status is None:
-            return "nobody is left to tell how"
+            return Reason.UNKNOWN, "nobody is left to tell how"
         if status >= 0:
-            return f"exit status {status}"
+            return Reason.EXIT, f"exit status {status}"
         try:
             name = signal.Signals(-status).name
         except ValueError:
@@ -128,5 +172,6 @@ class Obituaries:
         if -status == signal.SIGKILL:
             before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
             if self._oom_kills > before:
-                return f"{name}, by the kernel, which ran out of memory"
-        return name
+                text = f"{name}, by the kernel, which ran out of memory"
+                return Reason.MEMORY, text
+        return Reason.SIGNAL, name

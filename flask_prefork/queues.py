@@ -221,7 +221,7 @@ class Queues:
             raise ValueError(f"there is no listener {frame.place}")
         self._make_room()
         connection = Connection(
-            fd, frame.place, wait, frame.moment, frame.argument, wakes
+            fd, frame.place, wait, frame.moment, frame.argument, wakes, frame.tag
         )
         if self.lot.park(connection, self._clock()):
             self._watch(connection)

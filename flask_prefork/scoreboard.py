@@ -3,10 +3,11 @@
 The dispatcher makes it, passes it to each zygote by descriptor, and the
 workers inherit it. Every field has one writer, and readers never lock.
 
-The file has a bank for each of the two generations that may live at once,
-found by the generation's parity: columns of a byte for each slot, then for each
-slot a record that its worker writes (:mod:`.record`). The columns are contiguous
-so that "is a lower-numbered worker idle" is one ``find``.
+The file begins with a header, in which the dispatcher tells of the server as a
+whole (:mod:`.summary`). Then it has a bank for each of the two generations that may
+live at once, found by the generation's parity: columns of a byte for each slot, then
+for each slot a record that its worker writes (:mod:`.record`). The columns are
+contiguous so that "is a lower-numbered worker idle" is one ``find``.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ _ENDINGS = _STOPS + MAX_SLOTS
 _OTHERS = _ENDINGS + MAX_SLOTS
 _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-_BANK_SIZE = _RECORDS + MAX_SLOTS * record.SIZE
-SIZE = 2 * -(-_BANK_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
+_BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * record.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
+#: The dispatcher's header before the banks: see :mod:`.summary`.
+HEADER_SIZE = mmap.PAGESIZE
+SIZE = HEADER_SIZE + 2 * _BANK_SIZE
 
 
 def create() -> int:
@@ -51,12 +54,15 @@ class Bank:
 
     :param fd: The file; the mapping stays when it is closed.
     :param generation: The generation's number.
+    :param access: ``mmap.ACCESS_READ`` for who only looks.
     """
 
-    def __init__(self, fd: int, generation: int) -> None:
-        self._map = mmap.mmap(fd, SIZE)
+    def __init__(
+        self, fd: int, generation: int, access: int = mmap.ACCESS_WRITE
+    ) -> None:
+        self._map = mmap.mmap(fd, SIZE, access=access)
         self.generation = generation
-        self._base = generation % 2 * (SIZE // 2)
+        self._base = HEADER_SIZE + generation % 2 * _BANK_SIZE
         self._states = self._base + _STATES
         self._stops = self._base + _STOPS
         self._endings = self._base + _ENDINGS

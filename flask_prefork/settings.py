@@ -17,102 +17,15 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
 
+from .row import Row as Row
+from .row import SettingsError as SettingsError
+from .row import Value as Value
+
 #: The scoreboard has this many places for each of two generations; unused
 #: ones are holes in a sparse file.
 MAX_SLOTS = 10_000
 
 CONFIG_PREFIX = "PREFORK_"
-
-Value = bool | int | float | str | None
-
-
-class SettingsError(ValueError):
-    """A setting that can't be, in one sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the table says of one setting.
-
-    :param help: One or two sentences, shown by ``--help``.
-    :param kind: ``bool``, ``int``, ``float`` or ``str``.
-    :param default: The default, or ``None`` where it is derived from other
-        settings or means "not set".
-    :param default_text: How ``--help`` and the docs show the default.
-    :param unit: What a number counts, for the docs.
-    :param least: The smallest allowed number.
-    :param most: The largest allowed number.
-    :param choices: The allowed words, for strings.
-    :param fallback: An environment variable of other tools' that is read
-        where ours isn't set.
-    :param early: It is needed before the app is loaded, so ``app.config`` can't
-        have it.
-    """
-
-    help: str
-    kind: type
-    default: Value = None
-    default_text: str = ""
-    unit: str = ""
-    least: float | None = None
-    most: float | None = None
-    choices: tuple[str, ...] = ()
-    fallback: str | None = None
-    early: bool = False
-
-    @property
-    def shown_default(self) -> str:
-        """The default, for people."""
-        if self.default_text:
-            return self.default_text
-        if isinstance(self.default, bool):
-            return "on" if self.default else "off"
-        if isinstance(self.default, float):
-            return f"{self.default:g}"
-        return str(self.default)
-
-    def convert(self, value: object, name: str) -> Value:
-        """Check one value from ``app.config``.
-
-        :param value: Anything a configuration file may hold; numbers may be
-            given as strings.
-        :param name: How the error names the setting.
-        :raises SettingsError: If it is not of the row's kind or out of range.
-        """
-        if value is None:
-            return None
-        if self.kind is bool:
-            if not isinstance(value, bool):
-                raise SettingsError(f"{name} must be True or False, not {value!r}.")
-            return value
-        if self.kind is str:
-            if not isinstance(value, str):
-                raise SettingsError(f"{name} must be a string, not {value!r}.")
-            if self.choices and value not in self.choices:
-                raise SettingsError(
-                    f"{name} must be one of {', '.join(self.choices)}, not {value!r}."
-                )
-            return value
-        return self._number(value, name)
-
-    def _number(self, value: object, name: str) -> Value:
-        what = "a whole number" if self.kind is int else "a number"
-        number: int | float
-        try:
-            if isinstance(value, bool) or not isinstance(value, int | float | str):
-                raise ValueError
-            number = self.kind(value)
-            if number != number or (isinstance(value, float) and number != value):
-                raise ValueError
-        except (ValueError, OverflowError):
-            raise SettingsError(f"{name} must be {what}, not {value!r}.") from None
-        if self.least is not None and number < self.least:
-            raise SettingsError(
-                f"{name} must be at least {self.least:g}, not {value!r}."
-            )
-        if self.most is not None and number > self.most:
-            raise SettingsError(f"{name} must be at most {self.most:g}, not {value!r}.")
-        return number
 
 
 def _row(help: str, kind: type, default: Value = None, **more: t.Any) -> t.Any:
@@ -234,7 +147,46 @@ class Settings:
         "Load and serve the app as this group, by name or number.",
         str, default_text="the user's", early=True,
     )  # fmt: skip
+    admin: str | None = _row(
+        "Serve a status page, /status.json, /metrics, /livez and /readyz here: PORT,"
+        " HOST:PORT or unix:PATH. A port alone is for this machine only.",
+        str, default_text="none",
+    )  # fmt: skip
+    admin_token: str | None = _row(
+        "Ask for this on the admin address, as a bearer token or as the password;"
+        " not for /livez and /readyz.",
+        str, default_text="none",
+    )  # fmt: skip
+    agent_check: str | None = _row(
+        "Tell HAProxy's agent-check here how much is idle: PORT or HOST:PORT. A port"
+        " alone is for this machine only.",
+        str, default_text="none",
+    )  # fmt: skip
+    forwarded_allow_ips: str | None = _row(
+        "Believe the X-Forwarded-* headers of these peers: addresses and networks"
+        " with commas between, unix: for those on unix sockets, * for all.",
+        str, default_text="nobody's",
+    )  # fmt: skip
+    proxy_protocol: bool = _row(
+        "Read a header of the PROXY protocol, version 1 or 2, at the beginning of each"
+        " connection, and close connections without one.",
+        bool, False,
+    )  # fmt: skip
+    proxy_allow_from: str | None = _row(
+        "The proxies that may send headers of the PROXY protocol; a list as for"
+        " forwarded-allow-ips.",
+        str, default_text="nobody",
+    )  # fmt: skip
     access_log: bool = _row("Log every request.", bool, True)
+    access_log_format: str | None = _row(
+        "What is logged of a request: common, combined, json, or a text with the atoms"
+        " of gunicorn's, such as %(h)s, and %(slot)s and %(generation)s.",
+        str, default_text="as 'flask run' logs, or combined with access-logfile",
+    )  # fmt: skip
+    access_logfile: str | None = _row(
+        "Log requests to this file; - is standard output.",
+        str, default_text="standard error",
+    )  # fmt: skip
     gc_freeze: bool = _row(
         "Keep what the app made before the fork out of the garbage collector's"
         " sight, so that workers share its memory for longer.",
@@ -314,6 +266,14 @@ def _check_keys(config: Mapping[str, t.Any]) -> None:
             raise SettingsError(f"There is no {key!r}; did you mean {nearest!r}?")
 
 
+#: Settings that ``http/checks.py`` looks at, if one of them was given.
+_HTTP = (
+    "forwarded_allow_ips",
+    "proxy_protocol",
+    "proxy_allow_from",
+    "access_log_format",
+    "access_logfile",
+)
 #: Pairs of which the first can't be above the second.
 _ORDER = (
     ("min_idle", "max_idle"),
@@ -336,6 +296,56 @@ def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
             f"{said['max_requests_jitter']} has no effect without a"
             f" {option_name('max_requests')} above 0."
         )
+    _check_addresses(values, said)
+    _check_token(values, said)
+    _check_http(values, said)
+
+
+def _check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    from . import address
+
+    found = {}
+    for name in ("admin", "agent_check"):
+        if values[name] is not None:
+            try:
+                found[name] = address.parse(values[name])
+            except ValueError as e:
+                raise SettingsError(f"{said[name]}: {e}.") from None
+    agent = found.get("agent_check")
+    if agent is None:
+        return
+    if agent.path:
+        raise SettingsError(
+            f"{said['agent_check']} must be PORT or HOST:PORT, for HAProxy asks its"
+            " agents by TCP."
+        )
+    if "admin" in found and found["admin"].clashes(agent.host, agent.port):
+        raise SettingsError(
+            f"{said['agent_check']} must have another port than {said['admin']}."
+        )
+
+
+def _check_token(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    token = values["admin_token"]
+    if token is None:
+        return
+    # What a header can carry as it is.
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise SettingsError(
+            f"{said['admin_token']} must be of printable ASCII characters without"
+            " spaces."
+        )
+    if values["admin"] is None:
+        raise SettingsError(
+            f"{said['admin_token']} has no effect without {option_name('admin')}."
+        )
+
+
+def _check_http(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    if any(name in said for name in _HTTP):
+        from .http import checks
+
+        checks.check(values, said)
 
 
 def _derive(values: dict[str, t.Any], said: Mapping[str, str]) -> None:

@@ -16,9 +16,10 @@ from . import door
 
 _UNIX = "unix://"
 _INHERITED = "fd://"
-#: The start of ``struct tcp_info`` (linux/tcp.h) up to ``tcpi_unacked``: on a
-#: listening socket that is the length of the accept queue.
-_TCP_INFO = struct.Struct("=24xI")
+#: The start of ``struct tcp_info`` (linux/tcp.h) up to ``tcpi_unacked`` and
+#: ``tcpi_sacked``: on a listening socket these are the length of the accept queue
+#: and its limit.
+_TCP_INFO = struct.Struct("=24xII")
 #: How long the kernel keeps a connection back that sends nothing (``tcp(7)``).
 _DEFER_ACCEPT_SECONDS = 1
 
@@ -66,15 +67,29 @@ class Listener:
 
         Where the system doesn't tell, 1 stands for some.
         """
-        if self._counts:
-            try:
-                info = self.sock.getsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size
-                )
-                return int(_TCP_INFO.unpack(info)[0])
-            except (OSError, struct.error):
-                self._counts = False
+        queue = self._queue()
+        if queue is not None:
+            return queue[0]
         return 1 if self._poll.poll(0) else 0
+
+    def limit(self) -> int:
+        """How many connections may wait; 0 where the system doesn't tell."""
+        queue = self._queue()
+        return queue[1] if queue is not None else 0
+
+    def _queue(self) -> tuple[int, int] | None:
+        """The accept queue's length and limit, where the system tells."""
+        if not self._counts:
+            return None
+        try:
+            info = self.sock.getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size
+            )
+            length, limit = _TCP_INFO.unpack(info)
+        except (OSError, struct.error):
+            self._counts = False
+            return None
+        return length, limit
 
     def addresses(self, scheme: str) -> list[str]:
         """Where a user reaches it, for the banner."""

@@ -16,6 +16,7 @@ from .generation import Generation
 from .launch import Zygote
 from .log import logger
 from .sockets import Listener
+from .summary import Part
 from .supervisor import Supervisor
 
 #: A zygote that died is replaced after this, doubled with each that can't load
@@ -37,6 +38,7 @@ class Succession:
     :ivar leaving: Those that finish what they serve.
     :ivar zygotes: All zygotes that are alive, by pid.
     :ivar retry_at: When a dead zygote is to be replaced.
+    :ivar reloads: How many generations have taken over from another.
     """
 
     def __init__(
@@ -54,12 +56,23 @@ class Succession:
         self.coming: Generation | None = None
         self.leaving: list[Generation] = []
         self.retry_at: float | None = None
+        self.reloads = 0
         self._retries = 0
 
     def all(self) -> list[Generation]:
         """Every generation that there is something left of."""
         coming = [self.coming] if self.coming is not None else []
         return [*coming, self.current, *self.leaving]
+
+    def parts(self) -> list[Part]:
+        """What is told of the generations, the current one first."""
+        parts = [Part(self.current.number, "current", self.current.opened)]
+        if self.coming is not None:
+            parts.append(Part(self.coming.number, "coming", self.coming.opened))
+        for one in self.leaving:
+            if len(one.pool):
+                parts.append(Part(one.number, "leaving", one.opened))
+        return parts
 
     def begin(self) -> None:
         """Load the app anew, in a generation that is to follow the current one.
@@ -127,6 +140,7 @@ class Succession:
         coming.tell_ready(follows=True)
         old, self.current, self.coming = self.current, coming, None
         self._retries = 0
+        self.reloads += 1
         old.retire()
         self.leaving.append(old)
         self._supervisor.ready(f"generation {coming.number} serves")

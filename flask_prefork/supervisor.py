@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import typing as t
 
+from . import address
 from . import reaper
+from .address import Address
 from .pidfile import PidFile
 from .privileges import Identity
 from .sockets import bind
+from .sockets import BindError
 from .sockets import Listener
 from .systemd import Notifier
 
 #: How often systemd is told how the server fares, in seconds.
 _STATUS_INTERVAL = 5.0
+#: What is appended to a pid file's name for the file with the admin address.
+ADMIN_SUFFIX = ".admin"
+#: Connections that may wait for the observer while it is started again.
+_OBSERVER_BACKLOG = 64
 
 
 class Surroundings(t.NamedTuple):
@@ -48,44 +56,112 @@ class Supervisor:
 
     :param surroundings: What the command was started with.
     :param clock: Monotonic seconds.
+
+    :ivar admin: Where the observer is to serve its site, if anywhere.
+    :ivar admin_address: The same, to be shown.
+    :ivar agent: Where it is to answer HAProxy, if anywhere.
+    :ivar agent_address: The same, to be shown.
     """
 
     def __init__(
         self, surroundings: Surroundings, clock: t.Callable[[], float]
     ) -> None:
         self._clock = clock
-        self._surroundings = surroundings
+        self.surroundings = surroundings
+        self.admin: Listener | None = None
+        self.admin_address: Address | None = None
+        self.agent: Listener | None = None
+        self.agent_address: Address | None = None
         self._notifier = surroundings.notifier
         path = surroundings.pid_file
         self._pid_file = PidFile(path) if path is not None else None
         self._tell_at = clock() if self._notifier.listened_to else None
 
-    def listen(self, backlog: int) -> list[Listener]:
+    def listen(
+        self, backlog: int, admin: str | None = None, agent: str | None = None
+    ) -> list[Listener]:
         """Bind, write the pid file, and give up the rights that this needed.
 
+        :param admin: Where the observer is to serve its site, if anywhere.
+        :param agent: Where it is to answer HAProxy, if anywhere.
         :raises BindError: An address can't be listened on.
         :raises PidFileError: The pid file can't be written.
         """
-        outside = self._surroundings
+        outside = self.surroundings
         hosts = [f"fd://{fd}" for fd in outside.fds] or [outside.host]
         listeners: list[Listener] = []
         try:
             for host in hosts:
                 listeners.append(bind(host, outside.port, backlog))
+            if admin is not None:
+                self._listen_for_admin(address.parse(admin))
+            if agent is not None:
+                self._listen_for_agent(address.parse(agent))
             if self._pid_file is not None:
                 self._pid_file.create()
+                beside = self.admin_address
+                self._pid_file.write_beside(
+                    ADMIN_SUFFIX, None if beside is None else f"{beside.reached()}\n"
+                )
         except BaseException:
             for listener in listeners:
                 listener.close()
+            self._close_doors()
             raise
         self._lower()
         return listeners
+
+    def _listen_beside(self, wanted: Address, name: str) -> Listener:
+        """Bind an address of the observer's, which can't be the app's."""
+        outside = self.surroundings
+        if not outside.fds and wanted.clashes(outside.host, outside.port):
+            raise BindError(
+                f"The app is to be served on {wanted}; give the {name} another"
+                f" {'path' if wanted.path else 'port'}."
+            )
+        host = f"unix://{wanted.path}" if wanted.path else wanted.host
+        try:
+            return bind(host, wanted.port, _OBSERVER_BACKLOG)
+        except BindError as e:
+            raise BindError(f"The {name} {wanted} can't be had. {e}") from None
+
+    def _listen_for_agent(self, wanted: Address) -> None:
+        self.agent = self._listen_beside(wanted, "agent check's address")
+        self.agent_address = wanted._replace(port=self.agent.port)
+        # Its clients wait for us to speak first.
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):
+            self.agent.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+
+    def _listen_for_admin(self, wanted: Address) -> None:
+        outside = self.surroundings
+        mask = os.umask(0o177)
+        try:
+            listener = self._listen_beside(wanted, "admin address")
+        finally:
+            os.umask(mask)
+        self.admin = listener
+        if listener.path is None:
+            self.admin_address = wanted._replace(port=listener.port)
+            return
+        self.admin_address = wanted._replace(path=listener.path)
+        if outside.identity is not None:
+            os.chown(listener.path, outside.identity.uid, outside.identity.gid)
+
+    def doors(self) -> dict[str, Listener]:
+        """Where the observer is to serve: ``admin``, ``agent``, both or neither."""
+        known = {"admin": self.admin, "agent": self.agent}
+        return {name: door for name, door in known.items() if door is not None}
+
+    def _close_doors(self) -> None:
+        for door in self.doors().values():
+            door.close()
+        self.admin = self.agent = None
 
     # Rights
 
     def _lower(self) -> None:
         """Act as the user from now on; root's id is kept aside (seteuid(2))."""
-        identity = self._surroundings.identity
+        identity = self.surroundings.identity
         if identity is not None:
             os.setgroups(identity.groups)
             os.setegid(identity.gid)
@@ -94,9 +170,7 @@ class Supervisor:
     @contextlib.contextmanager
     def rights(self) -> t.Iterator[None]:
         """Act as who started the server: to start a zygote, or to clean up."""
-        lowered = (
-            self._surroundings.identity is not None and os.geteuid() != os.getuid()
-        )
+        lowered = self.surroundings.identity is not None and os.geteuid() != os.getuid()
         if lowered:
             os.seteuid(os.getuid())
             os.setegid(os.getgid())
@@ -146,6 +220,7 @@ class Supervisor:
     def close(self) -> None:
         """Leave nothing behind."""
         self._notifier.close()
-        if self._pid_file is not None:
-            with self.rights():
+        with self.rights():
+            self._close_doors()
+            if self._pid_file is not None:
                 self._pid_file.remove()

@@ -233,7 +233,7 @@ class Worker:
             return
         # One that waited for its turn has its next request there already.
         kind = HEAD if wait is Wait.HEAD else KEEP_ALIVE
-        parked = Parked(kind, frame.moment, frame.argument, False)
+        parked = Parked(kind, frame.moment, frame.argument, False, frame.tag)
         self._serve_one(frame.place, connection, address, parked, wakes)
 
     def _serve_one(
@@ -276,6 +276,7 @@ class Worker:
             index,
             parking.flags(wait, wakes),
             parked.deadline,
+            parked.tag,
         )
         send_one(self.channel, frame, [connection.fileno()])
         connection.close()

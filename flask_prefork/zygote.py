@@ -128,6 +128,8 @@ class Zygote:
         if not self._released:
             self._succeed()
         self._wait_for_workers()
+        # The watcher's end may be told when the descriptor is closed already.
+        signal.set_wakeup_fd(-1)
 
     def _start_watcher(self, watch: Watch) -> None:
         """Fork the process that watches files, and wait until it knows them.

@@ -23,6 +23,7 @@ from flask_prefork.channel import Malformed
 from flask_prefork.channel import read_document
 from flask_prefork.channel import receive_one
 from flask_prefork.channel import send_one
+from flask_prefork.channel import TAG_SIZE
 from flask_prefork.channel import write_document
 
 uint16 = st.integers(0, 2**16 - 1)
@@ -36,6 +37,7 @@ frames = st.builds(
     place=uint16,
     flags=uint16,
     moment=st.floats(allow_nan=False),
+    tag=st.binary(max_size=TAG_SIZE),
 )
 
 Pair = tuple[Channel, socket.socket]

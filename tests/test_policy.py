@@ -167,7 +167,6 @@ def test_saturation_is_an_episode() -> None:
     assert policy.saturated
     policy.grow(5.0, idle=2, starting=0, total=4)
     assert not policy.saturated
-    assert policy.saturated_seconds == 4.0
     assert policy.episodes == 1
     policy.grow(6.0, idle=0, starting=0, total=4)
     policy.grow(7.0, idle=2, starting=0, total=4)

@@ -18,9 +18,13 @@ from flask_prefork.pool import Worker
 from flask_prefork.process import Departed
 from flask_prefork.process import Obituaries
 from flask_prefork.process import Process
+from flask_prefork.process import Reason
+from flask_prefork.process import Why
 from flask_prefork.scoreboard import Record
 
 AT_REST = Record(42, requests=3, moved=9.0)
+STALLED = Why(Reason.TIMEOUT, "no progress for 1 s")
+GARBLED = Why(Reason.GARBAGE, "it sent garbage")
 SERVING = Record(42, began=10.0, moved=11.0, method="POST", target="/form?x=1")
 
 
@@ -53,7 +57,7 @@ def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def departed(
-    state: State = State.IDLE, why: str | None = None, record: Record = AT_REST
+    state: State = State.IDLE, why: Why | None = None, record: Record = AT_REST
 ) -> Departed:
     return Departed(3, state, why, record)
 
@@ -89,7 +93,8 @@ def test_deaths_that_are_nobodys_order(
     obituaries: Obituaries, lines: t.Any, one: Departed, status: int, text: str
 ) -> None:
     obituaries.note(42, one)
-    obituaries.tell(42, status)
+    reason = obituaries.tell(42, status)
+    assert reason is (Reason.SIGNAL if status < 0 else Reason.EXIT)
     assert lines() == [("ERROR", text)]
 
 
@@ -99,18 +104,18 @@ def test_deaths_by_our_hand_name_the_reason(
 ) -> None:
     # Whatever it died of in the end, and whoever else was killing.
     kills[0] += 1
-    obituaries.note(42, departed(State.BUSY, "no progress for 1 s", SERVING))
+    obituaries.note(42, departed(State.BUSY, STALLED, SERVING))
     if status is None:
-        obituaries.close()
+        assert obituaries.close() == [Reason.TIMEOUT]
     else:
-        obituaries.tell(42, status)
+        assert obituaries.tell(42, status) is Reason.TIMEOUT
     who = "Worker 3 (pid 42) while serving POST /form?x=1"
     assert lines() == [("WARNING", f"{who} was killed: no progress for 1 s.")]
 
 
 def test_retiring_is_no_news(obituaries: Obituaries, lines: t.Any) -> None:
     obituaries.note(42, departed(State.RETIRING))
-    obituaries.tell(42, 0)
+    assert obituaries.tell(42, 0) is Reason.RETIRED
     assert lines() == []
 
 
@@ -118,12 +123,12 @@ def test_out_of_memory(obituaries: Obituaries, lines: t.Any, kills: list[int]) -
     for pid in (42, 43, 44):
         obituaries.note(pid, departed())
     kills[0] = 8
-    obituaries.tell(42, -signal.SIGKILL)
+    assert obituaries.tell(42, -signal.SIGKILL) is Reason.MEMORY
     # The kernel isn't to blame twice for one that it has killed.
-    obituaries.tell(43, -signal.SIGKILL)
+    assert obituaries.tell(43, -signal.SIGKILL) is Reason.SIGNAL
     kills[0] = 9
     # It kills by SIGKILL only.
-    obituaries.tell(44, -signal.SIGBUS)
+    assert obituaries.tell(44, -signal.SIGBUS) is Reason.SIGNAL
     assert [text.partition(" died: ")[2] for _, text in lines()] == [
         "SIGKILL, by the kernel, which ran out of memory.",
         "SIGKILL.",
@@ -140,7 +145,7 @@ def test_kills_before_us_are_not_ours(lines: t.Any, kills: list[int]) -> None:
 
 
 def test_each_death_is_told_once(obituaries: Obituaries, lines: t.Any) -> None:
-    obituaries.note(42, departed(State.BUSY, "it sent garbage", SERVING))
+    obituaries.note(42, departed(State.BUSY, GARBLED, SERVING))
     # The signs that come later know less.
     obituaries.note(42, departed(State.KILLED))
     obituaries.tell(42, -signal.SIGKILL)
@@ -153,7 +158,7 @@ def test_each_death_is_told_once(obituaries: Obituaries, lines: t.Any) -> None:
 def test_a_death_of_which_nothing_was_noted(
     obituaries: Obituaries, lines: t.Any
 ) -> None:
-    obituaries.tell(42, -signal.SIGKILL)
+    assert obituaries.tell(42, -signal.SIGKILL) is None
     assert lines() == []
 
 
@@ -177,7 +182,8 @@ def test_who_would_tell_the_cause_is_gone(
     obituaries: Obituaries, lines: t.Any, one: Departed, is_told: bool
 ) -> None:
     obituaries.note(42, one)
-    obituaries.close()
+    reason = Reason.UNKNOWN if is_told else Reason.RETIRED
+    assert obituaries.close() == [reason]
     texts = [text.partition(" died: ")[2] for _, text in lines()]
     assert texts == ["nobody is left to tell how."] * is_told
 

@@ -20,6 +20,8 @@ from flask_prefork.generation import Generation
 from flask_prefork.launch import Zygote
 from flask_prefork.poller import Poller
 from flask_prefork.succession import Succession
+from flask_prefork.summary import Part
+from flask_prefork.summary import Summary
 
 
 class FakeGeneration:
@@ -175,6 +177,10 @@ def test_promotion(world: World) -> None:
     world.succession.begin()
     world.turn()
     assert world.numbers() == (1, 2, [])
+    assert world.succession.parts() == [
+        Part(1, "current", True),
+        Part(2, "coming", False),
+    ]
     assert world[2].done == []
     world[2].loaded = True
     world.turn()
@@ -185,6 +191,11 @@ def test_promotion(world: World) -> None:
     world.serve(2)
     world.turn()
     assert world.numbers() == (2, None, [1])
+    assert world.succession.reloads == 1
+    assert world.succession.parts() == [
+        Part(2, "current", True),
+        Part(1, "leaving", True),
+    ]
     assert world[2].done == ["open", "follows"]
     assert world[1].done == ["open", "retire"]
     assert world.supervisor.said == ["reloading", "generation 2 serves"]
@@ -200,6 +211,7 @@ def test_who_leaves_is_let_go_when_all_is_done(world: World) -> None:
     world.turn()
     assert not world[1].alive
     assert world.numbers() == (2, None, [1]), "its zygote isn't gone yet"
+    assert len(world.succession.parts()) == 1, "but there is nothing to see of it"
     world.end(1)
     assert world.numbers() == (2, None, [])
     assert world[1].done[-1] == "close"
@@ -444,14 +456,17 @@ def test_a_generation_without_a_zygote_has_no_plans() -> None:
     """It can't grow: to wake up for that would be to turn for nothing."""
     ours, theirs = socket.socketpair()
     board, poller = scoreboard.create(), Poller()
+    summary = Summary(board)
+    lot = t.cast(t.Any, Lot())
     generation = Generation(
-        Zygote(1, ours, 1), poller, board, lambda: 100.0, t.cast(t.Any, Lot())
+        Zygote(1, ours, 1), poller, board, lambda: 100.0, lot, summary
     )
     generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
     assert generation.deadline() is not None
     generation.release()
     assert generation.deadline() is None
     generation.close()
+    summary.close()
     theirs.close()
     poller.close()
     os.close(board)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +132,89 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(BindError):
             supervisor.listen(16)
     assert not pid_file.exists()
+
+
+# The admin address
+
+
+def test_no_admin_address(tmp_path: Path) -> None:
+    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    for listener in supervisor.listen(16):
+        listener.close()
+    assert supervisor.admin is None
+    assert os.listdir(tmp_path) == ["web.pid"]
+    supervisor.close()
+
+
+def test_the_admin_address_is_told_beside_the_pid_file(tmp_path: Path) -> None:
+    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    for listener in supervisor.listen(16, "0.0.0.0:0"):
+        listener.close()
+    assert supervisor.admin is not None
+    port = supervisor.admin.port
+    assert str(supervisor.admin_address) == f"0.0.0.0:{port}"
+    assert (tmp_path / "web.pid.admin").read_text() == f"127.0.0.1:{port}\n"
+    supervisor.close()
+    assert os.listdir(tmp_path) == []
+    assert supervisor.admin is None
+
+
+def test_an_admin_socket_is_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    supervisor = Supervisor(surroundings(), Clock())
+    mask = os.umask(0)
+    try:
+        for listener in supervisor.listen(16, f"unix:{path}"):
+            listener.close()
+    finally:
+        assert os.umask(mask) == 0, "and nothing else"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    supervisor.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_admin_socket_is_given_to_the_user(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
+    path = tmp_path / "admin.sock"
+    supervisor = Supervisor(surroundings(identity=NOBODY), Clock())
+    for listener in supervisor.listen(16, f"unix:{path}"):
+        listener.close()
+    assert given == [(str(path), NOBODY.uid, NOBODY.gid)]
+    supervisor.close()
+
+
+def test_an_admin_address_that_cant_be_had(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outside = surroundings(
+            f"unix://{tmp_path / 'web.sock'}", pid_file=tmp_path / "web.pid"
+        )
+        supervisor = Supervisor(outside, Clock())
+        with pytest.raises(BindError, match=f"admin address 127.0.0.1:{port} can't"):
+            supervisor.listen(16, str(port))
+    assert os.listdir(tmp_path) == []
+    supervisor.close()
+
+
+def test_the_apps_address_is_no_admin_address(tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    supervisor = Supervisor(surroundings(f"unix://{path}"), Clock())
+    with pytest.raises(BindError, match="give the admin address another path"):
+        supervisor.listen(16, f"unix:{path}")
+    assert os.listdir(tmp_path) == []
+    supervisor.close()
+
+
+def test_an_admin_address_that_cant_be_told(tmp_path: Path) -> None:
+    (tmp_path / "web.pid.admin").mkdir()
+    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    with pytest.raises(PidFileError, match="Can't write .*web.pid.admin: Is a dir"):
+        supervisor.listen(16, "0")
+    supervisor.close()
+    assert os.listdir(tmp_path) == ["web.pid.admin"]
 
 
 # Rights

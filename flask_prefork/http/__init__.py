@@ -12,8 +12,18 @@
       environ.py  the WSGI environ
       response.py start_response, framing, sendfile
       error_response.py  the answer to what never reaches the app
-      access_log.py  a request's line in the log
+      request_log.py a request's line in the log
+        access_log.py    as flask run has it
+        log_format.py    PURE: in the format that was asked for
+        access_logger.py where it goes
+      file_wrapper.py wsgi.file_wrapper
       on_demand.py attributes of a handler that are made when asked for
+    introduction.py the PROXY header before a connection's first byte
+      proxy_protocol.py PURE: bytes to whom it is from
+    forwarded.py  PURE: X-Forwarded-*
+    peers.py      PURE: lists of proxies
+    request_id.py a request's id
+    checks.py     the settings about proxies and the log
     wire.py       a client's socket: every wait has a deadline
     tls.py        the same for TLS, and the handshake
     contract.py   limits, and what a worker and this package say to each other

@@ -15,6 +15,7 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .head import Head
 from .head import read
+from .peers import LOCAL
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -22,10 +23,10 @@ if t.TYPE_CHECKING:
 
 #: Seconds to wait for more before a connection is parked: less than what handing it
 #: over and back would cost.
-_MOMENT = 0.001
+MOMENT = 0.001
 #: Seconds of each wait for a client that stays with its worker, between looks at
 #: what goes on around.
-_STEP = 0.25
+STEP = 0.25
 #: A head above this many bytes is kept by the worker: the kernel's buffer may hold no
 #: more, and then there would never be news to wake it for.
 _BULK = 32768
@@ -65,7 +66,7 @@ class ConnectionHandler(WSGIRequestHandler):
         # socketserver and http.server would set up more than is needed here, so
         # nothing of theirs is called.
         self.request = self.connection = request
-        self.client_address = client_address or ("<local>", 0)
+        self.client_address = client_address or (LOCAL, 0)
         self.server = server
         self.wire = server.make_wire(request)
         self.head = None
@@ -168,7 +169,7 @@ class ConnectionHandler(WSGIRequestHandler):
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
         """Wait for the first byte of the next request."""
         wire, monitor = self.wire, self.server.monitor
-        if wire.buffer or wire.wait(_MOMENT):
+        if wire.buffer or wire.wait(MOMENT):
             return True
         if monitor.draining() or deadline <= time.monotonic():
             return None
@@ -180,7 +181,7 @@ class ConnectionHandler(WSGIRequestHandler):
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            if wire.wait(min(left, _STEP)):
+            if wire.wait(min(left, STEP)):
                 return True
         return None
 
@@ -231,8 +232,8 @@ class ConnectionHandler(WSGIRequestHandler):
         if wire.buffer is None and self._can_park():
             if waited:
                 return Parked(HEAD, deadline, len(data), False)
-            wire.wait_more(len(data), min(_MOMENT, left))
+            wire.wait_more(len(data), min(MOMENT, left))
         else:
             wire.hold()
-            wire.wait(min(left, _STEP))
+            wire.wait(min(left, STEP))
         return True

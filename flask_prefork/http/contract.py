@@ -66,6 +66,10 @@ class Parked(t.NamedTuple):
     #: The next request is there, but the slice is used up: queue it behind those
     #: who wait.
     ready: bool
+    #: A few bytes to be kept with it and given back as they are. Whom a proxy's
+    #: header has named (``proxy_protocol.py``) is in no other place: the header was
+    #: read, and the socket knows the proxy only.
+    tag: bytes = b""
 
 
 class Monitor(t.Protocol):

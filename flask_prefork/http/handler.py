@@ -7,7 +7,6 @@ import sys
 import typing as t
 from http.client import HTTPMessage
 
-from werkzeug._internal import _log
 from werkzeug.debug.tbtools import DebugTraceback
 from werkzeug.exceptions import InternalServerError
 
@@ -15,7 +14,6 @@ from . import access_log
 from .body import Body
 from .body import ChunkedBody
 from .body import LengthBody
-from .connection import ConnectionHandler
 from .contract import NullMonitor
 from .environ import add_certificate
 from .environ import add_fields
@@ -27,6 +25,7 @@ from .errors import Refused
 from .errors import RequestTimeout
 from .head import Head
 from .on_demand import made_on_demand
+from .request_log import LoggingHandler
 from .response import Response
 from .wire import CHUNK
 from .wire import Pace
@@ -41,7 +40,7 @@ if t.TYPE_CHECKING:
 _DRAIN = 65536
 
 
-class PreforkRequestHandler(ConnectionHandler):
+class PreforkRequestHandler(LoggingHandler):
     """Serves a connection's requests, strictly and within time.
 
     What subclasses override of werkzeug's handler is called as there:
@@ -155,6 +154,7 @@ class PreforkRequestHandler(ConnectionHandler):
             self.made = {"raw_requestline": line[:1024]}
             self.command = self.path = self.request_version = ""
             self.environ = None  # type: ignore[assignment]
+        self._start_clock()
         monitor = self.server.monitor
         monitor.begin(self.command or "-", self.path or "-")
         before = self.wire.sent
@@ -162,19 +162,20 @@ class PreforkRequestHandler(ConnectionHandler):
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
         finally:
             monitor.end(error.status, self.wire.sent - before)
-        self._log_response(error.status)
+        self._log_response(error.status, None)
 
     def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
         self.close_connection = True
-        whole = error_response(
+        self._simple = error_response(
             error.status, error.reason, self.version_string(), not is_head
         )
-        self.wire.write(whole, None, self.server.limits.min_data_rate)
+        self.wire.write(self._simple, None, self.server.limits.min_data_rate)
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
         monitor: Monitor = self.server.monitor
         wire = self.wire
+        self._start_clock()
         monitor.begin(self.command, self.path)
         before = wire.sent
         self.close_connection = True
@@ -196,7 +197,7 @@ class PreforkRequestHandler(ConnectionHandler):
             self._response = None
             monitor.end(status, wire.sent - before)
         if status:
-            self._log_response(status)
+            self._log_response(status, response)
         self._settle()
 
     def _answer_options(self) -> None:
@@ -262,8 +263,14 @@ class PreforkRequestHandler(ConnectionHandler):
 
     def run_wsgi(self) -> None:
         """Call the app and send what it gives."""
-        self.environ = environ = self.make_environ()
         response = self._respond()
+        try:
+            environ = self.make_environ()
+        except Refused as e:
+            self._send_simple(e, self.command == "HEAD")
+            response.status = e.status
+            return
+        self.environ = environ
         try:
             self._execute(self.server.app, environ, response)
         except ClientDisconnected as e:
@@ -320,7 +327,10 @@ class PreforkRequestHandler(ConnectionHandler):
     # The environ.
 
     def make_environ(self) -> WSGIEnvironment:
-        """The WSGI environ for the request that was read."""
+        """The WSGI environ for the request that was read.
+
+        :raises Refused: A listed proxy tells nonsense of its client.
+        """
         head = self.head
         assert head is not None
         server = self.server
@@ -343,35 +353,9 @@ class PreforkRequestHandler(ConnectionHandler):
             environ["wsgi.input_terminated"] = True
         if server.ssl_context is not None:
             add_certificate(environ, self.connection)
+        if server.forwarders is not None or server.request_ids is not None:
+            server.add_told(environ, str(self.client_address[0]))
         return environ
-
-    # The log.
-
-    def _log_response(self, status: int) -> None:
-        if self.server.access_log:
-            self.log_request(status)
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log a line about the request."""
-        status = str(int(code)) if isinstance(code, int) else code
-        if self.path:
-            text = access_log.request_text(
-                self.command, self.path, self.request_version
-            )
-        else:
-            text = access_log.escape(self.requestline)
-        self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
-
-    def log_date_time_string(self) -> str:
-        """The local time for the log."""
-        return access_log.date_time()
-
-    def log(self, type: str, message: str, *args: t.Any) -> None:
-        """Log something about this connection."""
-        # A proxy's header may have set the address: escape it too.
-        address = access_log.escape(self.address_string()).replace("%", "%%")
-        time = self.log_date_time_string()
-        _log(type, f"{address} - - [{time}] {message}\n", *args)
 
 
 class _Writer(io.RawIOBase):

@@ -10,6 +10,7 @@ import time
 import typing as t
 from email.utils import formatdate
 
+from .file_wrapper import FileWrapper
 from .wire import Pace
 from .wire import Wire
 
@@ -47,24 +48,6 @@ _now: tuple[int, bytes] = (0, b"")
 _JOIN = 65536
 
 
-class FileWrapper:
-    """``wsgi.file_wrapper``: a file as a response, sent by the kernel if it can.
-
-    :param file: With a ``read(size)``.
-    :param block_size: Bytes to read at once, where the kernel can't.
-    """
-
-    def __init__(self, file: t.Any, block_size: int = 65536) -> None:
-        self.file = file
-        self.block_size = block_size
-        if hasattr(file, "close"):
-            self.close = file.close
-
-    def __iter__(self) -> t.Iterator[bytes]:
-        while data := self.file.read(self.block_size):
-            yield data
-
-
 def date_line() -> bytes:
     """The Date field, made once a second."""
     global _now
@@ -88,14 +71,17 @@ class Response:
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
+    :ivar head: The head as it was sent, empty before.
     """
 
     __slots__ = (
         "_ask",
+        "_before",
         "_bodyless",
         "_chunked",
         "_code",
         "_fields",
+        "_framing",
         "_left",
         "_length",
         "_line",
@@ -106,6 +92,7 @@ class Response:
         "_rate",
         "_server",
         "_wire",
+        "head",
         "keep_alive",
         "overlong",
         "status",
@@ -131,7 +118,9 @@ class Response:
         self._pace: Pace | None = None
         self._line: bytes | None = None
         self._chunked = False
+        self._framing = 0
         self._left: int | None = None
+        self.head = b""
         self.keep_alive = True
         self.overlong = False
         self.status = 0
@@ -226,7 +215,9 @@ class Response:
             if not self._left:
                 last = self._last()
         elif self._chunked:
-            head += b"%x\r\n" % len(data)
+            size = b"%x\r\n" % len(data)
+            self._framing += len(size) + 2
+            head += size
             if len(data) > _JOIN:
                 self._send(head)
                 self._send(data)
@@ -251,6 +242,14 @@ class Response:
     def missing(self) -> int:
         """Bytes that the Content-Length has promised and nobody gave."""
         return 0 if self._bodyless else (self._left or 0)
+
+    @property
+    def body_sent(self) -> int:
+        """Bytes of the body that were sent, without what frames them."""
+        if not self.head:
+            return 0
+        around = self._before + len(self.head) + self._framing
+        return max(self._wire.sent - around, 0)
 
     def send(self, iterable: t.Iterable[bytes]) -> None:
         """Send what the app returned, to its end.
@@ -280,6 +279,7 @@ class Response:
             head = self._start_body(0)
             self._send(head, self._last())
         elif self._chunked:
+            self._framing += 5
             self._send(b"0\r\n\r\n", self._last())
         if self.missing:
             self.keep_alive = False
@@ -324,7 +324,9 @@ class Response:
         else:
             connection = b"Connection: keep-alive\r\n\r\n"
         self.status = code
-        return b"%b%b%b%b" % (self._line, self._fields, framing, connection)
+        self._before = self._wire.sent
+        self.head = b"%b%b%b%b" % (self._line, self._fields, framing, connection)
+        return self.head
 
     def _send(self, data: bytes, last: bool = False) -> None:
         self._pace = self._wire.write(data, self._pace, self._rate, last)

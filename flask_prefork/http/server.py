@@ -13,6 +13,7 @@ import time
 import traceback
 import typing as t
 
+from werkzeug.exceptions import BadRequest
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import load_ssl_context
@@ -29,8 +30,16 @@ from .contract import Monitor
 from .contract import NullMonitor
 from .contract import Parked
 from .environ import REQUEST_KEYS
+from .errors import Refused
+from .file_wrapper import FileWrapper
+from .forwarded import apply
 from .handler import PreforkRequestHandler
-from .response import FileWrapper
+from .introduction import introduce
+from .introduction import Introduction
+from .introduction import remember
+from .peers import LOCAL
+from .proxy_protocol import Malformed
+from .request_id import RequestIds
 from .tls import shake_hands
 from .tls import TLSWire
 from .wire import Wire
@@ -39,6 +48,9 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
     from _typeshed.wsgi import WSGIApplication
     from _typeshed.wsgi import WSGIEnvironment
+
+    from .access_logger import AccessLogger
+    from .peers import Peers
 
 __all__ = [
     "HEAD",
@@ -68,6 +80,11 @@ class PreforkServer(BaseWSGIServer):
     :param ssl_context: As ``run_simple`` takes it; the handshake is done in
         :meth:`serve`.
     :param access_log: Whether requests are logged.
+    :param access_logger: Logs them in a format of its own; without it they are logged
+        as ``flask run`` does.
+    :param forwarders: Whose ``X-Forwarded-*`` are believed, if anybody's.
+    :param proxies: Whose connections there are, each with a header of the PROXY
+        protocol; ``None`` if that isn't spoken.
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
 
     :ivar monitor: To be set by the worker.
@@ -87,6 +104,9 @@ class PreforkServer(BaseWSGIServer):
         *,
         ssl_context: t.Any = None,
         access_log: bool = True,
+        access_logger: AccessLogger | None = None,
+        forwarders: Peers | None = None,
+        proxies: Peers | None = None,
         can_park: bool = True,
     ) -> None:
         self._local = listener.family == socket.AF_UNIX
@@ -99,6 +119,14 @@ class PreforkServer(BaseWSGIServer):
         self._server_version = SOFTWARE
         self.limits = limits or Limits()
         self.access_log = access_log
+        self.access_logger = access_logger
+        self.proxies = proxies
+        if forwarders is not None and proxies is not None:
+            # A PROXY header may name a unix socket: the proxy's, not ours.
+            forwarders = forwarders.without_local()
+        self.forwarders = forwarders
+        asked = access_log and access_logger is not None and access_logger.asks_for_id
+        self.request_ids = RequestIds() if asked else None
         self.can_park = can_park
         self.monitor: Monitor = NullMonitor()
         # The signatures of ours and werkzeug's differ.
@@ -156,10 +184,19 @@ class PreforkServer(BaseWSGIServer):
             it is for the caller to close.
         """
         if not address:
-            address = ("<local>", 0)
+            address = (LOCAL, 0)
+        tag = b""
         try:
+            if self.proxies is not None or (resumed is not None and resumed.tag):
+                met = self._meet(connection, address, resumed)
+                if met is None:
+                    connection.close()
+                if not isinstance(met, Introduction):
+                    return met
+                address, resumed = met
+                tag = resumed.tag
             if self.ssl_context is not None:
-                shaken = self._shake_hands(connection, address)
+                shaken = self._shake_hands(connection, address, resumed)
                 if shaken is None:
                     return None
                 connection = shaken
@@ -176,22 +213,69 @@ class PreforkServer(BaseWSGIServer):
             raise
         if parked is None:
             connection.close()
+        elif tag:
+            parked = parked._replace(tag=tag)
         return parked
 
+    def _meet(
+        self, connection: socket.socket, address: t.Any, resumed: Parked | None
+    ) -> Introduction | Parked | None:
+        """Learn from a proxy whose connection it is."""
+        if resumed is None:
+            deadline = time.monotonic() + self.limits.header_timeout
+            resumed = Parked(HEAD, deadline, 0, False)
+        elif resumed.tag:
+            return remember(resumed, address)
+        if self.proxies is None or resumed.kind == KEEP_ALIVE:
+            # It was served before a reload, without a proxy.
+            return Introduction(address, resumed)
+        may_park = self.can_park and self._ours and self.ssl_context is None
+        wire = Wire(connection, self._local)
+        try:
+            return introduce(wire, address, self.proxies, resumed, may_park)
+        except Malformed as e:
+            self._log_end(address, f"closed, {e}")
+        return None
+
+    def _log_end(self, address: t.Any, reason: str) -> None:
+        """Log why a connection is closed that has brought no request."""
+        line = f"{escape(str(address[0]))} - - [{date_time()}] {escape(reason)}"
+        # As an argument: what it holds is no format.
+        self.log("info", "%s", line)
+
     def _shake_hands(
-        self, connection: socket.socket, address: t.Any
+        self, connection: socket.socket, address: t.Any, resumed: Parked | None
     ) -> ssl.SSLSocket | None:
-        """Do the TLS handshake; ``None`` if there was none."""
+        """Do the TLS handshake; ``None`` if there was none.
+
+        :param resumed: With a deadline, if the connection has one already.
+        """
         assert self.ssl_context is not None
         deadline = time.monotonic() + self.limits.header_timeout
+        if resumed is not None:
+            deadline = resumed.deadline
         try:
             return shake_hands(connection, self.ssl_context, deadline)
         except OSError as e:
-            reason = escape(str(getattr(e, "reason", None) or e))
-            line = f"{address[0]} - - [{date_time()}] no TLS handshake: {reason}"
-            # As an argument: what it holds is no format.
-            self.log("info", "%s", line)
+            reason = str(getattr(e, "reason", None) or e)
+            self._log_end(address, f"no TLS handshake: {reason}")
         return None
+
+    def add_told(self, environ: WSGIEnvironment, peer: str) -> None:
+        """Add what a proxy tells of the request, and the request's id.
+
+        :param peer: The address of who has sent it here.
+        :raises Refused: The proxy tells nonsense.
+        """
+        listed = self.forwarders is not None and self.forwarders.lists(peer)
+        if listed:
+            assert self.forwarders is not None
+            apply(environ, self.forwarders)
+        if self.request_ids is not None:
+            offered = environ.get("HTTP_X_REQUEST_ID") if listed else None
+            number = self.request_ids.choose(offered)
+            environ["flask_prefork.request_id"] = number
+            environ["HTTP_X_REQUEST_ID"] = number
 
     def _serve_otherwise(self, connection: socket.socket, address: t.Any) -> None:
         """Serve with a handler that is werkzeug's, as socketserver would."""
@@ -221,6 +305,11 @@ class _Watched:
         monitor = self._server.monitor
         environ["flask_prefork.slot"] = monitor.slot
         environ["flask_prefork.generation"] = monitor.generation
+        app = self._app
+        try:
+            self._server.add_told(environ, environ["REMOTE_ADDR"])
+        except Refused as e:
+            app = BadRequest(e.reason)
         monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
         # What the handler makes of an exception.
         status = 500
@@ -233,7 +322,7 @@ class _Watched:
 
         iterable: t.Any = None
         try:
-            iterable = self._app(environ, start)
+            iterable = app(environ, start)
             for data in iterable:
                 yield data
                 sent += len(data)

@@ -182,14 +182,18 @@ class Wire:
     def ended(self) -> bool:
         """Whether nothing comes after what was looked at."""
         if self.buffer is None and hasattr(select, "POLLRDHUP"):
-            poll = select.poll()
-            poll.register(self.sock, select.POLLRDHUP)
-            return bool(poll.poll(0))
+            return self.has_left()
         buffer = self.hold()
         data = self._receive(CHUNK)
         if data:
             buffer += data
         return data == b""
+
+    def has_left(self) -> bool:
+        """Whether nothing more will come, where that shows without reading."""
+        poll = select.poll()
+        poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
+        return bool(poll.poll(0))
 
     def hold(self) -> bytearray:
         """Keep here what comes from now on: the connection won't move."""

@@ -11,8 +11,12 @@ import typing as t
 from dataclasses import dataclass
 from dataclasses import field
 
+from ..pool import State
 from ..record import BOUNDS
 from ..record import CLASSES
+
+#: The states that a worker may be in, by their letters.
+STATES = {s.value: s.name.lower() for s in State if s is not State.FREE}
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class WorkerView:
     """One worker.
 
     :param slot: Its number within its generation.
-    :param state: The letter of its state, see :class:`..pool.State`.
+    :param state: The letter of its state, see :data:`STATES`.
     :param pid: Its process; 0 while it isn't known.
     :param age: Since its start.
     :param requests: Requests served.
@@ -125,7 +129,7 @@ class Snapshot:
     :param pid: The dispatcher's process.
     :param version: This package's.
     :param uptime: Since the server's start.
-    :param phase: The dispatcher's, see :class:`..dispatcher.Phase`; ``gone`` if its
+    :param phase: The dispatcher's, see :class:`..phase.Phase`; ``gone`` if its
         process ended.
     :param responsive: Whether the dispatcher answers.
     :param ready: Whether a new request would be served soon: a worker is idle or was

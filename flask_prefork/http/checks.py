@@ -1,0 +1,56 @@
+"""Checks of the settings about proxies and the access log.
+
+``settings.py`` calls it when settings are resolved, with what it knows of them, and
+only if there is something to check: it is imported by every ``flask`` command.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Mapping
+
+from ..row import SettingsError
+from ..settings import option_name
+from . import log_format
+from . import peers
+
+
+def check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    """Check what was said.
+
+    :param values: The settings by name.
+    :param said: How to speak of those that aren't defaults.
+    :raises SettingsError: In one sentence, for the first thing that can't be.
+    """
+    for name in ("forwarded_allow_ips", "proxy_allow_from"):
+        if name in said:
+            try:
+                peers.parse(values[name])
+            except ValueError as e:
+                raise SettingsError(f"{said[name]}: {e}.") from None
+    if values["proxy_protocol"] and "proxy_allow_from" not in said:
+        raise SettingsError(
+            f"{said['proxy_protocol']} needs a list of the proxies; give it by"
+            f" {option_name('proxy_allow_from')}, for example 10.0.0.0/8."
+        )
+    if "proxy_allow_from" in said and not values["proxy_protocol"]:
+        raise SettingsError(
+            f"{said['proxy_allow_from']} has no effect without"
+            f" {option_name('proxy_protocol')}."
+        )
+    _check_log(values, said)
+
+
+def _check_log(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    if "access_log_format" in said:
+        try:
+            log_format.compile_format(values["access_log_format"])
+        except ValueError as e:
+            text = str(e)
+            end = "" if text.endswith("?") else "."
+            raise SettingsError(f"{said['access_log_format']}: {text}{end}") from None
+    if values["access_logfile"] == "":
+        raise SettingsError(
+            f"{said['access_logfile']} names no file; give a path, or - for standard"
+            " output."
+        )

@@ -1,0 +1,101 @@
+"""The PROXY header before a connection's first byte: waiting for it, and believing it.
+
+The server calls :func:`introduce` before anything else is done with a connection. The
+header is read once. Who keeps the connection for a while keeps the tag that is made of
+it, for nothing else knows the client.
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from .connection import MOMENT
+from .connection import STEP
+from .contract import HEAD
+from .contract import Parked
+from .errors import ClientDisconnected
+from .peers import LOCAL
+from .proxy_protocol import from_tag
+from .proxy_protocol import Malformed
+from .proxy_protocol import read
+from .proxy_protocol import Source
+
+if t.TYPE_CHECKING:
+    from .peers import Peers
+    from .wire import Wire
+
+
+class Introduction(t.NamedTuple):
+    """Whom a connection is from.
+
+    :param address: The client's, like a socket's.
+    :param resumed: How the connection goes on; with the tag, and the deadline of a
+        head that the header is the beginning of.
+    """
+
+    address: t.Any
+    resumed: Parked
+
+
+def remember(resumed: Parked, address: t.Any) -> Introduction:
+    """The introduction of a connection that was introduced before.
+
+    :param address: As the socket has it.
+    """
+    return Introduction(_address(from_tag(resumed.tag), address), resumed)
+
+
+def introduce(
+    wire: Wire, address: t.Any, proxies: Peers, waiting: Parked, may_park: bool
+) -> Introduction | Parked | None:
+    """Read the header.
+
+    :param address: As the socket has it.
+    :param proxies: Whose headers are read.
+    :param waiting: How long to wait for it.
+    :param may_park: Whether the connection can wait elsewhere.
+    :return: The introduction; or how to park the connection until there is more; or
+        ``None`` if it has ended without a word.
+    :raises Malformed: There is none, or not from there, or not in time.
+    """
+    if not proxies.lists(str(address[0])):
+        raise Malformed("not from a proxy of --proxy-allow-from")
+    try:
+        wire.low_water(1)
+        found = _receive(wire, waiting.deadline, may_park)
+    except ClientDisconnected:
+        return None
+    if not isinstance(found, Source):
+        return found
+    resumed = Parked(HEAD, waiting.deadline, 0, False, found.tag())
+    return Introduction(_address(found, address), resumed)
+
+
+def _address(source: Source, address: t.Any) -> t.Any:
+    return (source.host or LOCAL, source.port) if source.known else address
+
+
+def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | None:
+    waited = False
+    while True:
+        data = wire.look()
+        if data == b"":
+            return None
+        have = len(data or b"")
+        found = read(data or b"")
+        if found is not None:
+            source, size = found
+            wire.take(size)
+            return source
+        left = deadline - time.monotonic()
+        if left <= 0:
+            if not have:
+                return None
+            raise Malformed("the PROXY header took too long")
+        if have and wire.has_left():
+            raise Malformed("the PROXY header ended early")
+        if may_park and waited:
+            return Parked(HEAD, deadline, have, False)
+        wire.wait_more(have, min(MOMENT if may_park else STEP, left))
+        waited = True

@@ -1,0 +1,96 @@
+"""What a handler has to say about its requests: their lines in the access log."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from werkzeug._internal import _log
+
+from . import access_log
+from .connection import ConnectionHandler
+from .log_format import Entry
+
+if t.TYPE_CHECKING:
+    from .response import Response
+
+
+class LoggingHandler(ConnectionHandler):
+    """Logs requests: as ``flask run`` does, or in the format that was asked for.
+
+    Subclasses may override ``log_request``, which is called for each line in either
+    case, and ``log``.
+    """
+
+    #: When the request's head was read, if that is to be logged.
+    _began = 0.0
+    #: What was sent in place of the app's response; it ends the connection.
+    _simple = b""
+    #: Of the response that is logged: its head, the bytes of its body, the seconds.
+    _outcome: tuple[bytes, int, float] = (b"", 0, 0.0)
+
+    def _start_clock(self) -> None:
+        if self.server.access_logger is not None:
+            self._began = time.monotonic()
+
+    def _log_response(self, status: int, response: Response | None) -> None:
+        """Let a request be logged.
+
+        :param response: What was sent, if it wasn't a small answer of our own.
+        """
+        server = self.server
+        if not server.access_log:
+            return
+        if server.access_logger is not None:
+            if response is not None and response.head:
+                head, sent = response.head, response.body_sent
+            else:
+                head, _, body = self._simple.partition(b"\r\n\r\n")
+                sent = len(body)
+            self._outcome = head, sent, time.monotonic() - self._began
+        self.log_request(status)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log a line about the request."""
+        logger = self.server.access_logger
+        if logger is not None:
+            logger.log(self._entry(int(code)))
+            return
+        status = str(int(code)) if isinstance(code, int) else code
+        if self.path:
+            text = access_log.request_text(
+                self.command, self.path, self.request_version
+            )
+        else:
+            text = access_log.escape(self.requestline)
+        self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
+
+    def _entry(self, status: int) -> Entry:
+        monitor = self.server.monitor
+        method, target, version = self.command, self.path, self.request_version
+        head, sent, seconds = self._outcome
+        return Entry(
+            self.environ or {},
+            self.address_string(),
+            f"{method} {target} {version}" if target else self.requestline,
+            method,
+            target,
+            version,
+            status,
+            sent,
+            head,
+            seconds,
+            monitor.slot,
+            monitor.generation,
+        )
+
+    def log_date_time_string(self) -> str:
+        """The local time for the log."""
+        return access_log.date_time()
+
+    def log(self, type: str, message: str, *args: t.Any) -> None:
+        """Log something about this connection."""
+        # A proxy's header may have set the address: escape it too.
+        address = access_log.escape(self.address_string()).replace("%", "%%")
+        time = self.log_date_time_string()
+        _log(type, f"{address} - - [{time}] {message}\n", *args)

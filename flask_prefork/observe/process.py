@@ -1,0 +1,266 @@
+"""The observer process: serves what it reads from shared memory.
+
+The dispatcher starts it (:mod:`..observer`), tells it once what to serve, and
+answers its pings; everything else it finds for itself. So it answers while every
+worker is busy and the dispatcher is stopped. It ends with the dispatcher.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+import traceback
+import typing as t
+from importlib import metadata
+
+from .. import launch
+from .. import log
+from .. import privileges
+from ..channel import Channel
+from ..channel import Frame
+from ..channel import Kind
+from ..channel import read_document
+from ..channel import receive_one
+from ..http.contract import Limits
+from ..http.contract import NullMonitor
+from ..http.server import PreforkServer
+from ..sockets import Listener
+from .agent import Agent
+from .arrivals import arrivals
+from .history import History
+from .memory import Memory
+from .reading import About
+from .reading import Board
+from .reading import Circumstances
+from .reading import take
+from .site import Site
+from .snapshot import PoolSample
+from .snapshot import Snapshot
+
+#: Seconds between two samples, and between two pings.
+_TICK = 1.0
+#: So many ticks without an answer, and the dispatcher is not alive any more. Ticks,
+#: for they stop with us when the whole system sleeps.
+_PATIENCE = 5
+#: Connections that are served at once; others wait to be accepted.
+_CROWD = 32
+_LIMITS = Limits(body=1, header_timeout=5.0, keep_alive=5.0)
+
+
+class Pulse:
+    """Whether the dispatcher lives, as far as can be known without waiting for it.
+
+    :param pid: Its process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._path = f"/proc/{pid}/stat"
+        #: Ticks since the ping that wasn't answered.
+        self.unanswered = 0
+
+    def is_felt(self) -> bool:
+        """Whether it answers, and isn't stopped (``proc_pid_stat(5)``)."""
+        if self.unanswered >= _PATIENCE:
+            return False
+        try:
+            with open(self._path, "rb") as file:
+                return not file.read().rpartition(b") ")[2].startswith(b"T")
+        except OSError:
+            return True  # its end shows otherwise
+
+
+class Door(NullMonitor):
+    """Accepts connections and serves each in a thread of its own.
+
+    :param site: The WSGI app.
+    :param listener: The admin socket.
+    """
+
+    def __init__(self, site: Site, listener: socket.socket) -> None:
+        self._listener = listener
+        self._places = threading.Semaphore(_CROWD)
+        self._inside: set[socket.socket] = set()
+        self._server = PreforkServer(
+            site, listener, limits=_LIMITS, access_log=False, can_park=False
+        )
+        self._server.monitor = self
+
+    def crowded(self) -> bool:
+        """Whether kept-alive connections must end for others to come in."""
+        return len(self._inside) >= _CROWD
+
+    def run(self) -> t.NoReturn:
+        """Let them in, as many as there are places."""
+        clients = arrivals(self._listener)
+        while True:
+            self._places.acquire()
+            connection, address = next(clients)
+            self._inside.add(connection)
+            _in_background(self._serve, connection, address)
+
+    def _serve(self, connection: socket.socket, address: t.Any) -> None:
+        try:
+            self._server.serve(connection, address)
+        finally:
+            self._inside.discard(connection)
+            self._places.release()
+
+
+def _in_background(target: t.Callable[..., None], *args: t.Any) -> None:
+    threading.Thread(target=_or_end, args=(target, *args), daemon=True).start()
+
+
+def _or_end(target: t.Callable[..., None], *args: t.Any) -> None:
+    """Call what must not fail; if it does, the dispatcher starts another process."""
+    try:
+        target(*args)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+class Observer:
+    """The process.
+
+    :param channel: Our end of the dispatcher's channel.
+    :param about: What doesn't change.
+    :param board: The scoreboard.
+    :param listeners: The sockets whose queues are shown.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        about: About,
+        board: Board,
+        listeners: list[Listener],
+    ) -> None:
+        self._channel = channel
+        self._about = about
+        self._board = board
+        self._listeners = listeners
+        self._history = History()
+        self._memory = Memory()
+        self._pulse = Pulse(about.pid)
+        # Connections' threads, and the main one.
+        self._lock = threading.Lock()
+
+    def snapshot(self) -> Snapshot:
+        """How everything is now."""
+        with self._lock:
+            look = self._board.look()
+            queue = sum(listener.waiting() for listener in self._listeners)
+            limit = sum(listener.limit() for listener in self._listeners)
+        now = time.monotonic()
+        around = Circumstances(
+            now=now,
+            responsive=self._pulse.is_felt(),
+            queue=queue,
+            queue_limit=limit,
+            pss=self._memory.known,
+            history=self._history.samples(now),
+        )
+        return take(look, self._about, around)
+
+    def run(self) -> None:
+        """Tick until the dispatcher is gone."""
+        _in_background(self._weigh)
+        poll = select.poll()
+        poll.register(self._channel.sock, select.POLLIN)
+        next_tick = time.monotonic()
+        while True:
+            left = next_tick - time.monotonic()
+            if poll.poll(max(left, 0.0) * 1000) and not self._hear():
+                return
+            if time.monotonic() >= next_tick:
+                self._tick()
+                next_tick = time.monotonic() + _TICK
+
+    def _hear(self) -> bool:
+        """Take in what the dispatcher says; ``False`` if it is gone."""
+        received = self._channel.receive()
+        if received is None:
+            return False
+        for frame in received[0]:
+            if frame.kind is Kind.PING:
+                self._pulse.unanswered = 0
+            elif frame.kind is Kind.CLOSED:
+                self._close_queues()
+        return True
+
+    def _close_queues(self) -> None:
+        """A socket that we kept open would let clients connect to nobody."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.close()
+            self._listeners.clear()
+
+    def _tick(self) -> None:
+        if not self._pulse.unanswered:
+            self._channel.send(Frame(Kind.PING, 0))
+        self._pulse.unanswered += 1
+        with self._lock:
+            look = self._board.look()
+            queue = sum(listener.waiting() for listener in self._listeners)
+        sample = PoolSample(
+            0.0,
+            look.workers,
+            look.busy,
+            queue,
+            look.sums.requests,
+            look.sums.buckets,
+        )
+        self._history.add(time.monotonic(), sample)
+
+    def _weigh(self) -> t.NoReturn:
+        while True:
+            with self._lock:
+                look = self._board.look()
+            records = (r for bank in look.records for r in bank.values())
+            self._memory.step([record.pid for record in records])
+            time.sleep(_TICK)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("flask_prefork")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # a source tree that isn't installed
+
+
+def main(fd: int) -> t.NoReturn:
+    """Be the observer, in a fresh interpreter.
+
+    :param fd: Our end of the channel.
+    """
+    log.set_up()
+    launch.ignore_foreign_signals()
+    _or_end(_observe, fd)
+    # Threads that wait for clients are no reason to stay.
+    os._exit(0)
+
+
+def _observe(fd: int) -> None:
+    os.set_inheritable(fd, False)
+    sock = socket.socket(fileno=fd)
+    received = receive_one(sock)
+    if received is None:
+        return
+    document, board, *sockets = received[1]
+    told = read_document(document)
+    if told["identity"] is not None:
+        privileges.drop(privileges.Identity(*told["identity"]))
+    about = About(told["pid"], told["begun"], tuple(told["addresses"]), _version())
+    opened = [socket.socket(fileno=one) for one in sockets]
+    doors = dict(zip(told["doors"], opened, strict=False))
+    queues = [Listener(one, "") for one in opened[len(doors) :]]
+    observer = Observer(Channel(sock), about, Board(board), queues)
+    if "admin" in doors:
+        site = Site(observer.snapshot, told["token"], told["guarded"])
+        _in_background(Door(site, doors["admin"]).run)
+    if "agent" in doors:
+        _in_background(Agent(observer.snapshot, doors["agent"]).run)
+    observer.run()

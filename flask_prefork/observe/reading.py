@@ -1,0 +1,242 @@
+"""From shared memory to a :class:`~.snapshot.Snapshot`.
+
+The observer process reads by a :class:`Board`; :func:`take` makes a snapshot of what
+it saw, and is pure.
+"""
+
+from __future__ import annotations
+
+import mmap
+import typing as t
+from collections.abc import Mapping
+
+from ..phase import Phase
+from ..pool import State
+from ..process import Reason
+from ..record import Record
+from ..scoreboard import Bank
+from ..settings import MAX_SLOTS
+from ..summary import Departed
+from ..summary import Figures
+from ..summary import Reader
+from ..summary import Sums
+from .snapshot import GenerationView
+from .snapshot import PoolSample
+from .snapshot import Snapshot
+from .snapshot import Totals
+from .snapshot import WorkerView
+
+#: A server is ready if a worker was idle within so many seconds.
+READY_WITHIN = 5.0
+#: How often to look again if a worker has died meanwhile.
+_TRIES = 20
+_FREE = State.FREE.value
+_AT_WORK = State.ORDERED.value + State.BUSY.value
+
+
+class Look(t.NamedTuple):
+    """What is in shared memory at one moment.
+
+    :param figures: The dispatcher's.
+    :param letters: A letter for each slot of a generation of even number, and of
+        one of odd number.
+    :param records: Their workers' records, by slot.
+    :param sums: What all workers have counted, the dead included.
+    """
+
+    figures: Figures
+    letters: tuple[str, str]
+    records: tuple[Mapping[int, Record], Mapping[int, Record]]
+    sums: Sums
+
+    def count(self, letters: str) -> int:
+        """How many workers are in the states of these letters."""
+        return sum(line.count(one) for line in self.letters for one in letters)
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.records))
+
+    @property
+    def busy(self) -> int:
+        """How many serve, or are about to."""
+        return self.count(_AT_WORK)
+
+
+class Board:
+    """The scoreboard, to be looked at only.
+
+    :param fd: Its descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._header = Reader(fd)
+        self._banks = tuple(Bank(fd, parity, mmap.ACCESS_READ) for parity in (0, 1))
+        self._last: Look | None = None
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._header.close()
+        for bank in self._banks:
+            bank.close()
+
+    def look(self) -> Look:
+        """What is there now, with sums that never go down."""
+        for _ in range(_TRIES):
+            departed = self._header.departed()
+            look = self._look(departed)
+            if self._header.departed().version == departed.version:
+                self._last = look
+                return look
+        # Workers die so fast that nobody can count them.
+        return self._last or look
+
+    def _look(self, departed: Departed) -> Look:
+        even, odd = (self._lines(bank) for bank in self._banks)
+        sums = departed.sums
+        for parity, (_, records) in enumerate((even, odd)):
+            for slot, record in records.items():
+                if not departed.is_in(parity, slot):
+                    sums = sums.plus(record)
+        figures = self._header.figures()
+        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), sums)
+
+    def _lines(self, bank: Bank) -> tuple[str, dict[int, Record]]:
+        letters = bank.states(MAX_SLOTS).replace("\0", _FREE).rstrip(_FREE)
+        used = (slot for slot, letter in enumerate(letters) if letter != _FREE)
+        return letters, {slot: bank.read(slot) for slot in used}
+
+
+class About(t.NamedTuple):
+    """What doesn't change while the server lives.
+
+    :param pid: The dispatcher's process.
+    :param begun: When it was started, in monotonic seconds.
+    :param addresses: What it serves on, as URLs.
+    :param version: This package's.
+    """
+
+    pid: int
+    begun: float
+    addresses: tuple[str, ...]
+    version: str
+
+
+class Circumstances(t.NamedTuple):
+    """What isn't in shared memory.
+
+    :param now: Monotonic seconds.
+    :param responsive: Whether the dispatcher answers.
+    :param queue: Connections in all accept queues.
+    :param queue_limit: How many fit in; 0 if that can't be told.
+    :param pss: Bytes of memory, by pid.
+    :param history: Earlier moments.
+    """
+
+    now: float
+    responsive: bool
+    queue: int
+    queue_limit: int
+    pss: Mapping[int, int]
+    history: tuple[PoolSample, ...]
+
+
+def take(look: Look, about: About, around: Circumstances) -> Snapshot:
+    """Make a snapshot."""
+    figures, now = look.figures, around.now
+    return Snapshot(
+        pid=about.pid,
+        version=about.version,
+        uptime=now - about.begun,
+        phase=figures.phase.value,
+        responsive=around.responsive,
+        ready=_is_ready(look, around),
+        addresses=about.addresses,
+        generations=_generations(look, around),
+        min_idle=figures.min_idle,
+        max_idle=figures.max_idle,
+        max_workers=figures.max_workers,
+        saturated=figures.saturated_since > 0,
+        queue=around.queue,
+        queue_limit=around.queue_limit,
+        parked=figures.waits,
+        totals=_totals(look, now),
+        history=around.history,
+    )
+
+
+def _is_ready(look: Look, around: Circumstances) -> bool:
+    figures = look.figures
+    if figures.phase is not Phase.SERVING or not around.responsive:
+        return False
+    # The dispatcher tells when it last saw one, which may be long ago for no other
+    # reason than that nothing has happened since.
+    current = figures.parts[0] if figures.parts else None
+    if current is not None and State.IDLE.value in look.letters[current.number % 2]:
+        return True
+    return figures.idle_at > 0 and around.now - figures.idle_at <= READY_WITHIN
+
+
+def _generations(look: Look, around: Circumstances) -> tuple[GenerationView, ...]:
+    views = []
+    for number, role, opened in look.figures.parts:
+        # While it isn't its own, that half is a generation's that leaves.
+        letters = look.letters[number % 2] if opened else ""
+        records = look.records[number % 2] if opened else {}
+        workers = tuple(
+            _worker(
+                slot,
+                letters[slot],
+                # Its own, or what the worker finds that is just starting.
+                record if record.generation == number else Record(),
+                around,
+            )
+            for slot, record in records.items()
+        )
+        views.append(GenerationView(number, role, letters, workers))
+    return tuple(views)
+
+
+def _worker(
+    slot: int, letter: str, record: Record, around: Circumstances
+) -> WorkerView:
+    now, busy = around.now, record.began > 0
+    return WorkerView(
+        slot=slot,
+        state=letter,
+        pid=record.pid,
+        age=max(now - record.since, 0.0) if record.pid else 0.0,
+        requests=record.requests,
+        connections=record.connections,
+        method=record.method,
+        target=record.target,
+        busy_for=max(now - record.began, 0.0) if busy else None,
+        silent_for=max(now - max(record.began, record.moved), 0.0) if busy else None,
+        pss=around.pss.get(record.pid),
+    )
+
+
+def _totals(look: Look, now: float) -> Totals:
+    figures, sums = look.figures, look.sums
+    since = figures.saturated_since
+    return Totals(
+        requests=sums.requests,
+        connections=sums.connections,
+        sent=sums.sent,
+        classes=sums.classes,
+        spent=sums.spent,
+        buckets=sums.buckets,
+        orders=figures.orders,
+        resumed=figures.resumed,
+        parked=figures.parked,
+        spawned=figures.spawned,
+        retired=figures.ended[Reason.RETIRED],
+        deaths={
+            reason.value: count
+            for reason, count in figures.ended.items()
+            if reason is not Reason.RETIRED
+        },
+        reloads=figures.reloads,
+        saturated=figures.saturated + (max(now - since, 0.0) if since else 0.0),
+    )

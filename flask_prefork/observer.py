@@ -1,0 +1,204 @@
+"""The observer as the dispatcher holds it: started, listened to, started again.
+
+The process itself is in :mod:`.observe`. It reads shared memory, and asks us only
+whether we still turn. Whatever becomes of it is no matter of the server's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import typing as t
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+from . import launch
+from .address import Address
+from .channel import Channel
+from .channel import Frame
+from .channel import Kind
+from .channel import write_document
+from .log import logger
+from .poller import Poller
+from .sockets import Listener
+from .supervisor import Supervisor
+from .systemd import VARIABLES
+
+#: One that died is replaced after this, doubled with each that dies young, up to
+#: the maximum; and what is young, all in seconds.
+_PAUSE = 0.5
+_MAX_PAUSE = 30.0
+_YOUNG = 60.0
+#: What it runs; its modules are found where ours were.
+_CODE = (
+    "import sys; sys.path[:] = {path!r};"
+    " from flask_prefork.observe.process import main; main({fd})"
+)
+
+
+def _is_guarded(address: Address | None) -> bool:
+    """Whether only this machine's users are meant, whose browsers could be abused."""
+    return address is not None and address.is_local and not address.path
+
+
+class Observer:
+    """At most one process that tells what goes on.
+
+    :param supervisor: Has the rights to start it, and its socket.
+    :param poller: The dispatcher's poll set.
+    :param scoreboard: The descriptor of the shared scoreboard.
+    :param clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        poller: Poller,
+        scoreboard: int,
+        clock: t.Callable[[], float],
+    ) -> None:
+        #: Its process; 0 while there is none.
+        self.pid = 0
+        self._supervisor = supervisor
+        self._poller = poller
+        self._scoreboard = scoreboard
+        self._clock = clock
+        self._begun = clock()
+        self._channel: Channel | None = None
+        self._doors: Mapping[str, Listener] = {}
+        self._listeners: Sequence[Listener] = ()
+        #: What it is told; nothing before it is wanted, and when it isn't any more.
+        self._about: dict[str, t.Any] = {}
+        self._since = 0.0
+        self._pauses = 0
+        self._start_at: float | None = None
+
+    def open(
+        self,
+        doors: Mapping[str, Listener],
+        token: str | None,
+        listeners: Sequence[Listener],
+    ) -> None:
+        """Begin to tell.
+
+        :param doors: Where it is asked, see :meth:`.Supervisor.doors`.
+        :param token: What it is to ask for, if anything.
+        :param listeners: The sockets whose queues it tells of.
+        """
+        outside = self._supervisor.surroundings
+        self._listeners = listeners
+        self._doors = doors
+        self._about = {
+            "doors": [*doors],
+            "pid": os.getpid(),
+            "begun": self._begun,
+            "addresses": [one.addresses(outside.scheme)[0] for one in listeners],
+            "token": token,
+            "guarded": _is_guarded(self._supervisor.admin_address),
+            "identity": outside.identity,
+        }
+        self._start()
+
+    def _start(self) -> None:
+        self._start_at = None
+        self._since = self._clock()
+        ours, theirs = socket.socketpair()
+        try:
+            theirs.set_inheritable(True)
+            code = _CODE.format(path=sys.path, fd=theirs.fileno())
+            with self._supervisor.rights():
+                self.pid = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-c", code],
+                    {k: v for k, v in os.environ.items() if k not in VARIABLES},
+                    setsigmask=launch.FOREIGN_SIGNALS,
+                )
+        except OSError as e:
+            ours.close()
+            logger.error("Can't start the observer: %s.", e)
+            self._retry()
+            return
+        finally:
+            theirs.close()
+        self._channel = Channel(ours)
+        self._poller.watch(self._channel.fd, self._read)
+        document = write_document(self._about)
+        fds = [document, self._scoreboard]
+        fds += [one.fd for one in (*self._doors.values(), *self._listeners)]
+        self._channel.send(Frame(Kind.OBSERVE, 0), fds)
+        os.close(document)
+
+    def _read(self) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            received = channel.receive()
+            if received is not None:
+                for frame in received[0]:
+                    channel.send(frame)  # PING
+                return
+        except ValueError as e:
+            logger.error("The observer sent garbage: %s.", e)
+        # It is dead, or will be; its end is told by a signal.
+        self._hang_up()
+        self.kill()
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._poller.forget(channel.fd)
+            channel.close()
+
+    def reap(self) -> None:
+        """Take in whether it has ended."""
+        if not self.pid:
+            return
+        try:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            found, status = self.pid, 0
+        if not found:
+            return
+        how = os.waitstatus_to_exitcode(status)
+        pid, self.pid = self.pid, 0
+        self._hang_up()
+        if self._about:
+            logger.error("The observer (pid %d) died: status %d.", pid, how)
+            self._retry()
+
+    def _retry(self) -> None:
+        now = self._clock()
+        if now - self._since >= _YOUNG:
+            self._pauses = 0
+        self._start_at = now + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
+        self._pauses = min(self._pauses + 1, 30)
+
+    def deadline(self) -> float | None:
+        """When :meth:`step` should run next."""
+        return self._start_at
+
+    def step(self, now: float) -> None:
+        """Start another one in a dead one's place, when it is time."""
+        if self._start_at is not None and now >= self._start_at:
+            self._start()
+
+    def close_queues(self) -> None:
+        """Nobody listens any more, and no socket may be left for clients to try."""
+        self._listeners = ()
+        if self._channel is not None:
+            self._channel.send(Frame(Kind.CLOSED, 0))
+
+    def release(self) -> None:
+        """Let it end: it does when nobody holds the other end of its channel."""
+        self._about = {}
+        self._start_at = None
+        self._hang_up()
+
+    def kill(self) -> None:
+        """End it now."""
+        if self.pid:
+            with self._supervisor.rights():
+                os.kill(self.pid, signal.SIGKILL)

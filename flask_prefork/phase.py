@@ -1,0 +1,20 @@
+"""Where the server is in its life. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Phase(enum.Enum):
+    """A time of the server's life; the dispatcher goes from one to the next."""
+
+    #: The first generation's zygote loads the app; nothing is bound.
+    LOADING = "loading"
+    SERVING = "serving"
+    #: TERM: what waits in the accept queue is still served.
+    DRAINING = "draining"
+    #: Nothing is accepted any more; workers finish and exit.
+    CLOSING = "closing"
+    #: No worker is left; the zygotes exit.
+    LEAVING = "leaving"
+    STOPPED = "stopped"

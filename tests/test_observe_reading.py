@@ -1,0 +1,295 @@
+"""Snapshots of a scoreboard that this test writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork import scoreboard
+from flask_prefork.observe.reading import About
+from flask_prefork.observe.reading import Board
+from flask_prefork.observe.reading import Circumstances
+from flask_prefork.observe.reading import READY_WITHIN
+from flask_prefork.observe.reading import take
+from flask_prefork.observe.snapshot import Snapshot
+from flask_prefork.phase import Phase
+from flask_prefork.policy import Policy
+from flask_prefork.process import Reason
+from flask_prefork.record import Entry
+from flask_prefork.scoreboard import Bank
+from flask_prefork.summary import Departed
+from flask_prefork.summary import Part
+from flask_prefork.summary import Reader
+from flask_prefork.summary import Summary
+
+ABOUT = About(7, 100.0, ("http://127.0.0.1:5000",), "1.2")
+
+
+class House:
+    """A dispatcher and its workers, as far as they write to the scoreboard.
+
+    :ivar now: The time.
+    :ivar banks: Those of generations 1 and 2.
+    """
+
+    def __init__(self) -> None:
+        self.fd = scoreboard.create()
+        self.summary = Summary(self.fd)
+        self.banks = {number: Bank(self.fd, number) for number in (1, 2)}
+        self.board = Board(self.fd)
+        self.policy = Policy(2, 4, 2, 8, 10.0, 0.0)
+        self.entries: dict[tuple[int, int], Entry] = {}
+        self.now = 150.0
+
+    def worker(self, generation: int, slot: int, letter: str, since: float) -> Entry:
+        """Have a worker in a slot."""
+        bank = self.banks[generation]
+        bank.clear(slot)
+        bank.set_state(slot, letter)
+        entry = self.entries[generation, slot] = bank.entry(slot)
+        entry.enter(1000 * generation + slot, generation, since)
+        return entry
+
+    def serve(self, entry: Entry, began: float, ended: float, status: int) -> None:
+        entry.begin(began, "GET", "/")
+        entry.end(ended, status, 100, 1)
+
+    def depart(self, generation: int, slot: int) -> None:
+        """A worker is dead."""
+        bank = self.banks[generation]
+        record = bank.read(slot)
+        with self.summary.departing(generation, slot, record, self.now):
+            bank.clear(slot)
+
+    def turn(self, *parts: Part, **more: t.Any) -> None:
+        """End the dispatcher's turn."""
+        said: dict[str, t.Any] = {
+            "phase": Phase.SERVING,
+            "idle": 1,
+            "waits": 0,
+            "reloads": 0,
+        }
+        self.summary.write(
+            self.now,
+            policy=self.policy,
+            parts=parts or (Part(1, "current", True),),
+            **(said | more),
+        )
+
+    def snapshot(self, **more: t.Any) -> Snapshot:
+        said: dict[str, t.Any] = {
+            "responsive": True,
+            "queue": 0,
+            "queue_limit": 0,
+            "pss": {},
+            "history": (),
+        }
+        around = Circumstances(now=self.now, **(said | more))
+        return take(self.board.look(), ABOUT, around)
+
+    def close(self) -> None:
+        for entry in self.entries.values():
+            entry.release()
+        self.board.close()
+        self.summary.close()
+        for bank in self.banks.values():
+            bank.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with contextlib.closing(House()) as house:
+        yield house
+
+
+def test_a_look(house: House) -> None:
+    busy = house.worker(1, 0, "B", 120.0)
+    house.serve(busy, 130.0, 131.0, 200)
+    busy.begin(140.0, "POST", "/form?x=1")
+    busy.move(147.0)
+    house.worker(1, 2, "I", 125.0)
+    house.turn(waits=3)
+    snapshot = house.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
+    assert (snapshot.pid, snapshot.version, snapshot.uptime) == (7, "1.2", 50.0)
+    assert snapshot.addresses == ("http://127.0.0.1:5000",)
+    assert (snapshot.phase, snapshot.ready) == ("serving", True)
+    assert (snapshot.queue, snapshot.queue_limit, snapshot.parked) == (5, 64, 3)
+    (generation,) = snapshot.generations
+    assert (generation.number, generation.role) == (1, "current")
+    assert generation.letters == "B.I"
+    first, third = generation.workers
+    assert (first.slot, first.state, first.pid, first.age) == (0, "B", 1000, 30.0)
+    assert (first.method, first.target) == ("POST", "/form?x=1")
+    assert (first.busy_for, first.silent_for) == (10.0, 3.0)
+    assert (first.requests, first.pss) == (1, 12345)
+    assert (third.slot, third.state, third.pss) == (2, "I", None)
+    assert (third.busy_for, third.silent_for, third.method) == (None, None, "")
+    assert snapshot.totals.requests == 1
+    assert snapshot.totals.classes == (0, 0, 1, 0, 0, 0)
+
+
+def test_a_worker_that_is_just_forked(house: House) -> None:
+    house.banks[1].set_state(0, "S")
+    house.turn()
+    (worker,) = house.snapshot().workers
+    assert (worker.state, worker.pid, worker.age) == ("S", 0, 0.0)
+
+
+def test_generations_during_a_reload(house: House) -> None:
+    house.worker(1, 0, "B", 120.0)
+    house.worker(2, 0, "S", 149.0)
+    house.turn(Part(1, "current", True), Part(2, "coming", True))
+    roles = {g.number: (g.role, g.letters) for g in house.snapshot().generations}
+    assert roles == {1: ("current", "B"), 2: ("coming", "S")}
+    house.turn(Part(2, "current", True), Part(1, "leaving", True))
+    assert [g.number for g in house.snapshot().generations] == [2, 1]
+
+
+def test_one_that_loads_has_none_of_anothers_workers(house: House) -> None:
+    """Generation 3 waits for the place of generation 1, which drains."""
+    house.worker(1, 0, "R", 120.0)
+    house.worker(2, 0, "I", 130.0)
+    house.turn(
+        Part(2, "current", True), Part(3, "coming", False), Part(1, "leaving", True)
+    )
+    letters = {g.number: g.letters for g in house.snapshot().generations}
+    assert letters == {2: "I", 3: "", 1: "R"}
+    assert len(house.snapshot().workers) == 2
+
+
+def test_counters_outlive_workers(house: House) -> None:
+    house.turn()
+    for number in range(1, 31):
+        entry = house.worker(1, number % 3, "B", 120.0)
+        house.serve(entry, 130.0, 130.002, 200)
+        assert house.snapshot().totals.requests == number
+        house.depart(1, number % 3)
+        totals = house.snapshot().totals
+        assert totals.requests == sum(totals.buckets) == number
+        assert totals.sent == 100 * number
+
+
+def test_a_death_in_the_middle_of_a_look(house: House) -> None:
+    """Whenever the dead worker's record is cleared, it counts exactly once."""
+    house.turn()
+    for slot in range(4):
+        house.serve(house.worker(1, slot, "B", 120.0), 130.0, 130.5, 200)
+    dying = iter([0, 1, 2, 3])
+
+    class Slow(Reader):
+        """While it looks, a worker dies."""
+
+        def figures(self) -> t.Any:
+            if (slot := next(dying, None)) is not None:
+                house.depart(1, slot)
+            return super().figures()
+
+    board = house.board
+    board._header.close()
+    board._header = Slow(house.fd)
+    assert board.look().sums.requests == 4
+    assert board.look().sums.requests == 4
+    assert board.look().workers == 0
+
+
+def test_deaths_that_never_pause(house: House) -> None:
+    """The last look that was whole is better than one that counts twice."""
+    house.turn()
+    house.serve(house.worker(1, 0, "B", 120.0), 130.0, 130.5, 200)
+    whole = house.board.look()
+
+    class Restless(Reader):
+        turns = 0
+
+        def departed(self) -> Departed:
+            self.turns += 1
+            return super().departed()._replace(version=self.turns)
+
+    house.board._header.close()
+    house.board._header = Restless(house.fd)
+    assert house.board.look() == whole
+
+
+def test_reasons_of_deaths(house: House) -> None:
+    for reason in (Reason.RETIRED, Reason.RETIRED, Reason.MEMORY):
+        house.summary.ended(reason)
+    house.turn()
+    totals = house.snapshot().totals
+    assert totals.retired == 2
+    assert {word: count for word, count in totals.deaths.items() if count} == {
+        "memory": 1
+    }
+    assert set(totals.deaths) == {r.value for r in Reason} - {"retired"}, "all, always"
+
+
+def test_saturated_seconds_go_on(house: House) -> None:
+    house.policy.grow(150.0, idle=0, starting=0, total=8, waiting=9)
+    house.turn(idle=0)
+    house.now = 153.0
+    snapshot = house.snapshot()
+    assert snapshot.saturated
+    assert snapshot.totals.saturated == 3.0
+    house.policy.grow(154.0, idle=3, starting=0, total=8)
+    house.now = 154.0
+    house.turn()
+    house.now = 160.0
+    snapshot = house.snapshot()
+    assert not snapshot.saturated
+    assert snapshot.totals.saturated == 4.0
+
+
+# Readiness
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.SERVING])
+def test_only_who_serves_is_ready(house: House, phase: Phase) -> None:
+    house.worker(1, 0, "I", 120.0)
+    house.turn(phase=phase)
+    snapshot = house.snapshot()
+    assert (snapshot.ready, snapshot.phase) == (False, phase.value)
+
+
+def test_a_dispatcher_that_doesnt_answer_is_not_ready(house: House) -> None:
+    house.worker(1, 0, "I", 120.0)
+    house.turn()
+    assert house.snapshot().ready
+    assert not house.snapshot(responsive=False).ready
+
+
+def test_ready_means_idle_of_late(house: House) -> None:
+    house.worker(1, 0, "I", 120.0)
+    house.turn()
+    # Nothing happens for an hour.
+    house.now += 3600.0
+    assert house.snapshot().ready
+    house.banks[1].set_state(0, "B")
+    house.turn(idle=0)
+    house.now += READY_WITHIN
+    assert house.snapshot().ready
+    house.now += 0.1
+    assert not house.snapshot().ready
+
+
+def test_one_that_comes_is_not_ready(house: House) -> None:
+    """What counts is who is ordered."""
+    house.worker(1, 0, "B", 120.0)
+    house.worker(2, 0, "I", 149.0)
+    house.turn(Part(1, "current", True), Part(2, "coming", True), idle=0)
+    assert not house.snapshot().ready
+
+
+def test_nobody_was_ever_idle(house: House) -> None:
+    house.now = 1.0
+    house.worker(1, 0, "S", 0.5)
+    house.turn(idle=0)
+    assert not house.snapshot().ready
+
+
+def test_the_observer_can_only_look(house: House) -> None:
+    with pytest.raises(TypeError):
+        house.board._banks[0].set_state(0, "I")

@@ -1,0 +1,257 @@
+"""The scoreboard's header: what is written is read, and sums never go down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from flask_prefork import scoreboard
+from flask_prefork.phase import Phase
+from flask_prefork.policy import Policy
+from flask_prefork.process import Reason
+from flask_prefork.record import BOUNDS
+from flask_prefork.record import Record
+from flask_prefork.scoreboard import Bank
+from flask_prefork.summary import last_words
+from flask_prefork.summary import Part
+from flask_prefork.summary import Reader
+from flask_prefork.summary import Summary
+from flask_prefork.summary import Sums
+
+
+class Header:
+    """Both sides of a header.
+
+    :ivar fd: The scoreboard.
+    """
+
+    def __init__(self) -> None:
+        self.fd = scoreboard.create()
+        self.summary = Summary(self.fd)
+        self.reader = Reader(self.fd)
+        self.policy = Policy(2, 4, 2, 8, 10.0, 0.0)
+
+    def write(self, now: float, **more: t.Any) -> None:
+        """End a turn."""
+        said: dict[str, t.Any] = {
+            "phase": Phase.SERVING,
+            "policy": self.policy,
+            "idle": 0,
+            "waits": 0,
+            "reloads": 0,
+            "parts": [Part(1, "current", True)],
+        }
+        self.summary.write(now, **(said | more))
+
+    def close(self) -> None:
+        self.summary.close()
+        self.reader.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def header() -> Iterator[Header]:
+    with contextlib.closing(Header()) as header:
+        yield header
+
+
+def record(**more: t.Any) -> Record:
+    """A worker's that has served three requests."""
+    made = Record(
+        42,
+        1,
+        since=5.0,
+        requests=3,
+        connections=2,
+        sent=700,
+        classes=(0, 0, 2, 0, 1, 0),
+        spent=1.5,
+        buckets=(2,) + (0,) * (len(BOUNDS) - 1) + (1,),
+    )
+    return made._replace(**more)
+
+
+# What the dispatcher tells
+
+
+def test_what_is_written_is_read(header: Header) -> None:
+    summary = header.summary
+    summary.orders, summary.resumed, summary.parked, summary.spawned = 5, 6, 7, 8
+    parts = [Part(4, "current", True), Part(5, "coming", False)]
+    for reason in (Reason.EXIT, Reason.EXIT, Reason.RETIRED, None):
+        summary.ended(reason)
+    header.write(
+        20.0, phase=Phase.DRAINING, idle=1, waits=9, reloads=2, parts=tuple(parts)
+    )
+    figures = header.reader.figures()
+    assert figures.phase is Phase.DRAINING
+    assert (figures.min_idle, figures.max_idle, figures.max_workers) == (2, 4, 8)
+    assert (figures.orders, figures.resumed, figures.parked) == (5, 6, 7)
+    assert (figures.spawned, figures.waits, figures.reloads) == (8, 9, 2)
+    assert figures.parts == tuple(parts)
+    assert figures.idle_at == 20.0
+    assert {r: n for r, n in figures.ended.items() if n} == {
+        Reason.EXIT: 2,
+        Reason.RETIRED: 1,
+    }
+
+
+def test_before_the_first_turn_there_is_nothing(header: Header) -> None:
+    figures = header.reader.figures()
+    assert figures.phase is Phase.LOADING
+    assert figures.parts == ()
+    assert header.reader.departed().sums == Sums()
+
+
+def test_more_generations_than_there_is_room_for(header: Header) -> None:
+    parts = [Part(number, "leaving", True) for number in range(9, 3, -1)]
+    header.write(1.0, parts=parts)
+    assert header.reader.figures().parts == tuple(parts[:4])
+
+
+def test_when_a_worker_was_idle(header: Header) -> None:
+    header.write(1.0, idle=0)
+    assert header.reader.figures().idle_at == 0
+    header.write(2.0, idle=3)
+    header.write(9.0, idle=0)
+    assert header.reader.figures().idle_at == 9.0, "it was until this turn"
+    header.write(12.0, idle=0)
+    assert header.reader.figures().idle_at == 9.0
+
+
+def test_saturation_is_counted_over_generations(header: Header) -> None:
+    def saturate(at: float) -> None:
+        header.policy.grow(at, idle=0, starting=0, total=8, waiting=9)
+
+    saturate(3.0)
+    header.write(3.0)
+    header.write(5.0)
+    figures = header.reader.figures()
+    assert (figures.saturated_since, figures.saturated) == (3.0, 0.0)
+    header.policy = Policy(2, 4, 2, 8, 10.0, 7.0)
+    header.write(7.0)
+    figures = header.reader.figures()
+    assert (figures.saturated_since, figures.saturated) == (0.0, 4.0)
+    saturate(10.0)
+    header.write(10.0)
+    # While the server drains, the policy isn't asked any more.
+    header.write(11.0, phase=Phase.DRAINING)
+    header.write(20.0, phase=Phase.DRAINING)
+    figures = header.reader.figures()
+    assert (figures.saturated_since, figures.saturated) == (0.0, 5.0)
+
+
+def test_a_writer_that_stops_at_any_moment_leaves_all_whole(
+    header: Header, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a block is written, and its writer was stopped before the rest."""
+    header.write(1.0, waits=77)
+    block = header.summary._figures
+    copy = block._copies[(block._count[0] + 1) % 2]
+    garbage = b"\xff" * (block._layout.size // 2)
+    header.summary._map[copy : copy + len(garbage)] = garbage
+    assert header.reader.figures().waits == 77
+
+
+def test_a_reader_beside_a_fast_writer(header: Header) -> None:
+    """All numbers that are read are of one turn."""
+    done = threading.Event()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def write() -> None:
+        turn = 0
+        while not done.is_set():
+            turn += 1
+            header.summary.orders = header.summary.parked = turn
+            header.write(float(turn), waits=turn, reloads=turn)
+
+    header.write(0.0)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2000):
+            figures = header.reader.figures()
+            seen = {figures.orders, figures.parked, figures.waits, figures.reloads}
+            assert len(seen) == 1
+    finally:
+        done.set()
+        writer.join()
+        sys.setswitchinterval(interval)
+
+
+# What the dead have counted
+
+
+def test_a_request_that_dies_with_its_worker() -> None:
+    assert last_words(record(), 9.0) == record()
+    words = last_words(record(began=8.0, method="GET", target="/"), 8.3)
+    assert words.requests == 4
+    assert words.classes == (1, 0, 2, 0, 1, 0)
+    assert words.spent == pytest.approx(1.8)
+    assert sum(words.buckets) == 4
+    assert words.buckets[BOUNDS.index(0.5)] == 1
+
+
+def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
+    bank = Bank(header.fd, 1)
+    entry = bank.entry(3)
+    entry.enter(42, 1, 5.0)
+    before = header.reader.departed()
+    assert not before.is_in(1, 3)
+    with header.summary.departing(1, 3, record(), 9.0):
+        between = header.reader.departed()
+        assert between.is_in(1, 3)
+        assert not between.is_in(2, 3), "that is the other bank's"
+        assert between.sums == Sums().plus(record())
+        bank.clear(3)
+    after = header.reader.departed()
+    assert after.sums == between.sums
+    # Else the next worker in its place wouldn't count.
+    assert not after.is_in(1, 3)
+    assert before.version < between.version < after.version
+    entry.release()
+    bank.close()
+
+
+counts = st.integers(0, 2**40)
+
+
+@settings(max_examples=50)
+@given(
+    records=st.lists(
+        st.builds(
+            Record,
+            requests=counts,
+            connections=counts,
+            sent=counts,
+            classes=st.tuples(*[counts] * 6),
+            began=st.just(0.0),
+            spent=st.floats(0, 1e9),
+            buckets=st.tuples(*[counts] * (len(BOUNDS) + 1)),
+        ),
+        max_size=4,
+    )
+)
+def test_sums(records: list[Record]) -> None:
+    with contextlib.closing(Header()) as header:
+        for one in records:
+            with header.summary.departing(1, 0, one, 1.0):
+                pass
+        sums = header.reader.departed().sums
+    assert sums.requests == sum(one.requests for one in records)
+    assert sums.sent == sum(one.sent for one in records)
+    assert sums.spent == pytest.approx(sum(one.spent for one in records))
+    for index in range(6):
+        assert sums.classes[index] == sum(one.classes[index] for one in records)
+    for index in range(len(BOUNDS) + 1):
+        assert sums.buckets[index] == sum(one.buckets[index] for one in records)
