@@ -27,7 +27,7 @@ def index() -> dict[str, t.Any]:
     return whoami()
 
 
-@app.get("/hold")
+@app.route("/hold", methods=["GET", "POST"])
 def hold() -> dict[str, t.Any]:
     """Announce itself at the test's gate, then wait until that is closed."""
     with socket.create_connection(("127.0.0.1", int(request.args["gate"]))) as gate:

@@ -107,7 +107,7 @@ def test_a_fork_in_a_view_makes_no_second_worker(serve: Serve) -> None:
     assert [server.get().status for _ in range(10)] == [200] * 10
     server.wait_for_state("II")
     assert sorted(server.workers()) == before
-    assert len(group(server.pid)) == 4
+    assert len(server.processes()) == 4
 
 
 def test_a_dead_zygote_is_replaced(serve: Serve, gate: Gate) -> None:
@@ -134,7 +134,7 @@ def test_nobody_outlives_the_dispatcher(serve: Serve, gate: Gate) -> None:
     assert server.wait() == -signal.SIGKILL
     # The idle go at once, the busy one after what it serves.
     wait_for(
-        lambda: {p.pid for p in group(server.pid)} <= {held.pid, held.told["zygote"]}
+        lambda: {p.pid for p in server.processes()} <= {held.pid, held.told["zygote"]}
     )
     held.release()
     assert request.answer().status == 200
