@@ -13,13 +13,13 @@ import pytest
 from blinker import NamedSignal
 from flask.cli import cli as flask_command
 from flask.cli import run_command
-from pages import all_commands
-from pages import Block
-from pages import blocks
-from pages import commands
-from pages import DOCS
-from pages import PAGES
-from pages import ROOT
+from manual_pages import all_commands
+from manual_pages import Block
+from manual_pages import blocks
+from manual_pages import commands
+from manual_pages import DOCS
+from manual_pages import PAGES
+from manual_pages import ROOT
 
 import flask_prefork
 from flask_prefork import hooks

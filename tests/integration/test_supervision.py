@@ -8,7 +8,6 @@ import pwd
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import typing as t
@@ -19,6 +18,7 @@ import psutil
 import pytest
 from xprocess import XProcess
 
+from . import namespaces
 from .conftest import Fail
 from .conftest import Serve
 from .gate import Gate
@@ -260,25 +260,14 @@ def test_an_apps_daemon_leaves_no_zombie(serve: Serve, gate: Gate, app: str) -> 
     assert not server.zombies()
 
 
-def _why_no_namespace() -> str:
-    """Why this process can't start another one's PID 1; empty if it can."""
-    line = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "true"]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-    except FileNotFoundError as e:
-        return str(e)
-    return done.stderr.strip() if done.returncode else ""
-
-
 def test_pid_1(xprocess: XProcess, gate: Gate, tmp_path: Path, app: str) -> None:
     """As in a container: all that loses its parent is ours."""
-    if why := _why_no_namespace():
+    if why := namespaces.why_none():
         pytest.skip(f"no PID namespace can be made here: {why}")
-    line = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     pid_file = tmp_path / "web.pid"
     pool = ("--min-idle", "1", "--pid", str(pid_file))
-    line += command(app, "--port", "0", "--no-access-log", *pool)
-    with running(xprocess, "pid-1", line, tmp_path) as server:
+    line = command(app, "--port", "0", "--no-access-log", *pool)
+    with running(xprocess, "pid-1", [*namespaces.FIRST, *line], tmp_path) as server:
         assert re.search(r"\* Dispatcher 1, zygote \d+$", server.log(), re.MULTILINE)
         assert pid_file.read_text() == "1\n"
         (dispatcher,) = psutil.Process(server.pid).children()
