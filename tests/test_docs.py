@@ -91,7 +91,6 @@ OTHERS = {
         "--workers",
     },
     "systemctl": {"--now"},
-    "useradd": {"--create-home"},
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 

@@ -55,7 +55,7 @@ UNRUNNABLE = {
     "tox": "runs this suite",
 }
 #: Ports that the manual names. They stand for any that are free.
-PORTS = ("5000", "8000", "9000")
+PORTS = ("5000", "8000", "9000", "9001")
 #: The app that a page has if it shows none.
 (SHOP,) = (one for one in blocks("docs/quickstart.rst") if one.caption == "shop.py")
 #: Seconds for a command that ends by itself; some start servers or make environments.
