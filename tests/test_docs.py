@@ -78,7 +78,14 @@ def test_every_command_is_in_a_block_for_commands(page: str) -> None:
 #: Other programs' options that the manual names, by the program.
 OTHERS = {
     "curl": {"--unix-socket"},
-    "docker": {"--init", "--signal", "--stop-timeout"},
+    "docker": {
+        "--file",
+        "--name",
+        "--publish",
+        "--signal",
+        "--stop-timeout",
+        "--tag",
+    },
     "git": {"--sign"},
     "gunicorn": {
         "--access-logfile",
@@ -90,6 +97,7 @@ OTHERS = {
         "--threads",
         "--workers",
     },
+    "kubectl": {"--filename"},
     "systemctl": {"--now"},
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")

@@ -90,18 +90,18 @@ def test_who_is_saturated_for_long_stays_up() -> None:
     [
         (server("BII", phase="draining"), b"drain\n"),
         (server("BII", phase="draining", ready=False), b"drain\n"),
-        (server("R", phase="closing"), b"stopped#the server is closing\n"),
-        (server("", phase="leaving"), b"stopped#the server is leaving\n"),
-        (server("II", phase="gone"), b"stopped#the server is gone\n"),
-        (server("II", responsive=False), b"fail#the dispatcher doesn't answer\n"),
+        (server("R", phase="closing"), b"stopped # the server is closing\n"),
+        (server("", phase="leaving"), b"stopped # the server is leaving\n"),
+        (server("II", phase="gone"), b"stopped # the server is gone\n"),
+        (server("II", responsive=False), b"fail # the dispatcher doesn't answer\n"),
         (
             server("II", phase="draining", responsive=False),
-            b"fail#the dispatcher doesn't answer\n",
+            b"fail # the dispatcher doesn't answer\n",
         ),
-        (server("", ready=False), b"down#no worker is there\n"),
-        (server("", phase="loading", ready=False), b"down#no worker is there\n"),
-        (server("SS", ready=False), b"down#no worker is there\n"),
-        (server("K", leaving="R", ready=False), b"down#no worker is there\n"),
+        (server("", ready=False), b"down # no worker is there\n"),
+        (server("", phase="loading", ready=False), b"down # no worker is there\n"),
+        (server("SS", ready=False), b"down # no worker is there\n"),
+        (server("K", leaving="R", ready=False), b"down # no worker is there\n"),
         # The only one is being replaced.
         (server("S", 1, ready=True), b"ready up 100%\n"),
     ],
@@ -119,6 +119,8 @@ def test_any_line_is_one(snapshot: Snapshot) -> None:
         assert words[1] == b"up" and 1 <= int(words[2].removesuffix(b"%")) <= 100
     else:
         assert words in ([b"drain"], [b"stopped"], [b"fail"], [b"down"])
+        # Else HAProxy takes the sharp for a part of the word.
+        assert b"#" not in said or b" # " in said
 
 
 @given(st.text("SIOBRK.", max_size=12), st.integers(0, 20), st.integers(1, 12))

@@ -1,14 +1,11 @@
-"""The simulation of scaling policies, and the arithmetic of capacity.
+"""The simulation of scaling policies.
 
 Nothing here starts a process or looks at a clock; all random numbers have a seed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
-import math
 import re
 import sys
 import typing as t
@@ -21,8 +18,8 @@ from flask_prefork.pool import Pool
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-import capacity
 import simulate
+import simulate_check
 from simulation import peers
 from simulation import report
 from simulation import traffic
@@ -253,57 +250,6 @@ def test_uwsgi_busyness_looks_at_the_time_that_was_busy() -> None:
     assert account.sizes[-1][0] > 20 + peers.UwsgiBusyness.CYCLES
 
 
-# Erlang
-
-
-def test_erlang_c_as_in_the_books() -> None:
-    # A single server's is its utilisation.
-    assert capacity.erlang_c(0.7, 1) == pytest.approx(0.7)
-    # Two servers: 2 rho^2 / (1 + rho).
-    assert capacity.erlang_c(1.2, 2) == pytest.approx(2 * 0.36 / 1.6)
-    assert capacity.mean_wait(0.5, 1, 1.0) == pytest.approx(1.0)
-    assert capacity.wait_quantile(0.5, 1, 1.0, 0.5) == 0.0
-    assert capacity.wait_quantile(0.5, 1, 1.0, 0.99) == pytest.approx(math.log(50) * 2)
-
-
-@pytest.mark.parametrize("workers", [12, 14, 17])
-def test_a_fixed_pool_is_as_erlang_says(workers: int) -> None:
-    rate, service = 200.0, 0.05
-    load = rate * service
-    requests = traffic.make(traffic.poisson(rate, 300), traffic.exponential(service), 5)
-    limits = Limits(1, workers, min_workers=workers)
-    account = World(requests, INSTANT, lambda world: Prefork(world, limits)).run()
-    assert account.peak == workers
-    # Neighbours wait alike: what is independent is batches of them.
-    size = 2500
-    batches = [
-        sum(account.waits[start : start + size]) / size
-        for start in range(0, len(account.waits) - size, size)
-    ]
-    mean = sum(batches) / len(batches)
-    variance = sum((one - mean) ** 2 for one in batches) / (len(batches) - 1)
-    error = math.sqrt(variance / len(batches))
-    expected = capacity.mean_wait(load, workers, service)
-    assert abs(mean - expected) < 4 * error
-    # And that says something.
-    assert error < expected / 4
-
-
-def test_spares_cover_their_risk() -> None:
-    assert capacity.spares(3.0, 1 - math.exp(-3.0)) == 0
-    assert capacity.spares(3.0, 1 - 4 * math.exp(-3.0) + 1e-9) == 1
-    # Where exp() of the mean is nothing.
-    assert 5000 < capacity.spares(5000.0, 0.01) < 5200
-    assert capacity.newcomers(10.0, 0.05, 1000.0) == pytest.approx(10.0)
-    assert capacity.newcomers(10.0, 0.05, 0.0) == 0.0
-
-
-def test_machines_hold_what_fits() -> None:
-    assert capacity.machines(40, 60, 25, 2048) == (79, 1)
-    assert capacity.machines(400, 60, 25, 2048) == (79, 6)
-    assert capacity.machines(1, 100, 25, 90) == (0, 0)
-
-
 # What is shown
 
 
@@ -375,40 +321,29 @@ def test_a_quick_run_prints_every_chosen_case(
     assert "events a second" in said
 
 
-def test_no_worker_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="No worker fits: 4000 MB are shared"):
-        capacity.main(
-            ["machines", "--workers", "1", "--shared", "4000", "--private", "1"]
-        )
+# The real server beside it
 
 
-# The page
+def test_the_check_sees_waits_and_sizes_that_differ() -> None:
+    requests = simulate_check.requests(1)
+    account = simulate_check.simulate(requests)
+    moments = [simulate_check.LOOK * number for number in range(200)]
+    sizes = [(at, simulate_check.size_at(account.sizes, at)) for at in moments]
+
+    def differs(load: simulate_check.Load) -> set[str]:
+        rows = simulate_check.compared(account, load)
+        return {name for name, left, right, most in rows if abs(left - right) > most}
+
+    same = simulate_check.Load(account.waits, 0.0, {}, sizes)
+    assert differs(same) == set()
+    slow = same._replace(waits=[wait + 0.1 for wait in account.waits])
+    assert "wait, mean (ms)" in differs(slow)
+    large = same._replace(sizes=[(at, 2 * count) for at, count in sizes])
+    assert differs(large) == {"workers, mean", "workers, most"}
+    assert "11" in simulate_check.over_time(account, same)
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "capacity.rst"
-PROMPT = "$ python benchmarks/capacity.py "
-
-
-def commands() -> list[tuple[str, str]]:
-    """The commands on the page that answer at once, with what they print there."""
-    blocks = re.split(r"(?m)^(?=\S)", PAGE.read_text(encoding="utf-8"))
-    found = []
-    for block in blocks:
-        lines = [line.removeprefix("    ").rstrip() for line in block.splitlines()]
-        for number, line in enumerate(lines):
-            if line.startswith(PROMPT):
-                output = "\n".join(lines[number + 1 :]).strip()
-                found.append((line.removeprefix(PROMPT), output))
-    return found
-
-
-def test_the_page_shows_commands() -> None:
-    assert len(commands()) >= 4
-
-
-@pytest.mark.parametrize(("words", "shown"), commands())
-def test_the_page_shows_what_its_commands_print(words: str, shown: str) -> None:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        capacity.main(words.split())
-    assert output.getvalue().strip() == shown
+def test_the_check_is_of_a_load_that_waits() -> None:
+    account = simulate_check.simulate(simulate_check.requests(1))
+    assert max(account.waits) > 5 * simulate_check.FIXED
+    assert account.peak < simulate_check.LIMITS.max_workers

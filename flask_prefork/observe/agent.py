@@ -32,6 +32,9 @@ What the line says:
     No worker could serve, and none was idle within the last seconds: all die, or
     don't get ready.
 
+What stands behind a sharp is for people, on HAProxy's page. The space before it is
+needed: to HAProxy 2.6 ``fail#why`` is a word that it doesn't know, and changes nothing.
+
 ``ready`` and ``up`` take back what the other lines did, also those of the server that
 was here before: nobody else can.
 """
@@ -64,13 +67,13 @@ def line(snapshot: Snapshot) -> bytes:
 
 def _answer(snapshot: Snapshot) -> str:
     if not snapshot.responsive:
-        return "fail#the dispatcher doesn't answer"
+        return "fail # the dispatcher doesn't answer"
     if snapshot.phase == _DRAINS:
         return "drain"
     if snapshot.phase not in _ACCEPTS:
-        return f"stopped#the server is {snapshot.phase}"
+        return f"stopped # the server is {snapshot.phase}"
     if not (snapshot.ready or snapshot.count(_LIVING)):
-        return "down#no worker is there"
+        return "down # no worker is there"
     return f"ready up {idle_capacity(snapshot)}%"
 
 

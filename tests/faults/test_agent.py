@@ -157,7 +157,7 @@ def test_term_while_a_request_runs(serve: Serve, gate: Gate) -> None:
     request = server.send(gate.path)
     held = gate.wait_for_one()
     server.signal(signal.SIGTERM)
-    agent.wait_for("stopped#the server is closing\n")
+    agent.wait_for("stopped # the server is closing\n")
     held.release()
     assert request.answer().status == 200
     assert server.wait() == 0
@@ -174,7 +174,7 @@ def test_the_dispatcher_is_stopped(serve: Serve) -> None:
     agent.wait_for(IDLE)
     server.signal(signal.SIGSTOP)
     try:
-        agent.wait_for("fail#the dispatcher doesn't answer\n")
+        agent.wait_for("fail # the dispatcher doesn't answer\n")
     finally:
         server.signal(signal.SIGCONT)
     agent.wait_for(IDLE)

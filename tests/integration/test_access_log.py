@@ -12,6 +12,7 @@ import pytest
 from .conftest import Fail
 from .conftest import Run
 from .conftest import Serve
+from .gate import Gate
 from .server import command
 from .server import wait_for
 
@@ -45,20 +46,29 @@ def test_json(serve: Serve) -> None:
     assert 0 < found["seconds"] < 20
 
 
-def test_ids_of_all_workers_differ(serve: Serve) -> None:
-    server = serve(
-        "held",
-        *("--access-log", "--access-log-format", "id %({x-request-id}i)s"),
-        *("--max-requests", "5", "--min-idle", "2"),
-    )
-    for _ in range(40):
-        server.get()
+def test_ids_of_all_workers_differ(serve: Serve, gate: Gate) -> None:
+    text = "%(slot)s %({x-request-id}i)s"
+    server = serve("held", "--access-log", "--access-log-format", text)
+    for _ in range(5):
+        requests = [server.send(gate.path) for _ in range(4)]
+        held = gate.wait_for(4)
+        assert len({one.pid for one in held}) == 4
+        for one in held:
+            one.release()
+        for request in requests:
+            request.answer()
     found = wait_for(
-        lambda: (ids := re.findall(r"^id (\S+)$", server.log(), re.M))[39:] and ids
+        lambda: (
+            (
+                all_ := re.findall(
+                    r"^(\d+) ([0-9a-f]{21}-[0-9a-f]+)$", server.log(), re.M
+                )
+            )[19:]
+            and all_
+        )
     )
-    assert len(set(found)) == 40
-    # Several workers had a part in it.
-    assert len({one.partition("-")[0] for one in found}) > 1
+    assert len({one for _, one in found}) == 20
+    assert len({slot for slot, _ in found}) >= 4
 
 
 def test_file(serve: Serve, tmp_path: Path) -> None:

@@ -44,10 +44,12 @@ UNRUNNABLE = {
     ".venv/bin/*": "needs the environment that make has made",
     "docker *": "needs a docker daemon, which a container has not",
     "git *": "changes the repository",
+    "kubectl *": "needs a cluster",
     "make *": "runs this suite, or a server that nobody stops",
     "pip install *": "changes the environment, and needs a package index",
     "pre-commit install": "changes the repository",
     "python -m twine *": "publishes the packages",
+    "python benchmarks/capacity.py * --simulate": "takes half a minute",
     "python docs/render_faults.py": "changes the source; test_docs.py renders too",
     "systemctl *": "needs systemd",
     "/tmp/release/*": "needs the packages that make has built",
@@ -56,6 +58,8 @@ UNRUNNABLE = {
 }
 #: Ports that the manual names. They stand for any that are free.
 PORTS = ("5000", "8000", "9000", "9001")
+#: The folder of the system for sockets that the manual names; it stands for our own.
+RUN = "/run/shop/"
 #: The app that a page has if it shows none.
 (SHOP,) = (one for one in blocks("docs/quickstart.rst") if one.caption == "shop.py")
 #: Seconds for a command that ends by itself; some start servers or make environments.
@@ -123,6 +127,8 @@ class Scenario:
         (folder / ".curlrc").write_text(f"fail\nmax-time = {DEADLINE:g}\n")
         # As a project has it: else pytest looks for one in the folders above.
         (folder / "pytest.ini").write_text("[pytest]\n")
+        # What is a script of the source tree is called from there.
+        (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
         self.see(SHOP)
 
     def see(self, block: Block) -> None:
@@ -131,6 +137,7 @@ class Scenario:
             (self._folder / block.caption).write_text(block.text)
         for command in commands(block):
             if unrunnable(command) is None:
+                command = command.replace(RUN, f"{self._folder}/")
                 self._do(re.sub(r"\b\d{4}\b", self._port, command))
 
     def _port(self, found: re.Match[str]) -> str:
@@ -188,11 +195,11 @@ class Scenario:
         )
 
     def end(self) -> None:
-        """Stop the server, if the page hasn't."""
+        """Stop the server by Ctrl-C, if the page hasn't stopped it otherwise."""
         server, self._server = self._server, None
         if server is not None:
             if server.popen.poll() is None:
-                server.signal(signal.SIGTERM)
+                server.signal(signal.SIGINT)
             assert server.wait() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import typing as t
@@ -30,6 +31,23 @@ pytestmark = pytest.mark.skipif(
 )
 #: The names in the configuration.
 NAMES = ("web1", "web2", "web3")
+_BACKEND = "flask_prefork"
+#: An app whose workers die as soon as they are there, while a file is.
+DYING = """
+import os
+
+from flask import Flask
+from flask_prefork import Prefork
+
+app = Flask(__name__)
+prefork = Prefork(app)
+
+
+@prefork.after_fork
+def leave():
+    if os.path.exists(os.environ["SIGN"]):
+        os._exit(1)
+"""
 
 
 def ports(server: Server) -> Ports:
@@ -185,6 +203,58 @@ def _sent(haproxy: Haproxy, before: t.Any, count: int) -> dict[str, int] | None:
     return sent if sum(sent.values()) == count else None
 
 
+# What the agent says is understood
+
+
+def only_the_agent(behind: Farm) -> None:
+    """Stop HAProxy's own checks, which would notice the same."""
+    for name in NAMES:
+        assert not behind.haproxy.command(f"disable health {_BACKEND}/{name}").strip()
+
+
+def test_failing_and_stopped(
+    begin: Begin, farm: t.Callable[..., Farm], gate: Gate
+) -> None:
+    behind = farm(*(begin() for _ in NAMES))
+    haproxy = behind.haproxy
+    stopped, closing = behind.servers["web1"], behind.servers["web2"]
+    only_the_agent(behind)
+    request = closing.send(gate.path)
+    held = gate.wait_for_one()
+    closing.signal(signal.SIGTERM)
+    stopped.signal(signal.SIGSTOP)
+    try:
+        stat = haproxy.wait_until("web1", lambda s: s.status == "DOWN (agent)")
+        assert stat.agent == "via agent : fail (the dispatcher doesn't answer)"
+        stat = haproxy.wait_until("web2", lambda s: s.status == "DOWN (agent)")
+        assert stat.agent == "via agent : stopped (the server is closing)"
+    finally:
+        stopped.signal(signal.SIGCONT)
+    haproxy.wait_until("web1", lambda s: s.agent == "via agent : up")
+    haproxy.wait_until("web1", lambda s: not s.status.startswith("DOWN"))
+    held.release()
+    assert request.answer().status == 200
+
+
+def test_a_server_whose_workers_die(
+    begin: Begin, serve: Serve, farm: t.Callable[..., Farm], tmp_path: Path
+) -> None:
+    app, sign = tmp_path / "dying.py", tmp_path / "sign"
+    app.write_text(DYING)
+    told = ("--admin", "0", "--agent-check", "0")
+    dying = serve(str(app), *told, env={"SIGN": str(sign)})
+    behind = farm(begin(), begin(), dying)
+    haproxy = behind.haproxy
+    only_the_agent(behind)
+    sign.touch()
+    for pid in dying.workers():
+        os.kill(pid, signal.SIGKILL)
+    stat = haproxy.wait_until("web3", lambda s: s.status == "DOWN (agent)")
+    assert stat.agent == "via agent : down (no worker is there)"
+    sign.unlink()
+    haproxy.wait_until("web3", lambda s: s.agent == "via agent : up")
+
+
 # Nothing is lost
 
 
@@ -270,8 +340,7 @@ def test_a_stopped_server(
 ) -> None:
     """Nothing is lost if it goes on, and others wait for nothing.
 
-    The agent tells of a stopped dispatcher; if the agent is stopped, too, it is
-    HAProxy's own check that notices.
+    If the agent is stopped, too, it is HAProxy's own check that notices.
     """
     behind = farm(*(begin() for _ in NAMES))
     haproxy, victim = behind.haproxy, behind.servers["web2"]
