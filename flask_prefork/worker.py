@@ -7,15 +7,12 @@ what others may want to look at is on the scoreboard.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import faulthandler
-import logging
 import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 import typing as t
@@ -32,6 +29,7 @@ from .http.contract import HEAD
 from .http.contract import KEEP_ALIVE
 from .http.contract import Parked
 from .http.errors import RequestTimeout
+from .lifecycle import leave
 from .parking import Wait
 from .scoreboard import Bank
 from .settings import Settings
@@ -129,8 +127,11 @@ class Worker:
     def crowded(self) -> bool:
         """Whether others wait for a worker."""
         bank = self.bank
+        limit = self.settings.max_requests
         return (
-            bank.others_wait()
+            # Who replaces it is told by its next report, not while it serves on.
+            (limit and self.requests - self._reported >= limit)
+            or bank.others_wait()
             or bank.is_stopped(self.slot)
             or any(queue.waiting() for queue in self.queues)
         )
@@ -379,21 +380,4 @@ def serve(
     except BaseException:
         traceback.print_exc()
     finally:
-        _leave(status)
-
-
-def _leave(status: int) -> t.NoReturn:
-    """End the process as an interpreter would, without taking it to pieces.
-
-    Handlers of ``atexit`` run, for they may flush what the app collected; the
-    rest would only touch memory that is shared with the zygote.
-    """
-    try:
-        atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        pass
-    finally:
-        os._exit(status)
+        leave(status)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 import typing as t
 from collections import Counter
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
 
 from .conftest import Serve
+from .gate import DEADLINE
 from .server import wait_for
 
 
@@ -114,3 +119,45 @@ def test_jitter_spreads_the_replacements(serve: Serve, journal: Journal) -> None
     lives = [served[pid] for event, pid in journal.events() if event == "left"]
     assert min(lives) >= 2
     assert len(set(lives)) > 1
+
+
+@pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
+def test_a_connection_that_never_pauses_changes_its_worker(
+    serve: Serve, dispatch: str
+) -> None:
+    options = _options(min_idle=1, max_workers=3, max_requests=5, dispatch=dispatch)
+    server = serve("held", *options)
+    (first,) = server.workers()
+    # All at once: the next request is there whenever a response was sent.
+    count = 400
+    requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * count
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), DEADLINE) as client:
+        sender = threading.Thread(target=client.sendall, args=(requests,))
+        sender.start()
+        answers = client.makefile("rb")
+        pids = []
+        for _ in range(count):
+            with HTTPResponse(_Shared(answers)) as response:  # type: ignore[arg-type]
+                response.begin()
+                pids.append(json.load(response)["pid"])
+        sender.join()
+    assert pids[0] == first
+    assert pids[-1] != first
+    wait_for(lambda: first not in server.workers())
+
+
+class _Shared:
+    """Lets one response after another read from a connection."""
+
+    def __init__(self, file: t.Any) -> None:
+        self.file = file
+
+    def makefile(self, mode: str) -> t.Any:
+        return self
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self.file, name)
+
+    def close(self) -> None:
+        """The next response comes from it too."""
