@@ -41,6 +41,7 @@ from .server import wait_for
 #: Commands, as patterns, that aren't run, and why.
 UNRUNNABLE = {
     ".ci/run": "installs packages of the system and runs this suite",
+    ".venv-bench/bin/*": "takes hours, and a quiet machine",
     ".venv/bin/*": "needs the environment that make has made",
     "docker *": "needs a docker daemon, which a container has not",
     "git *": "changes the repository",

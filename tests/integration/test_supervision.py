@@ -150,7 +150,7 @@ def test_the_app_is_served_by_the_user(
     _assert_is_nobody(server.get().json)
     wait_for(lambda: not psutil.pid_exists(answer["pid"]))
 
-    assert sorted(os.listdir(private)) == ["web.pid", "web.sock"]
+    assert sorted(os.listdir(private)) == ["web.pid", "web.pid.admin", "web.sock"]
     server.popen.terminate()
     assert server.wait() == 0
     assert os.listdir(private) == []

@@ -58,6 +58,8 @@ class Project:
         self.folder = folder
         self.write("shop.py", SHOP)
         self.write("conftest.py", CONFTEST)
+        # It is the root, whatever lies above.
+        self.write("pytest.ini", "[pytest]")
 
     def write(self, name: str, *texts: str) -> None:
         (self.folder / name).write_text("\n".join(map(textwrap.dedent, texts)))
