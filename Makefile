@@ -9,13 +9,15 @@ PORT = 5000
 # What the suite is run by, and arguments for pytest.
 RUNNER = $(BIN)/python
 ARGS =
+# The benchmarks' environment: nothing in it that isn't measured or needed for it.
+BENCH_VENV = .venv-bench
 # The least part of the code that the suite has to reach, in percent.
 COVERAGE = 75
 
 METADATA = setup.cfg pyproject.toml
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint types coverage dist clean
+.PHONY: run test lint types coverage docs bench dist clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/flask --app example_app prefork-run --host $(HOST) --port $(PORT)
@@ -36,11 +38,20 @@ coverage: $(VENV)/dev.stamp
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE)
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+# Hours. ARGS=--smoke shows in minutes that all works, ARGS=--resume goes on with
+# what was interrupted; `$(BENCH_VENV)/bin/python benchmarks --help` knows more.
+bench: $(BENCH_VENV)/bench.stamp
+	$(BENCH_VENV)/bin/python benchmarks all $(ARGS)
+
 dist: $(VENV)/dev.stamp
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) .tox build dist htmlcov *.egg-info .coverage .coverage.*
+	rm -rf $(VENV) $(BENCH_VENV) .tox build dist htmlcov *.egg-info .coverage .coverage.*
+	rm -rf docs/_build
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -48,6 +59,15 @@ clean:
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/docs.stamp: $(VENV)/pyvenv.cfg $(METADATA)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(BENCH_VENV)/bench.stamp: $(METADATA)
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[bench]'
+	touch $@
 
 $(VENV)/run.stamp: $(VENV)/pyvenv.cfg $(METADATA)
 	$(BIN)/python -m pip install --quiet --editable .

@@ -31,12 +31,17 @@ def one_line(text: str) -> str:
 
 
 def rows(path: pathlib.Path) -> list[tuple[str, str]]:
-    """What is done, and what must hold, for each test of a file."""
+    """What is done, and what must hold, for each test of a file.
+
+    A test that has no docstring is about the tests themselves.
+    """
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
             continue
-        text = inspect.cleandoc(ast.get_docstring(node) or node.name)
+        text = inspect.cleandoc(ast.get_docstring(node) or "")
+        if not text:
+            continue
         done, _, holds = text.partition("\n\n")
         found.append((one_line(done), one_line(holds)))
     return found

@@ -12,6 +12,7 @@ import socket
 import typing as t
 
 from . import parking
+from . import privileges
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -117,6 +118,8 @@ class Children:
         process = self._processes.get(frame.slot)
         if process is None or process.pid:
             return
+        if not privileges.may_signal(frame.argument, fds[0] if fds else -1):
+            raise ValueError(f"process {frame.argument} is no worker of its own")
         process.pid = frame.argument
         self._summary.spawned += 1
         if fds:

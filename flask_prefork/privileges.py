@@ -162,3 +162,32 @@ def _verify(identity: Identity) -> None:
     except OSError:
         return
     raise RuntimeError("The process can become root again.")
+
+
+def may_signal(pid: int, pidfd: int = -1) -> bool:
+    """Whether the user as whom we act could signal a process.
+
+    The kernel asks for the real id too (``kill(2)``), and with ``--user`` the
+    dispatcher's is root's: it must not be talked into ending a process of somebody
+    else's. One that is gone can't be signalled, by anybody.
+
+    :param pid: The process.
+    :param pidfd: Its pidfd, which counts if there is one: it is what is signalled.
+    """
+    user = os.geteuid()
+    if os.getuid() == user:
+        return True
+    try:
+        if pidfd >= 0:
+            pid = int(_fields(f"/proc/self/fdinfo/{pidfd}")["Pid"][0])
+        owners = _fields(f"/proc/{pid}/status")["Uid"] if pid > 0 else []
+    except FileNotFoundError:
+        return True
+    return set(map(int, owners)) <= {user}
+
+
+def _fields(path: str) -> dict[str, list[str]]:
+    """A file of ``proc(5)`` with a name and values in each line."""
+    with open(path) as file:
+        lines = (line.partition(":") for line in file)
+        return {name: values.split() for name, _, values in lines}

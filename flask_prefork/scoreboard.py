@@ -12,6 +12,7 @@ contiguous so that "is a lower-numbered worker idle" is one ``find``.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -32,6 +33,10 @@ _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * record.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
 #: The dispatcher's header before the banks: see :mod:`.summary`.
 HEADER_SIZE = mmap.PAGESIZE
+#: Its size is for good (``fcntl(2)``); only Linux has these.
+_SEALS = sum(
+    getattr(fcntl, name, 0) for name in ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
+)
 SIZE = HEADER_SIZE + 2 * _BANK_SIZE
 
 
@@ -41,11 +46,14 @@ def create() -> int:
     :return: Its descriptor. It has no name (``memfd_create(2)``, or unlinked).
     """
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("flask_prefork", os.MFD_CLOEXEC)
+        fd = os.memfd_create("flask_prefork", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, SIZE)
+    if hasattr(os, "memfd_create"):
+        # A worker that cuts it short would end everybody who reads it (SIGBUS).
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 

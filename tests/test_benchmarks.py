@@ -134,9 +134,14 @@ def test_other_options_are_no_resumption(tmp_path: Path) -> None:
         store.resume(other)
 
 
-def test_nothing_can_be_resumed_before_the_first_run(tmp_path: Path) -> None:
+def test_a_suite_that_an_interrupted_run_did_not_reach_begins(tmp_path: Path) -> None:
+    store = Store(tmp_path / "some.jsonl")
+    assert store.resume(META) == Results(META) == store.load()
+
+
+def test_nothing_can_be_shown_before_the_first_run(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="no results"):
-        Store(tmp_path / "some.jsonl").resume(META)
+        Store(tmp_path / "some.jsonl").load()
 
 
 # The open loop

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import grp
-import json
 import os
 import pwd
+import subprocess
 import sys
-import traceback
 import typing as t
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import in_child
 
 from flask_prefork.privileges import drop
 from flask_prefork.privileges import Identity
 from flask_prefork.privileges import look_up
+from flask_prefork.privileges import may_signal
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can become somebody else"
@@ -25,29 +26,6 @@ needs_root = pytest.mark.skipif(
 SOMEBODY = Identity(54321, 54322, (54322, 54323), "somebody", "/home/somebody")
 #: A user that every system has, and who isn't root.
 DAEMON = pwd.getpwnam("daemon")
-
-
-def in_child(do: Callable[[], object]) -> t.Any:
-    """Do something in a forked process.
-
-    :return: What it returned there.
-    """
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.write(write, json.dumps(do()).encode())
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    os.close(write)
-    with open(read) as reader:
-        answer = reader.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    return json.loads(answer)
 
 
 def refusal(do: Callable[[], object], error: type[Exception]) -> str:
@@ -294,3 +272,48 @@ def test_who_is_not_root_can_not_drop() -> None:
         return refusal(lambda: drop(SOMEBODY, {}), PermissionError)
 
     assert in_child(do)
+
+
+@pytest.fixture
+def sleepers() -> t.Iterator[tuple[int, int]]:
+    """A process of root's, and one of somebody's."""
+    line = ["cat"]
+    with (
+        subprocess.Popen(line, stdin=subprocess.PIPE) as ours,
+        subprocess.Popen(
+            line, stdin=subprocess.PIPE, user=SOMEBODY.uid, group=SOMEBODY.gid
+        ) as theirs,
+    ):
+        yield ours.pid, theirs.pid
+
+
+@needs_root
+def test_who_acts_as_a_user_signals_the_users_processes_only(
+    sleepers: tuple[int, int],
+) -> None:
+    ours, theirs = sleepers
+
+    def act() -> list[bool]:
+        assert may_signal(ours), "nobody else yet"
+        fds = [os.pidfd_open(pid) for pid in sleepers]
+        os.seteuid(SOMEBODY.uid)
+        return [
+            may_signal(theirs),
+            may_signal(theirs, fds[1]),
+            may_signal(ours),
+            # What is signalled is the descriptor's process.
+            may_signal(theirs, fds[0]),
+        ]
+
+    assert in_child(act) == [True, True, False, False]
+
+
+@needs_root
+def test_who_is_gone_is_no_danger() -> None:
+    def act() -> bool:
+        gone = os.fork() or os._exit(0)
+        os.waitpid(gone, 0)
+        os.seteuid(SOMEBODY.uid)
+        return may_signal(gone)
+
+    assert in_child(act) is True

@@ -6,15 +6,13 @@ started, nor have the runner adopt anything.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-import traceback
 import typing as t
-from collections.abc import Callable
 
 import pytest
+from forked import in_child
 
 from flask_prefork.reaper import become_subreaper
 from flask_prefork.reaper import reap_orphans
@@ -22,29 +20,6 @@ from flask_prefork.reaper import reap_orphans
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has subreapers"
 )
-
-
-def in_child(do: Callable[[], object]) -> t.Any:
-    """Do something in a forked process.
-
-    :return: What it returned there.
-    """
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.write(write, json.dumps(do()).encode())
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    os.close(write)
-    with open(read) as reader:
-        answer = reader.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    return json.loads(answer)
 
 
 def dead(status: int) -> int:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flask_prefork import scoreboard
 from flask_prefork.record import Record
 from flask_prefork.scoreboard import Bank
+from flask_prefork.scoreboard import SIZE
 from flask_prefork.settings import MAX_SLOTS
 
 slots = st.integers(0, MAX_SLOTS - 1)
@@ -160,3 +161,10 @@ def test_all_processes_see_it(bank: Bank, fd: int) -> None:
     os.waitpid(pid, 0)
     assert bank.read(6) == Record(began=3.0, method="POST", target="/upload")
     assert bank.states(7)[6] == "B"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2)")
+@pytest.mark.parametrize("size", [0, SIZE - 1, SIZE + 1])
+def test_nobody_changes_its_size(fd: int, size: int) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, size)
