@@ -178,10 +178,14 @@ class Dispatcher:
         """Put into shared memory what the workers don't tell themselves."""
         current = self.succession.current
         # Load balancers are to see it as soon as we know.
-        ends = self.phase is Phase.SERVING and self._drain_at is not None
+        phase = self.phase
+        if phase is Phase.SERVING and self._drain_at is not None:
+            phase = Phase.DRAINING
+        elif phase is Phase.SERVING and not self._announced:
+            phase = Phase.LOADING
         self.summary.write(
             now,
-            Phase.DRAINING if ends else self.phase,
+            phase,
             current.policy,
             current.pool.idle,
             len(self.queues.lot),

@@ -23,6 +23,7 @@ import pages
 import smaps
 from arrivals import poisson
 from histogram import Histogram
+from lab import lacks
 from openloop import Exchange
 from progress import duration
 from progress import Progress
@@ -216,6 +217,7 @@ def test_what_a_step_says() -> None:
         shrunk=121.5,
         rest=2,
         samples=[(99.0, 2), (100.2, 9), (121.5, 2)],
+        spare=2,
     )
     assert figures["waits"] == [0.05, 0.4]
     assert figures["failed"] == 1
@@ -256,6 +258,16 @@ def test_every_server_is_told_its_port_and_pool(
     single = server.name in ("flask-run", "waitress")
     assert bool(re.search(r"\b3\b", words)) is not single
     assert bool(re.search(r"\b7\b", words)) is server.scales
+
+
+def test_what_is_missing_of_the_system_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "apache2-dev" in str(lacks(SERVERS["apache-prefork"]))
+    assert lacks(SERVERS["gunicorn-sync"]) is None
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    assert lacks(SERVERS["apache-prefork"]) is None
 
 
 # Tables
@@ -354,7 +366,7 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
         "order": 5.0 if number % 2 else None,
     },
     "reaction": lambda number, clients: dict(
-        evaluated(0.0, [0.05, 0.2], 10.0, None, 2, [(0.0, 2), (1.0, 7)])
+        evaluated(0.0, [0.05, 0.2], 10.0, None, 2, [(0.0, 2), (1.0, 7)], 2)
     ),
     "memory": lambda number, clients: {
         **_load(number),
@@ -402,9 +414,11 @@ def test_a_run_that_had_just_begun_has_no_tables(name: str) -> None:
 
 def test_an_interrupted_run_says_so() -> None:
     results = made_up("throughput")
-    last = {key: one for key, one in results.outcomes.items() if key.round == 0}
-    text = pages.markdown(SUITES["throughput"], Results(results.meta, last))
-    assert "interrupted: 2 rounds were meant" in text
+    assert "Interrupted" not in pages.markdown(SUITES["throughput"], results)
+    count = len(results.outcomes)
+    results.outcomes.popitem()
+    text = pages.markdown(SUITES["throughput"], results)
+    assert f"Interrupted: 1 of {count} trials are missing." in text
 
 
 def test_a_late_generator_is_not_hidden() -> None:
@@ -435,7 +449,7 @@ def test_results_are_included_and_images_found() -> None:
         ("throughput --clients 0", "must be 1 or more"),
         ("latency --fractions 1.5", "at most 1"),
         ("latency --seconds 0", "more than 0"),
-        ("memory --step 3", "unrecognized arguments: --step"),
+        ("memory --workers 3", "unrecognized arguments: --workers"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -26,8 +26,8 @@ WALL = {
     | {"localtime", "gmtime", "ctime", "asctime", "strftime"},
     "datetime": {"datetime", "date"},
 }
-#: Who may: what people read has the date.
-READERS = {"date_line", "date_time"}
+#: Who may: what people read has the date; and a request's id begins with it.
+READERS = {"date_line", "date_time", "_times", "choose"}
 
 #: Runs in every process of the server, before anything else.
 SITE = '''\
@@ -90,7 +90,8 @@ def test_the_look_for_wall_clocks_finds_them() -> None:
 def test_no_deadline_is_of_the_wall_clock() -> None:
     """Nothing in the server asks what time it is by the wall clock.
 
-    But for the Date field and the times in the log, which are for people.
+    But for the Date field, the times in the log and requests' ids, which are for
+    people.
     """
     found = {
         f"{path.relative_to(ROOT)}: {where}"
