@@ -1,18 +1,37 @@
-"""The apps that are measured: the least WSGI app, and the least Flask app."""
+"""The apps that are measured, from the least WSGI app to one that touches much memory.
+
+Each is there twice: as what any WSGI server takes, and as the :class:`Flask` that
+``flask --app`` takes. All answer ``GET /``, by which it is seen that they are up.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import sqlite3
+import time
 import typing as t
 
 from flask import Flask
+from flask import render_template_string
+from flask import request
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
     from _typeshed.wsgi import WSGIEnvironment
 
 BODY = b"Hello, World!\n"
+
+MEGABYTE = bytes(1_000_000)
+
+ROWS = 50
+"""What a page shows."""
+
+TOUCHED = 30 * 2**20
+"""Bytes of its own that a process touches for each request of :func:`touch`."""
+
+PAGE_SIZE = 4096
 
 if os.environ.get("BENCHMARK_QUIET"):
     # ``flask run`` has no option against its line for each request.
@@ -39,3 +58,96 @@ hello = Flask("hello")
 @hello.get("/")
 def index() -> str:
     return BODY.decode()
+
+
+page = Flask("page")
+
+_TEMPLATE = """<!doctype html><title>Items</title>
+<table>{% for item in items %}
+<tr><td>{{ item.id }}<td>{{ item.name }}<td>{{ "%.2f" % item.price }}{% endfor %}
+</table>
+"""
+_ITEMS = [(f"<item {number}>", number / 7) for number in range(10 * ROWS)]
+_database: sqlite3.Connection | None = None
+
+
+def _items() -> sqlite3.Connection:
+    """This process's database, made when it is first asked for: SQLite's
+    connections don't survive a fork.
+    """
+    global _database
+
+    if _database is None:
+        made = sqlite3.connect(":memory:", check_same_thread=False)
+        made.row_factory = sqlite3.Row
+        made.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, name, price)")
+        made.executemany("INSERT INTO item (name, price) VALUES (?, ?)", _ITEMS)
+        _database = made
+
+    return _database
+
+
+@page.get("/")
+def items() -> str:
+    query = "SELECT id, name, price FROM item ORDER BY price DESC LIMIT ?"
+    return render_template_string(_TEMPLATE, items=_items().execute(query, (ROWS,)))
+
+
+wait = Flask("wait")
+
+
+@wait.get("/")
+def wait_50_ms() -> str:
+    time.sleep(0.05)
+    return BODY.decode()
+
+
+download = Flask("download")
+
+
+@download.get("/")
+def send_megabyte() -> bytes:
+    return MEGABYTE
+
+
+upload = Flask("upload")
+
+
+@upload.route("/", methods=["GET", "POST"])
+def take_megabyte() -> str:
+    return f"{len(request.get_data())}\n"
+
+
+hold = Flask("hold")
+
+
+@hold.get("/")
+def hold_on() -> str:
+    """Say when it began, by the clock that all processes share.
+
+    It takes so many seconds, ``/?hold=2.5``, or until who has locked a file lets go
+    of it, ``/?lock=PATH``.
+    """
+    began = time.monotonic()
+    time.sleep(float(request.args.get("hold", "0")))
+
+    if "lock" in request.args:
+        with open(request.args["lock"]) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+    return f"{began:.6f}\n"
+
+
+touch = Flask("touch")
+_memory = bytearray()
+
+
+@touch.get("/")
+def touch_memory() -> str:
+    """Write to each page of what is this process's own, and say whose it is."""
+    if not _memory:
+        _memory.extend(bytes(TOUCHED))
+
+    _memory[::PAGE_SIZE] = os.urandom(1) * (TOUCHED // PAGE_SIZE)
+    time.sleep(float(request.args.get("hold", "0")))
+    return f"{os.getpid()}\n"

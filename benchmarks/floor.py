@@ -1,6 +1,7 @@
 """The floor: accept, receive, send, close, without looking at the request.
 
-``python floor.py PORT PROCESSES``. No server in Python can need less.
+``python floor.py PORT PROCESSES``. No server in Python can need less. What else is on
+the command line, the app, it doesn't need either.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def serve(listener: socket.socket) -> t.NoReturn:
 
 
 def main() -> None:
-    port, processes = map(int, sys.argv[1:])
+    port, processes = map(int, sys.argv[1:3])
     listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     children = []
 

@@ -69,7 +69,14 @@ def version(wrk: str) -> str:
 
 
 def run(
-    wrk: str, url: str, *, clients: int, seconds: int, threads: int, keep_alive: bool
+    wrk: str,
+    url: str,
+    *,
+    clients: int,
+    seconds: int,
+    threads: int,
+    keep_alive: bool,
+    body: int = 0,
 ) -> Load:
     """Run wrk once.
 
@@ -77,6 +84,7 @@ def run(
     :param threads: wrk's own threads. They take CPU time from the server.
     :param keep_alive: send many requests on a connection, as long as the server
         lets it, instead of ``Connection: close``.
+    :param body: the size of what is sent with each request.
     :raises LoadError: if wrk fails.
     """
     command = [wrk, f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "-s", str(SCRIPT)]
@@ -84,9 +92,14 @@ def run(
     if not keep_alive:
         command += ["-H", "Connection: close"]
 
+    command.append(url)
+
+    if body:
+        command += ["--", str(body)]
+
     # In a session of its own, the terminal's Ctrl-C comes to us only.
     with subprocess.Popen(
-        [*command, url],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

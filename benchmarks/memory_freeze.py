@@ -15,11 +15,11 @@ import re
 import statistics
 import subprocess
 import sys
-import typing as t
 import urllib.request
 from collections.abc import Iterator
 
 import psutil  # type: ignore[import-untyped]
+import smaps
 from options import positive
 from process import environment
 
@@ -81,30 +81,13 @@ def load(url: str, workers: int, rounds: int) -> None:
             list(pool.map(get, [HOLD] * workers))
 
 
-class Memory(t.NamedTuple):
-    """A process's memory, in KiB."""
-
-    pss: int
-    private: int
-
-
-def memory(pid: int) -> Memory:
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        sizes = {
-            name: int(size.split()[0])
-            for name, colon, size in (line.partition(":") for line in file)
-            if colon and size.rstrip().endswith("kB")
-        }
-
-    return Memory(sizes["Pss"], sizes["Private_Dirty"] + sizes["Private_Clean"])
-
-
-def measure(app: str, workers: int, rounds: int, freeze: bool) -> list[Memory]:
+def measure(app: str, workers: int, rounds: int, freeze: bool) -> list[smaps.Memory]:
     """The memory of each worker after its share of the load."""
     with serving(app, workers, freeze) as (url, pid):
         load(url, workers, rounds)
         (zygote,) = psutil.Process(pid).children()
-        return [memory(worker.pid) for worker in zygote.children()]
+        found = [smaps.read(worker.pid) for worker in zygote.children()]
+        return [one for one in found if one is not None]
 
 
 def main() -> None:
@@ -116,7 +99,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=positive, default=3)
     options = parser.parse_args()
-    seen: dict[bool, list[Memory]] = {False: [], True: []}
+    seen: dict[bool, list[smaps.Memory]] = {False: [], True: []}
 
     for _ in range(options.rounds):
         for freeze, figures in seen.items():

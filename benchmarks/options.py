@@ -1,18 +1,31 @@
-"""The options of compare.py."""
+"""The command line, and the words that it is made of."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+import typing as t
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from servers import HERE
-from servers import SERVERS
 
-PEERS = HERE.parent / ".cache" / "benchmark-peers"
+if t.TYPE_CHECKING:
+    from suites.suite import Option
+    from suites.suite import Suite
 
-REFERENCE = "gunicorn-sync"
+CACHE = HERE.parent / ".cache"
+PEERS = CACHE / "benchmark-peers"
+RESULTS = CACHE / "bench"
+DOCS = HERE.parent / "docs" / "benchmarks" / "results"
+ALL = "all"
+RENDER = "render"
 
-TITLES = {"bare": "Bare WSGI app", "flask": "Flask app"}
+SMOKE = {"rounds": 1, "seconds": 0.3}
 
 
 def positive(text: str) -> int:
@@ -24,97 +37,147 @@ def positive(text: str) -> int:
     return number
 
 
-def client_counts(text: str) -> list[int]:
-    return [positive(part) for part in text.split(",")]
+def seconds(text: str) -> float:
+    number = float(text)
+
+    if not 0 < number < 86_400:
+        raise argparse.ArgumentTypeError("must be more than 0, and less than a day")
+
+    return number
 
 
-def server_names(text: str) -> list[str]:
-    names = text.split(",")
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
 
-    for name in names:
-        if name not in SERVERS:
-            known = ", ".join(SERVERS)
-            raise argparse.ArgumentTypeError(f"unknown server {name!r}; one of {known}")
+    if not all(parts):
+        raise argparse.ArgumentTypeError("must be like A,B,C with nothing empty")
+
+    return list(dict.fromkeys(parts))
+
+
+def counts(text: str) -> list[int]:
+    return [positive(part) for part in _parts(text)]
+
+
+client_counts = counts
+
+
+def fractions(text: str) -> list[float]:
+    numbers = [float(part) for part in _parts(text)]
+
+    if not all(0 < number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError("must be more than 0, and at most 1")
+
+    return numbers
+
+
+def choices(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Some of these names, with commas between them."""
+
+    def names(text: str) -> list[str]:
+        chosen = _parts(text)
+
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"unknown {name!r}; choose from {', '.join(known)}"
+                )
+
+        return chosen
 
     return names
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(
+    suites: Mapping[str, Suite], words: Sequence[str] | None = None
+) -> tuple[str, dict[str, argparse.Namespace]]:
+    """The command line.
+
+    :return: The command, and the options of each suite that it is about.
+    """
+    words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
-        description="Compare flask prefork-run with other WSGI servers, using wrk."
+        prog="python benchmarks",
+        description="Compare flask prefork-run with other servers.",
+        epilog="`make bench` installs what is needed, and runs `all`.",
     )
+    commands = parser.add_subparsers(dest="suite", metavar="COMMAND", required=True)
+    about = {ALL: "every suite, as it is", RENDER: "write tables and plots anew"}
+    about |= {name: suite.title for name, suite in suites.items()}
+    parsers = {
+        name: commands.add_parser(name, help=text) for name, text in about.items()
+    }
+
+    for name, one in parsers.items():
+        _add_common(one)
+        _add_options(one, suites[name].options if name in suites else ())
+
+    options = parser.parse_args(words)
+    command = str(options.suite)
+    chosen = [command] if command in suites else list(suites)
+    return command, {
+        name: _parsed(parsers[name], suites[name], words, options.smoke)
+        for name in chosen
+    }
+
+
+def _parsed(
+    parser: argparse.ArgumentParser, suite: Suite, words: Sequence[str], smoke: bool
+) -> argparse.Namespace:
+    """A suite's options, also if the command is about all."""
+    if smoke:
+        parser.set_defaults(**{**SMOKE, **suite.smoke})
+
+    # The first word that isn't an option is the command.
+    options = parser.parse_args(words[1:])
+    options.suite = suite.name
+    options.command = f"python benchmarks {shlex.join(words)}"
+    options.cache = RESULTS / "smoke" if smoke else RESULTS
+
+    if options.out is None:
+        options.out = options.cache / "rendered" if smoke else DOCS
+
+    return options
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    for option in options:
+        parser.add_argument(
+            option.flag,
+            type=option.kind,
+            default=option.default,
+            metavar=option.metavar,
+            help=f"{option.help} (default: %(default)s)",
+        )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--rounds",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how many (default: %(default)s)",
-    )
+    default = " (default: %(default)s)"
+    add("--rounds", type=positive, default="3", metavar="N", help="how many" + default)
     add(
         "--seconds",
-        type=positive,
-        default=5,
+        type=seconds,
+        default="3",
         metavar="S",
-        help="of one measurement (default: %(default)s)",
+        help="of one measurement" + default,
+    )
+    add("--resume", action="store_true", help="go on with an interrupted run")
+    add(
+        "--smoke",
+        action="store_true",
+        help="as short as can be, to see that all works; the docs stay as they are",
     )
     add(
-        "--clients",
-        type=client_counts,
-        default="16,64",
-        metavar="A,B,...",
-        help="connections at the same time, one after the other (default: %(default)s)",
-    )
-    add(
-        "--workers",
-        type=positive,
-        default=2,
-        help="processes of each server (default: %(default)s)",
-    )
-    add(
-        "--servers",
-        type=server_names,
-        default=",".join(SERVERS),
-        metavar="A,B,...",
-        help="which to compare (default: %(default)s)",
-    )
-    add(
-        "--reference",
-        choices=SERVERS,
-        metavar="SERVER",
-        help=f"what ratios are taken to: {REFERENCE} if it is compared, or the first",
-    )
-    add(
-        "--app",
-        choices=TITLES,
-        default="flask",
-        help="what is served (default: %(default)s)",
-    )
-    add("--keep-alive", action="store_true", help="many requests on a connection")
-    add(
-        "--wrk-threads",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="for the load (default: %(default)s)",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"for tables and plots (default: {DOCS.relative_to(HERE.parent)})",
     )
     add(
         "--peers-env",
         type=Path,
         default=PEERS,
         metavar="DIR",
-        help="the other servers' environment, made if missing (default: %(default)s)",
+        help="the other servers' environment, made if missing",
     )
-    add("--json", type=Path, metavar="FILE", help="write all figures there")
-    options = parser.parse_args(words)
-
-    if options.reference is None:
-        known = REFERENCE in options.servers
-        options.reference = REFERENCE if known else options.servers[0]
-    elif options.reference not in options.servers:
-        parser.error(f"the reference {options.reference} is not among the servers")
-
-    if min(options.clients) < options.wrk_threads:
-        parser.error("wrk needs at least one client for each of its threads")
-
-    return options

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 
+import ask
 import psutil  # type: ignore[import-untyped]
+import smaps
 from servers import HERE
 
 START_TIMEOUT = 30.0
 """Seconds that a server may take until it answers the first request."""
 
+ANSWER_TIMEOUT = 5.0
+"""Seconds that its first answer may take."""
+
 STOP_TIMEOUT = 10.0
 """Seconds that a server may take to end before it is killed."""
+
+_LOOK = 0.25
+"""Seconds between two looks at what a server that should be at rest has used."""
+
+_AT_REST = 0.1
+"""A server is at rest if it uses no more than this part of a processor."""
 
 OTHERS_SETTINGS = ("FLASK_", "GRANIAN_", "GUNICORN_", "PYTHON", "UWSGI_", "WEB_")
 """Beginnings of environment variables that would change how a server runs."""
@@ -50,12 +61,20 @@ class Running:
         the terminal's Ctrl-C ends it through us only.
     :param port: where it listens, on 127.0.0.1.
     :param quiet: tell the app to switch off werkzeug's request log.
+    :param get: how it is asked whether it answers.
     :raises StartError: on entering, if it ends or doesn't answer in time.
     """
 
-    def __init__(self, command: list[str], port: int, quiet: bool) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        port: int,
+        quiet: bool = False,
+        get: ask.Get = ask.by_http,
+    ) -> None:
         self.command = command
         self.port = port
+        self.get = get
         self.known: set[psutil.Process] = set()
         self.environment = environment()
 
@@ -104,20 +123,31 @@ class Running:
 
         raise StartError(f"no answer in {START_TIMEOUT:g} s: {self._last_words()}")
 
+    def settle(self) -> None:
+        """Wait until it does nothing: when the first worker answers, others may
+        still import the app.
+
+        :raises StartError: It always does something.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        used = self.cpu()
+
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK)
+            before, used = used, self.cpu()
+
+            if used - before <= _AT_REST * _LOOK:
+                return
+
+        raise StartError(f"it is still at work after {START_TIMEOUT:g} s")
+
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-
         try:
-            connection.request("GET", "/", headers={"Connection": "close"})
-            response = connection.getresponse()
-            response.read()
-        except (OSError, http.client.HTTPException):
+            self.get(self.port, "", ANSWER_TIMEOUT)
+        except OSError:
             return False
-        finally:
-            connection.close()
-
-        if response.status != 200:
-            raise StartError(f"it answers with status {response.status}")
+        except ask.BadAnswer as error:
+            raise StartError(str(error)) from None
 
         return True
 
@@ -157,6 +187,33 @@ class Running:
             total += times.children_user + times.children_system
 
         return total
+
+    def size(self) -> int:
+        """How many processes it has."""
+        return len(self._members())
+
+    def workers(self) -> int:
+        """How many of these are workers: the most that have a parent and a name in
+        common, which masters, loggers and the like have not.
+        """
+        families: Counter[tuple[int, str]] = Counter()
+
+        for process in self._members() - {self.process}:
+            try:
+                families[process.ppid(), process.name()] += 1
+            except psutil.NoSuchProcess:
+                continue
+
+        return max(families.values(), default=0)
+
+    def parent(self, pid: int) -> int | None:
+        """The parent of one of its processes, ``None`` if that has ended."""
+        return next((one.ppid() for one in self.known if one.pid == pid), None)
+
+    def memory(self) -> dict[int, smaps.Memory]:
+        """What each of its processes has in memory, by pid."""
+        found = {process.pid: smaps.read(process.pid) for process in self._members()}
+        return {pid: one for pid, one in found.items() if one is not None}
 
     def stop(self) -> None:
         """End it, politely at first, and whatever it leaves behind."""

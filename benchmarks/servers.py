@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,14 @@ THREADS = 4
 FLASK_NAMES = {"bare": "bare_in_flask", "flask": "hello"}
 """Names in apps.py for ``flask --app``, which takes a Flask object only."""
 
-WSGI_NAMES = {"bare": "bare", "flask": "hello"}
-"""Names in apps.py for servers that take any WSGI callable."""
+WSGI_NAMES = {"flask": "hello"}
+"""Names in apps.py for servers that take any WSGI callable, if they are others."""
+
+BACKLOG = 1024
+"""Connections that may wait, for who has much less by default."""
+
+UNPRIVILEGED = "www-data"
+"""Apache's user where everything else is root's: it refuses to be that."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +36,34 @@ class Setup:
     port: int
     workers: int
     app: str
-    """``bare`` or ``flask``."""
+    """A name in apps.py."""
 
     keep_alive: bool
 
+    most: int = 0
+    """How many workers there may be, if the server scales. 0 is as many as to begin
+    with."""
+
+    folder: Path | None = None
+    """Where it may write."""
+
+    options: tuple[str, ...] = ()
+    """What else the server's command line says, before the app."""
+
+    @property
+    def limit(self) -> int:
+        return max(self.most, self.workers)
+
+    @property
+    def callable(self) -> str:
+        return WSGI_NAMES.get(self.app, self.app)
+
     @property
     def wsgi(self) -> str:
-        return f"apps:{WSGI_NAMES[self.app]}"
+        return f"apps:{self.callable}"
 
     def flask(self, *words: str) -> list[str]:
-        app = f"{HERE / 'apps.py'}:{FLASK_NAMES[self.app]}"
+        app = f"{HERE / 'apps.py'}:{FLASK_NAMES.get(self.app, self.app)}"
         return [str(self.python), "-m", "flask", "--app", app, *words]
 
     def script(self, name: str) -> str:
@@ -46,14 +72,20 @@ class Setup:
 
 @dataclass(frozen=True)
 class Server:
-    """One row of the table."""
+    """One row of the tables."""
 
     name: str
     about: str
     command: t.Callable[[Setup], list[str]]
 
     package: str | None = None
-    """The distribution to install, None if it runs in this environment."""
+    """The distribution to install, None if it needs none but ours."""
+
+    system: str = ""
+    """What it needs of the system's packages, as Debian calls them."""
+
+    program: str = ""
+    """A program of these, by which it is seen whether they are there."""
 
     own: bool = False
     """It is this project's."""
@@ -62,16 +94,27 @@ class Server:
     keeps_alive: bool = True
     """It may be measured with kept-alive connections."""
 
+    scales: bool = False
+    """It can have more workers than it begins with."""
+
+    only_scales: bool = False
+    """It differs from another one only by how it scales."""
+
+    fastcgi: bool = False
+    """It doesn't speak HTTP."""
+
 
 def _prefork(*words: str) -> t.Callable[[Setup], list[str]]:
     def command(setup: Setup) -> list[str]:
         workers = str(setup.workers)
+        idle = workers if setup.limit > setup.workers else "1"
         return setup.flask(
             "prefork-run",
             *("--port", str(setup.port)),
-            *("--min-workers", workers, "--max-workers", workers),
-            *("--min-idle", "1", "--no-access-log"),
+            *("--min-workers", workers, "--max-workers", str(setup.limit)),
+            *("--min-idle", idle, "--no-access-log"),
             *words,
+            *setup.options,
         )
 
     return command
@@ -95,18 +138,27 @@ def _gunicorn(*words: str) -> t.Callable[[Setup], list[str]]:
     return command
 
 
-def _uwsgi(setup: Setup) -> list[str]:
-    # --http-socket closes every connection, but doesn't say so by itself, which
-    # wrk would take for an error. The other keeps those of HTTP/1.1 open.
-    address = f"127.0.0.1:{setup.port}"
-    closing = ("--http-socket", address, "--add-header", "Connection: close")
-    return [
-        setup.script("uwsgi"),
-        *(("--http11-socket", address) if setup.keep_alive else closing),
-        *("--master", "--processes", str(setup.workers)),
-        *("--virtualenv", str(setup.python.parents[1]), "--module", setup.wsgi),
-        *("--disable-logging", "--need-app", "--die-on-term"),
-    ]
+def _uwsgi(algorithm: str = "") -> t.Callable[[Setup], list[str]]:
+    def command(setup: Setup) -> list[str]:
+        # --http-socket closes every connection, but doesn't say so by itself, which
+        # wrk would take for an error. The other keeps those of HTTP/1.1 open.
+        address = f"127.0.0.1:{setup.port}"
+        closing = ("--http-socket", address, "--add-header", "Connection: close")
+        workers = str(setup.workers)
+        scaling = (
+            *("--cheaper-algo", algorithm, "--cheaper", workers),
+            *("--cheaper-initial", workers),
+        )
+        return [
+            setup.script("uwsgi"),
+            *(("--http11-socket", address) if setup.keep_alive else closing),
+            *("--master", "--processes", str(setup.limit), "--listen", str(BACKLOG)),
+            *("--virtualenv", str(setup.python.parents[1]), "--module", setup.wsgi),
+            *("--disable-logging", "--need-app", "--die-on-term"),
+            *(scaling if algorithm and setup.limit > setup.workers else ()),
+        ]
+
+    return command
 
 
 def _granian(setup: Setup) -> list[str]:
@@ -127,13 +179,113 @@ def _waitress(setup: Setup) -> list[str]:
     ]
 
 
-def _floor(setup: Setup) -> list[str]:
+def _script(name: str) -> t.Callable[[Setup], list[str]]:
+    """A server in a file beside this one."""
+
+    def command(setup: Setup) -> list[str]:
+        words = (str(setup.port), str(setup.workers), setup.callable)
+        return [str(setup.python), str(HERE / name), *words]
+
+    return command
+
+
+def _apache(*words: str) -> t.Callable[[Setup], list[str]]:
+    def command(setup: Setup) -> list[str]:
+        assert setup.folder is not None, "Apache is configured by files"
+        return [
+            *_unprivileged(setup.folder),
+            *(setup.script("mod_wsgi-express"), "start-server", *words),
+            *("--host", "127.0.0.1", "--port", str(setup.port)),
+            *("--server-root", str(setup.folder), "--working-directory", str(HERE)),
+            *("--log-to-terminal", "--log-level", "crit", "--disable-reloading"),
+            *("--keep-alive-timeout", "15" if setup.keep_alive else "0"),
+            *_apaches_pool(setup, setup.folder, "--embedded-mode" in words),
+            *("--application-type", "module", "apps"),
+            *("--callable-object", setup.callable),
+        ]
+
+    return command
+
+
+_PREFORK = """\
+ServerLimit {limit}
+MaxRequestWorkers {limit}
+StartServers {workers}
+MinSpareServers {workers}
+MaxSpareServers {spare}
+"""
+
+
+def _apaches_pool(setup: Setup, folder: Path, embedded: bool) -> list[str]:
+    if not embedded:
+        return ["--processes", str(setup.limit), "--threads", "1"]
+
+    # The command has options for these, but none is below five.
+    config = folder / "prefork.conf"
+    config.write_text(
+        _PREFORK.format(
+            limit=setup.limit, workers=setup.workers, spare=2 * setup.workers
+        )
+    )
+    return ["--include-file", str(config)]
+
+
+def _unprivileged(folder: Path) -> list[str]:
+    """Apache doesn't serve as root. It may still read what root only may: where
+    the interpreter and this project are, is not its affair.
+    """
+    if os.geteuid() != 0:
+        return []
+
+    shutil.chown(folder, UNPRIVILEGED)
+    right = "+dac_read_search"
     return [
-        str(setup.python),
-        str(HERE / "floor.py"),
-        str(setup.port),
-        str(setup.workers),
+        *("setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}"),
+        *("--clear-groups", f"--inh-caps={right}", f"--ambient-caps={right}"),
     ]
+
+
+_PHP_FPM = """\
+[global]
+error_log = /dev/stderr
+log_level = error
+daemonize = no
+[www]
+listen = 127.0.0.1:{port}
+listen.backlog = {backlog}
+user = {user}
+group = {user}
+pm = dynamic
+pm.max_children = {limit}
+pm.start_servers = {workers}
+pm.min_spare_servers = {workers}
+pm.max_spare_servers = {spare}
+"""
+
+
+def find_php_fpm() -> str | None:
+    """php-fpm, which Debian calls by its version."""
+    folders = [Path(name) for name in os.get_exec_path()] + [Path("/usr/sbin")]
+    found = [path for folder in folders for path in sorted(folder.glob("php-fpm*"))]
+    return str(found[-1]) if found else None
+
+
+def _php_fpm(setup: Setup) -> list[str]:
+    assert setup.folder is not None, "php-fpm is configured by a file"
+    # The script is in this folder, which nobody but root may be able to read.
+    root = os.geteuid() == 0
+    values = {
+        "port": setup.port,
+        "backlog": BACKLOG,
+        "user": "root" if root else os.environ.get("USER", "nobody"),
+        "limit": setup.limit,
+        "workers": setup.workers,
+        "spare": 2 * setup.workers,
+    }
+    config = setup.folder / "php-fpm.conf"
+    config.write_text(_PHP_FPM.format_map(values))
+    command = [find_php_fpm() or "php-fpm", "--nodaemonize", "-y", str(config)]
+    return [*command, "--allow-to-run-as-root"] if root else command
 
 
 SERVERS = {
@@ -144,12 +296,14 @@ SERVERS = {
             "`flask prefork-run`, ordered dispatch",
             _prefork(),
             own=True,
+            scales=True,
         ),
         Server(
             "prefork-blocking",
             "`flask prefork-run --dispatch blocking`",
             _prefork("--dispatch", "blocking"),
             own=True,
+            scales=True,
         ),
         Server("flask-run", "`flask run`, one process, a thread each", _flask_run),
         Server(
@@ -164,7 +318,40 @@ SERVERS = {
             _gunicorn("--worker-class", "gthread", "--threads", str(THREADS)),
             package="gunicorn",
         ),
-        Server("uwsgi", "uWSGI (C), its own HTTP", _uwsgi, package="uWSGI"),
+        Server("uwsgi", "uWSGI (C), its own HTTP", _uwsgi(), package="uWSGI"),
+        Server(
+            "uwsgi-spare2",
+            "uWSGI, `cheaper-algo spare2`",
+            _uwsgi("spare2"),
+            package="uWSGI",
+            scales=True,
+            only_scales=True,
+        ),
+        Server(
+            "uwsgi-busyness",
+            "uWSGI, `cheaper-algo busyness`",
+            _uwsgi("busyness"),
+            package="uWSGI",
+            scales=True,
+            only_scales=True,
+        ),
+        Server(
+            "mod_wsgi-express",
+            "Apache (event) with mod_wsgi's daemon processes",
+            _apache(),
+            package="mod_wsgi",
+            system="apache2 and apache2-dev",
+            program="apxs",
+        ),
+        Server(
+            "apache-prefork",
+            "Apache (prefork) with mod_wsgi in its own processes",
+            _apache("--embedded-mode", "--server-mpm", "prefork"),
+            package="mod_wsgi",
+            system="apache2 and apache2-dev",
+            program="apxs",
+            scales=True,
+        ),
         Server("granian", "granian (Rust), WSGI", _granian, package="granian"),
         Server(
             "waitress",
@@ -172,11 +359,28 @@ SERVERS = {
             _waitress,
             package="waitress",
         ),
+        Server(
+            "bjoern",
+            "bjoern (C), a process each on one socket",
+            _script("bjoern_server.py"),
+            package="bjoern",
+            system="libev-dev",
+        ),
+        Server(
+            "php-fpm",
+            "php-fpm, `pm = dynamic`, and PHP instead of Python",
+            _php_fpm,
+            system="php-fpm",
+            program="php-fpm",
+            scales=True,
+            only_scales=True,
+            fastcgi=True,
+        ),
         # It would serve one kept-alive client per process for ever.
         Server(
             "floor",
             "accept, recv, send in Python, no parsing, no app",
-            _floor,
+            _script("floor.py"),
             calls_app=False,
             keeps_alive=False,
         ),

@@ -1,3 +1,12 @@
+-- The argument, if there is one, is the size of a body to be sent with each request.
+init = function(args)
+  if args[1] then
+    wrk.method = "POST"
+    wrk.headers["Content-Type"] = "application/octet-stream"
+    wrk.body = string.rep("x", tonumber(args[1]))
+  end
+end
+
 -- Print the figures of a run on one line that load.py reads. Times are in
 -- microseconds. There is no function that wrk would call for each request.
 done = function(summary, latency)

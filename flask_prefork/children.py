@@ -113,6 +113,11 @@ class Children:
         if not sent:
             self._dead(process)
 
+    @property
+    def unborn(self) -> int:
+        """How many the zygote was told to fork, and hasn't yet."""
+        return sum(not process.pid for process in self._processes.values())
+
     def spawned(self, frame: Frame, fds: list[int]) -> None:
         """The zygote has forked it (SPAWNED)."""
         process = self._processes.get(frame.slot)

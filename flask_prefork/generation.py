@@ -37,6 +37,9 @@ from .summary import Summary
 #: Workers that die before their first idle, in a row, before a generation
 #: that has never served is given up.
 MAX_FAILURES = 5
+#: So many workers may be on order at once: more would not fit into the buffer of
+#: the zygote's socket, if it is slow to fork.
+_MAX_UNBORN = 64
 #: A worker that resumes a parked connection takes from no accept queue.
 _NO_QUEUE = -1
 
@@ -262,7 +265,8 @@ class Generation:
         if policy.episodes > episodes:
             total = len(pool) + others
             logger.warning("max-workers reached: all %d workers are busy.", total)
-        self._spawn(wanted)
+        if wanted:
+            self._spawn(wanted)
         surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
         for worker in pool.highest_idle(surplus):
             self.children.retire(worker)
@@ -274,7 +278,8 @@ class Generation:
             self.children.retire(old)
 
     def _spawn(self, count: int) -> None:
-        for _ in range(count):
+        # The others are still short, and come when these are there.
+        for _ in range(min(count, _MAX_UNBORN - self.children.unborn)):
             worker = self.pool.spawn(self.clock())
             if worker is None:
                 break

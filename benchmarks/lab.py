@@ -1,0 +1,201 @@
+"""What a suite measures with: servers that run, wrk, and the open-loop generator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import typing as t
+from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+
+import ask
+from load import find_wrk
+from load import Load
+from load import LoadError
+from load import run as run_wrk
+from load import version as wrk_version
+from peers import own_versions
+from peers import Peers
+from process import free_port
+from process import Running
+from results import Results
+from servers import find_php_fpm
+from servers import HERE
+from servers import Server
+from servers import SERVERS
+from servers import Setup
+from suites.suite import Contender
+from suites.suite import Options
+from suites.suite import Suite
+
+Say = t.Callable[[str], None]
+
+
+class Lab:
+    """All that a suite's trials need.
+
+    :param suite: The suite.
+    :param options: The command line's.
+    :param say: Called with a line about what is done.
+    :raises LoadError: wrk isn't installed.
+    """
+
+    def __init__(self, suite: Suite, options: Options, say: Say) -> None:
+        self.options = options
+        self.wrk = find_wrk()
+        self.peers = Peers(options.peers_env)
+        self.contenders = {one.name: one for one in suite.contenders(options)}
+        #: Set by who runs the trials.
+        self.results: Results
+        self._say = say
+
+    # Before all trials
+
+    def prepare(self, say: Say) -> dict[str, str]:
+        """Install what is needed.
+
+        :return: Which contenders can't take part, and why.
+        """
+        servers = {SERVERS[one.server] for one in self.contenders.values()}
+        absent = {server.name: why for server in servers if (why := lacks(server))}
+        packages = {
+            server.package
+            for server in servers
+            if server.package and server.name not in absent
+        }
+        failed = self.peers.prepare(sorted(packages), say) if packages else {}
+
+        for server in servers:
+            if server.package in failed:
+                hint = f" (it needs {server.system})" if server.system else ""
+                absent[server.name] = failed[str(server.package)] + hint
+
+        return {
+            name: absent[one.server]
+            for name, one in self.contenders.items()
+            if one.server in absent
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Of all that is measured, and of what it is measured with."""
+        packages = {SERVERS[one.server].package for one in self.contenders.values()}
+        peers = {
+            name: self.peers.versions[name.lower()]
+            for name in sorted(filter(None, packages))
+            if name.lower() in self.peers.versions
+        }
+        return {**own_versions(), **peers, "wrk": wrk_version(self.wrk)}
+
+    # In a trial
+
+    def setup(
+        self, contender: Contender, app: str, keep_alive: bool, folder: Path
+    ) -> Setup:
+        server = SERVERS[contender.server]
+        return Setup(
+            python=self.peers.python if server.package else Path(sys.executable),
+            port=free_port(),
+            workers=contender.workers or self.options.workers,
+            most=contender.most,
+            app=app,
+            keep_alive=keep_alive,
+            folder=folder,
+            options=contender.options,
+        )
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        name: str,
+        app: str,
+        *,
+        keep_alive: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> Iterator[Running]:
+        """A contender that serves an app.
+
+        :param prefix: What its command is run by.
+        :raises StartError: It doesn't come up, or to rest.
+        """
+        contender = self.contenders[name]
+        server = SERVERS[contender.server]
+
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            setup = self.setup(contender, app, keep_alive, Path(folder))
+            command = [*prefix, *server.command(setup)]
+            quiet = server.name == "flask-run"
+
+            with Running(command, setup.port, quiet, getter(server)) as running:
+                running.settle()
+                yield running
+
+    def load(
+        self,
+        port: int,
+        clients: int,
+        seconds: float,
+        *,
+        keep_alive: bool = False,
+        body: int = 0,
+    ) -> Load:
+        """Load a server by wrk, which counts whole seconds.
+
+        :raises LoadError: wrk fails, or nothing is answered.
+        """
+        load = run_wrk(
+            self.wrk,
+            f"http://127.0.0.1:{port}/",
+            clients=clients,
+            seconds=max(1, round(seconds)),
+            threads=1,
+            keep_alive=keep_alive,
+            body=body,
+        )
+
+        if not load.requests:
+            raise LoadError(f"nothing was answered to {clients} clients")
+
+        return load
+
+    def open_loop(
+        self, port: int, rate: float, seconds: float, seed: int
+    ) -> dict[str, t.Any]:
+        """Load a server by requests whose moments are fixed ahead.
+
+        :return: What openloop.py reports.
+        :raises LoadError: It fails.
+        """
+        command = [sys.executable, str(HERE / "openloop.py"), "--port", str(port)]
+        command += ["--rate", str(rate), "--seconds", str(seconds)]
+        result = subprocess.run(
+            [*command, "--seed", str(seed)],
+            capture_output=True,
+            text=True,
+            # The terminal's Ctrl-C is for us.
+            start_new_session=True,
+        )
+
+        if result.returncode:
+            raise LoadError(f"openloop.py failed: {result.stderr[-200:]!a}")
+
+        return dict(json.loads(result.stdout))
+
+
+def getter(server: Server) -> ask.Get:
+    """How a server is asked for its page."""
+    return ask.by_fastcgi if server.fastcgi else ask.by_http
+
+
+def lacks(server: Server) -> str | None:
+    """What a server lacks of the system's packages."""
+    found = find_php_fpm() if server.fastcgi else None
+
+    if not server.program or found or shutil.which(server.program):
+        return None
+
+    return f"it needs {server.system} of the system's packages"

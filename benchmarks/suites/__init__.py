@@ -1,0 +1,15 @@
+"""What is measured: a module for each question."""
+
+from __future__ import annotations
+
+from .dispatch import DISPATCH
+from .latency import LATENCY
+from .memory import MEMORY
+from .reaction import REACTION
+from .suite import Suite
+from .throughput import THROUGHPUT
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite for suite in (THROUGHPUT, LATENCY, DISPATCH, REACTION, MEMORY)
+}
+"""In the order in which they run."""
