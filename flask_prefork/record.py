@@ -70,9 +70,12 @@ class Entry:
 
     :param board: The scoreboard.
     :param start: Where the record is.
+    :param mark: Where the byte is that tells that the worker is about to accept.
     """
 
-    def __init__(self, board: mmap.mmap, start: int) -> None:
+    def __init__(self, board: mmap.mmap, start: int, mark: int) -> None:
+        self._mark = memoryview(board)[mark : mark + 1]
+        self._turns = 0
         self._view = memoryview(board)[start : start + SIZE]
         # Assigning to a word costs a third of packing it.
         self._counts = self._view.cast("Q")
@@ -81,7 +84,8 @@ class Entry:
 
     def release(self) -> None:
         """Let the mapping be closed."""
-        for view in (self._counts, self._times, self._text, self._view):
+        views = (self._counts, self._times, self._text, self._view, self._mark)
+        for view in views:
             view.release()
 
     def enter(self, pid: int, generation: int, moment: float) -> None:
@@ -91,12 +95,21 @@ class Entry:
         self._counts[_GENERATION] = generation
         self._times[_SINCE] = moment
 
+    def take(self) -> None:
+        """Note that the worker isn't about to accept."""
+        self._mark[0] = 0
+
+    def turn(self) -> None:
+        """Note that the worker is about to accept: by another number each time."""
+        self._turns = self._mark[0] = self._turns % 255 + 1
+
     def begin(self, moment: float, method: str, target: str) -> None:
-        """Note the request that begins."""
+        """Note the request that begins. The worker isn't about to accept."""
         line = f"{method} {target}".encode("latin-1", "replace")[:LINE]
-        self._text[: len(line)] = line
-        self._counts[_LENGTH] = len(line)
-        times = self._times
+        counts, times = self._counts, self._times
+        self._mark[0] = 0
+        counts[_LENGTH] = length = len(line)
+        self._text[:length] = line
         times[_MOVED] = 0.0
         times[_BEGAN] = moment
 

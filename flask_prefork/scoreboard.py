@@ -144,16 +144,9 @@ class Bank:
 
     # The worker's record
 
-    def set_ending(self, slot: int, ending: int) -> None:
-        """Show that the worker is about to accept again.
-
-        :param ending: 1 to 255, another number each time; 0 when it isn't.
-        """
-        self._map[self._endings + slot] = ending
-
     def entry(self, slot: int) -> Entry:
-        """The worker's record, for its worker."""
-        return Entry(self._map, self._record(slot))
+        """The worker's record, and its mark among the endings, for its worker."""
+        return Entry(self._map, self._record(slot), self._endings + slot)
 
     def read(self, slot: int) -> Record:
         """The worker's record, for all others."""

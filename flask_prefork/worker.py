@@ -78,6 +78,8 @@ class Worker:
         self.abortable = False
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
+        #: Whether this is no worker, but the child of one.
+        self.disowned = False
         #: TLS connections can't move to another process.
         self.stays = any(server.ssl_context is not None for server in servers)
         self.queues = [Listener(server.socket, "") for server in servers]
@@ -91,17 +93,15 @@ class Worker:
         self._reported = 0
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
-        self._endings = 0
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
         for server in servers:
-            server.monitor = self
+            server.watch(self)
 
     # What the servers tell and ask (http.server.Monitor)
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
-        self.bank.set_ending(self.slot, 0)
         self.entry.begin(time.monotonic(), method, path)
 
     def progress(self) -> None:
@@ -115,8 +115,7 @@ class Worker:
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
-        self._endings = self._endings % 255 + 1
-        self.bank.set_ending(self.slot, self._endings)
+        self.entry.turn()
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
@@ -152,6 +151,7 @@ class Worker:
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
+        self.disowned = True
         for server in self.servers:
             server.access_log = False
 
@@ -249,7 +249,7 @@ class Worker:
         self._serving = connection.fileno()
         parked = self.servers[index].serve(connection, address, resumed)
         self._serving = -1
-        if os.getpid() != self.pid:
+        if self.disowned:
             # The app has forked, and this is its child, not the worker
             # (SpamAssassin bug 4370).
             os._exit(0)
@@ -288,11 +288,11 @@ class Worker:
         for turn in range(length):
             try:
                 try:
-                    connection, address = server.socket.accept()
+                    connection, address = server.accept()
                 except BlockingIOError:
                     if not (turn and ordered and self._knocks_soon(index)):
                         return
-                    connection, address = server.socket.accept()
+                    connection, address = server.accept()
             except BlockingIOError:
                 return
             except OSError as e:
@@ -337,7 +337,7 @@ class Worker:
             # connection would be another's.
             served, self._reported = self.requests - self._reported, self.requests
         else:
-            self.bank.set_ending(self.slot, 0)
+            self.entry.take()
         frame = Frame(kind, self.generation, self.slot, served)
         try:
             os.write(self.channel.fileno(), frame.encode())

@@ -17,14 +17,14 @@ from flask_prefork.record import Record
 
 @pytest.fixture
 def board() -> Iterator[mmap.mmap]:
-    board = mmap.mmap(-1, 3 * record.SIZE)
+    board = mmap.mmap(-1, 3 * record.SIZE + 1)
     yield board
     board.close()
 
 
 @pytest.fixture
 def entry(board: mmap.mmap) -> Iterator[Entry]:
-    entry = Entry(board, record.SIZE)
+    entry = Entry(board, record.SIZE, mark=3 * record.SIZE)
     entry.enter(1234, 7, 1.5)
     yield entry
     entry.release()
@@ -101,7 +101,7 @@ def test_any_request_fits_its_record_and_no_other(
 
 def test_mapping_can_be_closed_after_release() -> None:
     board = mmap.mmap(-1, record.SIZE)
-    entry = Entry(board, 0)
+    entry = Entry(board, 0, record.SIZE)
     with pytest.raises(BufferError):
         board.close()
     entry.release()

@@ -42,7 +42,6 @@ def bank(banks: tuple[Bank, Bank]) -> Bank:
     bank = banks[0]
     for slot in range(8):
         bank.clear(slot)
-        bank.set_ending(slot, 0)
     return bank
 
 
@@ -108,12 +107,23 @@ def test_stop(bank: Bank) -> None:
 
 
 def test_endings(bank: Bank) -> None:
-    bank.set_ending(0, 7)
-    bank.set_ending(2, 255)
-    assert bank.endings(3) == b"\7\0\xff"
+    entries = [bank.entry(slot) for slot in range(3)]
+    entries[0].turn()
+    for _ in range(255):
+        entries[2].turn()
+    assert bank.endings(3) == b"\1\0\xff"
     assert bank.endings(0) == b""
+    # Another number, and never that of who isn't about to accept.
+    entries[2].turn()
+    assert bank.endings(3) == b"\1\0\1"
+    entries[0].take()
+    entries[2].begin(1.0, "GET", "/")
+    assert bank.endings(3) == bytes(3)
+    entries[2].turn()
     bank.clear(2)
-    assert bank.endings(3) == b"\7\0\0"
+    assert bank.endings(3) == bytes(3)
+    for entry in entries:
+        entry.release()
 
 
 def test_flags_of_a_bank(banks: tuple[Bank, Bank], fd: int) -> None:
@@ -137,14 +147,15 @@ def test_last_slot_is_inside_of_its_bank(banks: tuple[Bank, Bank]) -> None:
         entry = bank.entry(last)
         entry.enter(number + 1, bank.generation, 0.0)
         entry.begin(1.0, "GET", "t" * 300)
+        entry.turn()
         entry.release()
         bank.set_state(last, "B")
         bank.set_stop(last)
-        bank.set_ending(last, 1)
     for number, bank in enumerate(banks):
         expected = Record(number + 1, bank.generation, began=1.0, method="GET")
         assert bank.read(last)._replace(target="") == expected
         assert bank.states(MAX_SLOTS)[-1] == "B"
+        assert bank.endings(MAX_SLOTS)[-1] == 1
         bank.clear(last)
         assert bank.states(MAX_SLOTS)[-1] == "."
         assert not bank.is_stopped(last)

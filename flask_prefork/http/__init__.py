@@ -11,6 +11,7 @@
       body.py     wsgi.input
       environ.py  the WSGI environ
       response.py start_response, framing, sendfile
+        fields.py status and header fields of a response, checked
       error_response.py  the answer to what never reaches the app
       request_log.py a request's line in the log
         access_log.py    as flask run has it

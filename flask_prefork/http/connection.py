@@ -54,7 +54,12 @@ class ConnectionHandler(WSGIRequestHandler):
 
     server: PreforkServer
     wire: Wire
-    head: Head | None
+    #: The request that is served, if its head was good.
+    head: Head | None = None
+    close_connection = True
+    parked: Parked | None = None
+    #: Whether the client may still be sending when the connection ends.
+    _linger = False
 
     def __init__(
         self,
@@ -69,12 +74,7 @@ class ConnectionHandler(WSGIRequestHandler):
         self.client_address = client_address or (LOCAL, 0)
         self.server = server
         self.wire = server.make_wire(request)
-        self.head = None
-        self.close_connection = True
-        self.parked: Parked | None = None
         self._resumed = resumed
-        # Whether the client may still be sending when the connection ends.
-        self._linger = False
         self.setup()
         try:
             self.handle()
@@ -95,6 +95,10 @@ class ConnectionHandler(WSGIRequestHandler):
                 self._end()
         except ClientDisconnected as e:
             self.connection_dropped(e)
+
+    def forget_request(self) -> None:
+        """Be as new: the last request is over, and another one comes."""
+        raise NotImplementedError
 
     def take_request(self, head: Head, size: int, data: bytes) -> None:
         """Take a request that has begun.
@@ -119,7 +123,7 @@ class ConnectionHandler(WSGIRequestHandler):
         if self._linger:
             crowded = self.server.monitor.crowded()
             self.wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
-        else:
+        elif not self.wire.finished:
             self.wire.finish()
 
     def _serve(self) -> Parked | None:
@@ -147,6 +151,7 @@ class ConnectionHandler(WSGIRequestHandler):
             waiting = self._wait_idle(now + limits.keep_alive)
             if waiting is not True:
                 return waiting
+            self.forget_request()
             deadline = time.monotonic() + limits.header_timeout
 
     # Each of these returns what _serve() returns, or True to go on.
@@ -192,7 +197,6 @@ class ConnectionHandler(WSGIRequestHandler):
         while True:
             data = wire.look()
             if data:
-                self.head = None
                 try:
                     found = read(data, self.server.limits)
                     if found is not None:

@@ -6,6 +6,9 @@ import typing as t
 from dataclasses import dataclass
 from enum import IntEnum
 
+#: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
+SOFTWARE = "flask_prefork"
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -27,30 +27,31 @@ REQUEST_KEYS = (
     "flask_prefork.generation",
 )
 
-# The environ's key for each spelling of a field's name that was seen, "" for those
-# that are dropped. Bounded, because clients choose the spellings.
-_keys: dict[bytes, str] = {}
+
+class _Keys(dict[bytes, str]):
+    """The environ's key for each spelling of a field's name that was seen, "" for
+    those that are dropped. Bounded, because clients choose the spellings."""
+
+    def __missing__(self, name: bytes) -> str:
+        # CGI makes "_" of "-", so a name with "_" could pass for another one.
+        key = ""
+        if b"_" not in name:
+            key = name.decode("ascii").upper().replace("-", "_")
+            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                key = f"HTTP_{key}"
+        if len(self) < 1024:
+            self[name] = key
+        return key
 
 
-def _key(name: bytes) -> str:
-    # CGI makes "_" of "-", so a name with "_" could pass for another one.
-    key = ""
-    if b"_" not in name:
-        key = name.decode("ascii").upper().replace("-", "_")
-        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            key = f"HTTP_{key}"
-    if len(_keys) < 1024:
-        _keys[name] = key
-    return key
+_keys = _Keys()
 
 
 def add_fields(environ: dict[str, t.Any], fields: Fields) -> None:
     """Add the header fields; what is repeated is joined by commas, in order."""
     keys = _keys
     for name, raw in fields:
-        key = keys.get(name)
-        if key is None:
-            key = _key(name)
+        key = keys[name]
         if not key:
             continue
         value = raw.decode("latin-1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from .response import date_line
+from .fields import date_line
 
 
 def error_response(status: int, reason: str, server: str, body: bool) -> bytes:

@@ -15,6 +15,7 @@ from .body import Body
 from .body import ChunkedBody
 from .body import LengthBody
 from .contract import NullMonitor
+from .contract import SOFTWARE
 from .environ import add_certificate
 from .environ import add_fields
 from .environ import add_target
@@ -54,12 +55,18 @@ class PreforkRequestHandler(LoggingHandler):
     """
 
     protocol_version = "HTTP/1.1"
+    server_version = SOFTWARE
     _dispatches = False
     #: What was made on demand for this request.
     made: dict[str, t.Any]
-    _body: Body | None
-    _input: t.Any
-    _response: Response | None
+    #: What werkzeug's address_string() looks into.
+    environ: WSGIEnvironment | None = None  # type: ignore[assignment]
+    #: The request's body, unless all of it is there.
+    _body: Body | None = None
+    _input: t.Any = None
+    _response: Response | None = None
+    #: Whether the client has sent more than this request already.
+    _excess = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -76,7 +83,7 @@ class PreforkRequestHandler(LoggingHandler):
                 message[name.decode("ascii")] = value.decode("latin-1")
         return message
 
-    @made_on_demand
+    @property
     def rfile(self) -> t.Any:
         """The request's body, the same stream as ``wsgi.input``."""
         if self._input is None:
@@ -85,6 +92,10 @@ class PreforkRequestHandler(LoggingHandler):
                 io.BytesIO() if body is None else io.BufferedReader(body, CHUNK)
             )
         return self._input
+
+    @rfile.setter
+    def rfile(self, stream: t.Any) -> None:
+        self._input = stream
 
     @made_on_demand
     def wfile(self) -> t.Any:
@@ -108,23 +119,27 @@ class PreforkRequestHandler(LoggingHandler):
 
     # One request.
 
+    def forget_request(self) -> None:
+        self.head = self.environ = self._body = self._input = None
+        self._linger = self._excess = False
+
     def take_request(self, head: Head, size: int, data: bytes) -> None:
         """Take the request, and its body too if all of it is there."""
-        limits = self.server.limits
-        wire = self.wire
         self.made = {}
         self.head = head
         self.command = head.method
         self.path = head.target
         self.request_version = head.version
-        # What werkzeug's address_string() looks into: not the last request's.
-        self.environ = None  # type: ignore[assignment]
-        self._body = None
-        self._input = None
-        self._response = None
-        self._linger = False
-        # Whether the client has sent more than this request already.
-        self._excess = False
+        length = head.length
+        if length:
+            self._take_body(head, size, data)
+        else:
+            self.wire.take(size)
+            self._excess = len(data) > size
+
+    def _take_body(self, head: Head, size: int, data: bytes) -> None:
+        limits = self.server.limits
+        wire = self.wire
         length = head.length
         if length < 0:
             wire.take(size)
@@ -140,8 +155,7 @@ class PreforkRequestHandler(LoggingHandler):
             size += length
             wire.take(size)
             self._excess = len(data) > size
-            if length:
-                self._input = io.BytesIO(data[size - length : size])
+            self._input = io.BytesIO(data[size - length : size])
         else:
             wire.take(size)
             expects = head.expects and len(data) == size
@@ -153,7 +167,6 @@ class PreforkRequestHandler(LoggingHandler):
             line = data.lstrip(b"\r\n").partition(b"\n")[0]
             self.made = {"raw_requestline": line[:1024]}
             self.command = self.path = self.request_version = ""
-            self.environ = None  # type: ignore[assignment]
         self._start_clock()
         monitor = self.server.monitor
         monitor.begin(self.command or "-", self.path or "-")
@@ -162,7 +175,8 @@ class PreforkRequestHandler(LoggingHandler):
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
         finally:
             monitor.end(error.status, self.wire.sent - before)
-        self._log_response(error.status, None)
+        if self.server.access_log:
+            self._log_response(error.status, None)
 
     def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
         self.close_connection = True
@@ -173,19 +187,21 @@ class PreforkRequestHandler(LoggingHandler):
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
-        monitor: Monitor = self.server.monitor
+        server = self.server
+        monitor: Monitor = server.monitor
         wire = self.wire
-        self._start_clock()
+        if server.access_logger is not None:
+            self._start_clock()
         monitor.begin(self.command, self.path)
         before = wire.sent
         self.close_connection = True
         try:
-            if self.path == "*":
-                self._answer_options()
-            elif self._dispatches:
+            if self._dispatches and self.path != "*":
                 getattr(self, f"do_{self.command}")()
-            else:
+            elif self.path != "*":
                 self.run_wsgi()
+            else:
+                self._answer_options()
         except SystemExit:
             # The process ends, and who tells of it looks for this request.
             monitor = NullMonitor()
@@ -196,7 +212,7 @@ class PreforkRequestHandler(LoggingHandler):
             # The two refer to each other: don't leave them to the garbage collector.
             self._response = None
             monitor.end(status, wire.sent - before)
-        if status:
+        if status and server.access_log:
             self._log_response(status, response)
         self._settle()
 
@@ -210,30 +226,28 @@ class PreforkRequestHandler(LoggingHandler):
 
     def _respond(self) -> Response:
         assert self.head is not None
-        self._response = Response(
+        self._response = response = Response(
             self.wire,
-            self.command,
-            self.head.minor,
+            self.head,
             self.version_string(),
             self.server.limits.min_data_rate,
             self._may_persist,
             self._last_byte,
         )
-        return self._response
+        return response
 
-    def _last_byte(self) -> bool:
+    def _last_byte(self, persists: bool) -> bool:
         """The response ends: the worker is free in a moment, or a kept-alive TLS
         connection holds it.
 
+        :param persists: Whether the connection does.
         :return: Whether the connection's end can be told with it. TLS has its own
             way, and somebody who has asked for ``wfile`` may go on.
         """
-        response = self._response
-        ends = response is not None and not response.keep_alive
         plain = self.wire.plain
-        if plain or ends:
+        if plain or not persists:
             self.server.monitor.ending()
-        return ends and plain and "wfile" not in self.made
+        return plain and not persists and "wfile" not in self.made
 
     def _may_persist(self) -> bool:
         """Whether the connection may go on, as far as the head can promise it."""
@@ -291,7 +305,7 @@ class PreforkRequestHandler(LoggingHandler):
             return
         if response.overlong:
             self.log_error("The response is longer than its Content-Length.")
-        if response.missing:
+        elif response.missing:
             self.log_error("The response is shorter than its Content-Length.")
         self.close_connection = not response.keep_alive
 
@@ -334,7 +348,6 @@ class PreforkRequestHandler(LoggingHandler):
         head = self.head
         assert head is not None
         server = self.server
-        monitor = server.monitor
         environ: WSGIEnvironment = server.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
@@ -345,8 +358,6 @@ class PreforkRequestHandler(LoggingHandler):
         # A number in werkzeug's environ, but CGI's variables are strings (PEP 3333).
         environ["REMOTE_PORT"] = str(self.port_integer())
         environ["SERVER_PROTOCOL"] = self.request_version
-        environ["flask_prefork.slot"] = monitor.slot
-        environ["flask_prefork.generation"] = monitor.generation
         add_fields(environ, head.fields)
         add_target(environ, self.path)
         if head.length < 0:

@@ -23,6 +23,7 @@ from .contract import Limits
 from .errors import Refused
 from .target import check_authority
 from .target import check_target
+from .target import ORIGIN
 
 #: RFC 9110, 5.6.2.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -78,6 +79,8 @@ _METHODS = {
         "UNSUBSCRIBE",
     ]
 }
+
+_VERSIONS = {b"%d" % minor: (f"HTTP/1.{minor}", minor) for minor in range(10)}
 
 #: RFC 9112, 2.2 asks to ignore at least one empty line before a request.
 _BLANK = 4
@@ -135,11 +138,10 @@ def read(data: bytes, limits: Limits) -> tuple[Head, int] | None:
     start = 0
     while data.startswith(b"\r\n", start) and start < 2 * _BLANK:
         start += 2
-    end = data.find(b"\r\n\r\n", start)
-    if end < 0:
+    end = data.find(b"\r\n\r\n", start) + 4
+    if end < 4:
         check(data[start:], limits)
         return None
-    end += 4
     return parse(data[start:end], limits), end
 
 
@@ -219,7 +221,9 @@ def parse(raw: bytes, limits: Limits) -> Head:
     method, target, major, minor = line.groups()
     if major != b"1":
         raise Refused(505, "only HTTP/1.0 and HTTP/1.1 are served")
-    fields = _collect(raw, method, minor, line.end(4))
+    if method not in _METHODS:
+        raise Refused(501, "unknown method")
+    fields = _collect(raw, minor, line.end(4))
     if len(fields) > limits.fields:
         check(raw, limits)
 
@@ -227,21 +231,19 @@ def parse(raw: bytes, limits: Limits) -> Head:
     head.raw = raw
     head.method = _METHODS[method]
     head.target = target.decode("ascii")
-    head.version = "HTTP/1.1" if minor == b"1" else f"HTTP/1.{minor.decode()}"
-    head.minor = int(minor)
+    head.version, head.minor = _VERSIONS[minor]
     head.fields = fields
     _apply_fields(head)
-    check_target(head.method, target)
-    if head.method == "TRACE" and head.length:
+    if not ORIGIN.fullmatch(target) or method == b"CONNECT":
+        check_target(head.method, target)
+    if head.length and head.method == "TRACE":
         # RFC 9110, 9.3.8.
         raise Refused(400, "TRACE with a body")
     return head
 
 
-def _collect(raw: bytes, method: bytes, minor: bytes, minor_end: int) -> Fields:
+def _collect(raw: bytes, minor: bytes, minor_end: int) -> Fields:
     """Let llhttp parse a head that our grammar has found good."""
-    if method not in _METHODS:
-        raise Refused(501, "unknown method")
     if minor > b"1":
         # RFC 9110, 2.5: to be processed as the highest minor version we know,
         # llhttp wants to see that.
@@ -272,16 +274,19 @@ _MEANINGS = {
     b"connection": _CONNECTION,
     b"expect": _EXPECT,
 }
-_seen: dict[bytes, int] = {}
+
+
+class _Meanings(dict[bytes, int]):
+    def __missing__(self, name: bytes) -> int:
+        meaning = _MEANINGS.get(name.lower(), _OTHER)
+        if len(self) < 1024:
+            self[name] = meaning
+        return meaning
+
+
+_meanings = _Meanings()
 # Good hosts that were seen, bounded too.
 _hosts: set[bytes] = set()
-
-
-def _meaning(name: bytes) -> int:
-    meaning = _MEANINGS.get(name.lower(), _OTHER)
-    if len(_seen) < 1024:
-        _seen[name] = meaning
-    return meaning
 
 
 def _apply_fields(head: Head) -> None:
@@ -292,9 +297,7 @@ def _apply_fields(head: Head) -> None:
     head.expects = False
     head.length = 0
     for name, value in head.fields:
-        meaning = _seen.get(name)
-        if meaning is None:
-            meaning = _meaning(name)
+        meaning = _meanings[name]
         if not meaning:
             continue
         if meaning == _HOST:

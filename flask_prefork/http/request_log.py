@@ -39,8 +39,6 @@ class LoggingHandler(ConnectionHandler):
         :param response: What was sent, if it wasn't a small answer of our own.
         """
         server = self.server
-        if not server.access_log:
-            return
         if server.access_logger is not None:
             if response is not None and response.head:
                 head, sent = response.head, response.body_sent
@@ -83,6 +81,11 @@ class LoggingHandler(ConnectionHandler):
             monitor.slot,
             monitor.generation,
         )
+
+    def address_string(self) -> str:
+        """The client's address; if the app has changed it, the app's."""
+        environ = self.environ
+        return str(environ["REMOTE_ADDR"] if environ else self.client_address[0])
 
     def log_date_time_string(self) -> str:
         """The local time for the log."""

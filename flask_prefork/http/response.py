@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
-import time
 import typing as t
-from email.utils import formatdate
 
+from .fields import render
+from .fields import statuses
 from .file_wrapper import FileWrapper
 from .wire import Pace
 from .wire import Wire
@@ -17,57 +16,27 @@ from .wire import Wire
 if t.TYPE_CHECKING:
     from types import TracebackType
 
+    from .head import Head
+
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_STATUS = re.compile(r"([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
-_CONTROL = bytes([*range(9), *range(10, 32), 127])
-
-_PLAIN, _LENGTH, _DATE, _SERVER, _HOP = range(5)
-#: What a field means to the server, by its name in lower case. The hop-by-hop ones
-#: are those of wsgiref: the server owns the connection.
-_MEANINGS = {
-    "content-length": _LENGTH,
-    "date": _DATE,
-    "server": _SERVER,
-    "connection": _HOP,
-    "keep-alive": _HOP,
-    "proxy-authenticate": _HOP,
-    "proxy-authorization": _HOP,
-    "te": _HOP,
-    "trailers": _HOP,
-    "transfer-encoding": _HOP,
-    "upgrade": _HOP,
-}
-# Caches of what was checked; bounded, because an app could make up names.
-_names: dict[str, int] = {}
-_statuses: dict[str, tuple[int, bytes]] = {}
-_now: tuple[int, bytes] = (0, b"")
+#: Codes of responses whose framing is special: see :meth:`Response._frame`.
+_SPECIAL = (204, 205, 304)
 
 #: Up to this size a chunk is joined with what goes before it, to be sent at once.
 _JOIN = 65536
-
-
-def date_line() -> bytes:
-    """The Date field, made once a second."""
-    global _now
-    second = int(time.time())
-    if _now[0] != second:
-        _now = second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
-    return _now[1]
 
 
 class Response:
     """One response to one request.
 
     :param wire: Where to.
-    :param method: The request's method.
-    :param minor: The minor version of the request's HTTP/1.
+    :param head: The request's.
     :param server: For the Server field.
     :param rate: Bytes per second that the client must take; 0 for any.
     :param ask: Asked when the head is made: may the connection persist?
-    :param last: Called when the response's last byte is about to be sent; tells
-        whether the connection ends with it.
+    :param last: Called when the response's last byte is about to be sent, with
+        whether the connection persists; tells whether it ends with that byte.
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
@@ -82,14 +51,13 @@ class Response:
         "_code",
         "_fields",
         "_framing",
+        "_last",
         "_left",
         "_length",
         "_line",
-        "_is_head",
-        "_last",
-        "_minor",
         "_pace",
         "_rate",
+        "_request",
         "_server",
         "_wire",
         "head",
@@ -101,29 +69,25 @@ class Response:
     def __init__(
         self,
         wire: Wire,
-        method: str,
-        minor: int,
+        head: Head,
         server: str,
         rate: float,
         ask: t.Callable[[], bool],
-        last: t.Callable[[], bool],
+        last: t.Callable[[bool], bool],
     ) -> None:
         self._wire = wire
-        self._is_head = method == "HEAD"
-        self._minor = minor
+        self._request = head
         self._server = server
         self._rate = rate
         self._ask = ask
         self._last = last
         self._pace: Pace | None = None
         self._line: bytes | None = None
-        self._chunked = False
-        self._framing = 0
         self._left: int | None = None
+        self._chunked = self._bodyless = self.overlong = False
+        self._framing = self.status = 0
         self.head = b""
         self.keep_alive = True
-        self.overlong = False
-        self.status = 0
 
     # What the app calls.
 
@@ -146,53 +110,11 @@ class Response:
                 exc_info = None
         elif self._line is not None:
             raise AssertionError("start_response() was called before")
-        line = _statuses.get(status)
-        if line is None:
-            line = _check_status(status)
-        self._set_fields(headers)
-        self._code, self._line = line
+        # Not stored before the fields are found good too.
+        checked = statuses[status]
+        self._fields, self._length = render(headers, self._server)
+        self._code, self._line = checked
         return self.write
-
-    def _set_fields(self, headers: list[tuple[str, str]]) -> None:
-        lines = []
-        length = None
-        date = server = False
-        for name, value in headers:
-            meaning = _names.get(name)
-            if meaning is None:
-                meaning = _check_name(name)
-            if meaning:
-                if meaning == _LENGTH:
-                    if length is not None:
-                        raise ValueError("more than one Content-Length")
-                    if not (value.isascii() and value.isdigit()):
-                        raise ValueError(f"malformed Content-Length: {value!r}")
-                    length = int(value)
-                    continue
-                if meaning == _DATE:
-                    if date:
-                        raise ValueError("more than one Date")
-                    date = True
-                elif meaning == _SERVER:
-                    if server:
-                        raise ValueError("more than one Server")
-                    server = True
-                else:
-                    raise ValueError(
-                        f"{name} is about the connection, which is the server's"
-                        " (PEP 3333)"
-                    )
-            # Not an f-string: what isn't a str must not pass.
-            lines.append(name + ": " + value)
-        if not server:
-            lines.append(f"Server: {self._server}")
-        lines.append("")
-        fields = "\r\n".join(lines).encode("latin-1")
-        # The line ends are the only control characters, if all is well.
-        if len(fields) - len(fields.translate(None, _CONTROL)) != 2 * len(lines) - 2:
-            raise ValueError("control character in a header's value")
-        self._fields = fields if date else date_line() + fields
-        self._length = length
 
     def write(self, data: bytes) -> None:
         """PEP 3333's ``write``, and what sends each piece that the app yields.
@@ -204,16 +126,15 @@ class Response:
         if not data:
             return
         head = b"" if self.status else self._start_body(None)
+        left = self._left
         last = False
-        if self._bodyless:
-            data = b""
-        elif self._left is not None:
-            if len(data) > self._left:
+        if left is not None:
+            if len(data) > left:
                 self.overlong = True
-                data = data[: self._left]
-            self._left -= len(data)
-            if not self._left:
-                last = self._last()
+                data = data[:left]
+            self._left = left = left - len(data)
+            if not left:
+                last = self._last(self.keep_alive)
         elif self._chunked:
             size = b"%x\r\n" % len(data)
             self._framing += len(size) + 2
@@ -224,12 +145,14 @@ class Response:
                 head, data = b"", b"\r\n"
             else:
                 data += b"\r\n"
-        if len(data) > _JOIN:
-            if head:
-                self._send(head)
-            self._send(data, last)
-        elif head or data:
-            self._send(head + data if head else data, last)
+        elif self._bodyless:
+            data = b""
+        if head and len(data) > _JOIN:
+            self._send(head)
+        elif head:
+            data = head + data
+        if data:
+            self._pace = self._wire.write(data, self._pace, self._rate, last)
 
     # What the handler calls.
 
@@ -241,7 +164,7 @@ class Response:
     @property
     def missing(self) -> int:
         """Bytes that the Content-Length has promised and nobody gave."""
-        return 0 if self._bodyless else (self._left or 0)
+        return self._left or 0
 
     @property
     def body_sent(self) -> int:
@@ -262,26 +185,29 @@ class Response:
             # Of a sequence the length is known before the head goes out. For HEAD
             # only the app can know what GET's would be.
             iterable = (b"".join(iterable),)
-            if self._line is not None and self._length is None and not self._is_head:
+            to_head = self._request.method == "HEAD"
+            if self._line is not None and self._length is None and not to_head:
                 self._length = len(iterable[0])
         for data in iterable:
             self.write(data)
-            if self.overlong or (self.status and self._bodyless):
+            if self.overlong or self._bodyless:
                 break
-        self._finish()
+        if self._left != 0:
+            self._finish()
 
     def reset(self) -> None:
         """Forget what start_response set, for an error's response in its place."""
         self._line = None
 
     def _finish(self) -> None:
+        """End a response whose last byte wasn't known to be that."""
         if not self.status:
             head = self._start_body(0)
-            self._send(head, self._last())
+            self._send(head, self._last(self.keep_alive))
         elif self._chunked:
             self._framing += 5
-            self._send(b"0\r\n\r\n", self._last())
-        if self.missing:
+            self._send(b"0\r\n\r\n", self._last(self.keep_alive))
+        if self._left:
             self.keep_alive = False
 
     def _start_body(self, length: int | None) -> bytes:
@@ -293,40 +219,48 @@ class Response:
         if self._line is None:
             raise AssertionError("write() before start_response()")
         code = self._code
-        if self._length is None and not self._is_head:
-            self._length = length
-        framing = b""
-        # RFC 9110, 8.6 and 15.4.5; and 15.3.6 for 205.
-        self._bodyless = self._is_head or code < 200 or code in (204, 205, 304)
-        if code < 200:
-            # No final response, so nobody would know what comes next.
-            self.keep_alive = False
-        elif code in (204, 304):
-            pass
-        elif code == 205:
-            framing = b"Content-Length: 0\r\n"
-        elif self._length is not None:
-            framing = b"Content-Length: %d\r\n" % self._length
-            self._left = self._length
-        elif self._bodyless:
-            pass
-        elif self._minor:
-            self._chunked = True
-            framing = b"Transfer-Encoding: chunked\r\n"
+        request = self._request
+        if code < 200 or code in _SPECIAL or request.method == "HEAD":
+            framing = self._frame(code)
         else:
-            self.keep_alive = False
+            if self._length is not None:
+                length = self._length
+            if length is not None:
+                self._left = length
+                framing = b"Content-Length: %d\r\n" % length
+            elif request.minor:
+                self._chunked = True
+                framing = b"Transfer-Encoding: chunked\r\n"
+            else:
+                self.keep_alive = False
+                framing = b""
         if self.keep_alive:
             self.keep_alive = self._ask()
         if not self.keep_alive:
             connection = b"Connection: close\r\n\r\n"
-        elif self._minor:
+        elif request.minor:
             connection = b"\r\n"
         else:
             connection = b"Connection: keep-alive\r\n\r\n"
         self.status = code
         self._before = self._wire.sent
-        self.head = b"%b%b%b%b" % (self._line, self._fields, framing, connection)
-        return self.head
+        self.head = head = self._line + self._fields + framing + connection
+        return head
+
+    def _frame(self, code: int) -> bytes:
+        """The framing of a response without a body, whatever the app yields
+        (RFC 9110, 8.6, 15.3.6 and 15.4.5)."""
+        self._bodyless = True
+        if code < 200:
+            # No final response, so nobody would know what comes next.
+            self.keep_alive = False
+            return b""
+        if code == 205:
+            return b"Content-Length: 0\r\n"
+        if code in _SPECIAL:
+            return b""
+        # To HEAD, what GET would be told.
+        return b"" if self._length is None else b"Content-Length: %d\r\n" % self._length
 
     def _send(self, data: bytes, last: bool = False) -> None:
         self._pace = self._wire.write(data, self._pace, self._rate, last)
@@ -336,7 +270,7 @@ class Response:
 
         :return: Whether it did; if not, it is to be read.
         """
-        if self.status or not self._wire.plain or self._is_head:
+        if self.status or not self._wire.plain or self._request.method == "HEAD":
             return False
         try:
             fd = file.fileno()
@@ -359,27 +293,3 @@ class Response:
             self._left -= sent
         self._finish()
         return True
-
-
-def _check_status(status: str) -> tuple[int, bytes]:
-    if not isinstance(status, str):
-        raise TypeError(f"the status must be a str, not {type(status).__name__}")
-    found = _STATUS.fullmatch(status)
-    if found is None:
-        raise ValueError(f"malformed status: {status!r}")
-    # The space is there even without a phrase (RFC 9112, 4).
-    line = f"HTTP/1.1 {found[1]} {found[2] or ''}\r\n".encode("latin-1")
-    if len(_statuses) < 256:
-        _statuses[status] = int(found[1]), line
-    return int(found[1]), line
-
-
-def _check_name(name: str) -> int:
-    if not isinstance(name, str):
-        raise TypeError(f"a header's name must be a str, not {type(name).__name__}")
-    if not _TOKEN.fullmatch(name):
-        raise ValueError(f"malformed header name: {name!r}")
-    meaning = _MEANINGS.get(name.lower(), _PLAIN)
-    if len(_names) < 1024:
-        _names[name] = meaning
-    return meaning

@@ -29,6 +29,7 @@ from .contract import Limits
 from .contract import Monitor
 from .contract import NullMonitor
 from .contract import Parked
+from .contract import SOFTWARE
 from .environ import REQUEST_KEYS
 from .errors import Refused
 from .file_wrapper import FileWrapper
@@ -63,9 +64,6 @@ __all__ = [
     "PreforkServer",
 ]
 
-#: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
-SOFTWARE = "flask_prefork"
-
 
 class PreforkServer(BaseWSGIServer):
     """Serves connections that somebody else accepted.
@@ -87,7 +85,7 @@ class PreforkServer(BaseWSGIServer):
         protocol; ``None`` if that isn't spoken.
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
 
-    :ivar monitor: To be set by the worker.
+    :ivar monitor: Whom it tells; see :meth:`watch`.
     """
 
     multithread = False
@@ -128,7 +126,6 @@ class PreforkServer(BaseWSGIServer):
         asked = access_log and access_logger is not None and access_logger.asks_for_id
         self.request_ids = RequestIds() if asked else None
         self.can_park = can_park
-        self.monitor: Monitor = NullMonitor()
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
         self._ours = issubclass(handler, ConnectionHandler)
@@ -139,7 +136,25 @@ class PreforkServer(BaseWSGIServer):
         elif ssl_context == "adhoc":
             ssl_context = generate_adhoc_ssl_context()
         self.ssl_context = ssl_context
+        self._accept = listener._accept  # type: ignore[attr-defined]
+        self._kind = int(listener.family), int(listener.type), listener.proto
         self.base_environ = self._make_base_environ()
+        self.watch(NullMonitor())
+
+    def watch(self, monitor: Monitor) -> None:
+        """Have somebody told of the requests, and name them to the app."""
+        self.monitor = monitor
+        self.base_environ["flask_prefork.slot"] = monitor.slot
+        self.base_environ["flask_prefork.generation"] = monitor.generation
+
+    def accept(self) -> tuple[socket.socket, t.Any]:
+        """Take a connection as the listener's own ``accept`` does, which looks anew
+        each time for the kind of socket that it is.
+
+        :raises OSError: As ``accept(2)``.
+        """
+        fd, address = self._accept()
+        return socket.socket(*self._kind, fd), address
 
     def _make_base_environ(self) -> WSGIEnvironment:
         """What all environs of this server have in common."""
@@ -165,7 +180,7 @@ class PreforkServer(BaseWSGIServer):
 
     def make_wire(self, connection: t.Any) -> Wire:
         """The wire of a connection."""
-        if isinstance(connection, ssl.SSLSocket):
+        if self.ssl_context is not None:
             return TLSWire(connection, False, self.monitor.progress)
         return Wire(connection, self._local, self.monitor.progress)
 

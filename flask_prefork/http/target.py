@@ -16,7 +16,8 @@ _PCHAR = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/|\[\]^]*"
 # One way only to match: a target is as long as a client likes.
 _PATH = _PCHAR + rb"(?:%(?:0[1-9A-Fa-f]|[1-9A-Fa-f][0-9A-Fa-f])" + _PCHAR + rb")*"
 _QUERY = rb"(?:\?[!$-;=?-~]*)?"
-_ORIGIN = re.compile(rb"/" + _PATH + _QUERY)
+#: A path and its query: what nearly all targets are.
+ORIGIN = re.compile(rb"/" + _PATH + _QUERY)
 _ABSOLUTE = re.compile(
     rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(?:/" + _PATH + rb")?" + _QUERY
 )
@@ -59,7 +60,7 @@ def check_target(method: str, target: bytes) -> None:
         check_authority(target)
         # Not 405: no resource here could be asked for another method.
         raise Refused(501, "CONNECT is for proxies")
-    if _ORIGIN.fullmatch(target):
+    if ORIGIN.fullmatch(target):
         return
     if target == b"*":
         if method != "OPTIONS":

@@ -76,6 +76,14 @@ class Wire:
     #: Whether bytes go through the kernel as they are: then a connection can move
     #: to another process, as long as nothing is buffered, and files be sent.
     plain = True
+    #: Bytes sent.
+    sent = 0
+    #: What was received and not taken; ``None`` while all of it is left in the
+    #: kernel.
+    buffer: bytearray | None = None
+    #: Whether the client was told that nothing more will be sent.
+    finished = False
+    _poll: select.poll | None = None
 
     def __init__(
         self,
@@ -86,12 +94,6 @@ class Wire:
         self.sock = sock
         self.local = local
         self.progress = progress
-        self.sent = 0
-        #: What was received and not taken; ``None`` while all of it is left in
-        #: the kernel.
-        self.buffer: bytearray | None = None
-        self._finished = False
-        self._poll: select.poll | None = None
 
     # The three that TLS does otherwise.
 
@@ -271,14 +273,16 @@ class Wire:
         """
         count = self._send(data, _LAST if last else _NOW)
         self.sent += count
-        if count:
-            self.progress()
         if count == len(data):
             if last:
                 self.finish()
+            else:
+                self.progress()
             if pace is not None:
                 pace.account(0, count)
             return pace
+        if count:
+            self.progress()
         if pace is None:
             pace = Pace(rate)
         pace.account(0, count)
@@ -334,9 +338,9 @@ class Wire:
     def finish(self) -> None:
         """Say that nothing more will be sent. The app may have forked, and a
         copy of the descriptor would keep a mere close from being seen."""
-        if self._finished:
+        if self.finished:
             return
-        self._finished = True
+        self.finished = True
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

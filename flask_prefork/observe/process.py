@@ -86,7 +86,7 @@ class Door(NullMonitor):
         self._server = PreforkServer(
             site, listener, limits=_LIMITS, access_log=False, can_park=False
         )
-        self._server.monitor = self
+        self._server.watch(self)
 
     def crowded(self) -> bool:
         """Whether kept-alive connections must end for others to come in."""

@@ -7,7 +7,7 @@ import pytest
 from harness import Line
 from harness import Site
 
-from flask_prefork.http import response
+from flask_prefork.http import fields
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 
@@ -16,7 +16,7 @@ DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 def make_site(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[t.Callable[..., Site]]:
     """Makes sites that are closed at the end. Their responses are all of the same
     second, so that they can be compared."""
-    monkeypatch.setattr(response, "date_line", lambda: DATE)
+    monkeypatch.setattr(fields, "date_line", lambda: DATE)
     with contextlib.ExitStack() as stack:
 
         def make(*args: t.Any, **options: t.Any) -> Site:

@@ -86,7 +86,7 @@ class Site:
         self._stack.enter_context(listener)
         self.server = PreforkServer(app, listener, handler, Limits(**limits), **options)
         self.monitor = RecordingMonitor()
-        self.server.monitor = self.monitor
+        self.server.watch(self.monitor)
         self.results: list[t.Any] = []
 
     def close(self) -> None:

@@ -419,6 +419,6 @@ def test_spellings_of_names_are_cached_within_bounds() -> None:
 
     for i in range(1100):
         assert read(get(b"X-%d: y" % i), LIMITS)
-    assert len(head._seen) <= 1024
+    assert len(head._meanings) <= 1024
     with pytest.raises(Refused):
         read(get(b"hOsT: a"), LIMITS)

@@ -10,7 +10,7 @@ from harness import parse
 from harness import read_all
 from harness import Site
 
-from flask_prefork.http import response
+from flask_prefork.http import fields
 from flask_prefork.http import wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -285,13 +285,13 @@ def test_what_an_app_must_not_say(
 
 def test_date_line(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 784111777.25
-    monkeypatch.setattr(response.time, "time", lambda: now)
-    first = response.date_line()
+    monkeypatch.setattr(fields.time, "time", lambda: now)
+    first = fields.date_line()
     assert first == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
     now += 0.5
-    assert response.date_line() is first
+    assert fields.date_line() is first
     now += 0.5
-    assert response.date_line() == b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
+    assert fields.date_line() == b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
 
 
 def test_one_date_and_one_server(respond: t.Any) -> None:

@@ -1,0 +1,131 @@
+"""What an app says with ``start_response``: checked, and made into bytes.
+
+:class:`~.response.Response` calls it before anything is sent, so that what can't be
+sent is an error of the app and never seen by the client (PEP 3333).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import formatdate
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS = re.compile(r"([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+_CONTROL = bytes([*range(9), *range(10, 32), 127])
+
+_PLAIN, _LENGTH, _DATE, _SERVER, _HOP = range(5)
+#: What a field means to the server, by its name in lower case. The hop-by-hop ones
+#: are those of wsgiref: the server owns the connection.
+_MEANINGS = {
+    "content-length": _LENGTH,
+    "date": _DATE,
+    "server": _SERVER,
+    "connection": _HOP,
+    "keep-alive": _HOP,
+    "proxy-authenticate": _HOP,
+    "proxy-authorization": _HOP,
+    "te": _HOP,
+    "trailers": _HOP,
+    "transfer-encoding": _HOP,
+    "upgrade": _HOP,
+}
+
+
+class _Names(dict[str, int]):
+    """The meanings of the names that were seen and are good; bounded, because an app
+    could make up names."""
+
+    def __missing__(self, name: str) -> int:
+        meaning = _check_name(name)
+        if len(self) < 1024:
+            self[name] = meaning
+        return meaning
+
+
+class _Statuses(dict[str, tuple[int, bytes]]):
+    """Code and status line of the statuses that were seen and are good; bounded."""
+
+    def __missing__(self, status: str) -> tuple[int, bytes]:
+        checked = _check_status(status)
+        if len(self) < 256:
+            self[status] = checked
+        return checked
+
+
+_names = _Names()
+statuses = _Statuses()
+_now: tuple[int, bytes] = (0, b"")
+
+
+def date_line() -> bytes:
+    """The Date field, made once a second."""
+    global _now
+    second = int(time.time())
+    if _now[0] != second:
+        _now = second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+    return _now[1]
+
+
+def render(headers: list[tuple[str, str]], software: str) -> tuple[bytes, int | None]:
+    """Make the lines of the header fields.
+
+    :param headers: As PEP 3333 has them.
+    :param software: For the Server field, unless the app has set one.
+    :return: Lines of all but the Content-Length, and that.
+    :raises ValueError: For what can't be sent, or isn't the app's to send.
+    """
+    lines = ["Server: " + software]
+    length = None
+    date = server = False
+    for name, value in headers:
+        meaning = _names[name]
+        if meaning:
+            if meaning == _LENGTH:
+                if length is not None:
+                    raise ValueError("more than one Content-Length")
+                if not (value.isascii() and value.isdigit()):
+                    raise ValueError(f"malformed Content-Length: {value!r}")
+                length = int(value)
+                continue
+            if meaning == _DATE:
+                if date:
+                    raise ValueError("more than one Date")
+                date = True
+            elif meaning == _SERVER:
+                if server:
+                    raise ValueError("more than one Server")
+                server = True
+                lines[0] = name + ": " + value
+                continue
+            else:
+                raise ValueError(
+                    f"{name} is about the connection, which is the server's (PEP 3333)"
+                )
+        # Not an f-string: what isn't a str must not pass.
+        lines.append(name + ": " + value)
+    lines.append("")
+    fields = "\r\n".join(lines).encode("latin-1")
+    # The line ends are the only control characters, if all is well.
+    if len(fields) - len(fields.translate(None, _CONTROL)) != 2 * len(lines) - 2:
+        raise ValueError("control character in a header's value")
+    return fields if date else date_line() + fields, length
+
+
+def _check_status(status: str) -> tuple[int, bytes]:
+    if not isinstance(status, str):
+        raise TypeError(f"the status must be a str, not {type(status).__name__}")
+    found = _STATUS.fullmatch(status)
+    if found is None:
+        raise ValueError(f"malformed status: {status!r}")
+    # The space is there even without a phrase (RFC 9112, 4).
+    line = f"HTTP/1.1 {found[1]} {found[2] or ''}\r\n".encode("latin-1")
+    return int(found[1]), line
+
+
+def _check_name(name: str) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name must be a str, not {type(name).__name__}")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"malformed header name: {name!r}")
+    return _MEANINGS.get(name.lower(), _PLAIN)
