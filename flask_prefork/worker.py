@@ -321,11 +321,9 @@ class Worker:
     def _knocks_soon(self, index: int) -> bool:
         """Wait a moment for the next connection of a standing order.
 
-        If no lower-numbered worker is idle or about to be, this one is who would
-        be ordered next, and asking for the order costs more than the moment.
+        No lower-numbered worker is idle, so this one is who would be ordered next,
+        and asking for the order costs more than the moment.
         """
-        if any(self.bank.endings(self.slot)):
-            return False
         self.ending()
         return bool(self.waits[index].poll(_MOMENT))
 
