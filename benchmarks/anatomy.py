@@ -3,7 +3,9 @@
 First a worker serves connections that wrk makes, in this process, and its CPU time is
 taken beside that of a loop that only accepts, receives and sends. Then the steps of
 one request are taken alone, with a socket that does nothing: these run warm, again
-and again, so that their sum is less than what they take in a server.
+and again, so that their sum is less than what they take in a server. Last, the
+bytecodes of a request are counted, a figure that no other process on the machine
+changes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import alone
 import apps
 from floor import RESPONSE
 from load import find_wrk
+from werkzeug import serving
 
 from flask_prefork import scoreboard
 from flask_prefork.http.contract import Limits
@@ -160,6 +163,31 @@ def steps() -> Iterator[tuple[str, float]]:
             yield name, min(times) / CALLS * 1e6
 
 
+def bytecodes(name: str) -> tuple[int, int]:
+    """How many bytecodes of Python a request takes: ours and Werkzeug's server's, and
+    all together."""
+    package = os.path.dirname(scoreboard.__file__)
+    counts = {True: 0, False: 0}
+
+    def trace(frame: t.Any, event: str, argument: object) -> t.Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            file = frame.f_code.co_filename
+            counts[file.startswith(package) or file == serving.__file__] += 1
+        return trace
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = make_worker(getattr(apps, name), listener)
+        sock: t.Any = Nothing()
+        peer = ("127.0.0.1", 5000)
+        for _ in range(50):
+            worker._serve_one(0, sock, peer)
+        sys.settrace(trace)
+        worker._serve_one(0, sock, peer)
+        sys.settrace(None)
+    return counts[True], sum(counts.values())
+
+
 def main() -> None:
     print(f"CPU microseconds of a connection, {CLIENTS} clients:")
     for name, cost in connections():
@@ -171,6 +199,10 @@ def main() -> None:
     print("Microseconds of a step, warm:")
     for name, cost in steps():
         print(f"  {name:48}{cost:6.2f}")
+    print("Bytecodes of a request:")
+    for name in ("bare", "hello"):
+        own, every = bytecodes(name)
+        print(f"  {f'the app {name}: the server, all together':48}{own:6}{every:6}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import subprocess
 import sys
 import typing as t
 from collections import Counter
@@ -45,6 +46,21 @@ from tables import to_rst
 
 META = Meta("python benchmarks some", {"seconds": 3.0}, "a machine", {"Python": "3"})
 TRIAL = Trial(0, "a case", "somebody")
+
+
+# What a request takes
+
+
+@pytest.mark.parametrize("name", ["bare", "hello"])
+def test_bytecodes_are_counted_and_the_same_each_time(name: str) -> None:
+    # In a process of its own: who measures coverage traces too.
+    code = f"import anatomy; print(*anatomy.bytecodes({name!r}))"
+    line = [sys.executable, "-c", code]
+    folder = Path(__file__).parents[1] / "benchmarks"
+    runs = {subprocess.check_output(line, cwd=folder) for _ in range(2)}
+    assert len(runs) == 1
+    own, every = map(int, runs.pop().split())
+    assert 0 < own < every
 
 
 # The schedule
