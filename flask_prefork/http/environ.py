@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 import typing as t
 from urllib.parse import unquote
-from urllib.parse import urlsplit
 
 from .head import Fields
 
@@ -66,16 +65,14 @@ def add_target(environ: dict[str, t.Any], target: str) -> None:
     :param target: The request target: origin-form, absolute-form or ``*``.
     """
     environ["REQUEST_URI"] = environ["RAW_URI"] = target
-    if target[0] == "/":
-        # Not through urlsplit(): to it the start of "//path" is a host.
-        path, _, environ["QUERY_STRING"] = target.partition("?")
-    else:
-        url = urlsplit(target)
-        path = url.path
-        environ["QUERY_STRING"] = url.query
-        if url.scheme and url.netloc:
-            # RFC 9112, 3.2.2: wins over Host.
-            environ["HTTP_HOST"] = url.netloc
+    # Not through urlsplit(): to it the start of "//path" is a host, and it refuses
+    # hosts that RFC 3986 allows.
+    path, _, environ["QUERY_STRING"] = target.partition("?")
+    if path[0] != "/" and "://" in path:
+        # RFC 9112, 3.2.2: wins over Host.
+        host, slash, path = path.partition("://")[2].partition("/")
+        environ["HTTP_HOST"] = host
+        path = slash + path
     if "%" in path:
         path = unquote(path).encode().decode("latin-1")
     environ["PATH_INFO"] = path

@@ -187,6 +187,9 @@ def _check_bytes(line: bytes, first: bool, limits: Limits) -> None:
         raise Refused(400, "illegal byte in the head")
     size = len(line) - (2 if line.endswith(b"\r\n") else line.endswith(b"\r"))
     if size > limit:
+        if first and b" " not in line[: limit + 1]:
+            # No target is too long, for there is none (RFC 9112, 3).
+            raise Refused(400, "endless method")
         if first:
             raise Refused(414, "request line too long")
         raise Refused(431, "header field too large")
@@ -266,9 +269,10 @@ def _collect(raw: bytes, minor: bytes, minor_end: int) -> Fields:
 
 # What a field means for the connection, by the spellings of its name that were
 # seen; bounded, because clients choose the spellings.
-_OTHER, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT = range(6)
+_OTHER, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TYPE = range(7)
 _MEANINGS = {
     b"host": _HOST,
+    b"content-type": _TYPE,
     b"content-length": _LENGTH,
     b"transfer-encoding": _CODING,
     b"connection": _CONNECTION,
@@ -293,7 +297,7 @@ def _apply_fields(head: Head) -> None:
     """Apply what the fields say about the connection and the body."""
     host = None
     connection: list[bytes] = []
-    framed = False
+    framed = typed = False
     head.expects = False
     head.length = 0
     for name, value in head.fields:
@@ -312,6 +316,12 @@ def _apply_fields(head: Head) -> None:
                 if value.lower() != b"100-continue":
                     raise Refused(417, "unknown expectation")
                 head.expects = True
+        elif meaning == _TYPE:
+            if typed:
+                # It has one value (RFC 9110, 8.3); who judges the body by the other
+                # one, a firewall say, would be deceived.
+                raise Refused(400, "more than one Content-Type")
+            typed = True
         else:
             framed = True
     if host is not None:
@@ -363,10 +373,11 @@ def _apply_framing(fields: t.Iterable[tuple[bytes, bytes]]) -> int:
         return 0
     if len(lengths) > 1:
         raise Refused(400, "more than one Content-Length")
-    # bytes.isdigit() is true for ASCII digits only.
-    if not lengths[0].isdigit():
+    digits = lengths[0]
+    # bytes.isdigit() is true for ASCII digits only. To some a leading zero means
+    # octal, and nobody who means well sends one.
+    if not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
         raise Refused(400, "malformed Content-Length")
-    digits = lengths[0].lstrip(b"0") or b"0"
     if len(digits) > _LENGTH_DIGITS:
         raise Refused(400, "Content-Length out of range")
     return int(digits)

@@ -11,10 +11,12 @@ import socket
 from .errors import Refused
 
 #: RFC 3986, 3.3, and what browsers leave as it is by the URL standard though
-#: RFC 3986 has no place for it. %00 is in no file's and no page's name.
+#: RFC 3986 has no place for it. No file's and no page's name has a NUL, CR or LF in
+#: it, and what is dangerous in a field (RFC 9110, 5.5) is so in a path that an app
+#: makes one of.
 _PCHAR = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/|\[\]^]*"
 # One way only to match: a target is as long as a client likes.
-_PATH = _PCHAR + rb"(?:%(?:0[1-9A-Fa-f]|[1-9A-Fa-f][0-9A-Fa-f])" + _PCHAR + rb")*"
+_PATH = _PCHAR + rb"(?:%(?:0[1-9BCEFbcef]|[1-9A-Fa-f][0-9A-Fa-f])" + _PCHAR + rb")*"
 _QUERY = rb"(?:\?[!$-;=?-~]*)?"
 #: A path and its query: what nearly all targets are.
 ORIGIN = re.compile(rb"/" + _PATH + _QUERY)

@@ -21,7 +21,7 @@ REQUESTS = [
     b"HEAD /a/b?c=d&e HTTP/1.1\r\nHost: a.example:80\r\n\r\n",
     b"GET /a?b?c HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /? HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET /%C3%A9%2F%0A%25?%C3%A9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /%C3%A9%2F%09%25?%C3%A9%0A HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /%E9%FF HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /a:b/[c]|;d=e HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET http://b.example:81/c?d HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -104,6 +104,25 @@ def test_double_slash_stays(site: Site) -> None:
     assert seen["PATH_INFO"] == "//b/c"
     assert seen["HTTP_HOST"] == "a"
     assert seen["RAW_URI"] == "//b/c?d"
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        # urlsplit() raises for the first.
+        (b"http://[V1.x]:80/c?d", "[V1.x]:80", "/c", "d"),
+        (b"https://b?http://c/d", "b", "", "http://c/d"),
+        (b"HTTP://b//c://d", "b", "//c://d", ""),
+        (b"/c?http://d/e", "a", "/c", "http://d/e"),
+        (b"/http://d/e", "a", "/http://d/e", ""),
+    ],
+)
+def test_host_of_the_target(
+    site: Site, target: bytes, host: str, path: str, query: str
+) -> None:
+    seen = environ_of(site, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+    assert (seen["HTTP_HOST"], seen["PATH_INFO"]) == (host, path)
+    assert seen["QUERY_STRING"] == query
 
 
 def test_worker_and_streams(site: Site) -> None:
