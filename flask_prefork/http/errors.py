@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import HTTPException
+
 
 class Refused(Exception):
     """A request that can't be served as HTTP; the connection ends with it.
@@ -16,11 +19,13 @@ class Refused(Exception):
         self.reason = reason
 
 
-class BodyError(OSError):
+class BodyError(HTTPException, OSError):
     """A request's body can't be read to its end; ``wsgi.input`` raises it.
 
-    An :class:`OSError`, because that is what frameworks expect of a stream:
-    Werkzeug answers it with its ``ClientDisconnected``, a 400.
+    An :class:`OSError`, because that is what frameworks expect of a stream. An
+    :class:`~werkzeug.exceptions.HTTPException` too: Werkzeug gives its apps the
+    stream of a chunked body as it is, and Flask answers this one with its status,
+    where any other error is a 500 of the app.
 
     :param status: The answer if the app gives none: 400 for bad framing, 408 for
         a slow client, 413 for too much.
@@ -29,15 +34,16 @@ class BodyError(OSError):
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
-        self.status = status
+        self.code = self.status = status
         self.reason = reason
 
 
-class ClientDisconnected(ConnectionError):
+class ClientDisconnected(BadRequest, ConnectionError):
     """The client left, or was dropped because it doesn't take its response.
 
     Its own class, so that a :exc:`ConnectionError` of the app, say for its
-    database, is never taken for one of the client.
+    database, is never taken for one of the client. To Flask it is a 400, as
+    Werkzeug's own of this name.
     """
 
 

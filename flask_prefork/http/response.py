@@ -182,11 +182,11 @@ class Response:
         if type(iterable) is FileWrapper and self._send_file(iterable.file):
             return
         if isinstance(iterable, (list, tuple)) and not self.status:
-            # Of a sequence the length is known before the head goes out. For HEAD
-            # only the app can know what GET's would be.
+            # Of a sequence the length is known before the head goes out. To HEAD only
+            # the app can know what GET's would be, unless it gives it all the same.
             iterable = (b"".join(iterable),)
-            to_head = self._request.method == "HEAD"
-            if self._line is not None and self._length is None and not to_head:
+            told = iterable[0] or self._request.method != "HEAD"
+            if told and self._line is not None and self._length is None:
                 self._length = len(iterable[0])
         for data in iterable:
             self.write(data)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 import typing as t
 
 import pytest
+from flask import Flask
+from flask import request
 from harness import parse
 from harness import read_all
 from harness import Site
+from werkzeug.exceptions import HTTPException
 
 from flask_prefork.http import wire
 from flask_prefork.http.errors import BodyError
@@ -122,6 +126,44 @@ def test_malformed_that_comes_later(site: Site) -> None:
         client.shutdown(socket.SHUT_WR)
         (answer,) = parse(read_all(client))
     assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"x\r\n", 400), (b"5\r\nabc", 400), (b"9\r\nabcdefghi\r\n", 413), (b"1", 408)],
+)
+@pytest.mark.parametrize("caught", [False, True])
+def test_flask_answers_what_comes_later(
+    make_site: t.Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    status: int,
+    caught: bool,
+) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.5)
+    app = Flask("a")
+    begun = threading.Event()
+
+    @app.post("/")
+    def view() -> bytes:
+        begun.set()
+        return request.get_data()
+
+    if caught:
+        # As apps do that answer in JSON.
+        app.register_error_handler(HTTPException, lambda e: ({}, e.code))
+    site = make_site(app, limits={"body": 8})
+    with site.serving() as client:
+        client.sendall(CHUNKED)
+        assert begun.wait(10)
+        client.sendall(b"3\r\nabc\r\n" + body)
+        if status != 408:
+            client.shutdown(socket.SHUT_WR)
+        (answer,) = parse(read_all(client))
+    assert answer.status == status
+    assert answer.headers["connection"] == "close"
+    assert "Traceback" not in caplog.text
 
 
 def test_limit(make_site: t.Any) -> None:
