@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
-import stat
 import typing as t
 
 from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
+from .file_wrapper import place
 from .wire import Pace
 from .wire import Wire
 
@@ -272,16 +270,10 @@ class Response:
         """
         if self.status or not self._wire.plain or self._request.method == "HEAD":
             return False
-        try:
-            fd = file.fileno()
-            info = os.fstat(fd)
-            # Of a buffered file the descriptor's own offset is further on.
-            offset = file.tell()
-        except (AttributeError, OSError, ValueError):
+        found = place(file)
+        if found is None:
             return False
-        if not stat.S_ISREG(info.st_mode) or isinstance(file, io.TextIOBase):
-            return False
-        there = max(info.st_size - offset, 0)
+        fd, offset, there = found
         self._send(self._start_body(there))
         if not self._bodyless:
             assert self._left is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import socket
 import tempfile
@@ -135,3 +136,60 @@ def test_what_the_kernel_cannot_send(
         file.seek(3)
         first, _ = wrap(make_site, file).ask(GET + HEAD, "GET", "HEAD")
     assert first.body == b"abc" * 999
+
+
+class Shouting(io.FileIO):
+    """A file that isn't read as it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return (super().read(size) or b"").upper()
+
+
+class Other:
+    """A file-like object with the descriptor of something else."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.pieces = [b"", b"ABC"]
+        self.close = file.close
+        self.fileno = file.fileno
+
+    def read(self, size: int) -> bytes:
+        return self.pieces.pop()
+
+    def tell(self) -> None:
+        pass
+
+
+def test_descriptors_of_something_else(make_site: t.Any, path: Path) -> None:
+    path.write_bytes(gzip.compress(b"ABC"))
+    plain = path.with_name("plain")
+    plain.write_bytes(b"abc")
+    for file in (gzip.GzipFile(path), Shouting(plain), Other(io.FileIO(plain))):
+        (answer,) = wrap(make_site, file).ask(GET)
+        assert answer.body == b"ABC"
+
+
+def test_files_without_a_size(make_site: t.Any) -> None:
+    with open("/proc/self/limits", "rb") as file:
+        (answer,) = wrap(make_site, file).ask(GET)
+    assert answer.body == Path("/proc/self/limits").read_bytes()
+
+
+@pytest.mark.parametrize("how", [tempfile.TemporaryFile, tempfile.NamedTemporaryFile])
+def test_temporary_files(
+    make_site: t.Any, how: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    send = wire.os.sendfile
+
+    def sendfile(*args: t.Any) -> int:
+        counts.append(send(*args))
+        return counts[-1]
+
+    monkeypatch.setattr(wire.os, "sendfile", sendfile)
+    with how() as file:
+        file.write(b"abc")
+        file.seek(1)
+        (answer,) = wrap(make_site, file).ask(GET)
+    assert answer.body == b"bc"
+    assert counts == [2]
