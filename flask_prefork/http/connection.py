@@ -16,6 +16,7 @@ from .errors import Refused
 from .head import Head
 from .head import read
 from .peers import LOCAL
+from .receive_buffer import is_crammed
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -27,8 +28,8 @@ MOMENT = 0.001
 #: Seconds of each wait for a client that stays with its worker, between looks at
 #: what goes on around.
 STEP = 0.25
-#: A head above this many bytes is kept by the worker: the kernel's buffer may hold no
-#: more, and then there would never be news to wake it for.
+#: A head above this many bytes, or one that is left in a full buffer, is kept by the
+#: worker: the kernel may hold no more, and then there would never be news to wake for.
 _BULK = 32768
 #: Seconds for the rest of such a head.
 _BULK_TIMEOUT = 1.0
@@ -208,7 +209,11 @@ class ConnectionHandler(WSGIRequestHandler):
                     return None
             elif data is not None:
                 return None
-            if data and len(data) > _BULK and wire.buffer is None:
+            if (
+                data
+                and wire.buffer is None
+                and (len(data) > _BULK or (waited and is_crammed(wire.sock)))
+            ):
                 wire.hold()
                 deadline = min(deadline, time.monotonic() + _BULK_TIMEOUT)
             waiting = self._wait_head(data or b"", deadline, waited)
@@ -222,7 +227,7 @@ class ConnectionHandler(WSGIRequestHandler):
         """Wait for more of a head than this."""
         wire = self.wire
         left = deadline - time.monotonic()
-        if left <= 0 or (data and wire.ended()):
+        if left <= 0 or (data and wire.ended(len(data))):
             # Empty lines are no request that could be answered.
             if data.strip(b"\r\n"):
                 self._linger = True

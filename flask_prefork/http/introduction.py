@@ -93,7 +93,7 @@ def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | N
             if not have:
                 return None
             raise Malformed("the PROXY header took too long")
-        if have and wire.has_left():
+        if have and wire.has_left(have):
             raise Malformed("the PROXY header ended early")
         if may_park and waited:
             return Parked(HEAD, deadline, have, False)

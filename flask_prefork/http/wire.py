@@ -181,21 +181,25 @@ class Wire:
             return data
         return bytes(self.buffer)
 
-    def ended(self) -> bool:
-        """Whether nothing comes after what was looked at."""
+    def ended(self, have: int) -> bool:
+        """Whether nothing comes after what was looked at.
+
+        :param have: How many bytes :meth:`look` returned.
+        """
         if self.buffer is None and hasattr(select, "POLLRDHUP"):
-            return self.has_left()
+            return self.has_left(have)
         buffer = self.hold()
         data = self._receive(CHUNK)
         if data:
             buffer += data
         return data == b""
 
-    def has_left(self) -> bool:
-        """Whether nothing more will come, where that shows without reading."""
+    def has_left(self, have: int) -> bool:
+        """As :meth:`ended`, where that shows without reading."""
         poll = select.poll()
         poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
-        return bool(poll.poll(0))
+        # More may have come between that look and the end.
+        return bool(poll.poll(0)) and len(self.look() or b"") <= have
 
     def hold(self) -> bytearray:
         """Keep here what comes from now on: the connection won't move."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -17,6 +18,7 @@ from flask_prefork.http import connection as connection_module
 from flask_prefork.http.server import HEAD
 from flask_prefork.http.server import KEEP_ALIVE
 from flask_prefork.http.server import Parked
+from flask_prefork.http.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -187,6 +189,38 @@ def test_large_head_is_bounded_in_time(
     with site.serving() as client:
         client.sendall(large(48_000))
         assert [a.status for a in parse(read_all(client))] == [408]
+
+
+def test_heads_across_the_borders_of_segments(make_site: t.Any) -> None:
+    # As many as the kernel's buffer takes, and once more.
+    count = 16_000
+    site = make_site(limits={"header_timeout": 2}, access_log=False)
+    with site.serving() as client:
+        sender = threading.Thread(target=client.sendall, args=(GET * count,))
+        sender.start()
+        got = 0
+        while got < count and (data := client.recv(1 << 20)):
+            got += data.count(b"|")
+        sender.join()
+    assert got == count
+
+
+def test_the_rest_of_a_head_and_the_end_come_together(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Wire.look
+
+    def look_early(wire: Wire) -> bytes | None:
+        data = look(wire)
+        if data == GET[:10]:
+            line.send(GET[10:], 10)
+            line.end()
+        return data
+
+    monkeypatch.setattr(Wire, "look", look_early)
+    line.send(GET[:10])
+    assert line.serve() is None
+    assert line.answers() == [200]
 
 
 # Turns
