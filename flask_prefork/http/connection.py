@@ -209,12 +209,12 @@ class ConnectionHandler(WSGIRequestHandler):
                     return None
             elif data is not None:
                 return None
-            if (
-                data
-                and wire.buffer is None
-                and (len(data) > _BULK or (waited and is_crammed(wire.sock)))
+            have = len(data or b"")
+            left_there = have - len(wire.buffer or b"")
+            if left_there and (
+                left_there > _BULK or (waited and is_crammed(wire.sock))
             ):
-                wire.hold()
+                wire.hold(have)
                 deadline = min(deadline, time.monotonic() + _BULK_TIMEOUT)
             waiting = self._wait_head(data or b"", deadline, waited)
             if waiting is not True:
@@ -238,11 +238,12 @@ class ConnectionHandler(WSGIRequestHandler):
                     data,
                 )
             return None
-        if wire.buffer is None and self._can_park():
+        if self._can_park():
             if waited:
                 return Parked(HEAD, deadline, len(data), False)
             wire.wait_more(len(data), min(MOMENT, left))
         else:
-            wire.hold()
-            wire.wait(min(left, STEP))
+            if wire.local:
+                wire.hold(len(data))
+            wire.wait_more(len(data), min(left, STEP))
         return True

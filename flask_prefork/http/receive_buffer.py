@@ -30,4 +30,4 @@ def is_crammed(sock: socket.socket) -> bool:
         # Not every kernel that calls itself Linux has it.
         return False
     taken, size = struct.unpack_from("=II", info)
-    return bool(taken > size // 2)
+    return bool(taken > size // 4)

@@ -78,7 +78,7 @@ class Wire:
     plain = True
     #: Bytes sent.
     sent = 0
-    #: What was received and not taken; ``None`` while all of it is left in the
+    #: What was received and not taken; ``None`` while all of that is left in the
     #: kernel.
     buffer: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
@@ -139,7 +139,8 @@ class Wire:
 
         :param have: How many bytes :meth:`look` returned.
         """
-        if self.buffer is None and have:
+        have -= len(self.buffer or b"")
+        if have > 0:
             if self.local:
                 # SO_RCVLOWAT is for TCP only.
                 time.sleep(min(seconds, 0.001))
@@ -174,6 +175,9 @@ class Wire:
             if data is not None and len(data) == _USUAL:
                 data = self._receive(CHUNK, _PEEK)
             return data
+        if self.plain:
+            data = self._receive(CHUNK, _PEEK)
+            return bytes(self.buffer + data) if data else bytes(self.buffer) or data
         data = self._receive(CHUNK)
         if data:
             self.buffer += data
@@ -186,9 +190,9 @@ class Wire:
 
         :param have: How many bytes :meth:`look` returned.
         """
-        if self.buffer is None and hasattr(select, "POLLRDHUP"):
+        if self.plain and hasattr(select, "POLLRDHUP"):
             return self.has_left(have)
-        buffer = self.hold()
+        buffer = self.hold(have)
         data = self._receive(CHUNK)
         if data:
             buffer += data
@@ -201,19 +205,27 @@ class Wire:
         # More may have come between that look and the end.
         return bool(poll.poll(0)) and len(self.look() or b"") <= have
 
-    def hold(self) -> bytearray:
-        """Keep here what comes from now on: the connection won't move."""
+    def hold(self, have: int) -> bytearray:
+        """Take what was looked at, but keep it here: the connection can't move until
+        :meth:`take` has taken it.
+
+        :param have: How many bytes :meth:`look` returned.
+        """
         if self.buffer is None:
             self.buffer = bytearray()
+        have -= len(self.buffer)
+        if have > 0:
+            self.buffer += self._receive(have) or b""
         return self.buffer
 
     def take(self, count: int) -> None:
         """Take bytes that were looked at."""
         if self.buffer is not None:
-            del self.buffer[:count]
+            held = min(count, len(self.buffer))
+            del self.buffer[:held]
+            count -= held
             if self.plain and not self.buffer:
                 self.buffer = None
-            return
         while count:
             # One call, but for a kernel that gives less than it has shown.
             data = self._receive(count)

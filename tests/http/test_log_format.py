@@ -281,7 +281,7 @@ FORMAT = '%(h)s "%(r)s" %(s)s %(B)s %({x-a}o)s %({content-length}o)s %(slot)s'
     ("data", "line"),
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", '"GET / HTTP/1.1" 201 5 b 5 3'),
-        (b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", '"HEAD / HTTP/1.1" 201 0 b - 3'),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", '"HEAD / HTTP/1.1" 201 0 b 5 3'),
         (
             b"GET /chunks HTTP/1.1\r\nHost: a\r\n\r\n",
             '"GET /chunks HTTP/1.1" 200 100003 b - 3',
