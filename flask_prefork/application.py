@@ -7,12 +7,14 @@ import socket
 import tempfile
 import traceback
 import typing as t
+from dataclasses import replace
 
 from werkzeug.serving import generate_adhoc_ssl_pair
 from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
+from . import cgroup
 from .extension import configuration
 from .http import access_logger
 from .http import peers
@@ -36,6 +38,10 @@ if t.TYPE_CHECKING:
     from flask.cli import ScriptInfo
 
     MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+#: What of the control group's limit is for the pool; the rest is for dispatcher,
+#: observer and kernel.
+AUTO_PART = 0.9
 
 
 def load(
@@ -67,11 +73,25 @@ def load(
         ) -> t.Iterable[bytes]:
             raise failure from None
 
-        return failed, resolve(explicit, None, defaults)
+        return failed, _with_budget(resolve(explicit, None, defaults))
     # Configuring the app's logging has disabled the loggers that were there, unless
     # it was asked not to (logging.config).
     logger.disabled = False
-    return app, resolve(explicit, configuration(app), defaults)
+    return app, _with_budget(resolve(explicit, configuration(app), defaults))
+
+
+def _with_budget(settings: Settings) -> Settings:
+    """Make a number of a memory budget that is to be found out."""
+    if settings.memory_budget != "auto":
+        return settings
+    limit = cgroup.memory_limit()
+    if limit is None:
+        logger.warning(
+            "No control group limits this server's memory, so --memory-budget auto"
+            " doesn't either."
+        )
+        return replace(settings, memory_budget=None)
+    return replace(settings, memory_budget=str(int(limit * AUTO_PART)))
 
 
 def server_maker(

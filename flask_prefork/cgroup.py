@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+#: What version 1 says where there is no limit, but for the size of a page.
+_UNLIMITED = 2**63 - 2**20
+
 
 def _counter_file() -> tuple[str, str] | None:
     """The file with the OOM killer's counter for our group, and its key."""
@@ -27,6 +30,51 @@ def _counter_file() -> tuple[str, str] | None:
         if os.access(path, os.R_OK):
             return path, key
     return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ""
+
+
+def folders() -> list[tuple[str, str]]:
+    """Where our group and those above it have their files: mount and path below it."""
+    found = []
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon:
+            continue
+        if not controllers:
+            mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        elif "memory" in controllers.split(","):
+            mounts = ["/sys/fs/cgroup/memory"]
+        else:
+            continue
+        while path.strip("/"):
+            found += [(mount, path) for mount in mounts]
+            path = path.rpartition("/")[0]
+        # In a container its own group is mounted as the root.
+        found += [(mount, "") for mount in mounts]
+    return found
+
+
+def memory_limit() -> int | None:
+    """How much memory our group may have, and those that it is in.
+
+    :return: Bytes; ``None`` if there is no limit, or the system doesn't tell.
+    """
+    limits = []
+    for mount, path in folders():
+        # Version 1 has the first of them, and version 2 the others.
+        for name in ("memory.limit_in_bytes", "memory.max", "memory.high"):
+            text = _read(f"{mount}{path}/{name}").strip()
+            if text.isdigit() and int(text) < _UNLIMITED:
+                limits.append(int(text))
+    return min(limits, default=None)
 
 
 def oom_kills() -> int:

@@ -50,6 +50,8 @@ class Kind(enum.IntEnum):
     #: ``place``, has ``argument`` bytes, and may wait until ``moment``. The
     #: ``flags`` say what for, see ``parking.py``. The ``tag`` is for who resumes it.
     PARK = 13
+    #: It has ``argument`` KiB for itself; ``flags`` is 1 if it has served.
+    WEIGHED = 21
     # Dispatcher to zygote.
     #: The listening sockets and the scoreboard ride along; the document lists them.
     LISTEN = 5
@@ -65,7 +67,8 @@ class Kind(enum.IntEnum):
     #: the app; until then no other is sent.
     RESIZED = 17
     # Zygote to dispatcher.
-    #: The app is loaded; its settings ride along.
+    #: The app is loaded, and takes ``argument`` KiB, if that matters; its settings
+    #: ride along.
     LOADED = 8
     #: The worker in ``slot`` is process ``argument``; its pidfd may ride along.
     SPAWNED = 9

@@ -13,6 +13,7 @@ import typing as t
 
 from . import parking
 from . import privileges
+from . import size
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -35,6 +36,7 @@ from .scoreboard import Bank
 from .stalls import Stalls
 from .stalls import Verdict
 from .summary import Summary
+from .weights import Weights
 
 Tell = t.Callable[[Frame, t.Sequence[int]], bool]
 
@@ -81,6 +83,7 @@ class Children:
         self.pool = Pool(0)
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
         self.stalls = Stalls(0.0, 0.0, 0.0)
+        self.weights = Weights()
         #: Whether any of them was ever idle.
         self.ever_idle = False
         self._is_lost = False
@@ -181,6 +184,8 @@ class Children:
                     if self.pool.report(worker, Event.BUSY, now):
                         self.stalls.watch(worker, now)
                     self._taken(process)
+                elif frame.kind is Kind.WEIGHED:
+                    self._weigh(process, frame.argument * 1024, bool(frame.flags))
                 elif frame.kind is Kind.PARK and fds:
                     self._lot.park(fds[0], frame)
                     del fds[0]
@@ -196,6 +201,21 @@ class Children:
         if process.resumed is not None:
             os.close(process.resumed.fd)
             process.resumed = None
+
+    def _weigh(self, process: Process, own: int, served: bool) -> None:
+        worker = process.worker
+        if self.weights.weigh(worker, own, served) and not self.bank.is_stopped(
+            worker.slot
+        ):
+            logger.info(
+                "Worker %d (pid %d) has %s for itself; it is to be replaced.",
+                worker.slot,
+                process.pid,
+                size.show(own),
+            )
+            self.pool.expire(worker)
+            # No more on its standing order, and on its connection.
+            self.bank.set_stop(worker.slot)
 
     def _show(self, worker: Worker) -> None:
         self.bank.set_state(worker.slot, worker.state.value)
@@ -340,6 +360,7 @@ class Children:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
         self.stalls.forget(worker)
+        self.weights.forget(worker)
         self._forget(process)
         record, now = self.bank.read(worker.slot), self.clock()
         with self._summary.departing(self.number, worker.slot, record, now):

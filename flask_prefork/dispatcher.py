@@ -139,12 +139,15 @@ class Dispatcher:
         if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
             self._announce()
             self.supervisor.ready(self._state())
+        # Before all are ordered: while connections wait, nobody stays idle.
+        self.succession.recycle(now)
         draining = self.phase is Phase.DRAINING
         if draining or (self._announced and self.phase is Phase.SERVING):
             self.queues.dispatch(self.succession.current)
         if self.phase is Phase.SERVING:
             self.succession.change(now, self.queues.listeners)
-        self._step(now)
+        waiting = self.queues.unanswered(self.succession.current)
+        self.succession.step(now, waiting)
         self.observer.step(now)
         if self.phase is Phase.SERVING:
             self._look_after()
@@ -161,18 +164,6 @@ class Dispatcher:
             self.queues,
             self.summary,
         )
-
-    def _step(self, now: float) -> None:
-        generations = self.succession.all()
-        total = sum(len(generation.pool) for generation in generations)
-        waiting = self.queues.unanswered(self.succession.current)
-        for generation in generations:
-            others = total - len(generation.pool)
-            if generation is self.succession.coming:
-                # Its first workers have to come, however many the others are.
-                others = 0
-            asked = waiting if generation is self.succession.current else 0
-            generation.step(now, asked, others)
 
     def _tell_observer(self, now: float) -> None:
         """Put into shared memory what the workers don't tell themselves."""

@@ -10,6 +10,7 @@ import os
 import signal
 import typing as t
 
+from . import size
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -112,6 +113,11 @@ class Generation:
         return self.children.policy
 
     @property
+    def memory(self) -> int:
+        """What its zygote and its workers have in memory together, in bytes."""
+        return self.children.weights.total(self.pool)
+
+    @property
     def loaded(self) -> bool:
         """Whether the zygote has loaded the app."""
         return self.settings is not None
@@ -172,19 +178,9 @@ class Generation:
             max_requests=settings.max_requests,
             jitter=settings.max_requests_jitter,
         )
-        self.children.policy = Policy(
-            settings.min_idle,
-            settings.max_idle,
-            settings.min_workers,
-            settings.max_workers,
-            settings.idle_timeout,
-            self.clock(),
-        )
-        self.children.stalls = Stalls(
-            settings.timeout,
-            settings.slow_log,
-            settings.header_timeout + settings.keep_alive,
-        )
+        self.children.policy = Policy.of(settings, self.clock())
+        self.children.weights.limit = size.parse(settings.max_worker_memory)
+        self.children.stalls = Stalls.of(settings)
         document = write_document([(one.host, one.inherited) for one in listeners])
         fds = [document, self._scoreboard]
         fds += [listener.fd for listener in listeners]
@@ -237,23 +233,24 @@ class Generation:
             self._size, self._size_is_told = size, False
             self._tell(Frame(Kind.RESIZED, self.number, argument=size))
 
-    def step(self, now: float, waiting: int, others: int) -> None:
+    def step(self, now: float, waiting: int, others: int, memory: int = 0) -> None:
         """Do what pool, policy and stalls want now.
 
         :param waiting: Connections that nobody was ordered to take.
         :param others: Processes of another generation.
+        :param memory: What these have in memory, in bytes.
         """
         for worker in self.pool.overdue(now):
             self.children.kill(worker, _WHY_LATE[worker.state])
         for worker in self.children.stalls.due(now):
             self.children.judge(worker, now)
         if not self.closed and self.settings is not None and self.alive:
-            self._resize(now, waiting, others)
+            self._resize(now, waiting, others, memory)
         self._tell_size()
 
-    def _resize(self, now: float, waiting: int, others: int) -> None:
-        pool, policy = self.pool, self.policy
-        episodes = policy.episodes
+    def _resize(self, now: float, waiting: int, others: int, memory: int) -> None:
+        pool, policy, weights = self.pool, self.policy, self.children.weights
+        used = weights.memory(pool, memory)
         wanted = policy.grow(
             now,
             idle=pool.idle,
@@ -261,21 +258,45 @@ class Generation:
             total=len(pool),
             waiting=waiting,
             others=others,
+            memory=used,
         )
-        if policy.episodes > episodes:
-            total = len(pool) + others
-            logger.warning("max-workers reached: all %d workers are busy.", total)
+        self._tell_limits(len(pool) + others)
         if wanted:
             self._spawn(wanted)
         surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
         for worker in pool.highest_idle(surplus):
             self.children.retire(worker)
-        room = len(pool) + others < policy.max_workers
+        if not pool.counts[State.RETIRING]:
+            # Those have their memory until they are gone.
+            excess = policy.excess(idle=pool.idle, total=len(pool), memory=used)
+            for worker in weights.coldest(pool, *excess):
+                self.children.retire(worker)
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        """Replace a worker that is due; see :meth:`step`."""
+        pool, policy = self.pool, self.policy
+        if self.closed or not self.alive:
+            return
+        used = self.children.weights.memory(pool, memory)
+        room = policy.room(len(pool), others, used) > 0
         new, old = pool.recycle(now, room and not policy.failures)
         if new is not None:
             self.children.start(new)
         if old is not None:
             self.children.retire(old)
+
+    def _tell_limits(self, total: int) -> None:
+        policy = self.policy
+        if policy.crowds.is_new():
+            logger.warning("max-workers reached: all %d workers are busy.", total)
+        if policy.shortages.is_new():
+            self._summary.shortages += 1
+            logger.warning(
+                "memory-budget reached: %d workers and what they share take %s of %s.",
+                total,
+                size.show(policy.memory),
+                size.show(policy.budget),
+            )
 
     def _spawn(self, count: int) -> None:
         # The others are still short, and come when these are there.
@@ -366,6 +387,7 @@ class Generation:
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
         if frame.kind is Kind.LOADED and fds:
             self.settings = Settings(**read_document(fds.pop(0)))
+            self.children.weights.zygote = frame.argument * 1024
         elif frame.kind is Kind.SPAWNED:
             self.children.spawned(frame, fds)
         elif frame.kind is Kind.FAILED:

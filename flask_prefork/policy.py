@@ -11,11 +11,20 @@ step is a second; with it, eight requests at once wait three.
 Shrinking goes by the smallest number of idle workers in a window of time:
 what was idle at every moment of it was needed at none. SpamAssassin looked at
 one moment, and killed in the trough what it had started for the peak.
+
+A budget of memory bounds growth as max-workers does. Above it, idle workers go at
+once, but for min-idle and min-workers.
 """
 
 from __future__ import annotations
 
+import typing as t
 from collections import deque
+
+from .size import parse
+
+if t.TYPE_CHECKING:
+    from .settings import Settings
 
 #: Seconds between two steps of growth.
 STEP = 0.1
@@ -24,6 +33,47 @@ MAX_RATE = 32
 #: After failed starts wait this long, doubled with each, up to the maximum.
 BACK_OFF = 0.2
 MAX_BACK_OFF = 30.0
+
+
+class Episodes:
+    """Times in which something is so; after shorter breaks it is the same one.
+
+    :param pause: What is no shorter break, in seconds.
+    :param now: The time.
+    """
+
+    def __init__(self, pause: float, now: float) -> None:
+        self._is_new = False
+        self._pause = pause
+        self._is_so = False
+        self._until = now - pause
+
+    def note(self, now: float, is_so: bool) -> None:
+        """Take in whether it is so now."""
+        if is_so and not self._is_so:
+            if now - self._until >= self._pause:
+                self._is_new = True
+        elif self._is_so and not is_so:
+            self._until = now
+        self._is_so = is_so
+
+    def is_new(self) -> bool:
+        """Whether another one has begun since this was asked last."""
+        is_new, self._is_new = self._is_new, False
+        return is_new
+
+
+class Memory(t.NamedTuple):
+    """What all of the pool's processes have in memory, in bytes.
+
+    :param used: That they have.
+    :param reserve: That they will have in addition.
+    :param each: That one more worker would have.
+    """
+
+    used: int = 0
+    reserve: int = 0
+    each: int = 0
 
 
 class Policy:
@@ -36,6 +86,8 @@ class Policy:
     :param max_workers: Never more.
     :param idle_timeout: The window for shrinking, in seconds.
     :param now: The time, in seconds, by the clock of all later calls.
+    :param budget: What all processes of the pool may have in memory together, in
+        bytes; 0 is no limit.
     """
 
     def __init__(
@@ -46,19 +98,23 @@ class Policy:
         max_workers: int,
         idle_timeout: float,
         now: float,
+        budget: int = 0,
     ) -> None:
         self.min_idle = min_idle
         self.max_idle = max(max_idle, min_idle)
         self.min_workers = min_workers
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
+        self.budget = budget
+        #: What all had in memory when it was told last.
+        self.memory = 0
         #: Starts that failed since one succeeded.
         self.failures = 0
         #: Whether more workers are wanted than are allowed.
         self.saturated = False
-        #: How often it came to that.
-        self.episodes = 0
-        self._saturated_until = now - idle_timeout
+        #: When max-workers is reached, and when the budget is.
+        self.crowds = Episodes(idle_timeout, now)
+        self.shortages = Episodes(idle_timeout, now)
         self._rate = 1
         self._not_before = now
         self._short = False
@@ -67,6 +123,19 @@ class Policy:
         # both ascending: a number that was followed by a smaller one can't
         # be the smallest of any window any more.
         self._past: deque[tuple[float, int]] = deque([(now, 0)])
+
+    @classmethod
+    def of(cls, settings: Settings, now: float) -> Policy:
+        """The policy that the settings want."""
+        return cls(
+            settings.min_idle,
+            settings.max_idle,
+            settings.min_workers,
+            settings.max_workers,
+            settings.idle_timeout,
+            now,
+            parse(settings.memory_budget),
+        )
 
     def adjust(self, step: int) -> int:
         """Raise or lower min-idle (TTIN, TTOU) within 1 and max-workers.
@@ -102,6 +171,7 @@ class Policy:
         total: int,
         waiting: int = 0,
         others: int = 0,
+        memory: Memory = Memory(),  # noqa: B008 - immutable
     ) -> int:
         """How many workers to start now.
 
@@ -110,35 +180,54 @@ class Policy:
         :param total: All of the generation's processes.
         :param waiting: Connections that nobody was ordered to take.
         :param others: Processes of another generation, which count too.
+        :param memory: What all have in memory.
         """
         wanted = max(self.min_idle, waiting) - idle - starting
         wanted = max(wanted, self.min_workers - total)
         self._short = wanted > 0
+        self.memory = memory.used
+        room = self.max_workers - total - others
+        fit = self.room(total, others, memory)
+        denied = self._short and fit <= 0
+        self.saturated = denied and idle + starting == 0
+        self.crowds.note(now, self.saturated and room <= 0)
+        self.shortages.note(
+            now,
+            self.budget > 0 and (memory.used > self.budget or (denied and room > 0)),
+        )
         if not self._short:
             self._rate = 1
-            self._saturate(now, False)
             return 0
-        room = self.max_workers - total - others
-        self._saturate(now, room <= 0 and idle + starting == 0)
-        if room <= 0:
+        if denied:
             # A free place is told by an event.
             self._short = False
             return 0
         if now < self._not_before:
             return 0
-        count = min(wanted, room, self._rate)
+        count = min(wanted, fit, self._rate)
         self._rate = min(self._rate * 2, MAX_RATE)
         self._not_before = now + STEP
         return count
 
-    def _saturate(self, now: float, saturated: bool) -> None:
-        if saturated and not self.saturated:
-            # Shorter breaks are of the same episode.
-            if now - self._saturated_until >= self.idle_timeout:
-                self.episodes += 1
-        elif self.saturated and not saturated:
-            self._saturated_until = now
-        self.saturated = saturated
+    def room(self, total: int, others: int, memory: Memory) -> int:
+        """How many more workers are allowed; see :meth:`grow`."""
+        room = self.max_workers - total - others
+        if self.budget:
+            left = self.budget - memory.used - memory.reserve
+            fit = left // max(memory.each, 1)
+            room = min(room, max(fit, self.min_workers - total))
+        return room
+
+    def excess(self, *, idle: int, total: int, memory: Memory) -> tuple[int, int]:
+        """What the pool has above its budget, or will have, in bytes.
+
+        :return: With it, how many idle workers may retire for that.
+        """
+        most = min(idle - self.min_idle, total - max(self.min_workers, 1))
+        excess = memory.used + memory.reserve - self.budget
+        if not self.budget or excess <= 0 or most <= 0:
+            return 0, 0
+        return excess, most
 
     def shrink(self, now: float, *, idle: int, total: int) -> int:
         """How many idle workers to retire now.

@@ -306,6 +306,12 @@ class Pool:
             ordered.append(worker)
         return ordered
 
+    def expire(self, worker: Worker) -> None:
+        """Let a worker be due that has served: it may serve no more."""
+        worker.limit = 1
+        if worker.state is State.IDLE:
+            self._due[worker] = None
+
     def highest_idle(self, count: int) -> list[Worker]:
         """The idle workers to retire when ``count`` of them are surplus."""
         chosen: list[Worker] = []
@@ -315,6 +321,11 @@ class Pool:
             if worker is not None and worker.state is State.IDLE:
                 chosen.append(worker)
         return chosen
+
+    @property
+    def recycles(self) -> bool:
+        """Whether there is something for :meth:`recycle` to do, or soon will be."""
+        return bool(self._due) or self._replacement is not None
 
     def recycle(self, now: float, room: bool) -> tuple[Worker | None, Worker | None]:
         """Replace a worker that has served its number of requests.
@@ -359,22 +370,16 @@ class Pool:
         makes its connection free for others: a worker whose pages are swapped
         out may need seconds, and being slow is no crime.
         """
-        order, spawn, retire = self.timeouts
         while self._ordered:
             worker = next(iter(self._ordered))
-            if worker.since + order > now:
+            if worker.since + self.timeouts.order > now:
                 break
             del self._ordered[worker]
             self.outstanding[worker.queue] -= 1
             self._suspect[worker] = None
             worker.suspect = True
-        lists = (
-            (self._starting, spawn),
-            (self._suspect, spawn),
-            (self._retiring, retire),
-        )
         late = []
-        for waiting, limit in lists:
+        for waiting, limit in self._limited():
             for worker in waiting:
                 if worker.since + limit > now:
                     break
@@ -383,12 +388,10 @@ class Pool:
 
     def deadline(self) -> float | None:
         """When :meth:`overdue` should be asked next, in seconds."""
-        order, spawn, retire = self.timeouts
-        lists = (
-            (self._ordered, order),
-            (self._starting, spawn),
-            (self._suspect, spawn),
-            (self._retiring, retire),
-        )
+        lists = [(self._ordered, self.timeouts.order), *self._limited()]
         times = [next(iter(w)).since + limit for w, limit in lists if w]
         return min(times, default=None)
+
+    def _limited(self) -> tuple[tuple[dict[Worker, None], float], ...]:
+        _, spawn, retire = self.timeouts
+        return (self._starting, spawn), (self._suspect, spawn), (self._retiring, retire)

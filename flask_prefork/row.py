@@ -31,6 +31,8 @@ class Row:
         where ours isn't set.
     :param early: It is needed before the app is loaded, so ``app.config`` can't
         have it.
+    :param size: A string that is a size of memory, see :func:`.size.parse`.
+    :param words: What it may be instead.
     """
 
     help: str
@@ -43,6 +45,8 @@ class Row:
     choices: tuple[str, ...] = ()
     fallback: str | None = None
     early: bool = False
+    size: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def shown_default(self) -> str:
@@ -69,6 +73,8 @@ class Row:
             if not isinstance(value, bool):
                 raise SettingsError(f"{name} must be True or False, not {value!r}.")
             return value
+        if self.size:
+            return self._size(value, name)
         if self.kind is str:
             if not isinstance(value, str):
                 raise SettingsError(f"{name} must be a string, not {value!r}.")
@@ -78,6 +84,21 @@ class Row:
                 )
             return value
         return self._number(value, name)
+
+    def _size(self, value: object, name: str) -> str:
+        from .size import parse
+
+        text = str(value) if type(value) is int else value
+        if text in self.words:
+            return str(text)
+        try:
+            if not isinstance(text, str):
+                raise ValueError("must be a size such as 200M, or a number of bytes")
+            parse(text)
+        except ValueError as e:
+            words = "".join(f", or {word!r}" for word in self.words)
+            raise SettingsError(f"{name} {e}{words}, not {value!r}.") from None
+        return text
 
     def _number(self, value: object, name: str) -> Value:
         what = "a whole number" if self.kind is int else "a number"

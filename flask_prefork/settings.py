@@ -66,6 +66,17 @@ class Settings:
         "Add a random number up to this to max-requests, for each worker.",
         int, 0, unit="requests", least=0,
     )  # fmt: skip
+    max_worker_memory: str | None = _row(
+        "Replace a worker that has more memory for itself than this, as 200M, when it"
+        " is idle; 0 is never.",
+        str, default_text="never", size=True,
+    )  # fmt: skip
+    memory_budget: str | None = _row(
+        "Start no workers, and retire idle ones, when zygote and workers together have"
+        " more memory than this, as 2G; auto is nine tenths of the control group's"
+        " limit; 0 is no limit.",
+        str, default_text="no limit", size=True, words=("auto",),
+    )  # fmt: skip
     dispatch: str = _row(
         "Order the lowest-numbered idle worker to accept, or let all block in"
         " accept as traditional preforkers do.",
@@ -296,9 +307,22 @@ def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
             f"{said['max_requests_jitter']} has no effect without a"
             f" {option_name('max_requests')} above 0."
         )
+    _check_memory(values, said)
     _check_addresses(values, said)
     _check_token(values, said)
     _check_http(values, said)
+
+
+def _check_memory(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    for name in ("max_worker_memory", "memory_budget"):
+        if name in said and values[name] != "0":
+            from . import footprint
+
+            if footprint.read() is None:
+                raise SettingsError(
+                    f"{said[name]} needs /proc/self/smaps_rollup, which this system"
+                    " doesn't have; Linux does since 4.14."
+                )
 
 
 def _check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:

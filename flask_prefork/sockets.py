@@ -162,10 +162,10 @@ class Waiter:
         self._poll: t.Any
         flags = select.POLLIN
         if hasattr(select, "epoll"):
-            self._poll = select.epoll()
+            self._poll, self._second = select.epoll(), 1
             flags = select.EPOLLIN | select.EPOLLEXCLUSIVE
         else:
-            self._poll = select.poll()
+            self._poll, self._second = select.poll(), 1000
         self._poll.register(self._channel, select.POLLIN)
         for fd in self._indexes:
             self._poll.register(fd, flags)
@@ -176,6 +176,10 @@ class Waiter:
         if self._channel in ready:
             return None
         return self._indexes[ready[0]]
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing happens for so long."""
+        return not self._poll.poll(seconds * self._second)
 
 
 def bind(host: str, port: int, backlog: int) -> Listener:

@@ -12,6 +12,9 @@ import typing as t
 from .deadlines import Deadlines
 from .pool import Worker
 
+if t.TYPE_CHECKING:
+    from .settings import Settings
+
 #: How long a request that was told to end may take to do so, in seconds.
 GRACE = 5.0
 
@@ -64,6 +67,12 @@ class Stalls:
         # Between two requests: what was seen of it, and since when.
         self._between: dict[Worker, tuple[int, float, float]] = {}
         self._pardoned = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Stalls:
+        """What the settings want."""
+        pause = settings.header_timeout + settings.keep_alive
+        return cls(settings.timeout, settings.slow_log, pause)
 
     def watch(self, worker: Worker, now: float) -> None:
         """The worker is busy."""

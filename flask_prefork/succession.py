@@ -126,6 +126,30 @@ class Succession:
             self.current.outdated = False
             self.begin()
 
+    def step(self, now: float, waiting: int) -> None:
+        """Let each generation do what it wants now.
+
+        :param waiting: Connections that nobody was ordered to take; the current
+            generation is to.
+        """
+        for generation in self.all():
+            # Of who comes, the first workers have to, however many the others are.
+            others, memory = (0, 0)
+            if generation is not self.coming:
+                others, memory = self._others(generation)
+            asked = waiting if generation is self.current else 0
+            generation.step(now, asked, others, memory)
+
+    def recycle(self, now: float) -> None:
+        """Replace a worker of the current generation that has served for long."""
+        if self.current.pool.recycles:
+            self.current.recycle(now, *self._others(self.current))
+
+    def _others(self, generation: Generation) -> tuple[int, int]:
+        """How many workers all others have, and bytes of memory."""
+        others = [one for one in self.all() if one is not generation]
+        return sum(len(g.pool) for g in others), sum(g.memory for g in others)
+
     def _open(self, listeners: Sequence[Listener]) -> None:
         """Let the coming generation start workers, as soon as there is a place."""
         coming = self.coming

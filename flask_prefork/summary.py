@@ -73,6 +73,9 @@ class Figures(t.NamedTuple):
     :param spawned: Workers started.
     :param reloads: Generations that took over from another.
     :param ended: Workers that ended, by reason.
+    :param memory: Bytes that zygotes and workers have, as far as it was looked at.
+    :param budget: Bytes that they may have; 0 is no limit.
+    :param shortages: How often that was reached.
     :param parts: The generations.
     """
 
@@ -90,6 +93,9 @@ class Figures(t.NamedTuple):
     spawned: int
     reloads: int
     ended: t.Mapping[Reason, int]
+    memory: int
+    budget: int
+    shortages: int
     parts: tuple[Part, ...]
 
 
@@ -183,7 +189,7 @@ class _Block:
         return count, values
 
 
-_FIGURES = struct.Struct(f"=B3IdddI5Q{len(_REASONS)}Q" + "IBB" * _GENERATIONS)
+_FIGURES = struct.Struct(f"=B3IdddI5Q{len(_REASONS)}Q3Q" + "IBB" * _GENERATIONS)
 _DEPARTED = struct.Struct(f"=q3Q{CLASSES}Qd{len(BOUNDS) + 1}Q")
 _DEPARTED_START = _Block.size(_FIGURES)
 assert _DEPARTED_START + _Block.size(_DEPARTED) <= HEADER_SIZE
@@ -218,6 +224,7 @@ class Summary(_Header):
     :ivar resumed: See :class:`Figures`.
     :ivar parked: See :class:`Figures`.
     :ivar spawned: See :class:`Figures`.
+    :ivar shortages: See :class:`Figures`.
     """
 
     def __init__(self, fd: int) -> None:
@@ -226,6 +233,7 @@ class Summary(_Header):
         self.resumed = 0
         self.parked = 0
         self.spawned = 0
+        self.shortages = 0
         self._ended = dict.fromkeys(_REASONS, 0)
         self._sums = Sums()
         self._was_idle = False
@@ -305,6 +313,9 @@ class Summary(_Header):
             self.spawned,
             reloads,
             *self._ended.values(),
+            policy.memory,
+            policy.budget,
+            self.shortages,
             *places,
         )
 
@@ -346,14 +357,19 @@ class Reader(_Header):
     def figures(self) -> Figures:
         """What the dispatcher told last."""
         _, values = self._figures.read()
-        counts, places = values[13 : 13 + len(_REASONS)], values[13 + len(_REASONS) :]
+        rest = 13 + len(_REASONS)
+        counts, memory, places = (
+            values[13:rest],
+            values[rest : rest + 3],
+            values[rest + 3 :],
+        )
         parts = tuple(
             Part(number, _ROLES[role], bool(opened))
             for number, role, opened in zip(*[iter(places)] * 3, strict=True)
             if number
         )
         ended = dict(zip(_REASONS, counts, strict=True))
-        return Figures._make((_PHASES[values[0]], *values[1:13], ended, parts))
+        return Figures._make((_PHASES[values[0]], *values[1:13], ended, *memory, parts))
 
     def departed(self) -> Departed:
         """What the dead have counted."""

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from . import faults
 from . import launch
 from . import parking
+from . import scales
 from .channel import Frame
 from .channel import Kind
 from .channel import receive_one
@@ -91,6 +92,7 @@ class Worker:
         self.requests = 0
         self.connections = 0
         self._reported = 0
+        self.scales = scales.of(settings)
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
         self.entry = bank.entry(slot)
@@ -110,8 +112,11 @@ class Worker:
 
     def end(self, status: int, sent: int) -> None:
         """Its response is over."""
+        now = time.monotonic()
         self.requests += 1
-        self.entry.end(time.monotonic(), status, sent, self.connections)
+        self.entry.end(now, status, sent, self.connections)
+        if self.scales is not None and self.scales.served(now):
+            self._send(self.scales.frame(self.generation, self.slot))
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
@@ -182,7 +187,10 @@ class Worker:
             self._run_ordered()
 
     def _run_ordered(self) -> None:
+        waiter = Waiter(self.channel, []) if self.scales is not None else None
         while True:
+            if waiter is not None:
+                self._settle(waiter)
             received = receive_one(self.channel)
             if received is None:
                 return
@@ -194,6 +202,7 @@ class Worker:
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
+            self._settle(waiter)
             index = waiter.wait()
             if index is None:
                 received = receive_one(self.channel)
@@ -327,6 +336,11 @@ class Worker:
         self.ending()
         return bool(self.waits[index].poll(_MOMENT))
 
+    def _settle(self, waiter: Waiter) -> None:
+        """If nothing is to be done for a while, tell what the last work has left."""
+        if self.scales is not None and self.scales.is_due(waiter.is_quiet):
+            self._send(self.scales.frame(self.generation, self.slot))
+
     def _report(self, kind: Kind) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""
         served = 0
@@ -336,7 +350,9 @@ class Worker:
             served, self._reported = self.requests - self._reported, self.requests
         else:
             self.entry.take()
-        frame = Frame(kind, self.generation, self.slot, served)
+        return self._send(Frame(kind, self.generation, self.slot, served))
+
+    def _send(self, frame: Frame) -> bool:
         try:
             os.write(self.channel.fileno(), frame.encode())
         except OSError:

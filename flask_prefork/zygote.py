@@ -16,8 +16,10 @@ import time
 import typing as t
 
 from . import faults
+from . import footprint
 from . import launch
 from . import reloader
+from . import size
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
@@ -108,7 +110,8 @@ class Zygote:
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
-        send_one(self.control, Frame(Kind.LOADED, self.generation), [document])
+        frame = Frame(Kind.LOADED, self.generation, argument=self._weight())
+        send_one(self.control, frame, [document])
         os.close(document)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -130,6 +133,11 @@ class Zygote:
         self._wait_for_workers()
         # The watcher's end may be told when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
+
+    def _weight(self) -> int:
+        """KiB of what was loaded, if there is a budget for it."""
+        found = footprint.read() if size.parse(self.settings.memory_budget) else None
+        return found.pss // 1024 if found is not None else 0
 
     def _start_watcher(self, watch: Watch) -> None:
         """Fork the process that watches files, and wait until it knows them.

@@ -122,6 +122,7 @@ totals = st.builds(
     deaths=st.dictionaries(st.text(), counts, max_size=5),
     reloads=counts,
     saturated=seconds,
+    shortages=counts,
 )
 samples = st.builds(
     PoolSample,
@@ -148,6 +149,8 @@ snapshots = st.builds(
     max_idle=counts,
     max_workers=counts,
     saturated=st.booleans(),
+    memory=counts,
+    memory_budget=counts,
     queue=counts,
     queue_limit=counts,
     parked=counts,

@@ -148,3 +148,85 @@ def test_a_counter_that_goes_away(
 
 def test_this_system() -> None:
     assert cgroup.oom_kills() >= 0
+    limit = cgroup.memory_limit()
+    assert limit is None or limit > 0
+
+
+# The limit
+
+ROOT = "/sys/fs/cgroup"
+NO_LIMIT = f"{2**63 - 4096}\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        pytest.param(
+            V2,
+            {"/system.slice/web.service/memory.max": "700\n"},
+            700,
+            id="v2",
+        ),
+        # What is above it bounds it too.
+        pytest.param(
+            V2,
+            {
+                "/system.slice/web.service/memory.max": "max\n",
+                "/system.slice/memory.max": "500\n",
+            },
+            500,
+            id="v2-parent",
+        ),
+        # Above this the kernel makes the group wait.
+        pytest.param(
+            V2,
+            {
+                "/system.slice/web.service/memory.max": "700\n",
+                "/system.slice/web.service/memory.high": "600\n",
+            },
+            600,
+            id="v2-high",
+        ),
+        pytest.param(V2, {"/memory.max": "700\n"}, 700, id="v2-container"),
+        pytest.param(
+            "0::/a:b\n", {"/a:b/memory.max": "700\n"}, 700, id="v2-with-a-colon"
+        ),
+        pytest.param(V2, {"/memory.max": "max\n"}, None, id="v2-none"),
+        pytest.param(
+            V1,
+            {
+                "/memory/a/b/memory.limit_in_bytes": "700\n",
+                "/memory/a/memory.limit_in_bytes": "900\n",
+                "/memory/memory.limit_in_bytes": NO_LIMIT,
+            },
+            700,
+            id="v1",
+        ),
+        pytest.param(
+            V1, {"/memory/memory.limit_in_bytes": "700\n"}, 700, id="v1-container"
+        ),
+        pytest.param(
+            V1, {"/memory/a/b/memory.limit_in_bytes": NO_LIMIT}, None, id="v1-none"
+        ),
+        pytest.param(
+            "1:name=systemd:/a\n0::/a\n",
+            {"/unified/a/memory.max": "700\n"},
+            700,
+            id="hybrid-v2",
+        ),
+        pytest.param(V2, {"/memory.max": "\n"}, None, id="empty"),
+        pytest.param("", {"/memory.max": "700\n"}, None, id="none-of-ours"),
+        pytest.param("garbage\n", {"/memory.max": "700\n"}, None, id="garbage"),
+    ],
+)
+def test_what_the_limit_is(
+    system: System, groups: str, files: dict[str, str], limit: int | None
+) -> None:
+    there = {ROOT + name: content for name, content in files.items()}
+    system({"/proc/self/cgroup": groups, **there})
+    assert cgroup.memory_limit() == limit
+
+
+def test_a_system_without_groups_has_no_limit(system: System) -> None:
+    system({})
+    assert cgroup.memory_limit() is None

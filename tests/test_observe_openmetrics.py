@@ -62,6 +62,7 @@ def test_any_snapshot_can_be_parsed(snapshot: Snapshot) -> None:
         ("worker_retirements_total", totals.retired),
         ("reloads_total", totals.reloads),
         ("saturated_seconds_total", totals.saturated),
+        ("memory_shortages_total", totals.shortages),
         ("request_duration_seconds_sum", totals.spent),
         ("requests_unanswered_total", totals.classes[0]),
     ]:
@@ -72,6 +73,14 @@ def test_any_snapshot_can_be_parsed(snapshot: Snapshot) -> None:
         count = value(found, "responses_total", **{"class": f"{hundreds}xx"})
         assert count == totals.classes[hundreds]
     assert value(found, "build_info", version=snapshot.version) == 1
+
+
+def test_memory_is_shown_with_a_budget_for_it() -> None:
+    names = ("memory_bytes", "memory_budget_bytes")
+    found = series(SAMPLE)
+    assert not any((name, frozenset()) in found for name in names)
+    found = series(replace(SAMPLE, memory=5, memory_budget=7))
+    assert [value(found, name) for name in names] == [5, 7]
 
 
 @given(snapshots)

@@ -17,6 +17,7 @@ from flask_prefork.observe.reading import READY_WITHIN
 from flask_prefork.observe.reading import take
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.phase import Phase
+from flask_prefork.policy import Memory
 from flask_prefork.policy import Policy
 from flask_prefork.process import Reason
 from flask_prefork.record import Entry
@@ -225,6 +226,16 @@ def test_reasons_of_deaths(house: House) -> None:
         "memory": 1
     }
     assert set(totals.deaths) == {r.value for r in Reason} - {"retired"}, "all, always"
+
+
+def test_memory(house: House) -> None:
+    house.policy = Policy(2, 4, 2, 8, 10.0, 0.0, budget=700)
+    house.policy.grow(150.0, idle=9, starting=0, total=9, memory=Memory(300))
+    house.summary.shortages = 2
+    house.turn()
+    snapshot = house.snapshot()
+    assert (snapshot.memory, snapshot.memory_budget) == (300, 700)
+    assert snapshot.totals.shortages == 2
 
 
 def test_saturated_seconds_go_on(house: House) -> None:

@@ -48,6 +48,11 @@ def test_one_look() -> None:
     assert render(SAMPLE) == LOOK
 
 
+def test_memory_is_shown_with_a_budget_for_it() -> None:
+    budget = replace(SAMPLE, memory=5 * 2**28, memory_budget=2**31)
+    assert "\nmemory     1.2 GiB of 2.0 GiB, 0 times all of it\n" in render(budget)
+
+
 @given(snapshots, st.integers(22, 300))
 def test_no_line_is_longer_than_the_terminal(snapshot: Snapshot, width: int) -> None:
     assert max(map(len, render(snapshot, width).split("\n"))) <= width

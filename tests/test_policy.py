@@ -15,12 +15,14 @@ from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.policy import MAX_BACK_OFF
+from flask_prefork.policy import Memory
 from flask_prefork.policy import Policy
 from flask_prefork.policy import STEP
 from flask_prefork.pool import Event
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
+from flask_prefork.weights import Weights
 
 FORK = 0.01
 
@@ -31,8 +33,11 @@ def make(
     min_workers: int = 2,
     max_workers: int = 40,
     idle_timeout: float = 10.0,
+    budget: int = 0,
 ) -> Policy:
-    return Policy(min_idle, max_idle, min_workers, max_workers, idle_timeout, 0.0)
+    return Policy(
+        min_idle, max_idle, min_workers, max_workers, idle_timeout, 0.0, budget
+    )
 
 
 class Server:
@@ -167,18 +172,151 @@ def test_saturation_is_an_episode() -> None:
     assert policy.saturated
     policy.grow(5.0, idle=2, starting=0, total=4)
     assert not policy.saturated
-    assert policy.episodes == 1
+    assert policy.crowds.is_new()
     policy.grow(6.0, idle=0, starting=0, total=4)
     policy.grow(7.0, idle=2, starting=0, total=4)
-    assert policy.episodes == 1
+    assert not policy.crowds.is_new()
     policy.grow(17.0, idle=0, starting=0, total=4)
-    assert policy.episodes == 2
+    assert policy.crowds.is_new()
 
 
 def test_idle_workers_at_the_limit_are_no_saturation() -> None:
     policy = make(min_idle=3, max_workers=4)
     policy.grow(1.0, idle=1, starting=0, total=4)
     assert not policy.saturated
+
+
+def grow(policy: Policy, now: float, memory: Memory, **more: int) -> int:
+    pool = {"idle": 0, "starting": 0, "total": 4, "waiting": 9}
+    return policy.grow(now, **{**pool, **more}, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("memory", "count"),
+    [
+        (Memory(used=700, each=100), 3),
+        (Memory(used=799, each=100), 2),
+        (Memory(used=901, each=100), 0),
+        (Memory(used=700, reserve=101, each=100), 1),
+        (Memory(used=2000, each=100), 0),
+        # Nobody has told yet.
+        (Memory(), 9),
+    ],
+)
+def test_growth_is_bounded_by_the_budget(memory: Memory, count: int) -> None:
+    policy = make(budget=1000)
+    started, now = 0, 0.0
+    # In steps, as far as the new ones weigh nothing yet.
+    while started < 9 and (step := grow(policy, now, memory, starting=started)):
+        started += step
+        memory = memory._replace(reserve=memory.reserve + step * memory.each)
+        now += STEP
+    assert started == count
+
+
+def test_without_a_budget_memory_is_no_bound() -> None:
+    assert grow(make(), 0.0, Memory(used=2**50, each=2**40)) == 1
+    assert make().excess(idle=9, total=9, memory=Memory(used=2**50)) == (0, 0)
+
+
+def test_min_workers_come_whatever_they_take() -> None:
+    policy = make(min_workers=3, budget=1000)
+    full = Memory(used=5000, each=100)
+    assert grow(policy, 0.0, full, total=0) == 1
+    assert grow(policy, 1.0, full, total=1) == 2
+    assert grow(policy, 2.0, full, total=3) == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "idle", "total", "used", "expected"),
+    [
+        pytest.param({}, 6, 9, 1000, (0, 0), id="within"),
+        pytest.param({}, 6, 9, 1001, (1, 4), id="above"),
+        pytest.param({}, 2, 9, 5000, (0, 0), id="min-idle"),
+        pytest.param({"min_workers": 8}, 6, 9, 5000, (4000, 1), id="min-workers"),
+        pytest.param({"min_idle": 1, "min_workers": 1}, 1, 1, 5000, (0, 0), id="one"),
+    ],
+)
+def test_excess(
+    bounds: dict[str, int], idle: int, total: int, used: int, expected: tuple[int, int]
+) -> None:
+    policy = make(budget=1000, **bounds)
+    assert policy.excess(idle=idle, total=total, memory=Memory(used)) == expected
+    halves = Memory(used // 2, used - used // 2)
+    assert policy.excess(idle=idle, total=total, memory=halves) == expected
+
+
+def test_a_reached_budget_is_an_episode_of_its_own() -> None:
+    policy = make(max_workers=40, budget=1000)
+    full, free = Memory(used=950, each=100), Memory(used=500, each=100)
+    grow(policy, 0.0, free)
+    assert not policy.shortages.is_new()
+    grow(policy, 1.0, full)
+    assert policy.saturated
+    assert policy.shortages.is_new() and not policy.crowds.is_new()
+    assert policy.memory == 950
+    grow(policy, 2.0, full, idle=1, waiting=0)
+    assert not policy.saturated
+    grow(policy, 3.0, full, idle=3, waiting=0)
+    grow(policy, 4.0, full)
+    assert not policy.shortages.is_new()
+    grow(policy, 5.0, free, idle=3, waiting=0)
+    # Above it at last, though nobody is wanted.
+    grow(policy, 16.0, Memory(used=1001), idle=3, waiting=0)
+    assert policy.shortages.is_new()
+
+
+def test_max_workers_and_no_budget_is_what_is_short() -> None:
+    policy = make(max_workers=4, budget=1000)
+    grow(policy, 1.0, Memory(used=950, each=100))
+    assert policy.crowds.is_new() and not policy.shortages.is_new()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 400), st.integers(200, 3000))
+def test_workers_of_one_weight_never_pass_the_budget(
+    seed: int, weight: int, budget: int
+) -> None:
+    """With requests of any kind, once the first has told what one leaves."""
+    rng = random.Random(seed)
+    policy = make(min_idle=1, max_idle=2, min_workers=1, max_workers=12, budget=budget)
+    pool, weights = Pool(12), Weights(zygote=100)
+    busy: list[Worker] = []
+    now = 0.0
+    for _ in range(120):
+        now += rng.choice((0.0, STEP, 1.0))
+        for worker in [w for w in pool if w.state is State.STARTING]:
+            pool.report(worker, Event.IDLE, now)
+        waiting = rng.randrange(4)
+        for worker in pool.order(waiting, now):
+            pool.report(worker, Event.BUSY, now)
+            busy.append(worker)
+            waiting -= 1
+        if busy and (rng.random() < 0.5 or not weights.each):
+            worker = busy.pop(rng.randrange(len(busy)))
+            weights.weigh(worker, weight, served=True)
+            pool.report(worker, Event.IDLE, now, 1)
+        memory = weights.memory(pool, 0)
+        for _ in range(
+            policy.grow(
+                now,
+                idle=pool.idle,
+                starting=pool.starting,
+                total=len(pool),
+                waiting=waiting if weights.each else 0,
+                memory=memory,
+            )
+        ):
+            assert pool.spawn(now) is not None
+        excess = policy.excess(
+            idle=pool.idle, total=len(pool), memory=weights.memory(pool, 0)
+        )
+        for worker in weights.coldest(pool, *excess):
+            pool.report(worker, Event.RETIRE, now)
+            pool.report(worker, Event.EXIT, now)
+            weights.forget(worker)
+        # Two are there before the first has told.
+        assert len(pool) <= 2 or 100 + len(pool) * weight <= budget
+        assert len(pool) >= 1
 
 
 def test_failing_starts_back_off_and_never_stop() -> None:

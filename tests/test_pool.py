@@ -166,6 +166,40 @@ def test_a_replacement_that_dies_is_started_again() -> None:
     assert old is None
 
 
+def test_who_is_expired_is_replaced_as_soon_as_it_is_idle() -> None:
+    pool = idle_pool(4, 2)
+    first, second = pool
+    for worker in (first, second):
+        pool.report(worker, Event.BUSY, 1.0)
+    pool.report(first, Event.IDLE, 1.0, served=7)
+    assert not pool.recycles
+    assert pool.recycle(1.0, room=False) == (None, None)
+    pool.expire(first)
+    pool.expire(second)
+    assert pool.recycles
+    assert pool.recycle(1.0, room=False) == (None, first)
+    pool.report(first, Event.RETIRE, 1.0)
+    pool.report(first, Event.EXIT, 2.0)
+    assert pool.recycle(2.0, room=False) == (None, None)
+    pool.report(second, Event.IDLE, 3.0, served=1)
+    assert pool.recycle(3.0, room=False) == (None, second)
+
+
+def test_there_is_something_to_recycle_until_all_is_done() -> None:
+    pool = idle_pool(4, 1, max_requests=1)
+    (worker,) = pool
+    pool.report(worker, Event.BUSY, 1.0)
+    assert not pool.recycles
+    pool.report(worker, Event.IDLE, 1.0, served=1)
+    new, _ = pool.recycle(1.0, room=True)
+    assert new is not None
+    pool.report(worker, Event.EXIT, 2.0)
+    pool.report(new, Event.IDLE, 2.0)
+    assert pool.recycles
+    assert pool.recycle(2.0, room=True) == (None, None)
+    assert not pool.recycles
+
+
 def test_jitter_spreads_the_limits() -> None:
     pool = Pool(50, max_requests=100, jitter=50, rng=random.Random(1))
     limits = {worker.limit for _ in range(50) if (worker := pool.spawn(0.0))}

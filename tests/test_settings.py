@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_prefork import footprint
 from flask_prefork.settings import config_key
 from flask_prefork.settings import MAX_SLOTS
 from flask_prefork.settings import option_name
@@ -19,7 +20,12 @@ from flask_prefork.settings import Settings
 from flask_prefork.settings import SettingsError
 
 NUMBERS = [name for name, row in ROWS.items() if row.kind in (int, float)]
-WORDS = [name for name, row in ROWS.items() if row.kind is str and not row.early]
+WORDS = [
+    name
+    for name, row in ROWS.items()
+    if row.kind is str and not row.early and not row.size
+]
+SIZES = [name for name, row in ROWS.items() if row.size]
 EARLY = [name for name, row in ROWS.items() if row.early]
 SWITCHES = [name for name, row in ROWS.items() if row.kind is bool]
 
@@ -178,6 +184,49 @@ def test_what_is_no_switch(name: str, value: object) -> None:
 def test_what_is_no_string(name: str) -> None:
     text = message({}, {config_key(name): 7})
     assert text == f"{config_key(name)} must be a string, not 7."
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", ["200M", 2**28, "0", 0], ids=repr)
+def test_sizes(name: str, value: object) -> None:
+    settings = resolve({}, {config_key(name): value})
+    assert getattr(settings, name) == str(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("5 parsecs", "a size such as 200M or 1G, or a number of bytes"),
+        (-1, "a size such as 200M or 1G, or a number of bytes"),
+        (2.5e9, "a size such as 200M, or a number of bytes"),
+        (True, "a size such as 200M, or a number of bytes"),
+        (200, "0 or at least 1M"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_size(value: object, wrong: str) -> None:
+    text = message({}, {"PREFORK_MAX_WORKER_MEMORY": value})
+    assert text == f"PREFORK_MAX_WORKER_MEMORY must be {wrong}, not {value!r}."
+    text = message({}, {"PREFORK_MEMORY_BUDGET": value})
+    assert text == f"PREFORK_MEMORY_BUDGET must be {wrong}, or 'auto', not {value!r}."
+
+
+def test_a_budget_that_is_to_be_found_out() -> None:
+    assert resolve({"memory_budget": "auto"}).memory_budget == "auto"
+    assert "--max-worker-memory" in message({"max_worker_memory": "auto"})
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_system_that_does_not_tell_of_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "read", lambda: None)
+    assert message({name: "200M"}) == (
+        f"{option_name(name)} needs /proc/self/smaps_rollup, which this system doesn't"
+        " have; Linux does since 4.14."
+    )
+    resolve({name: "0"})
+    resolve({})
 
 
 def test_what_is_no_choice() -> None:

@@ -24,6 +24,12 @@ from flask_prefork.summary import Part
 from flask_prefork.summary import Summary
 
 
+class FakePool(list[str]):
+    """Workers that have nothing but a number."""
+
+    recycles = False
+
+
 class FakeGeneration:
     """Notes what is done to it; a test sets how it fares.
 
@@ -36,7 +42,8 @@ class FakeGeneration:
         self.alive = True
         self.loaded = self.opened = self.ready = self.hopeless = False
         self.outdated = False
-        self.pool: list[str] = []
+        self.pool = FakePool()
+        self.memory = 0
         self.done: list[str] = []
 
     def __repr__(self) -> str:
@@ -44,7 +51,7 @@ class FakeGeneration:
 
     def open(self, listeners: object) -> None:
         self.opened = True
-        self.pool = ["starting"]
+        self.pool = FakePool(["starting"])
         self.done.append("open")
 
     def deadline(self) -> float | None:
@@ -57,11 +64,17 @@ class FakeGeneration:
         self.done.append("retire")
 
     def kill_all(self, why: str) -> None:
-        self.pool = []
+        self.pool = FakePool()
         self.done.append("kill")
 
     def release(self) -> None:
         self.alive = False
+
+    def step(self, now: float, waiting: int, others: int, memory: int) -> None:
+        self.done.append(f"{waiting} wait, {others} others with {memory}")
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        self.done.append(f"recycle, {others} others with {memory}")
 
     def close(self) -> None:
         self.done.append("close")
@@ -145,7 +158,7 @@ class World:
         one.loaded = one.ready = True
         if not one.opened:
             one.open(())
-        one.pool = ["idle"]
+        one.pool = FakePool(["idle"])
 
     def turn(self) -> None:
         """Do what the dispatcher does at each turn."""
@@ -207,7 +220,7 @@ def test_who_leaves_is_let_go_when_all_is_done(world: World) -> None:
     world.turn()
     world.turn()
     assert world[1].alive, "a worker of it is busy"
-    world[1].pool = []
+    world[1].pool = FakePool()
     world.turn()
     assert not world[1].alive
     assert world.numbers() == (2, None, [1]), "its zygote isn't gone yet"
@@ -228,7 +241,7 @@ def test_places_on_the_scoreboard_are_never_shared(world: World) -> None:
     world[3].loaded = True
     world.turn()
     assert not world[3].opened, "a worker of generation 1 is busy"
-    world[1].pool = []
+    world[1].pool = FakePool()
     world.turn()
     assert not world[3].opened, "its zygote may still write"
     world.end(1)
@@ -269,7 +282,7 @@ def test_numbers_tell_generations_apart(script: list[str]) -> None:
                 if line.coming.opened:
                     world.serve(line.coming.number)
             elif step == "empty" and line.leaving:
-                world[line.leaving[0].number].pool = []
+                world[line.leaving[0].number].pool = FakePool()
             elif step == "end" and line.leaving and not line.leaving[0].alive:
                 world.end(line.leaving[0].number)
             world.turn()
@@ -336,7 +349,7 @@ def test_a_dead_zygote_is_replaced_at_once(world: World) -> None:
     world.serve(2)
     world.turn()
     assert world.numbers() == (2, None, [1])
-    world[1].pool = []
+    world[1].pool = FakePool()
     world.turn()
     assert world.numbers() == (2, None, [])
 
@@ -437,6 +450,40 @@ def test_a_zygote_that_somebody_else_reaped(
     monkeypatch.setattr(os, "waitpid", wait)
     assert world.succession.reap() == [(world[1], 0)]
     assert world.succession.zygotes == {}
+
+
+# What one is told of the others
+
+
+def test_others_count_but_for_who_comes(world: World) -> None:
+    world.succession.begin()
+    world.serve(2)
+    world.turn()
+    world.turn()
+    world.succession.begin()
+    for number, size in enumerate((5, 3, 2), 1):
+        world[number].pool = FakePool(["idle"] * size)
+        world[number].memory = 10**number
+        world[number].done.clear()
+    assert world.numbers() == (2, 3, [1])
+    world.succession.step(1.0, 7)
+    assert world[1].done == ["0 wait, 5 others with 1100"]
+    assert world[2].done == ["7 wait, 7 others with 1010"]
+    assert world[3].done == ["0 wait, 0 others with 0"]
+
+
+def test_who_serves_replaces_workers_if_there_are_any_to_replace(world: World) -> None:
+    world.succession.begin()
+    world[1].done.clear()
+    world[2].pool = FakePool(["starting"] * 2)
+    world[2].memory = 50
+    world[2].pool.recycles = True
+    world.succession.recycle(1.0)
+    assert world[1].done == []
+    world[1].pool.recycles = True
+    world.succession.recycle(1.0)
+    assert world[1].done == ["recycle, 2 others with 50"]
+    assert world[2].done == []
 
 
 # A real one

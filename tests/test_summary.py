@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from flask_prefork import scoreboard
 from flask_prefork.phase import Phase
+from flask_prefork.policy import Memory
 from flask_prefork.policy import Policy
 from flask_prefork.process import Reason
 from flask_prefork.record import BOUNDS
@@ -148,6 +149,18 @@ def test_saturation_is_counted_over_generations(header: Header) -> None:
     header.write(20.0, phase=Phase.DRAINING)
     figures = header.reader.figures()
     assert (figures.saturated_since, figures.saturated) == (0.0, 5.0)
+
+
+def test_memory_and_its_budget(header: Header) -> None:
+    header.policy = Policy(2, 4, 2, 8, 10.0, 0.0, budget=2**40)
+    header.policy.grow(1.0, idle=2, starting=0, total=2, memory=Memory(2**35, 5, 7))
+    header.summary.shortages = 3
+    header.write(1.0)
+    figures = header.reader.figures()
+    assert figures.memory == 2**35
+    assert figures.budget == 2**40
+    assert figures.shortages == 3
+    assert figures.parts == (Part(1, "current", True),)
 
 
 def test_a_writer_that_stops_at_any_moment_leaves_all_whole(

@@ -149,6 +149,29 @@ def _pool(snapshot: Snapshot) -> Iterator[Family]:
         "Time in which more workers were wanted than allowed.",
         snapshot.totals.saturated,
     )
+    yield from _budget(snapshot)
+
+
+def _budget(snapshot: Snapshot) -> Iterator[Family]:
+    there_is = snapshot.memory_budget > 0
+    yield Family(
+        "gauge",
+        "memory_bytes",
+        "Memory of zygote and workers, as the setting memory-budget counts it; absent"
+        " without that.",
+        [Sample(snapshot.memory)] if there_is else [],
+    )
+    yield Family(
+        "gauge",
+        "memory_budget_bytes",
+        "The setting memory-budget; absent without one.",
+        [Sample(snapshot.memory_budget)] if there_is else [],
+    )
+    yield _counter(
+        "memory_shortages",
+        "How often the memory budget was reached.",
+        snapshot.totals.shortages,
+    )
 
 
 def _by_role_and_state(snapshot: Snapshot) -> Iterator[Sample]:

@@ -163,6 +163,8 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         parked=figures.waits,
         totals=_totals(look, now),
         history=around.history,
+        memory=figures.memory,
+        memory_budget=figures.budget,
     )
 
 
@@ -238,5 +240,6 @@ def _totals(look: Look, now: float) -> Totals:
             if reason is not Reason.RETIRED
         },
         reloads=figures.reloads,
+        shortages=figures.shortages,
         saturated=figures.saturated + (max(now - since, 0.0) if since else 0.0),
     )

@@ -84,6 +84,7 @@ class Totals:
     :param deaths: Workers that ended otherwise, by reason (a bounded set of words).
     :param reloads: Generations that took over from another.
     :param saturated: Seconds in which more workers were wanted than allowed.
+    :param shortages: How often the memory budget was reached.
     """
 
     requests: int = 0
@@ -100,6 +101,7 @@ class Totals:
     deaths: t.Mapping[str, int] = field(default_factory=dict)
     reloads: int = 0
     saturated: float = 0.0
+    shortages: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ class Snapshot:
     :param parked: Connections that wait without a worker, now.
     :param totals: Counters.
     :param history: Samples of the last minutes, the oldest first.
+    :param memory: Bytes that zygote and workers have, as the memory budget counts them;
+        0 without one.
+    :param memory_budget: Bytes that they may have; 0 is no limit.
     """
 
     pid: int
@@ -164,6 +169,8 @@ class Snapshot:
     parked: int
     totals: Totals
     history: tuple[PoolSample, ...] = ()
+    memory: int = 0
+    memory_budget: int = 0
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:

@@ -139,6 +139,11 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
         "served": _served(snapshot),
         "processes": _processes(snapshot),
     }
+    if snapshot.memory_budget:
+        paragraphs["memory"] = (
+            f"{size(snapshot.memory)} of {size(snapshot.memory_budget)},"
+            f" {snapshot.totals.shortages:,} times all of it"
+        )
     for title, text in paragraphs.items():
         alarming = title == "saturated" and snapshot.saturated
         for line in _wrap(title, text, width):

@@ -109,6 +109,22 @@ def test_without_room_the_old_one_goes_first(serve: Serve, journal: Journal) -> 
     assert ("left", journal.events()[0][1]) in journal.events()
 
 
+@pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
+def test_who_is_due_is_replaced_while_others_wait(serve: Serve, dispatch: str) -> None:
+    """Without room for one more, and though it never has nothing to do."""
+    options = _options(min_idle=1, max_workers=1, max_requests=5, dispatch=dispatch)
+    server = serve("held", *options)
+    requests = [server.send("/") for _ in range(4)]
+    pids = []
+    for _ in range(300):
+        pids.append(requests.pop(0).answer().json["pid"])
+        requests.append(server.send("/"))
+    for request in requests:
+        pids.append(request.answer().json["pid"])
+    # Who blocks in accept tells after a run, which is 64 connections long.
+    assert len(set(pids)) > 2
+
+
 def test_jitter_spreads_the_replacements(serve: Serve, journal: Journal) -> None:
     pool = _options(min_idle=1, max_idle=2, min_workers=2, max_workers=3)
     options = [*pool, *_options(max_requests=2, max_requests_jitter=40)]

@@ -1,0 +1,34 @@
+"""A size of memory, as people write it. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)", re.IGNORECASE)
+#: A smaller one was meant in another unit.
+LEAST = 2**20
+
+
+def parse(text: str | None) -> int:
+    """Read a size.
+
+    :param text: A whole number of bytes, or of K, M, G or T, powers of 1024;
+        ``None`` is 0.
+    :return: Bytes.
+    :raises ValueError: It is no size, or one that can't have been meant.
+    """
+    if text is None:
+        return 0
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError("must be a size such as 200M or 1G, or a number of bytes")
+    size = int(found[1]) * _UNITS[found[2].upper()]
+    if 0 < size < LEAST:
+        raise ValueError("must be 0 or at least 1M")
+    return size
+
+
+def show(size: float) -> str:
+    """Write a number of bytes, in MiB."""
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,21 @@
+"""Requests that leave their worker with more memory, as a cache or a leak does."""
+
+from __future__ import annotations
+
+import typing as t
+
+from flask import request
+from held import app
+from held import hold
+from held import whoami
+
+kept: list[bytes] = []
+
+
+@app.get("/keep/<int:size>")
+def keep(size: int) -> dict[str, t.Any]:
+    """Keep so many MiB from now on, every byte of them written; hold, if asked to."""
+    # Never two of them at once.
+    kept.clear()
+    kept.append(b"x" * (size * 2**20))
+    return hold() if "gate" in request.args else whoami()

@@ -1,0 +1,82 @@
+"""What the system tells of a process's memory."""
+
+from __future__ import annotations
+
+import builtins
+import mmap
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from flask_prefork import footprint
+from flask_prefork.footprint import Footprint
+
+ROLLUP = """\
+55abbcae2000-7ffd088ec000 ---p 00000000 00:00 0                          [rollup]
+Rss:              128264 kB
+Pss:               63020 kB
+Pss_Dirty:         62866 kB
+Shared_Clean:       3584 kB
+Shared_Dirty:     123628 kB
+Private_Clean:        10 kB
+Private_Dirty:      1052 kB
+Swap:                900 kB
+SwapPss:             700 kB
+"""
+
+
+def test_what_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "smaps_rollup"
+    file.write_text(ROLLUP)
+    asked = []
+
+    def read(path: str, mode: str) -> t.Any:
+        asked.append(path)
+        return builtins.open(file, mode)
+
+    monkeypatch.setattr(footprint, "open", read, raising=False)
+    assert footprint.read() == Footprint(63020 * 1024, (10 + 1052 + 700) * 1024)
+    footprint.read(17)
+    assert asked == ["/proc/self/smaps_rollup", "/proc/17/smaps_rollup"]
+    # Of one that is about to end.
+    file.write_text(ROLLUP.partition("\n")[0] + "\n")
+    assert footprint.read() is None
+
+
+def test_nobody() -> None:
+    assert footprint.read(2**22 + 1) is None
+
+
+def test_what_is_shared_is_not_its_own() -> None:
+    """After a fork memory is nobody's own, until it is written to."""
+    size = 32 * 2**20
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.write(b"x" * size)
+        before = footprint.read()
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.close(theirs)
+                os.read(ours, 1)
+            finally:
+                os._exit(0)
+        try:
+            shared = footprint.read()
+            child = footprint.read(pid)
+            memory.seek(0)
+            memory.write(b"y" * size)
+            after = footprint.read()
+        finally:
+            os.close(theirs)
+            os.close(ours)
+            os.waitpid(pid, 0)
+    assert before is not None and shared is not None
+    assert child is not None and after is not None
+    assert before.own >= size
+    assert shared.own <= before.own - size
+    assert child.own < size
+    assert child.pss >= size // 2
+    assert after.own >= shared.own + size

@@ -1,0 +1,125 @@
+"""What workers weigh, and together."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_prefork.policy import Memory
+from flask_prefork.pool import Event
+from flask_prefork.pool import Pool
+from flask_prefork.pool import State
+from flask_prefork.pool import Worker
+from flask_prefork.weights import Weights
+
+
+def idle_pool(count: int) -> Pool:
+    pool = Pool(count)
+    for _ in range(count):
+        worker = pool.spawn(0.0)
+        assert worker is not None
+        pool.report(worker, Event.IDLE, 0.0)
+    return pool
+
+
+def workers(pool: Pool) -> list[Worker]:
+    return list(pool)
+
+
+def test_who_has_not_served_is_light_and_will_not_be() -> None:
+    pool, weights = idle_pool(4), Weights(zygote=100)
+    first, second, *_ = workers(pool)
+    assert weights.memory(pool, 0) == Memory(100, 0, 0)
+    weights.weigh(second, 5, served=False)
+    assert weights.memory(pool, 0) == Memory(120, 0, 5)
+    weights.weigh(first, 30, served=True)
+    assert weights.memory(pool, 0) == Memory(100 + 30 + 3 * 5, 3 * 25, 30)
+    weights.weigh(second, 20, served=True)
+    assert weights.memory(pool, 7) == Memory(100 + 30 + 20 + 2 * 5 + 7, 2 * 20, 25)
+
+
+def test_the_last_look_counts() -> None:
+    pool, weights = idle_pool(1), Weights()
+    (worker,) = pool
+    weights.weigh(worker, 30, served=True)
+    weights.weigh(worker, 10, served=True)
+    assert weights.total(pool) == 10
+
+
+def test_the_dead_weigh_nothing() -> None:
+    pool, weights = idle_pool(2), Weights()
+    for worker in workers(pool):
+        weights.weigh(worker, 30, served=True)
+        pool.report(worker, Event.EXIT, 1.0)
+        weights.forget(worker)
+        weights.forget(worker)
+    assert weights.memory(pool, 0) == Memory(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "served", "too_much"),
+    [
+        (100, 100, True, False),
+        (100, 101, True, True),
+        # Its replacement would have as much.
+        (100, 101, False, False),
+        (0, 2**40, True, False),
+    ],
+)
+def test_who_has_too_much(limit: int, size: int, served: bool, too_much: bool) -> None:
+    (worker,) = pool = idle_pool(1)
+    assert len(pool) == 1
+    assert Weights(limit).weigh(worker, size, served) is too_much
+
+
+def test_the_coldest_go_and_no_more_than_needed() -> None:
+    pool, weights = idle_pool(5), Weights()
+    for worker in workers(pool):
+        weights.weigh(worker, 10 * (worker.slot + 1), served=True)
+    busy = pool.workers[4]
+    assert busy is not None
+    pool.report(busy, Event.BUSY, 1.0)
+
+    def coldest(excess: int, most: int) -> list[int]:
+        return [worker.slot for worker in weights.coldest(pool, excess, most)]
+
+    assert coldest(0, 9) == []
+    assert coldest(1, 9) == [3]
+    assert coldest(40, 9) == [3]
+    assert coldest(41, 9) == [3, 2]
+    assert coldest(10**6, 3) == [3, 2, 1]
+    assert coldest(10**6, 0) == []
+
+
+def test_who_has_not_served_goes_for_what_it_would_have() -> None:
+    pool, weights = idle_pool(4), Weights()
+    (hot,) = pool.order(1, 1.0)
+    weights.weigh(hot, 50, served=True)
+    assert len(weights.coldest(pool, 51, 9)) == 2
+
+
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
+    """They are kept, not made anew: to look must not cost more with more workers."""
+    rng = random.Random(seed)
+    pool, weights = Pool(6), Weights(zygote=1000)
+    known: dict[Worker, int] = {}
+    for step in range(steps):
+        living = workers(pool)
+        if not living or rng.random() < 0.4:
+            pool.spawn(step)
+        elif rng.random() < 0.7:
+            worker = rng.choice(living)
+            known[worker] = rng.randrange(100)
+            weights.weigh(worker, known[worker], served=True)
+        else:
+            worker = rng.choice(living)
+            pool.report(worker, Event.EXIT, step)
+            weights.forget(worker)
+            known.pop(worker, None)
+        assert weights.total(pool) == 1000 + sum(known.values())
+        assert weights.each == (sum(known.values()) // len(known) if known else 0)
+        assert len(pool) == sum(w.state is not State.FREE for w in pool)
