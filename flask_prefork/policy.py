@@ -76,6 +76,9 @@ class Memory(t.NamedTuple):
     each: int = 0
 
 
+NO_MEMORY = Memory()
+
+
 class Policy:
     """Decides the size of one generation.
 
@@ -171,7 +174,7 @@ class Policy:
         total: int,
         waiting: int = 0,
         others: int = 0,
-        memory: Memory = Memory(),  # noqa: B008 - immutable
+        memory: Memory = NO_MEMORY,
     ) -> int:
         """How many workers to start now.
 
