@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -22,6 +22,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_prefork import fork_safety
+from flask_prefork import fork_traps
 from flask_prefork.fork_safety import look
 from flask_prefork.fork_safety import mend
 
@@ -107,7 +108,7 @@ def test_datagram_socket(news: News) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        assert f"datagram socket (127.0.0.1:{port})" in only(news())
+        assert f"datagram socket on 127.0.0.1:{port} is open" in only(news())
 
 
 def test_other_descriptors_are_of_no_interest(news: News) -> None:
@@ -116,56 +117,56 @@ def test_other_descriptors_are_of_no_interest(news: News) -> None:
         assert not news()
 
 
-def test_event_loop(news: News) -> None:
-    loop = asyncio.new_event_loop()
-    try:
-        assert "asyncio event loop" in only(news())
-    finally:
-        loop.close()
-    assert not news()
-
-
-def test_proxies_are_not_taken_for_what_they_stand_for(news: News) -> None:
-    class Proxy:
-        @property
-        def __class__(self) -> type:  # type: ignore[override]
-            raise RuntimeError("outside of its context")
-
-    proxy = Proxy()
-    assert not news()
-    del proxy
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "attributes", "named"),
-    [
-        ("grpc", "Channel", {}, "gRPC channel"),
-        ("pymongo.mongo_client", "MongoClient", {"_opened": True}, "MongoClient"),
-        ("pymongo.mongo_client", "MongoClient", {"_opened": False}, None),
-    ],
-)
-def test_objects_of_libraries(
-    news: News,
-    monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    name: str,
-    attributes: dict[str, t.Any],
-    named: str | None,
+def test_a_finding_explains_its_librarys_threads(
+    news: News, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In the libraries' place: they are large, and what is looked at is little.
-    library = types.ModuleType(module)
-    base = type(name, (), attributes)
-    setattr(library, name, base)
-    monkeypatch.setitem(sys.modules, module, library)
-    assert not news()
-    thing = type("Derived", (base,), {})()
-    findings = news()
-    assert len(findings) == (named is not None)
-    assert all(named in finding for finding in findings if named)
-    del thing
+    library = types.ModuleType("psycopg_pool.base")
+    pool_class = type("BasePool", (), {"closed": False})
+    library.BasePool = pool_class  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "psycopg_pool.base", library)
+    with running("psycopg_pool.sched"):
+        assert "the thread" in only(news())
+        pool = pool_class()
+        assert "psycopg_pool is open" in only(news())
+        del pool
+
+
+@pytest.mark.parametrize("package", sorted(fork_traps.RENEWING))
+def test_threads_that_start_anew_by_themselves(news: News, package: str) -> None:
+    with running(f"{package}.worker"):
+        assert not news()
+    with running(f"{package}_lookalike"):
+        assert "the thread" in only(news())
+
+
+@contextlib.contextmanager
+def running(module: str) -> Iterator[None]:
+    """A thread that runs a function of a module."""
+    end = threading.Event()
+
+    def wait() -> None:
+        end.wait()
+
+    wait.__module__ = module
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 # SQLAlchemy
+
+
+def test_without_it_nothing_of_the_app_is_run(app: Flask) -> None:
+    """What an app does wrong at a context's end is no matter of the fork's."""
+    calls = []
+    app.teardown_appcontext(lambda error: calls.append("torn down"))
+    look(app)
+    mend(app)
+    assert not calls
 
 
 @pytest.fixture
@@ -269,6 +270,36 @@ def test_idle_connections_of_a_known_engine_are_not_told(
             assert connections() == 0
             with socket.create_connection(("127.0.0.1", port)):
                 assert connections() == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "places"),
+    [
+        ("postgresql://db/x", {5432, ".s.PGSQL.5432"}),
+        ("postgresql://db:5433/x", {5433, ".s.PGSQL.5433"}),
+        ("postgresql:///x?host=/run/postgresql&port=5434", {5434, ".s.PGSQL.5434"}),
+        ("postgresql+pg8000:///x?unix_sock=/run/.s.PGSQL.5432", {".s.PGSQL.5432"}),
+        ("mysql+pymysql://db/x", {3306}),
+        ("mysql+pymysql://db/x?unix_socket=/run/mysqld.sock", {"mysqld.sock"}),
+        ("firebird://db/x", {0}),
+    ],
+)
+def test_where_an_engines_connections_lead(url: str, places: set[int | str]) -> None:
+    class Pool:
+        def checkedin(self) -> int:
+            return 2
+
+    class Engine:
+        pool = Pool()
+
+        def __init__(self) -> None:
+            self.url = sqlalchemy.make_url(url)
+            name = self.url.get_backend_name()
+            self.dialect = types.SimpleNamespace(name=name)
+
+    mended = fork_safety._mended(t.cast(t.Any, Engine()))
+    assert mended.places == places
+    assert mended.most == 2
 
 
 # Random numbers and the log

@@ -1,0 +1,247 @@
+"""Connections that a fork would share, and whose they are."""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import os
+import socket
+import tempfile
+import typing as t
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_prefork.fork_sockets import look
+from flask_prefork.fork_sockets import Mended
+
+#: What a module's variable holds, for the length of a test.
+held: socket.socket | None = None
+
+
+class Peer:
+    """A server that accepts connections.
+
+    :param sock: Listens.
+    :param shown: How its address is told.
+    """
+
+    def __init__(self, sock: socket.socket, shown: str) -> None:
+        self.sock = sock
+        self.shown = f"a connection to {shown}"
+
+    def connect(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        sock = socket.socket(self.sock.family, kind)
+        sock.connect(self.sock.getsockname())
+        return sock
+
+    def told(
+        self, mended: t.Iterable[Mended] = (), explained: t.Collection[str] = ()
+    ) -> list[str]:
+        """What is told of connections to it, without what to do."""
+        findings = look(set(), mended, gc.get_objects(), explained)
+        return [
+            finding.partition(";")[0]
+            for finding in findings
+            if finding.startswith(self.shown)
+        ]
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield Peer(sock, f"127.0.0.1:{sock.getsockname()[1]}")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # A unix socket's path has to be short.
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def unix_peer(folder: Path) -> Iterator[Peer]:
+    with listening(str(folder / ".s.PGSQL.5432")) as sock:
+        yield Peer(sock, f"unix:{folder}/.s.PGSQL.5432")
+
+
+def listening(address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.bind(address)
+    if kind != socket.SOCK_DGRAM:
+        sock.listen()
+    return sock
+
+
+# Unix sockets
+
+
+def test_a_connection_to_a_unix_socket(unix_peer: Peer) -> None:
+    assert unix_peer.told() == []
+    with unix_peer.connect():
+        assert len(unix_peer.told()) == 1
+    assert unix_peer.told() == []
+
+
+def test_an_abstract_address() -> None:
+    name = f"prefork-{os.getpid()}"
+    with listening("\0" + name) as sock:
+        peer = Peer(sock, f"unix:@{name}")
+        with peer.connect():
+            assert len(peer.told()) == 1
+
+
+def test_a_log_takes_datagrams_from_everybody(folder: Path) -> None:
+    with listening(str(folder / "log"), socket.SOCK_DGRAM) as sock:
+        peer = Peer(sock, f"unix:{folder}/log")
+        with peer.connect(socket.SOCK_DGRAM):
+            assert peer.told() == []
+
+
+def test_the_servers_end_and_pairs_have_no_name(unix_peer: Peer) -> None:
+    known = look(set(), [], gc.get_objects(), [])
+    ours, theirs = socket.socketpair()
+    with ours, theirs, unix_peer.connect(), unix_peer.sock.accept()[0]:
+        news = set(look(set(), [], gc.get_objects(), [])) - set(known)
+        assert len(news) == 1
+
+
+# What is of no harm
+
+
+def test_mended_connections_are_counted(peer: Peer, unix_peer: Peer) -> None:
+    port = peer.sock.getsockname()[1]
+    mended = [Mended({port, ".s.PGSQL.5432"}, 2)]
+    with peer.connect(), unix_peer.connect():
+        assert len(peer.told()) == len(unix_peer.told()) == 1
+        assert peer.told(mended) == unix_peer.told(mended) == []
+        with peer.connect():
+            assert len(peer.told(mended) + unix_peer.told(mended)) == 1
+
+
+def test_what_another_finding_explains(peer: Peer) -> None:
+    holder = make("pymongo.synchronous", "Connection")
+    holder.sock = peer.connect()
+    with holder.sock:
+        assert len(peer.told()) == 1
+        assert peer.told(explained={"pymongo"}) == []
+        assert len(peer.told(explained={"mongo"})) == 1
+
+
+# Whose they are
+
+
+def make(module: str, name: str) -> t.Any:
+    """An object of a class of some library."""
+    return type(name, (), {"__module__": module})()
+
+
+def test_an_attribute(peer: Peer) -> None:
+    holder = make("shop", "Client")
+    holder.sock = peer.connect()
+    with holder.sock:
+        assert peer.told() == [f"{peer.shown} (shop.Client) is open"]
+        # It has a dictionary from now on, which holds the socket instead.
+        assert vars(holder)
+        assert peer.told() == [f"{peer.shown} (shop.Client) is open"]
+
+
+def test_a_slot(peer: Peer) -> None:
+    slots = {"__module__": "shop", "__slots__": ("sock",)}
+    holder: t.Any = type("Slotted", (), slots)()
+    holder.sock = peer.connect()
+    with holder.sock:
+        assert peer.told() == [f"{peer.shown} (shop.Slotted) is open"]
+
+
+def test_a_variable_of_a_module(peer: Peer) -> None:
+    global held
+    with peer.connect() as held:
+        assert peer.told() == [f"{peer.shown} ({__name__}.held) is open"]
+    held = None
+
+
+def test_who_has_no_name(peer: Peer) -> None:
+    things = [peer.connect()]
+    with things[0]:
+        assert peer.told() == [f"{peer.shown} is open"]
+
+
+def test_the_library_is_named_and_not_its_insides(peer: Peer) -> None:
+    sock = peer.connect()
+    inside, outside = make("shop._parser", "A"), make("shop.client", "Client")
+    inside.sock = outside.sock = sock
+    with sock:
+        assert peer.told() == [f"{peer.shown} (shop.client.Client) is open"]
+
+
+def test_the_standard_library_is_named_if_nobody_else(peer: Peer) -> None:
+    connection = http.client.HTTPConnection(*peer.sock.getsockname())
+    connection.connect()
+    try:
+        assert peer.told() == [f"{peer.shown} (http.client.HTTPConnection) is open"]
+        holder = make("shop", "Client")
+        holder.sock = connection.sock
+        assert peer.told() == [f"{peer.shown} (shop.Client) is open"]
+    finally:
+        connection.close()
+
+
+def test_each_has_its_own(peer: Peer) -> None:
+    holders = [make("shop", name) for name in ("One", "Two", "Three")]
+    for holder in holders:
+        holder.sock = peer.connect()
+    told = peer.told()
+    for holder in holders:
+        holder.sock.close()
+    expected = {
+        f"{peer.shown} (shop.{name}) is open" for name in ("One", "Two", "Three")
+    }
+    assert set(told) == expected
+    assert len(told) == 3
+
+
+class Foreign:
+    """In the place of a connection whose socket is no object of Python's.
+
+    :param fd: Its descriptor; none when it is closed.
+    """
+
+    def __init__(self, fd: int | None) -> None:
+        self.fd = fd
+
+    def fileno(self) -> int:
+        if self.fd is None:
+            raise LookupError("it is closed")
+        return self.fd
+
+
+Foreign.__module__ = "psycopg2.extensions"
+Foreign.__qualname__ = "connection"
+
+
+def test_connections_of_libraries_in_c(peer: Peer) -> None:
+    fd = peer.connect().detach()
+    connection, closed = Foreign(fd), Foreign(None)
+    try:
+        named = "psycopg2.extensions.connection"
+        assert peer.told() == [f"{peer.shown} ({named}) is open"]
+        pool = make("psycopg2.pool", "AbstractConnectionPool")
+        pool._pool = [closed, connection]
+        named = "psycopg2.pool.AbstractConnectionPool"
+        assert peer.told() == [f"{peer.shown} ({named}) is open"]
+    finally:
+        os.close(fd)
+
+
+def test_idle_connections_of_redis(peer: Peer) -> None:
+    """Its pool drops them in a child; who has one that is in use would share it."""
+    idle, used, closed = (make("redis.connection", "Connection") for _ in range(3))
+    idle._sock, used._sock, closed._sock = peer.connect(), peer.connect(), None
+    pool = make("redis.connection", "ConnectionPool")
+    pool._available_connections = [closed, idle]
+    pool._in_use_connections = {used}
+    with idle._sock, used._sock:
+        assert peer.told() == [f"{peer.shown} (redis.connection.Connection) is open"]
