@@ -137,8 +137,9 @@ class Lifecycle:
         assert self.app is not None, "only an app has hooks"
         try:
             with self.app.app_context():
-                hook()
-        except (Exception, SystemExit):
+                self.app.ensure_sync(hook)()
+        except BaseException:
+            # As wide as that: what cancels coroutines is no Exception, nor is Ctrl-C.
             logger.exception("The hook %s (%s) failed:", kind, _name(hook))
             return False
         return True
@@ -152,8 +153,8 @@ class Lifecycle:
             return True
         try:
             with self.app.app_context():
-                signal.send(self.app, **news)
-        except (Exception, SystemExit):
+                signal.send(self.app, _async_wrapper=self.app.ensure_sync, **news)
+        except BaseException:
             logger.exception("A receiver of %s failed:", signal.name)
             return False
         return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 import typing as t
+from asyncio import CancelledError
 from collections.abc import Iterator
 
 import pytest
@@ -116,7 +118,10 @@ def test_signals_of_a_worker(app: Flask, life: Lifecycle) -> None:
     assert told == [(app, {"slot": 4, "generation": 3})] * 2
 
 
-@pytest.mark.parametrize("error", [LookupError("lost"), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error",
+    [LookupError("lost"), SystemExit(3), KeyboardInterrupt(), CancelledError()],
+)
 def test_a_failed_hook(
     prefork: Prefork,
     life: Lifecycle,
@@ -153,6 +158,45 @@ def test_a_hook_without_a_name(
     prefork.after_fork(Hook())
     assert not life.begin(0, lambda: 0)
     assert "<my hook>" in log.text
+
+
+@pytest.fixture
+def run_coroutines(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the app run coroutines without Flask's extra for it."""
+
+    def run(function: t.Any) -> t.Any:
+        return lambda *args, **news: asyncio.run(function(*args, **news))
+
+    monkeypatch.setattr(app, "async_to_sync", run)
+
+
+@pytest.mark.usefixtures("run_coroutines")
+def test_coroutines(app: Flask, prefork: Prefork, life: Lifecycle) -> None:
+    """The app runs them, as it does views."""
+    calls = []
+
+    @prefork.after_fork
+    async def connect() -> None:
+        calls.append(current_app.name)
+
+    async def hear(sender: Flask, **news: t.Any) -> None:
+        calls.append("heard")
+
+    with worker_started.connected_to(hear):
+        assert life.begin(0, lambda: 0)
+    assert calls == [app.name, "heard"]
+
+
+@pytest.mark.usefixtures("run_coroutines")
+def test_a_failed_coroutine(
+    prefork: Prefork, life: Lifecycle, log: pytest.LogCaptureFixture
+) -> None:
+    @prefork.after_fork
+    async def connect() -> None:
+        raise LookupError("lost")
+
+    assert not life.begin(0, lambda: 0)
+    assert connect.__qualname__ in log.text
 
 
 def test_a_failed_receiver(life: Lifecycle, log: pytest.LogCaptureFixture) -> None:
