@@ -21,6 +21,7 @@ from flask.cli import ScriptInfo
 from flask.cli import show_server_banner
 from flask.helpers import get_debug_flag
 
+from .keys import BORROWED
 from .settings import option_name
 from .settings import resolve
 from .settings import Row
@@ -31,29 +32,16 @@ if t.TYPE_CHECKING:
     from .launch import Inherited
 
 _PREFIX = "FLASK_PREFORK_RUN_"
-#: Options of `flask run` that make sense here, and the variables of its that
-#: are read where ours aren't set.
-_BORROWED = {
-    "debug": None,
-    "host": "FLASK_RUN_HOST",
-    "port": "FLASK_RUN_PORT",
-    "cert": None,
-    "key": None,
-    "reload": None,
-    "debugger": None,
-    "extra_files": None,
-    "exclude_patterns": None,
-}
 
 
 def _borrowed_options() -> list[click.Parameter]:
     """Copies of options of ``flask run``."""
     options = []
     for parameter in run_command.params:
-        if parameter.name not in _BORROWED:
+        if parameter.name not in BORROWED:
             continue
         parameter = copy.copy(parameter)
-        fallback = _BORROWED[parameter.name]
+        fallback = BORROWED[parameter.name]
         if parameter.name == "port":
             parameter.type = click.IntRange(0, 65535)
         if fallback is not None:

@@ -35,8 +35,9 @@ class Prefork:
             prefork.init_app(app)
             return app
 
-    Hooks take no arguments and are called with the app's context pushed. What
-    they raise is logged with its traceback and the hook's name.
+    Hooks take no arguments and are called with the app's context pushed. They may
+    be coroutines, as views may (``Flask.ensure_sync``). What they raise is
+    logged with its traceback and the hook's name.
 
     :param app: Initialize this app at once.
     """

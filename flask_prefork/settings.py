@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
 
+from . import keys
+from .keys import config_key as config_key
+from .keys import option_name as option_name
 from .row import Row as Row
 from .row import SettingsError as SettingsError
 from .row import Value as Value
@@ -24,8 +27,6 @@ from .row import Value as Value
 #: The scoreboard has this many places for each of two generations; unused
 #: ones are holes in a sparse file.
 MAX_SLOTS = 10_000
-
-CONFIG_PREFIX = "PREFORK_"
 
 
 def _row(help: str, kind: type, default: Value = None, **more: t.Any) -> t.Any:
@@ -218,16 +219,6 @@ class Settings:
 ROWS: Mapping[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings)}
 
 
-def option_name(name: str) -> str:
-    """The command line's spelling: ``min_idle`` is ``--min-idle``."""
-    return "--" + name.replace("_", "-")
-
-
-def config_key(name: str) -> str:
-    """The configuration's spelling: ``min_idle`` is ``PREFORK_MIN_IDLE``."""
-    return CONFIG_PREFIX + name.upper()
-
-
 def resolve(
     explicit: Mapping[str, Value],
     config: Mapping[str, t.Any] | None = None,
@@ -242,9 +233,10 @@ def resolve(
     :param defaults: Defaults other than the table's.
     :param sources: How to speak of explicit settings; by their options if not
         given.
-    :raises SettingsError: In one sentence, for the first thing that can't be.
+    :raises SettingsError: In one sentence, for the first thing that can't be; for
+        unknown keys in one for each.
     """
-    _check_keys(config or {})
+    keys.check(config or {}, ROWS)
     values: dict[str, t.Any] = {}
     said: dict[str, str] = {}
     for name, row in ROWS.items():
@@ -253,10 +245,7 @@ def resolve(
             said[name] = (sources or {}).get(name, option_name(name))
             values[name] = row.convert(explicit[name], said[name])
         elif config is not None and config.get(key) is not None and row.early:
-            raise SettingsError(
-                f"{key} comes too late in the app's configuration; give"
-                f" {option_name(name)} on the command line."
-            )
+            raise SettingsError(keys.too_late(name))
         elif config is not None and config.get(key) is not None:
             values[name], said[name] = row.convert(config[key], key), key
         else:
@@ -264,17 +253,6 @@ def resolve(
     _check(values, said)
     _derive(values, said)
     return Settings(**values)
-
-
-def _check_keys(config: Mapping[str, t.Any]) -> None:
-    """Find what is meant for this server and isn't known: a slip, most likely."""
-    keys = [config_key(name) for name in ROWS]
-    for key in config:
-        if key.startswith(CONFIG_PREFIX) and key not in keys:
-            from difflib import get_close_matches
-
-            (nearest,) = get_close_matches(key, keys, n=1, cutoff=0.0)
-            raise SettingsError(f"There is no {key!r}; did you mean {nearest!r}?")
 
 
 #: Settings that ``http/checks.py`` looks at, if one of them was given.

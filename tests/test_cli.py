@@ -44,7 +44,8 @@ BORROWED = {
 }
 #: What every `flask` command loads because this plugin is installed.
 LIGHT = {"flask_prefork"} | {
-    f"flask_prefork.{name}" for name in ("cli", "extension", "hooks", "row", "settings")
+    f"flask_prefork.{name}"
+    for name in ("cli", "extension", "hooks", "keys", "row", "settings")
 }
 
 

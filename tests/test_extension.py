@@ -11,7 +11,9 @@ from flask import Flask
 import flask_prefork
 from flask_prefork import Prefork
 from flask_prefork.extension import configuration
+from flask_prefork.keys import BORROWED
 from flask_prefork.settings import config_key
+from flask_prefork.settings import option_name
 from flask_prefork.settings import resolve
 from flask_prefork.settings import ROWS
 from flask_prefork.settings import SettingsError
@@ -143,3 +145,45 @@ def test_unknown_key_names_the_nearest(key: str, nearest: str | None) -> None:
     named = [known for known in map(config_key, ROWS) if repr(known) in told]
     assert len(named) == 1
     assert nearest in (None, *named)
+
+
+def test_all_slips_are_told_at_once() -> None:
+    config = {"PREFORK_MIN_IDEL": 1, "PREFORK_TIMEOUT": 1, "PREFORK_TIMEOT": 1}
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, config)
+    assert str(caught.value) == (
+        "There is no 'PREFORK_MIN_IDEL'; did you mean 'PREFORK_MIN_IDLE'?"
+        " There is no 'PREFORK_TIMEOT'; did you mean 'PREFORK_TIMEOUT'?"
+    )
+
+
+@pytest.mark.parametrize("name", BORROWED)
+def test_what_only_the_command_can_say(name: str) -> None:
+    """Its nearest key would be another thing altogether."""
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, {config_key(name): 1})
+    told = str(caught.value)
+    assert told.startswith(f"{config_key(name)} comes too late")
+    assert f"give {option_name(name)} on the command line." in told
+
+
+def test_the_commands_variables_are_no_slips(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*ROWS, *BORROWED]
+    for name in names:
+        monkeypatch.setenv(f"FLASK_PREFORK_RUN_{name.upper()}", "1")
+    monkeypatch.setenv("FLASK_PREFORK_STATUS_ADMIN", "1")
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    assert len([key for key in app.config if key.startswith("PREFORK_")]) > len(names)
+    resolve({}, configuration(app))
+
+
+def test_keys_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_PREFORK_RUN_LENGTH", "3")
+    monkeypatch.setenv("FLASK_PREFORK_RUN_MIN_IDEL", "3")
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    with pytest.raises(SettingsError, match="PREFORK_RUN_MIN_IDEL"):
+        resolve({}, configuration(app))
+    del app.config["PREFORK_RUN_MIN_IDEL"]
+    assert resolve({}, configuration(app)).run_length == 3
