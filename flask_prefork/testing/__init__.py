@@ -28,7 +28,14 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 import pytest
-from xprocess import XProcess
+
+try:
+    from xprocess import XProcess
+except ImportError:
+    raise ImportError(
+        "flask_prefork.testing needs pytest-xprocess:"
+        " pip install 'flask_prefork[testing]'"
+    ) from None
 
 from .server import Server
 from .server import serving

@@ -207,6 +207,29 @@ def test_app_has_to_be_named(project: Project) -> None:
     assert "define a session fixture prefork_app" in said
 
 
+def test_plugin_may_be_named_in_pytests_options(project: Project) -> None:
+    """As a suite does whose conftest.py isn't in its root."""
+    project.write("conftest.py", CONFTEST.replace("pytest_plugins", "unused"))
+    project.write("pytest.ini", "[pytest]\naddopts = -p flask_prefork.testing")
+    counts, said = project.test(
+        """
+        def test_url(prefork_server):
+            assert get(prefork_server.url) == "hello"
+        """
+    )
+    assert counts == {"passed": 1}, said
+
+
+def test_without_xprocess_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['xprocess'] = None; import flask_prefork.testing"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "pip install 'flask_prefork[testing]'" in last
+
+
 def test_starter_serves_xprocess_itself(project: Project) -> None:
     counts, said = project.test(
         """
