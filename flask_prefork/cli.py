@@ -22,6 +22,8 @@ from flask.cli import show_server_banner
 from flask.helpers import get_debug_flag
 
 from .keys import BORROWED
+from .keys import check_variables
+from .keys import variable_name
 from .settings import option_name
 from .settings import resolve
 from .settings import Row
@@ -30,8 +32,6 @@ from .settings import SettingsError
 
 if t.TYPE_CHECKING:
     from .launch import Inherited
-
-_PREFIX = "FLASK_PREFORK_RUN_"
 
 
 def _borrowed_options() -> list[click.Parameter]:
@@ -45,7 +45,7 @@ def _borrowed_options() -> list[click.Parameter]:
         if parameter.name == "port":
             parameter.type = click.IntRange(0, 65535)
         if fallback is not None:
-            parameter.envvar = [_PREFIX + parameter.name.upper(), fallback]
+            parameter.envvar = [variable_name(parameter.name), fallback]
         if parameter.name == "host" and isinstance(parameter, click.Option):
             parameter.help = (
                 "The interface to bind to: an address, unix://PATH, or fd://N for"
@@ -69,7 +69,7 @@ def _option(name: str, row: Row) -> click.Option:
         declaration += "/--no-" + declaration.removeprefix("--")
     if isinstance(kind, click.IntRange):
         kind.name = "whole number"
-    variable = _PREFIX + name.upper()
+    variable = variable_name(name)
     return click.Option(
         [declaration],
         type=None if row.kind is bool else kind,
@@ -89,7 +89,7 @@ def _sources() -> dict[str, str]:
     sources = {}
     for name, row in ROWS.items():
         if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            own = _PREFIX + name.upper()
+            own = variable_name(name)
             sources[name] = own if own in os.environ else row.fallback or own
     return sources
 
@@ -125,6 +125,7 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
         )
     options = RunOptions(**{name: values.pop(name) for name in RunOptions._fields})
     try:
+        check_variables(os.environ, ROWS)
         resolve(values, sources=_sources())
     except SettingsError as e:
         raise click.UsageError(str(e)) from None

@@ -1,4 +1,4 @@
-"""How a setting is spelled on the command line and in ``app.config``; and slips.
+"""How a setting is spelled: in ``app.config``, as a variable, as an option; and slips.
 
 Imported by every ``flask`` command, as ``settings.py`` is.
 """
@@ -10,6 +10,7 @@ import typing as t
 from .row import SettingsError
 
 _PREFIX = "PREFORK_"
+_VARIABLE_PREFIX = "FLASK_PREFORK_RUN_"
 
 #: Options of `flask run` that make sense here, and the variables of its that
 #: are read where ours aren't set. They have no keys.
@@ -36,6 +37,11 @@ def config_key(name: str) -> str:
     return _PREFIX + name.upper()
 
 
+def variable_name(name: str) -> str:
+    """The environment's spelling: ``min_idle`` is ``FLASK_PREFORK_RUN_MIN_IDLE``."""
+    return _VARIABLE_PREFIX + name.upper()
+
+
 def check(config: t.Iterable[str], names: t.Collection[str]) -> None:
     """Find what is meant for this server and isn't known: slips, most likely.
 
@@ -48,6 +54,25 @@ def check(config: t.Iterable[str], names: t.Collection[str]) -> None:
         _slip(key, keys)
         for key in config
         if key.startswith(_PREFIX) and key not in keys and not _is_variable(key, names)
+    ]
+    if slips:
+        raise SettingsError(" ".join(slips))
+
+
+def check_variables(variables: t.Iterable[str], names: t.Collection[str]) -> None:
+    """Find slips among the command's variables.
+
+    :param variables: All of the environment.
+    :param names: The settings.
+    :raises SettingsError: In a sentence for each slip.
+    """
+    known = [variable_name(name) for name in (*names, *BORROWED)]
+    # What from_prefixed_env() makes a key of isn't the command's.
+    known += [f"FLASK_{config_key(name)}" for name in names]
+    slips = [
+        f"There is no {variable!r}; did you mean {_nearest(variable, known)!r}?"
+        for variable in sorted(variables)
+        if variable.startswith(_VARIABLE_PREFIX) and variable not in known
     ]
     if slips:
         raise SettingsError(" ".join(slips))
@@ -67,10 +92,14 @@ def _slip(key: str, keys: list[str]) -> str:
     name = key.removeprefix(_PREFIX).lower()
     if name in BORROWED:
         return too_late(name)
+    return f"There is no {key!r}; did you mean {_nearest(key, keys)!r}?"
+
+
+def _nearest(word: str, words: list[str]) -> str:
     from difflib import get_close_matches
 
-    (nearest,) = get_close_matches(key, keys, n=1, cutoff=0.0)
-    return f"There is no {key!r}; did you mean {nearest!r}?"
+    (nearest,) = get_close_matches(word, words, n=1, cutoff=0.0)
+    return nearest
 
 
 def too_late(name: str) -> str:

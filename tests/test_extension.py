@@ -12,6 +12,8 @@ import flask_prefork
 from flask_prefork import Prefork
 from flask_prefork.extension import configuration
 from flask_prefork.keys import BORROWED
+from flask_prefork.keys import check_variables
+from flask_prefork.keys import variable_name
 from flask_prefork.settings import config_key
 from flask_prefork.settings import option_name
 from flask_prefork.settings import resolve
@@ -187,3 +189,17 @@ def test_keys_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve({}, configuration(app))
     del app.config["PREFORK_RUN_MIN_IDEL"]
     assert resolve({}, configuration(app)).run_length == 3
+
+
+def test_slips_in_variables() -> None:
+    names = [*ROWS, *BORROWED]
+    good = {variable_name(name) for name in names}
+    # Keys by from_prefixed_env(), the other command's, other programs'.
+    good |= {"FLASK_PREFORK_RUN_LENGTH", "FLASK_PREFORK_STATUS_ADMIN", "PREFORK_X"}
+    check_variables(good, ROWS)
+    with pytest.raises(SettingsError) as caught:
+        check_variables({*good, "FLASK_PREFORK_RUN_MIN_IDEL"}, ROWS)
+    assert str(caught.value) == (
+        "There is no 'FLASK_PREFORK_RUN_MIN_IDEL';"
+        " did you mean 'FLASK_PREFORK_RUN_MIN_IDLE'?"
+    )

@@ -24,6 +24,7 @@ def _config(**values: t.Any) -> dict[str, str]:
         (("--min-idle", "5", "--max-workers", "4"), {}, "--max-workers"),
         (("--min-idle", "5", "--max-idle", "4"), {}, "--max-idle"),
         ((), {"FLASK_PREFORK_RUN_MIN_IDLE": "x"}, "--min-idle"),
+        ((), {"FLASK_PREFORK_RUN_MIN_IDEL": "3"}, "'FLASK_PREFORK_RUN_MIN_IDLE'?"),
         ((), {"WEB_CONCURRENCY": "-3"}, "--max-workers"),
         (("--min-idle", "5"), {"WEB_CONCURRENCY": "4"}, "--min-idle"),
         ((), _config(MIN_IDLE=0), "PREFORK_MIN_IDLE"),
