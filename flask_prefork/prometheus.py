@@ -25,6 +25,9 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 #: The process that has a name of its own, and its name.
 _named: tuple[int, str] = (0, "")
+#: Beginnings of the names of files that the app has made while it was loaded, and
+#: how long they were.
+_kinds: dict[str, int] = {}
 
 
 def place(generation: int, slot: int) -> str:
@@ -72,8 +75,10 @@ def prepare(generation: int) -> None:
     parities = (0, 1) if generation == 1 else (generation % 2,)
     for parity in parities:
         _remove(directory, f"gauge_live*_{parity}-*.db")
+        _remove_empty(directory, f"*_{parity}-*.db")
     for path in sorted(directory.glob(f"*_{former}.db")):
         kind = path.name.removesuffix(f"_{former}.db")
+        _kinds[kind] = path.stat().st_size
         if not kind.startswith("gauge_live"):
             _add(path, directory / f"{kind}_{place(generation, 0)}.db")
         path.unlink()
@@ -83,18 +88,24 @@ def enter(generation: int, slot: int) -> None:
     """In a worker, before it counts anything."""
     directory = _directory()
     if directory is not None:
-        _rename(place(generation, slot))
+        name = place(generation, slot)
+        _rename(name)
         bury(generation, slot)
+        for kind, size in _kinds.items():
+            _make(directory / f"{kind}_{name}.db", size)
 
 
 def bury(generation: int, slot: int) -> None:
     """Take the live gauges of a worker that is dead out of the metrics.
 
-    As ``prometheus_client.multiprocess.mark_process_dead`` does for a pid.
+    As ``prometheus_client.multiprocess.mark_process_dead`` does for a pid. A file that
+    it has left empty goes, too: who shows the metrics can't read one.
     """
     directory = _directory()
     if directory is not None:
-        _remove(directory, f"gauge_live*_{place(generation, slot)}.db")
+        name = place(generation, slot)
+        _remove(directory, f"gauge_live*_{name}.db")
+        _remove_empty(directory, f"*_{name}.db")
 
 
 def _take_over() -> str | int | None:
@@ -126,6 +137,27 @@ def _take_over() -> str | int | None:
 def _remove(directory: Path, pattern: str) -> None:
     for path in directory.glob(pattern):
         path.unlink(missing_ok=True)
+
+
+def _remove_empty(directory: Path, pattern: str) -> None:
+    """Remove files whose writer has died while it made them."""
+    for path in directory.glob(pattern):
+        if not path.stat().st_size:
+            path.unlink()
+
+
+def _make(path: Path, size: int) -> None:
+    """Make a file without values, unless it is there.
+
+    The library's own way leaves it empty for a moment, in which a scrape fails; so
+    it gets its name when it is whole.
+    """
+    if path.exists():
+        return
+    draft = path.with_suffix(".new")
+    with draft.open("wb") as file:
+        file.truncate(size)
+    draft.rename(path)
 
 
 def _add(source: Path, target: Path) -> None:

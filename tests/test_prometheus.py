@@ -24,6 +24,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As if the variable had been set when the library was imported."""
     monkeypatch.setenv(prometheus.VARIABLE, str(tmp_path))
     monkeypatch.setattr(prometheus, "_named", (0, ""))
+    monkeypatch.setattr(prometheus, "_kinds", {})
     many = values.MultiProcessValue()
     monkeypatch.setattr(values, "ValueClass", many)
     return tmp_path
@@ -109,7 +110,7 @@ def test_the_zygote_counts_for_itself(directory: Path) -> None:
 def test_live_gauges_of_an_earlier_server_go(directory: Path) -> None:
     counter()
     for name in ("gauge_liveall_0-3.db", "gauge_livesum_1-0.db", "gauge_max_1-0.db"):
-        (directory / name).touch()
+        (directory / name).write_bytes(b"something")
     (directory / "gauge_liveall_1234.db").touch()
     prometheus.prepare(3)
     assert "gauge_liveall_0-3.db" in names(directory), "another generation's"
@@ -124,6 +125,42 @@ def test_burying_leaves_the_others(directory: Path) -> None:
         (directory / f"gauge_liveall_1-{slot}.db").touch()
     prometheus.bury(1, 1)
     assert names(directory) == {"gauge_liveall_1-10.db", "gauge_liveall_1-11.db"}
+
+
+def test_files_of_a_worker_are_whole_from_the_beginning(directory: Path) -> None:
+    visits = counter()
+    counter("others").inc()
+    gauge("livesum", "live").set(1)
+    prometheus.prepare(1)
+    # A draft that another one has left is of no harm.
+    (directory / "counter_1-4.new").touch()
+    prometheus.enter(1, 4)
+    made = {"counter_1-4.db", "gauge_livesum_1-4.db"}
+    assert names(directory) == {"counter_1-0.db", *made}
+    assert all((directory / name).stat().st_size for name in made)
+    assert samples(directory) == {"visits_total": 0, "others_total": 1}
+    visits.inc()
+    assert samples(directory)["visits_total"] == 1
+    # The next one goes on with it.
+    prometheus.enter(1, 4)
+    assert samples(directory)["visits_total"] == 1
+
+
+def test_empty_files_of_the_dead_go(directory: Path) -> None:
+    """Theirs alone: a worker that lives may be about to fill it."""
+    counter()
+    for name in ("counter_1-0.db", "histogram_1-1.db", "histogram_0-1.db"):
+        (directory / name).touch()
+    prometheus.bury(1, 1)
+    assert names(directory) >= {"counter_1-0.db", "histogram_0-1.db"}
+    assert "histogram_1-1.db" not in names(directory)
+    prometheus.prepare(3)
+    assert "histogram_0-1.db" in names(directory)
+    (directory / "counter_1-7.db").touch()
+    # Of an earlier server there is nobody left.
+    prometheus.prepare(1)
+    assert names(directory) == {"counter_1-0.db"}
+    assert samples(directory) == {"visits_total": 0}
 
 
 @pytest.mark.parametrize("missing", ["the variable", "the library"])

@@ -130,8 +130,6 @@ def test_a_process_that_the_app_forks_counts_for_itself(
     serve: Serve, metrics: Metrics
 ) -> None:
     server = serve("metrics", *POOL, env=metrics.env)
-    # A worker that begins makes its files, see wait_until_quiet().
-    server.wait_for_state("II")
     child = server.get("/child").json["child"]
     assert metrics.read()["visits_total", "/child"] == 2
     assert str(child) in metrics.owners()
