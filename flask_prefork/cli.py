@@ -200,6 +200,7 @@ def _be_zygote(
     from . import application
     from . import lifecycle
     from . import privileges
+    from . import prometheus
     from . import reloader
     from . import worker
     from . import zygote
@@ -220,12 +221,13 @@ def _be_zygote(
             reloader.watch, options.extra_files, options.exclude_patterns
         )
     try:
-        app, settings = application.load(
-            info, explicit, defaults, shows_failure=reload and begin.generation > 1
-        )
-        make_server = application.server_maker(
-            app, settings, options.cert, debugger, options.host
-        )
+        with prometheus.loading():
+            app, settings = application.load(
+                info, explicit, defaults, shows_failure=reload and begin.generation > 1
+            )
+            make_server = application.server_maker(
+                app, settings, options.cert, debugger, options.host
+            )
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
     life = lifecycle.Lifecycle(app, begin.generation)

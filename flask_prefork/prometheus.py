@@ -84,6 +84,22 @@ def prepare(generation: int) -> None:
         path.unlink()
 
 
+@contextlib.contextmanager
+def loading() -> t.Iterator[None]:
+    """In the zygote, while the app is loaded.
+
+    If it can't be, what it has counted is nobody's: each attempt would leave files of
+    its own.
+    """
+    try:
+        yield
+    except BaseException:
+        directory = _directory()
+        if directory is not None:
+            _remove(directory, f"*_{os.getpid()}.db")
+        raise
+
+
 def enter(generation: int, slot: int) -> None:
     """In a worker, before it counts anything."""
     directory = _directory()

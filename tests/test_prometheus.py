@@ -163,6 +163,24 @@ def test_empty_files_of_the_dead_go(directory: Path) -> None:
     assert samples(directory) == {"visits_total": 0}
 
 
+def test_what_could_not_be_loaded_leaves_nothing(directory: Path) -> None:
+    others = {f"counter_1{os.getpid()}.db", "counter_1-0.db"}
+    for name in others:
+        (directory / name).write_bytes(b"something")
+    with pytest.raises(SystemExit), prometheus.loading():
+        counter().inc()
+        gauge("max").set(5)
+        assert len(names(directory)) == 4
+        sys.exit(1)
+    assert names(directory) == others
+
+
+def test_what_could_be_loaded_is_kept(directory: Path) -> None:
+    with prometheus.loading():
+        counter().inc()
+    assert names(directory) == {f"counter_{os.getpid()}.db"}
+
+
 @pytest.mark.parametrize("missing", ["the variable", "the library"])
 def test_without_it_nothing_happens(
     directory: Path, monkeypatch: pytest.MonkeyPatch, missing: str

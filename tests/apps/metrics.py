@@ -1,4 +1,7 @@
-"""Counts by ``prometheus_client``, and dies when asked to."""
+"""Counts by ``prometheus_client``, and dies when asked to.
+
+It can't be loaded while there is a file ``BROKEN``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ sizes = Histogram("sizes", "Of nothing.")
 alive = Gauge("alive", "Live workers.", multiprocess_mode="livesum")
 newest = Gauge("newest", "A worker.", multiprocess_mode="mostrecent")
 loads.inc()
+if os.path.exists(os.environ.get("BROKEN", "")):
+    raise LookupError("the catalogue is missing")
 
 
 @prefork.after_fork
