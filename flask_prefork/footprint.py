@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 import typing as t
 
-_LINE = re.compile(rb"^(Pss|SwapPss|Private_Clean|Private_Dirty):\s+(\d+) kB$", re.M)
+_LINE = re.compile(
+    rb"^(Pss|SwapPss|Private_Clean|Private_Dirty|Shared_Dirty):\s+(\d+) kB$", re.M
+)
 
 
 class Footprint(t.NamedTuple):
@@ -22,10 +24,13 @@ class Footprint(t.NamedTuple):
 
     :param pss: Its share of what is shared, and what it has for itself.
     :param own: What it has for itself, also if that is swapped out.
+    :param written: That, and what it has written or inherited: all but pages of files
+        that others have too.
     """
 
     pss: int
     own: int
+    written: int
 
 
 def read(pid: int | t.Literal["self"] = "self") -> Footprint | None:
@@ -44,4 +49,5 @@ def read(pid: int | t.Literal["self"] = "self") -> Footprint | None:
         return None
     swapped = sizes.get(b"SwapPss", 0)
     own = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
-    return Footprint(sizes[b"Pss"], own + swapped)
+    written = own + sizes.get(b"Shared_Dirty", 0)
+    return Footprint(sizes[b"Pss"], own + swapped, written + swapped)

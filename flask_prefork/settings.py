@@ -74,8 +74,8 @@ class Settings:
     )  # fmt: skip
     memory_budget: str | None = _row(
         "Start no workers, and retire idle ones, when zygote and workers together have"
-        " more memory than this, as 2G; auto is nine tenths of the control group's"
-        " limit; 0 is no limit.",
+        " more memory than this, as 2G; auto is by the control group's limit; 0 is no"
+        " limit.",
         str, default_text="no limit", size=True, words=("auto",),
     )  # fmt: skip
     dispatch: str = _row(

@@ -137,7 +137,8 @@ class Zygote:
     def _weight(self) -> int:
         """KiB of what was loaded, if there is a budget for it."""
         found = footprint.read() if size.parse(self.settings.memory_budget) else None
-        return found.pss // 1024 if found is not None else 0
+        # What it shares with the dispatcher too: that is what workers share with it.
+        return found.written // 1024 if found is not None else 0
 
     def _start_watcher(self, watch: Watch) -> None:
         """Fork the process that watches files, and wait until it knows them.

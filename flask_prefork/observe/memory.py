@@ -7,18 +7,18 @@ looked at often, and who takes long still less.
 
 from __future__ import annotations
 
-import re
 import time
 import typing as t
 from collections.abc import Iterable
 from collections.abc import Mapping
+
+from .. import footprint
 
 #: How often a worker is looked at, in seconds.
 _INTERVAL = 5.0
 #: What one step may take, in seconds, and the part of the time that all may take.
 _BUDGET = 0.05
 _PART = 0.05
-_PSS = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
 def pss(pid: int) -> int | None:
@@ -27,12 +27,8 @@ def pss(pid: int) -> int | None:
     :return: ``None`` if the system doesn't tell (``proc_pid_smaps_rollup(5)``), or
         not us.
     """
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            found = _PSS.search(file.read())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    found = footprint.read(pid)
+    return found.pss if found is not None else None
 
 
 class Memory:
