@@ -243,6 +243,20 @@ def test_what_a_step_says() -> None:
     assert figures["samples"][1] == (0.2, 9)
 
 
+def test_workers_of_who_has_only_loaded_and_of_who_has_served() -> None:
+    line = [sys.executable, "refork.py", "--workers", "2", "--pages", "2"]
+    line += ["--warm", "1", "--rounds", "1"]
+    folder = Path(__file__).parents[1] / "benchmarks"
+    text = subprocess.check_output(line, cwd=folder, stderr=subprocess.DEVNULL)
+    rows = {
+        name: [*map(float, re.findall(r"[\d.]+", row))]
+        for name, _, row in (one.partition(" ") for one in text.decode().splitlines())
+    }
+    # Milliseconds depend on the machine. Pages that were shared don't.
+    assert 0 < rows["warm"][3] < rows["loaded"][3]
+    assert 0 < rows["warm"][4] < rows["loaded"][4]
+
+
 def test_a_processes_memory() -> None:
     lines = [
         "55d0-7ffc ---p 00000000 00:00 0    [rollup]\n",
