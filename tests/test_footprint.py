@@ -9,6 +9,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from forked import in_child
 
 from flask_prefork import footprint
 from flask_prefork.footprint import Footprint
@@ -82,3 +83,17 @@ def test_what_is_shared_is_not_its_own() -> None:
     assert child.own < size
     assert child.pss >= size // 2
     assert after.own >= shared.own + size
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_only_itself_can_look_at_who_has_changed_its_user() -> None:
+    """That is why workers do, and nobody for them."""
+
+    def look() -> list[bool]:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        own = footprint.read() is not None
+        return [own, in_child(lambda: footprint.read(os.getppid()) is not None)]
+
+    assert in_child(look) == [True, False]
