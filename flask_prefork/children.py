@@ -178,6 +178,8 @@ class Children:
                         self.ever_idle = True
                         self.policy.started(now)
                     self.pool.report(worker, Event.IDLE, now, frame.argument)
+                    if worker.due:
+                        self.bank.set_stop(worker.slot)
                     self.stalls.forget(worker)
                     self._taken(process)
                 elif frame.kind is Kind.BUSY:

@@ -167,6 +167,8 @@ class Waiter:
         else:
             self._poll, self._second = select.poll(), 1000
         self._poll.register(self._channel, select.POLLIN)
+        self._news = select.poll()
+        self._news.register(self._channel, select.POLLIN)
         for fd in self._indexes:
             self._poll.register(fd, flags)
 
@@ -176,6 +178,10 @@ class Waiter:
         if self._channel in ready:
             return None
         return self._indexes[ready[0]]
+
+    def hears(self, seconds: float) -> bool:
+        """Whether news come on the channel within so many seconds."""
+        return bool(self._news.poll(seconds * 1000))
 
     def is_quiet(self, seconds: float) -> bool:
         """Whether nothing happens for so long."""

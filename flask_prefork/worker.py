@@ -203,7 +203,9 @@ class Worker:
         waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
             self._settle(waiter)
-            index = waiter.wait()
+            # Who is to be replaced lets the dispatcher see that it is idle.
+            stopped = self.bank.is_stopped(self.slot) and waiter.hears(_PAUSE)
+            index = None if stopped else waiter.wait()
             if index is None:
                 received = receive_one(self.channel)
                 if received is None or not self._obey(*received):
