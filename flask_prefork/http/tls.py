@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from .errors import ClientDisconnected
+from .wire import CHUNK
 from .wire import Wire
 
 
@@ -49,7 +50,10 @@ class TLSWire(Wire):
 
     def _send(self, data: bytes | memoryview, flags: int = 0) -> int:
         try:
-            return self.sock.send(data)
+            # A bigger piece is written as a whole or not at all, as it seems from
+            # here: a client that takes it all the time would pass for one that
+            # doesn't.
+            return self.sock.send(data[:CHUNK])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except (OSError, ValueError) as e:
@@ -111,5 +115,17 @@ def shake_hands(
             if left <= 0 or not poll.poll(int(left * 1000) + 1):
                 raise TimeoutError("the TLS handshake took too long")
     except BaseException:
-        wrapped.close()
+        _close(wrapped)
         raise
+
+
+def _close(sock: ssl.SSLSocket) -> None:
+    """Close what has no TLS. Take what is there, since what was left unread would make
+    a reset of it, but wait for nothing."""
+    try:
+        # Not SSLSocket's own, which want an end of the handshake.
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        socket.socket.recv(sock, CHUNK, socket.MSG_DONTWAIT)
+    except OSError:
+        pass
+    sock.close()
