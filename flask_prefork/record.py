@@ -103,6 +103,10 @@ class Entry:
         """Note that the worker is about to accept: by another number each time."""
         self._turns = self._mark[0] = self._turns % 255 + 1
 
+    def accept(self) -> None:
+        """Count a connection, whether it brings a request or not."""
+        self._counts[_CONNECTIONS] += 1
+
     def begin(self, moment: float, method: str, target: str) -> None:
         """Note the request that begins. The worker isn't about to accept."""
         line = f"{method} {target}".encode("latin-1", "replace")[:LINE]
@@ -117,19 +121,17 @@ class Entry:
         """Note that the request makes progress."""
         self._times[_MOVED] = moment
 
-    def end(self, moment: float, status: int, sent: int, connections: int) -> None:
+    def end(self, moment: float, status: int, sent: int) -> None:
         """Note that the request is over, and how it went.
 
         :param status: The status sent, 0 if nothing could be sent.
         :param sent: Bytes sent.
-        :param connections: Connections that the worker has accepted so far.
         """
         counts, times = self._counts, self._times
         spent = moment - times[_BEGAN]
         times[_BEGAN] = 0.0
         times[_SPENT] += spent
         counts[_REQUESTS] += 1
-        counts[_CONNECTIONS] = connections
         counts[_SENT] += sent
         counts[_CLASSES + status // 100] += 1
         counts[_BUCKETS + bisect_left(BOUNDS, spent)] += 1

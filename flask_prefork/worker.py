@@ -114,7 +114,7 @@ class Worker:
         """Its response is over."""
         now = time.monotonic()
         self.requests += 1
-        self.entry.end(now, status, sent, self.connections)
+        self.entry.end(now, status, sent)
         if self.scales is not None and self.scales.served(now):
             self._send(self.scales.frame(self.generation, self.slot))
 
@@ -320,6 +320,7 @@ class Worker:
                 connection.close()
                 return
             self.connections += 1
+            self.entry.accept()
             if self.stays:
                 self.progress()  # a silent client is no fault of this process
             self._serve_one(index, connection, address)

@@ -56,8 +56,9 @@ class House:
         return entry
 
     def serve(self, entry: Entry, began: float, ended: float, status: int) -> None:
+        entry.accept()
         entry.begin(began, "GET", "/")
-        entry.end(ended, status, 100, 1)
+        entry.end(ended, status, 100)
 
     def depart(self, generation: int, slot: int) -> None:
         """A worker is dead."""

@@ -137,7 +137,8 @@ def test_what_is_seen_of_a_server(serve: Serve, gate: Gate) -> None:
     assert busy["busy_for"] > 0
     assert idle["busy_for"] is None
     totals = status["totals"]
-    assert totals["requests"] == totals["connections"] == totals["classes"][2] == 1
+    assert totals["requests"] == totals["classes"][2] == 1
+    assert totals["connections"] == 2
     # The second may have come by the first one's standing order.
     assert 1 <= totals["orders"] <= 2
     assert totals["spawned"] == 3
@@ -162,6 +163,21 @@ def test_parked_connections_are_seen(serve: Serve) -> None:
             assert status["totals"]["parked"] == turn
             assert status["totals"]["resumed"] == turn - 1
     admin.wait_until(lambda s: s["parked"] == 0)
+
+
+def test_connections_without_a_request_are_counted(serve: Serve) -> None:
+    server = serve("held", "--admin", "0")
+    admin = Admin(server)
+    address = server.url.removeprefix("http://").rsplit(":", 1)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = socket.create_connection((address[0], int(address[1])))
+            stack.enter_context(connection)
+            # The kernel keeps those to itself that have sent nothing.
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+        status = admin.wait_until(lambda s: s["totals"]["parked"] == 3)
+        assert status["totals"]["connections"] == 3
+        assert status["totals"]["requests"] == 0
 
 
 def test_the_app_and_the_observer_dont_see_each_others_requests(serve: Serve) -> None:
