@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ IMPURE = {
     "threading",
     "time",
 }
+#: What of the socket module only reads and writes addresses, and opens nothing.
+ADDRESSES_AS_TEXT = {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}
 
 
 def module_name(path: Path) -> str:
@@ -69,15 +73,27 @@ def imports(name: str) -> set[str]:
 
 
 def imports_of_all(name: str) -> set[str]:
-    """The modules that a module imports through others of the package too."""
+    """The modules that a module imports through others of the package too.
+
+    Not through the package itself, which every module of it has imported.
+    """
     found: set[str] = set()
     to_do = {name}
     while to_do:
         module = to_do.pop()
-        new = imports(module) - found
+        new = imports(module) - found - {PACKAGE}
         found |= new
         to_do |= new & MODULES.keys()
     return found
+
+
+def attributes(name: str, module: str) -> set[str]:
+    """What a module of the package uses of another one, ``socket.AF_INET``."""
+    return {
+        node.attr
+        for node in nodes(ast.parse(MODULES[name].read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == module
+    }
 
 
 def test_the_look_at_imports_sees_them() -> None:
@@ -88,27 +104,91 @@ def test_the_look_at_imports_sees_them() -> None:
     assert f"{PACKAGE}.channel" in imports_of_all(f"{PACKAGE}.dispatcher")
 
 
-@pytest.mark.parametrize("name", ["pool", "policy"])
+def of_package(found: set[str]) -> set[str]:
+    """Those of the modules that are the package's, by their short names."""
+    return {name.removeprefix(f"{PACKAGE}.") for name in found & MODULES.keys()}
+
+
+def says_it_is_pure(name: str) -> bool:
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+    return bool(re.search(r"\bPure[.,:]|This module is pure|No sockets", docstring))
+
+
+PURE = [name for name in MODULES if says_it_is_pure(name)]
+
+
+def test_pool_and_policy_are_among_the_pure_modules() -> None:
+    assert {f"{PACKAGE}.pool", f"{PACKAGE}.policy"} <= set(PURE)
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_pure_module_imports_nothing_of_the_system(name: str) -> None:
-    roots = {module.partition(".")[0] for module in imports_of_all(f"{PACKAGE}.{name}")}
-    assert not roots & IMPURE
+    found = {name} | imports_of_all(name)
+    for module in found & MODULES.keys():
+        roots = {imported.partition(".")[0] for imported in imports(module)}
+        if attributes(module, "socket") <= ADDRESSES_AS_TEXT:
+            roots -= {"socket"}
+        assert not roots & IMPURE
 
 
-@pytest.mark.parametrize("name", ["dispatcher", "zygote", "worker"])
+#: The modules that are the code of one kind of process alone.
+KINDS = {
+    "dispatcher": {"dispatcher", "succession", "generation", "children", "queues"},
+    "zygote": {"zygote"},
+    "worker": {"worker"},
+    "observe.process": {"observe.process"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_processes_dont_know_each_others_code(name: str) -> None:
-    kinds = {
-        f"{PACKAGE}.{module}"
-        for module in ("dispatcher", "generation", "zygote", "worker")
-    }
-    own = {f"{PACKAGE}.{name}"}
-    if name == "dispatcher":
-        own.add(f"{PACKAGE}.generation")
-    assert not imports_of_all(f"{PACKAGE}.{name}") & (kinds - own)
+    others = set().union(*KINDS.values()) - KINDS[name]
+    assert not of_package(imports_of_all(f"{PACKAGE}.{name}")) & others
+
+
+def test_dispatcher_knows_nothing_of_apps_and_requests() -> None:
+    found = imports_of_all(f"{PACKAGE}.dispatcher")
+    roots = {module.partition(".")[0] for module in found}
+    assert not roots & {"flask", "werkzeug", "httptools"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_nothing_imports_the_command(name: str) -> None:
-    assert f"{PACKAGE}.cli" not in imports(name)
+def test_nothing_imports_the_commands(name: str) -> None:
+    assert not of_package(imports(name)) & {"cli", "status"}
+
+
+def in_folder(name: str, folder: str) -> bool:
+    return f"{name}.".startswith(f"{PACKAGE}.{folder}.")
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if in_folder(n, "http")])
+def test_http_imports_nothing_that_is_above_it(name: str) -> None:
+    above = {
+        found
+        for found in imports(name) & MODULES.keys()
+        if not in_folder(found, "http")
+    }
+    # How a setting is spelled, and the error for one that can't be.
+    assert of_package(above) <= {"keys", "row"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_http_knows_the_parser(name: str) -> None:
+    if not in_folder(name, "http"):
+        assert "httptools" not in imports(name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_that_serves_imports_what_shows_it(name: str) -> None:
+    shows = [n for n in imports(name) if in_folder(n, "observe")]
+    asks = any(in_folder(name, one) for one in ("observe", "status", "testing"))
+    assert asks or not shows
+
+
+def test_imports_run_one_way() -> None:
+    # Who imports a module has imported the package, whatever that imports.
+    graph = {name: (imports(name) & MODULES.keys()) - {PACKAGE} for name in MODULES}
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,7 +15,7 @@
       error_response.py  the answer to what never reaches the app
       request_log.py a request's line in the log
         access_log.py    as flask run has it
-        log_format.py    PURE: in the format that was asked for
+        log_format.py    in the format that was asked for
         access_logger.py where it goes
       file_wrapper.py wsgi.file_wrapper
       on_demand.py attributes of a handler that are made when asked for

@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing as t
 from collections.abc import Mapping
 
+from ..keys import option_name
 from ..row import SettingsError
-from ..settings import option_name
 from . import log_format
 from . import peers
 

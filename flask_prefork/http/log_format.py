@@ -1,4 +1,4 @@
-"""``--access-log-format``: a line about a request, as data. Pure.
+"""``--access-log-format``: a line about a request, as data.
 
 A format is compiled once, at the start (:func:`compile_format`), and then renders an
 :class:`Entry` for each request. Nothing that a client has sent is in a line as it came:
