@@ -1,4 +1,8 @@
-"""What the kernel's control group tells of our memory (``cgroups(7)``)."""
+"""What the kernel's control group tells of our memory (``cgroups(7)``).
+
+The zygote asks for the limit when it resolves ``--memory-budget auto``, and the
+dispatcher, when a worker was killed, whether it was for the lack of memory.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +10,35 @@ import os
 
 #: What version 1 says where there is no limit, but for the size of a page.
 _UNLIMITED = 2**63 - 2**20
-
-
-def _counter_file() -> tuple[str, str] | None:
-    """The file with the OOM killer's counter for our group, and its key."""
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            groups = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return None
-    places = []
-    for _, controllers, path in groups:
-        if not controllers:
-            places.append((f"/sys/fs/cgroup{path}/memory.events", "oom_kill"))
-            places.append((f"/sys/fs/cgroup/unified{path}/memory.events", "oom_kill"))
-        elif "memory" in controllers.split(","):
-            base = "/sys/fs/cgroup/memory"
-            places.append((f"{base}{path}/memory.oom_control", "oom_kill"))
-            # In a container its own group is mounted as the root.
-            places.append((f"{base}/memory.oom_control", "oom_kill"))
-    places.append(("/sys/fs/cgroup/memory.events", "oom_kill"))
-    for path, key in places:
-        if os.access(path, os.R_OK):
-            return path, key
-    return None
+#: Where its groups for memory are.
+_VERSION_1 = "/sys/fs/cgroup/memory"
 
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, ValueError):
         return ""
 
 
-def folders() -> list[tuple[str, str]]:
-    """Where our group and those above it have their files: mount and path below it."""
-    found = []
+def _groups() -> list[tuple[list[str], str]]:
+    """The groups that count our memory: where each may be mounted, and its path."""
+    groups = []
     for line in _read("/proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
-        if not colon:
-            continue
-        if not controllers:
-            mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        if colon and not controllers:
+            groups.append((["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], path))
         elif "memory" in controllers.split(","):
-            mounts = ["/sys/fs/cgroup/memory"]
-        else:
-            continue
+            groups.append(([_VERSION_1], path))
+    return groups
+
+
+def folders() -> list[tuple[str, str]]:
+    """Where our group and those above it have their files: mount and path below it."""
+    found = []
+    for mounts, path in _groups():
         while path.strip("/"):
             found += [(mount, path) for mount in mounts]
             path = path.rpartition("/")[0]
@@ -77,21 +62,24 @@ def memory_limit() -> int | None:
     return min(limits, default=None)
 
 
+def _counter_file() -> str | None:
+    """The file with the OOM killer's counter for our group alone."""
+    places = []
+    for mounts, path in _groups():
+        name = "memory.oom_control" if _VERSION_1 in mounts else "memory.events"
+        places += [f"{mount}{path}/{name}" for mount in mounts]
+        places.append(f"{mounts[0]}/{name}")
+    return next((place for place in places if os.access(place, os.R_OK)), None)
+
+
 def oom_kills() -> int:
     """How many processes of our group the OOM killer has killed.
 
     :return: 0 also where the system doesn't tell.
     """
-    found = _counter_file()
-    if found is None:
-        return 0
-    path, key = found
-    try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                name, _, value = line.partition(" ")
-                if name == key:
-                    return int(value)
-    except (OSError, ValueError):
-        pass
+    path = _counter_file()
+    for line in _read(path).splitlines() if path is not None else ():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.isdigit():
+            return int(value)
     return 0

@@ -289,7 +289,7 @@ class Dispatcher:
                 self.status = status if status > 0 else 1
                 self.stop()
             elif self.phase is Phase.SERVING:
-                self.succession.bereaved(bereaved, status)
+                self.succession.bereaved(bereaved)
 
     # Going down
 

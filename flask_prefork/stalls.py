@@ -20,7 +20,7 @@ GRACE = 5.0
 
 
 class Account(t.Protocol):
-    """What a worker says of itself: :class:`.scoreboard.Record`."""
+    """What a worker says of itself: :class:`.record.Record`."""
 
     @property
     def requests(self) -> int:

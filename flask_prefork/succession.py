@@ -196,7 +196,7 @@ class Succession:
                 ended.append((whose, os.waitstatus_to_exitcode(status)))
         return ended
 
-    def bereaved(self, generation: Generation | None, status: int) -> None:
+    def bereaved(self, generation: Generation | None) -> None:
         """While the server serves, a generation's zygote has ended."""
         if generation is not None and generation is self.coming:
             logger.error(

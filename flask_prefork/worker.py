@@ -100,7 +100,7 @@ class Worker:
         for server in servers:
             server.watch(self)
 
-    # What the servers tell and ask (http.server.Monitor)
+    # What the servers tell and ask (http.contract.Monitor)
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""

@@ -162,8 +162,8 @@ class World:
 
     def turn(self) -> None:
         """Do what the dispatcher does at each turn."""
-        for generation, status in self.succession.reap():
-            self.succession.bereaved(generation, status)
+        for generation, _ in self.succession.reap():
+            self.succession.bereaved(generation)
         self.succession.change(self.now, ())
 
     def end(self, number: int, status: int = 0) -> None:
