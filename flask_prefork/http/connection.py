@@ -211,6 +211,8 @@ class ConnectionHandler(WSGIRequestHandler):
                 return None
             have = len(data or b"")
             left_there = have - len(wire.buffer or b"")
+            # A moment for each is long for those behind a burst of beginnings.
+            waited = waited or self.server.monitor.crowded()
             if left_there and (
                 left_there > _BULK or (waited and is_crammed(wire.sock))
             ):

@@ -248,6 +248,18 @@ def test_a_slice_is_for_those_who_wait(make_site: t.Any) -> None:
     line.answers()
 
 
+@pytest.mark.parametrize("data", [b"", GET[:10]])
+def test_no_moment_for_a_head_while_others_wait(
+    line: Line, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(Wire, "wait", None)
+    line.site.monitor.is_crowded = True
+    line.send(data)
+    parked = line.serve()
+    assert parked is not None
+    assert (parked.kind, parked.have, parked.ready) == (HEAD, len(data), False)
+
+
 def test_a_slice_without_parking(make_site: t.Any) -> None:
     site = make_site(limits={"slice": 0}, can_park=False)
     site.monitor.is_crowded = True
