@@ -1,4 +1,9 @@
-"""The app in the zygote: loading it, and making servers for it."""
+"""The app in the zygote: loading it, and making servers for it.
+
+The command calls this in the zygote's process, before there is a zygote's loop: first
+:func:`load`, then :func:`server_maker`, whose result the zygote calls for each
+listening socket.
+"""
 
 from __future__ import annotations
 

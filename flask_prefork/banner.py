@@ -1,4 +1,8 @@
-"""What the log says when the server begins to serve."""
+"""What the log says when the server begins to serve.
+
+The dispatcher calls :func:`show` once, when the first workers are idle. A reload is
+announced by ``succession.py`` instead.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The back channel: fixed-size frames over a socketpair.
 
-Between the dispatcher and each worker, and between the dispatcher and the
-zygote, goes one frame a message, read with one ``recv`` and no buffering
-layer: a buffered reader once hid the second message from ``select``
-(SpamAssassin bug 4258). Descriptors ride along (``unix(7)``, SCM_RIGHTS), and
-so do documents that don't fit a frame, as the descriptor of an unnamed file.
+The dispatcher has one with each worker, each zygote and the observer. A message is
+one frame, read with one ``recv`` and without a buffering layer: a buffered reader
+once hid the second message from ``select`` (SpamAssassin bug 4258). Descriptors
+ride along (``unix(7)``, SCM_RIGHTS), and so do documents that don't fit into a
+frame, as the descriptor of an unnamed file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The workers of one generation, as the dispatcher holds them: birth, news, death.
 
-:mod:`.generation` decides who is to be started, ordered, retired or killed, and
-this module does it. What the processes tell goes into the pool here.
+:mod:`.generation` decides which workers to start, order, retire or kill, and this
+module does it. What the processes report goes into the pool here.
 """
 
 from __future__ import annotations

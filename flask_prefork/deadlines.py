@@ -1,4 +1,8 @@
-"""Deadlines, of which most are taken back before they come. Pure."""
+"""Deadlines, of which most are taken back before they come. Pure.
+
+:mod:`.parking` has one for each connection that waits, and :mod:`.stalls` one for each
+worker that is busy.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 It binds, polls, orders workers to accept, and decides how many there are. It
 never imports the app and never reads a byte from a client, and it waits for
-nothing but its poll. ``cli.py`` runs it; it starts zygotes by ``launch.py`` and
-keeps each with its workers in a :class:`.generation.Generation`. Whom to serve
-next is in ``queues.py``, and which generation serves in ``succession.py``; here is
-the server's life.
+nothing but its poll. ``cli.py`` runs it. It starts zygotes by ``launch.py`` and
+keeps each of them, with its workers, in a :class:`.generation.Generation`.
+``queues.py`` decides who is served next and ``succession.py`` which generation
+serves; this module is the server's life, from coming up to going down.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Dispatcher:
         return self.status
 
     def _pardon(self, seconds: float) -> None:
-        """Give everybody the time that we were stopped for, and they perhaps too."""
+        """Put off all deadlines by the time that we, and perhaps they, were stopped."""
         if self._end is not None:
             self._end += seconds
         for generation in self.succession.all():

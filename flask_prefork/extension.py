@@ -1,4 +1,9 @@
-"""The Flask extension: defaults of the configuration, and hooks."""
+"""The Flask extension: defaults of the configuration, and hooks.
+
+Apps make a :class:`Prefork` while they are loaded. The zygote finds it in the app that
+the command has loaded: ``application.py`` for its configuration, ``lifecycle.py`` for
+its hooks.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One generation as the dispatcher sees it: a zygote and its workers.
 
-The dispatcher makes a :class:`Generation` for each zygote it starts. Here what
-pool, policy and stalls decide becomes what :mod:`.children` does.
+The dispatcher makes a :class:`Generation` for each zygote that it starts. What pool,
+policy and stalls decide is carried out from here, by :mod:`.children`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Start a zygote: by fork for the first generation, by exec for the others.
 
-A zygote by exec has a fresh interpreter, so a reload sees new code and new
-dependencies whatever this command had imported. At the start of the command
-there is nothing stale to get rid of, and a fork saves the second import of
-Flask, which is half of the time until the first response.
+The command calls :func:`by_fork` when it starts, and ``succession.py`` calls
+:func:`by_exec` for each reload. A zygote started by exec has a fresh interpreter, so a
+reload sees new code and new dependencies, whatever this command had imported. At the
+start of the command nothing is stale yet, and a fork saves importing Flask a second
+time, which takes half of the time until the first response.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where the server is in its life. Pure."""
+"""Where the server is in its life. Pure.
+
+The dispatcher sets it, writes it into shared memory, and the observer tells it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The policy: how many workers there should be.
 
-Pure, like :mod:`.pool`: the dispatcher tells what is, with the time, and is
-told how many workers to start or to retire. Asked after every event that
+Pure, like :mod:`.pool`: the dispatcher passes in the state of the pool and the time,
+and learns how many workers to start or to retire. It asks after every event that
 changed a state and at :meth:`Policy.deadline`, never on a tick.
 
 Growth follows Apache's prefork (``idle_spawn_rate`` in mpm_prefork: 1, 2, 4

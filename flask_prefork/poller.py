@@ -1,4 +1,8 @@
-"""The dispatcher's poll set: one place where descriptors come in and go out."""
+"""The dispatcher's poll set: one place where descriptors come in and go out.
+
+The dispatcher waits here and nowhere else. Whoever holds a descriptor for it gives it
+in with a callback, and takes it out before closing it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A worker's process, as the dispatcher holds it; and how it tells of its death."""
+"""A worker's process, as the dispatcher holds it; and how it tells of its death.
+
+:mod:`.children` makes a :class:`Process` for each worker that it starts, and tells its
+:class:`Obituaries` of each sign of a death.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ worker's place: its generation's parity and its slot, which no two processes hav
 at once. The next worker in a place goes on with the counters it finds. There
 are at most twice max-workers files of a kind.
 
-Who doesn't set the variable doesn't pay for the library.
+Servers that don't set the variable don't pay for the library.
 """
 
 from __future__ import annotations

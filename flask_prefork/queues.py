@@ -1,8 +1,8 @@
 """What waits for a worker: the accept queues, and parked connections.
 
-The dispatcher calls :meth:`Queues.dispatch` after it took in all news. Here are
-the descriptors of everything that waits; :mod:`.parking` decides about parked
-connections, and the generation's pool whom to order.
+The dispatcher calls :meth:`Queues.dispatch` once it has taken in all news. The
+descriptors of everything that waits are held here; :mod:`.parking` decides about
+parked connections, and the generation's pool which worker to order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Children that the dispatcher didn't start, but inherits.
 
-As a container's PID 1 it is the parent of whatever loses its own, and Linux
-makes it the nearest such parent elsewhere if it asks for it. An app's daemons
-and a dead zygote's workers end up here; when they die, they stay zombies until
-somebody reaps them.
+As a container's PID 1 it becomes the parent of every process that loses its own, and
+elsewhere Linux lets it ask for that. An app's daemons and a dead zygote's workers end
+up here, and stay zombies when they die until they are reaped.
 """
 
 from __future__ import annotations

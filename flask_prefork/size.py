@@ -1,4 +1,7 @@
-"""A size of memory, as people write it. Pure."""
+"""A size of memory, as people write it. Pure.
+
+The settings are checked and read by it, and what the log says of memory is written.
+"""
 
 from __future__ import annotations
 

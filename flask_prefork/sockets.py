@@ -1,4 +1,8 @@
-"""Listening sockets: TCP, unix, or inherited, and how many wait on them."""
+"""Listening sockets: TCP, unix, or inherited, and how many wait on them.
+
+The dispatcher binds them (``supervisor.py``) and asks how many connections wait; a
+worker waits on them by a :class:`Waiter` when it isn't ordered.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Generations: which one serves, which one is to follow, and which ones leave.
 
-The dispatcher asks for a reload and tells of zygotes that ended; here is what
-follows from it. Nothing here knows why a reload is wanted.
+The dispatcher asks for reloads and reports zygotes that have ended; this module does
+what follows from that. It doesn't know why a reload is wanted.
 """
 
 from __future__ import annotations

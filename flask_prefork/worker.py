@@ -1,8 +1,8 @@
 """A worker: waits for orders, accepts, serves, reports.
 
-The zygote calls :func:`serve` in a freshly forked process, which never
-returns. What is told to the dispatcher goes as frames over the back channel;
-what others may want to look at is on the scoreboard.
+The zygote calls :func:`serve`, which never returns, in a freshly forked process.
+What the dispatcher has to know goes over the back channel in frames; what others may
+want to look at is on the scoreboard.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The zygote: loads the app, forks workers, reaps them.
 
 The command runs it in a process of its own (``launch.py``). It does what the
-dispatcher tells it over the control socket, and reports what became of it.
+dispatcher tells it over the control socket, and reports the outcome.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""``wsgi.input``: a request's body and not a byte more."""
+"""``wsgi.input``: a request's body and not a byte more.
+
+The handler makes one for each request whose body isn't there with its head. The app
+reads it; what it leaves, the handler drains or ends the connection.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""One connection's life: heads one after another, and when to hand it back."""
+"""One connection's life: heads one after another, and when to hand it back.
+
+The server makes a handler derived from this for each connection that a worker accepted
+or was handed back, and parks the connection if the handler says so.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Limits, and what a worker and this package say to each other."""
+"""Limits, and what a worker and this package say to each other.
+
+The package calls its :class:`Monitor`, which is the worker, at the turns of a request;
+what :meth:`.server.PreforkServer.serve` returns to the worker is :class:`Parked`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The WSGI environ, as werkzeug's ``make_environ`` makes it, key for key."""
+"""The WSGI environ, as werkzeug's ``make_environ`` makes it, key for key.
+
+The handler fills a copy of the server's template by these for each request.
+"""
 
 from __future__ import annotations
 

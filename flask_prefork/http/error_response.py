@@ -1,4 +1,7 @@
-"""The answer to what never reaches the app."""
+"""The answer to what never reaches the app.
+
+The handler sends it for whatever is refused, and for requests that are aborted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What goes wrong with a client, and the status it is answered with."""
+"""What goes wrong with a client, and the status it is answered with.
+
+Whoever reads from the client raises these; the handler answers them, or the app does.
+"""
 
 from __future__ import annotations
 

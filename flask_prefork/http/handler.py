@@ -1,4 +1,8 @@
-"""The request handler: one request's way from its head to the app and back."""
+"""The request handler: one request's way from its head to the app and back.
+
+The server makes one for each connection (``server.py``). ``connection.py``, its base,
+calls it for each request whose head is whole.
+"""
 
 from __future__ import annotations
 

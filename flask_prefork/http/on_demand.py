@@ -1,4 +1,7 @@
-"""Attributes of a handler that cost nothing until somebody wants them."""
+"""Attributes of a handler that cost nothing until somebody wants them.
+
+Most apps never look at them, but handlers derived from werkzeug's may.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The room in the kernel's buffer for what a client sends."""
+"""The room in the kernel's buffer for what a client sends.
+
+``connection.py`` asks when the rest of a head that it has looked at doesn't come.
+"""
 
 from __future__ import annotations
 

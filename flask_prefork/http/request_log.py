@@ -1,4 +1,7 @@
-"""What a handler has to say about its requests: their lines in the access log."""
+"""What a handler has to say about its requests: their lines in the access log.
+
+The handler derives from it, and calls it when a response is over.
+"""
 
 from __future__ import annotations
 

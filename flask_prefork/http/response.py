@@ -1,4 +1,8 @@
-"""The response: start_response, its rules, and framing (PEP 3333, RFC 9112, 6)."""
+"""The response: start_response, its rules, and framing (PEP 3333, RFC 9112, 6).
+
+The handler makes a :class:`Response` for each request, gives its ``start`` to the app,
+and then has it send what the app returned.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TLS on a client's socket: the handshake, and the wire after it."""
+"""TLS on a client's socket: the handshake, and the wire after it.
+
+The server shakes hands before it makes a handler, in the worker and under the deadline
+of a request's head.
+"""
 
 from __future__ import annotations
 
