@@ -70,6 +70,14 @@ def test_every_command_is_in_a_block_for_commands(page: str) -> None:
     assert len(prompts) == sum(len(commands(block)) for block in blocks(page))
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_other_kind_of_block_has_commands(page: str) -> None:
+    shells = {"bash", "sh", "shell", "zsh"}
+    assert not {block.kind for block in blocks(page)} & shells
+    # What a block's kind is called must be known to find it.
+    assert ".. code::" not in PAGES[page] and ".. sourcecode::" not in PAGES[page]
+
+
 #: Other programs' options that the manual names, by the program.
 OTHERS = {
     "curl": {"--unix-socket"},

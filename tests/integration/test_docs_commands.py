@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -46,7 +47,7 @@ UNRUNNABLE = {
     "docker *": "needs a docker daemon, which a container has not",
     "git *": "changes the repository",
     "kubectl *": "needs a cluster",
-    "make *": "runs this suite, or a server that nobody stops",
+    "make *": "runs this suite, or a server that nobody stops; see below",
     "pip install *": "changes the environment, and needs a package index",
     "pre-commit install": "changes the repository",
     "python -m twine *": "publishes the packages",
@@ -232,3 +233,12 @@ def test_commands(page: str, run: Run, folder: Path) -> None:
 @pytest.mark.parametrize("pattern", UNRUNNABLE)
 def test_what_is_not_run_is_in_the_manual(pattern: str) -> None:
     assert fnmatch.filter(all_commands(), pattern)
+
+
+@pytest.mark.parametrize("command", fnmatch.filter(all_commands(), "make *"))
+def test_make_knows_its_targets(command: str) -> None:
+    words = shlex.split(re.sub(r" -C \S+", "", command), comments=True)[1:]
+    process = subprocess.run(
+        ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
