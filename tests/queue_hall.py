@@ -1,0 +1,189 @@
+"""A dispatcher's queues with clients, and with workers that do as they are told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import typing as t
+from collections.abc import Iterator
+
+from flask_prefork import parking
+from flask_prefork.channel import Frame
+from flask_prefork.channel import Kind
+from flask_prefork.parking import Connection
+from flask_prefork.parking import Wait
+from flask_prefork.poller import Poller
+from flask_prefork.pool import Event
+from flask_prefork.pool import Pool
+from flask_prefork.pool import Worker
+from flask_prefork.queues import Queues
+
+
+class FakeListener:
+    """An accept queue: readable when somebody waits."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.fd = self.ours.fileno()
+        self.count = 0
+        self.events: list[str] = []
+
+    def arrive(self, count: int = 1) -> None:
+        if not self.count and count:
+            self.theirs.send(b"!")
+        self.count += count
+
+    def take(self, count: int = 1) -> None:
+        self.count -= count
+        if not self.count:
+            self.ours.recv(1)
+
+    def waiting(self) -> int:
+        return self.count
+
+    def shut(self) -> None:
+        self.events.append("shut")
+
+    def close(self) -> None:
+        self.events.append("close")
+        self.ours.close()
+        self.theirs.close()
+
+
+class FakeGeneration:
+    """A pool of workers that do what they are told, when the test says so."""
+
+    def __init__(self, size: int) -> None:
+        self.pool = Pool(size)
+        self.is_ordered = True
+        self.ends = b""
+        self.looks = False
+        self.told: list[bool] = []
+        #: What each worker was given, in order: a listener's index, or a connection.
+        self.given: list[tuple[int, int | Connection]] = []
+        self.workers = [self.spawn() for _ in range(size)]
+
+    def spawn(self) -> Worker:
+        worker = self.pool.spawn(0.0)
+        assert worker is not None
+        self.pool.report(worker, Event.IDLE, 0.0)
+        return worker
+
+    def endings(self) -> bytes:
+        return self.ends
+
+    def is_looking(self) -> bool:
+        return self.looks
+
+    def order(self, count: int, queue: int) -> None:
+        for worker in self.pool.order(count, 0.0, queue):
+            self.given.append((worker.slot, queue))
+
+    def resume(self, connection: Connection) -> None:
+        (worker,) = self.pool.order(1, 0.0, -1)
+        self.given.append((worker.slot, connection))
+
+    def tell_others_wait(self, wait: bool) -> None:
+        self.told.append(wait)
+
+    def busy(self, *slots: int) -> None:
+        for slot in slots:
+            assert self.pool.report(self.workers[slot], Event.BUSY, 0.0)
+
+    def idle(self, *slots: int) -> None:
+        for slot in slots:
+            assert self.pool.report(self.workers[slot], Event.IDLE, 0.0)
+
+
+class Hall:
+    """The queues with all that they deal with, and a clock that stands still."""
+
+    def __init__(self, workers: int, listeners: int, descriptors: int) -> None:
+        self.now = 1000.0
+        self.poller = Poller()
+        self.queues = Queues(self.poller, lambda: self.now, descriptors)
+        self.listeners = [FakeListener() for _ in range(listeners)]
+        self.queues.listeners = self.listeners  # type: ignore[assignment]
+        self.generation = FakeGeneration(workers)
+        self.clients: list[socket.socket] = []
+
+    def turn(self) -> list[tuple[int, int | Connection]]:
+        """One round of the dispatcher's loop.
+
+        :return: What was given to whom.
+        """
+        for callback in self.poller.wait(0):
+            callback()
+        before = len(self.generation.given)
+        self.queues.dispatch(self.generation)  # type: ignore[arg-type]
+        return self.generation.given[before:]
+
+    def is_quiet(self) -> bool:
+        """Whether the dispatcher would sleep now, for a while at least."""
+        deadline = self.queues.deadline()
+        return not self.poller.wait(0) and (deadline is None or deadline > self.now)
+
+    def is_watched(self, listener: int = 0) -> bool:
+        return self.poller.is_watched(self.listeners[listener].fd)
+
+    def park(
+        self,
+        wait: Wait = Wait.KEEP_ALIVE,
+        *,
+        wakes: int = 0,
+        have: int = 0,
+        seconds: float = 60.0,
+    ) -> tuple[int, socket.socket]:
+        """A worker hands a connection back.
+
+        :return: The dispatcher's descriptor, and the client's end.
+        """
+        ours, client = socket.socketpair()
+        self.clients.append(client)
+        client.setblocking(False)
+        flags = parking.flags(wait, wakes)
+        end = self.now + seconds
+        fd = ours.detach()
+        self.queues.park(fd, Frame(Kind.PARK, 1, 0, have, 0, flags, end))
+        return fd, client
+
+    def close(self) -> None:
+        self.queues.close()
+        for _, given in self.generation.given:
+            if isinstance(given, Connection):
+                try:
+                    os.close(given.fd)
+                except OSError:
+                    pass
+        for listener in self.listeners:
+            listener.close()
+        for client in self.clients:
+            client.close()
+        self.poller.close()
+
+
+class MakeHall(t.Protocol):
+    def __call__(
+        self, workers: int, listeners: int = 1, descriptors: int = 1000
+    ) -> Hall: ...
+
+
+def halls() -> Iterator[MakeHall]:
+    """For a fixture: makes halls, and closes them at the end."""
+    made: list[Hall] = []
+
+    def make(workers: int, listeners: int = 1, descriptors: int = 1000) -> Hall:
+        made.append(Hall(workers, listeners, descriptors))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def has_ended(client: socket.socket) -> bool:
+    """Whether the server has closed it."""
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
