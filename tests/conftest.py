@@ -9,12 +9,43 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+if t.TYPE_CHECKING:
+    from browser import Browser
+    from shown import Shown
+
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("flask_prefork", deadline=None)
 settings.load_profile("flask_prefork")
 
 #: Set where every dependency of the suite was installed on purpose.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+# Most tests need none of these, and what they import.
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    from browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chrome: Browser) -> Browser:
+    """A browser as if it was just started."""
+    chrome.reset()
+    return chrome
+
+
+@pytest.fixture
+def shown() -> Iterator[Shown]:
+    """The observer's site, without a server behind it."""
+    from shown import Shown
+
+    with Shown() as shown:
+        yield shown
 
 
 def _no_skip(report: t.Any) -> None:

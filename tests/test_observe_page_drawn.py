@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from browser import Browser
-from browser import chromium
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from shown import Shown
@@ -46,24 +44,6 @@ return [...document.querySelectorAll('body *')]
   .map((node) => [contrast(node), node.textContent])
   .sort((a, b) => a[0] - b[0])[0];
 """
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(chrome: Browser) -> Browser:
-    chrome.reset()
-    return chrome
-
-
-@pytest.fixture
-def shown() -> Iterator[Shown]:
-    with Shown() as shown:
-        yield shown
 
 
 def crowd(count: int) -> Snapshot:

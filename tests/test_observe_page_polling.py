@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 from browser import Browser
-from browser import chromium
 from shown import Shown
 from snapshots import SAMPLE
 
@@ -29,24 +28,6 @@ window.fire = (delay) => {
   }
 };
 """
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(chrome: Browser) -> Browser:
-    chrome.reset()
-    return chrome
-
-
-@pytest.fixture
-def shown() -> Iterator[Shown]:
-    with Shown() as shown:
-        yield shown
 
 
 @pytest.fixture

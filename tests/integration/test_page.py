@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import Browser
-from browser import chromium
 
 from .conftest import Serve
 from .gate import Gate
 from .server import Server
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(chrome: Browser) -> Browser:
-    chrome.reset()
-    return chrome
 
 
 def page_of(server: Server) -> str:
