@@ -66,7 +66,7 @@ def is_awaited(port: int) -> bool:
     local = f":{port:04X}"
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
-            with open(path, encoding="ascii") as file:
+            with open(path, encoding="utf-8") as file:
                 for line in file:
                     fields = line.split(None, 4)
                     if fields[3] == _SYN_RECEIVED and fields[1].endswith(local):

@@ -83,7 +83,7 @@ def _children() -> list[int]:
     pids: list[int] = []
     try:
         for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+            with open(f"/proc/self/task/{thread}/children", encoding="utf-8") as file:
                 pids += map(int, file.read().split())
     except OSError:
         pass

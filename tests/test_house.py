@@ -197,6 +197,20 @@ def test_file_is_of_a_readers_size(name: str) -> None:
     assert lines <= 400
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_files_are_read_as_every_interpreter_can(name: str) -> None:
+    # Its start has loaded the codec of UTF-8. Another one's would be loaded when it is
+    # needed, and the interpreter's files may be out of reach of --user's.
+    found = {
+        ast.unparse(word.value)
+        for node in nodes(ast.parse(MODULES[name].read_text()))
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "encoding"
+    }
+    assert found <= {"'utf-8'"}
+
+
 def test_every_file_says_what_it_is_for() -> None:
     empty = [
         path
