@@ -123,6 +123,8 @@ def test_what_is_seen_of_a_server(serve: Serve, gate: Gate) -> None:
     server = serve("held", "--min-idle", "2", "--admin", "0")
     admin = Admin(server)
     assert server.get().status == 200
+    # Until its worker is idle again, the next request is for another one.
+    admin.wait_until(lambda s: s["totals"]["requests"] == 1 and letters(s)[0] == "I")
     server.send(f"{gate.path}&x=1")
     held = gate.wait_for_one()
     status = admin.wait_until(lambda s: letters(s) == "BII")
