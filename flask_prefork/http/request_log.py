@@ -33,8 +33,7 @@ class LoggingHandler(ConnectionHandler):
     _outcome: tuple[bytes, int, float] = (b"", 0, 0.0)
 
     def _start_clock(self) -> None:
-        if self.server.access_logger is not None:
-            self._began = time.monotonic()
+        self._began = time.monotonic()
 
     def _log_response(self, status: int, response: Response | None) -> None:
         """Let a request be logged.

@@ -43,15 +43,9 @@ def wrap(make_site: t.Any, file: t.Any, headers: t.Any = (), seek: int = 0) -> S
     return site
 
 
-@pytest.mark.parametrize("request_", [GET, OLD])
-@pytest.mark.parametrize("seek", [0, 700])
-def test_sendfile(
-    make_site: t.Any,
-    path: Path,
-    request_: bytes,
-    seek: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What each ``sendfile(2)`` has sent."""
     counts: list[int] = []
     send = wire.os.sendfile
 
@@ -60,6 +54,18 @@ def test_sendfile(
         return counts[-1]
 
     monkeypatch.setattr(wire.os, "sendfile", sendfile)
+    return counts
+
+
+@pytest.mark.parametrize("request_", [GET, OLD])
+@pytest.mark.parametrize("seek", [0, 700])
+def test_sendfile(
+    make_site: t.Any,
+    path: Path,
+    request_: bytes,
+    seek: int,
+    counts: list[int],
+) -> None:
     with path.open("rb") as file:
         site = wrap(make_site, file, seek=seek)
         with site.serving() as client:
@@ -176,17 +182,7 @@ def test_files_without_a_size(make_site: t.Any) -> None:
 
 
 @pytest.mark.parametrize("how", [tempfile.TemporaryFile, tempfile.NamedTemporaryFile])
-def test_temporary_files(
-    make_site: t.Any, how: t.Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts: list[int] = []
-    send = wire.os.sendfile
-
-    def sendfile(*args: t.Any) -> int:
-        counts.append(send(*args))
-        return counts[-1]
-
-    monkeypatch.setattr(wire.os, "sendfile", sendfile)
+def test_temporary_files(make_site: t.Any, how: t.Any, counts: list[int]) -> None:
     with how() as file:
         file.write(b"abc")
         file.seek(1)
