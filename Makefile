@@ -9,6 +9,8 @@ PORT = 5000
 # What the suite is run by, and arguments for pytest.
 RUNNER = $(BIN)/python
 ARGS =
+# The runs of `make test-flaky`.
+RUNS = 1 2 3 4 5 6 7 8 9 10
 # The benchmarks' environment: nothing in it that isn't measured or needed for it.
 BENCH_VENV = .venv-bench
 # The least part of the code that the suite has to reach, in percent.
@@ -17,13 +19,20 @@ COVERAGE = 75
 METADATA = setup.cfg pyproject.toml
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint types coverage docs bench dist clean
+.PHONY: run test test-flaky lint types coverage docs bench dist clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/flask --app example_app prefork-run --host $(HOST) --port $(PORT)
 
 test: $(VENV)/test.stamp
 	$(RUNNER) -m pytest $(ARGS)
+
+# Each time in another order; pytest tells its number, and ARGS=--seed=NUMBER gives
+# that order again.
+test-flaky: $(VENV)/test.stamp
+	for run in $(RUNS); do \
+		$(RUNNER) -m pytest $(ARGS) || exit; \
+	done
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check

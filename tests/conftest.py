@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import typing as t
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +21,39 @@ settings.load_profile("flask_prefork")
 
 #: Set where every dependency of the suite was installed on purpose.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=random.randrange(1, 1_000_000),
+        metavar="NUMBER",
+        help="The tests' order: the one of an earlier run again; 0 is as written.",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"order: --seed={config.option.seed}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Shuffle: first the modules, then the tests of each, which share servers."""
+    if not config.option.seed:
+        return
+    # Not the module's own generator, which hypothesis and tests may seed.
+    order = random.Random(config.option.seed)
+    modules = defaultdict(list)
+    for item in items:
+        modules[item.path].append(item)
+    shuffled = list(modules.values())
+    order.shuffle(shuffled)
+    for tests in shuffled:
+        order.shuffle(tests)
+    items[:] = [item for tests in shuffled for item in tests]
 
 
 # Most tests need none of these, and what they import.

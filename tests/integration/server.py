@@ -16,8 +16,6 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from datetime import datetime
-from datetime import timedelta
 from http.client import HTTPMessage
 from http.client import HTTPResponse
 from pathlib import Path
@@ -28,6 +26,7 @@ from xprocess import XProcess
 from flask_prefork import testing
 from flask_prefork.testing import PreforkStarter
 from flask_prefork.testing import serving
+from flask_prefork.testing.starter import STEP
 
 from .gate import DEADLINE
 
@@ -158,7 +157,11 @@ class State(t.NamedTuple):
 
 
 class LogStarter(PreforkStarter):
-    """Starts what has no status to ask for, and waits for a line of its log."""
+    """Starts a whole command line, and waits for a line of its log.
+
+    Its status would tell as well, but takes another process, which most tests have
+    no use for.
+    """
 
     @property
     def args(self) -> list[str]:
@@ -166,17 +169,20 @@ class LogStarter(PreforkStarter):
         return [*self.command]
 
     def wait(self, log_file: t.TextIO) -> bool:
-        self._max_time = datetime.now() + timedelta(seconds=self.timeout)
-        return bool(self.wait_pattern(log_file))
-
-    def get_lines(self, log_file: t.TextIO) -> Iterator[str]:
-        """Read the log until the process ends: no more will come then."""
-        ended = False
-        for text in super().get_lines(log_file):
-            if not text and ended:
-                return
-            ended = self.process.resources[-1].popen.poll() is not None
-            yield text
+        """Read the log until it matches, or the process ends: no more comes then."""
+        popen: subprocess.Popen[bytes] = self.process.resources[-1].popen
+        end = time.monotonic() + self.timeout
+        said, ended = "", False
+        while not re.search(self.pattern, said):
+            if ended:
+                return False
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.pattern!r} is not in the log:\n{said}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                popen.wait(STEP)
+                ended = True
+            said += log_file.read()
+        return True
 
 
 class Server(testing.Server):
@@ -298,7 +304,7 @@ def running(
     directory: Path,
     env: dict[str, str] | None = None,
     descriptors: Iterable[int] = (),
-    begun: str | None = BANNER,
+    begun: str = BANNER,
 ) -> Iterator[Server]:
     """Start a server, and end it with TERM if the test hasn't.
 
@@ -309,14 +315,11 @@ def running(
     :param directory: Where it runs.
     :param env: More environment variables.
     :param descriptors: What it inherits.
-    :param begun: The line of its log to wait for; ``None`` asks for its status.
+    :param begun: The line of its log to wait for.
     """
 
-    end = line.index("prefork-run") + 1 if begun is None else len(line)
-
-    class Starter(PreforkStarter if begun is None else LogStarter):  # type: ignore[misc]
-        command = line[:end]
-        options = line[end:]
+    class Starter(LogStarter):
+        command = line
         pattern = begun
         variables = env or {}
         timeout = DEADLINE

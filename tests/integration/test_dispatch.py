@@ -158,5 +158,5 @@ def test_ttin_and_ttou_raise_and_lower_min_idle(serve: Serve) -> None:
 def test_more_workers_than_a_zygote_can_be_told_of_at_once(serve: Serve) -> None:
     workers = ("--min-workers", "300", "--max-workers", "300", "--min-idle", "1")
     server = serve("held", *workers)
-    server.wait_until(lambda status: status.count("I") == 300)
+    server.wait_for_state("I" * 300)
     assert "does not listen" not in server.log()

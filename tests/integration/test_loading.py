@@ -16,7 +16,8 @@ def test_the_factory_runs_once_before_the_fork(
     serve: Serve, gate: Gate, tmp_path: Path
 ) -> None:
     calls = tmp_path / "calls"
-    server = serve("counted", "--min-idle", "2", env={"CALLS": str(calls)})
+    server = serve("counted", "--min-idle", "4", env={"CALLS": str(calls)})
+    server.wait_for_state("IIII")
     requests = [server.send(gate.path) for _ in range(4)]
     told = [held.told for held in gate.wait_for(4)]
     assert {one["slot"] for one in told} == {0, 1, 2, 3}

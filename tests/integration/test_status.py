@@ -27,7 +27,6 @@ from flask_prefork.observe.json import parse
 from .conftest import Serve
 from .gate import DEADLINE
 from .gate import Gate
-from .server import BANNER
 from .server import environment
 from .server import finish
 from .server import Finished
@@ -111,7 +110,7 @@ def test_a_killed_servers_pid_file_is_stale(
 
 def test_a_server_without_admin(serve: Serve, cwd: Path, tmp_path: Path) -> None:
     pid_file = str(tmp_path / "web.pid")
-    server = serve("held", "--pid", pid_file, begun=BANNER)
+    server = serve("held", "--pid", pid_file)
     finished = status(cwd, "--pid", pid_file)
     assert finished.status == 1
     assert finished.errors == [
