@@ -27,10 +27,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed",
         type=int,
-        default=random.randrange(1, 1_000_000),
         metavar="NUMBER",
         help="The tests' order: the one of an earlier run again; 0 is as written.",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed is None:
+        # Those who share the tests among them have to agree on their order.
+        told = getattr(config, "workerinput", {}).get("seed")
+        config.option.seed = told or random.randrange(1, 1_000_000)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: t.Any) -> None:
+    """Tell a process of pytest-xdist's, before it starts."""
+    node.workerinput["seed"] = node.config.option.seed
 
 
 def pytest_report_header(config: pytest.Config) -> str:

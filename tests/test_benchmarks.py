@@ -268,7 +268,7 @@ def test_a_processes_memory() -> None:
     assert smaps.parse(lines) == (120, 100, 7)
 
 
-@pytest.mark.parametrize("server", SERVERS.values(), ids=str)
+@pytest.mark.parametrize("server", SERVERS.values(), ids=[*SERVERS])
 def test_every_server_is_told_its_port_and_pool(
     server: t.Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def render(text: str, entry: Entry = ENTRY) -> str:
         ("%(D)s", "1234567"),
         ("%(M)s", "1234"),
         ("%(T)s", "1"),
-        ("%(p)s", f"<{os.getpid()}>"),
+        pytest.param("%(p)s", f"<{os.getpid()}>", id="%(p)s"),
         ("%(m)s", "GET"),
         ("%(U)s", "/a b"),
         ("%(q)s", "c=d"),
