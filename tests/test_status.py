@@ -121,6 +121,7 @@ def run(*args: str, **variables: str) -> Result:
     """
     ours = ("ADMIN", "PID", "ADMIN_TOKEN")
     env = {f"FLASK_PREFORK_RUN_{name}": variables.get(name) for name in ours}
+    env["COLUMNS"] = None  # what this process has is no matter
     return CliRunner().invoke(prefork_status, args, env=env)
 
 
@@ -424,7 +425,10 @@ class Looks:
         self.slept.append(seconds)
 
 
-def test_watch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     later = replace(SAMPLE, uptime=8000.0)
     looks = Looks(SAMPLE, later, AskError("Too late."), later, NobodyThere("Gone."))
     with pytest.raises(AskError, match=r"^The server has ended\.$"):

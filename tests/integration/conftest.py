@@ -45,7 +45,7 @@ class Run(t.Protocol):
     :param directory: Where it runs, an empty directory by default.
     :param env: More environment variables.
     :param pass_fds: Descriptors that it inherits.
-    :param begun: The line of its log to wait for.
+    :param begun: See :func:`running`.
     """
 
     def __call__(
@@ -55,7 +55,7 @@ class Run(t.Protocol):
         directory: Path | None = None,
         env: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
-        begun: str = BANNER,
+        begun: str | None = BANNER,
     ) -> Server: ...
 
 
@@ -67,7 +67,7 @@ class Serve(t.Protocol):
     :param host: What ``--host`` gets, if anything.
     :param env: More environment variables.
     :param pass_fds: Descriptors that it inherits.
-    :param begun: The line of its log to wait for.
+    :param begun: See :func:`running`.
     """
 
     def __call__(
@@ -77,7 +77,7 @@ class Serve(t.Protocol):
         host: str | None = None,
         env: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
-        begun: str = BANNER,
+        begun: str | None = BANNER,
     ) -> Server: ...
 
 
@@ -106,7 +106,7 @@ def run(
             directory: Path | None = None,
             env: dict[str, str] | None = None,
             pass_fds: tuple[int, ...] = (),
-            begun: str = BANNER,
+            begun: str | None = BANNER,
         ) -> Server:
             name = request.node.name
             where = directory or tmp_path
@@ -129,7 +129,7 @@ def serve(run: Run) -> Serve:
         host: str | None = None,
         env: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
-        begun: str = BANNER,
+        begun: str | None = BANNER,
     ) -> Server:
         where = ("--port", "0") if host is None else ("--host", host, "--port", "0")
         line = command(app, *where, "--no-access-log", *args)

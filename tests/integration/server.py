@@ -304,7 +304,7 @@ def running(
     directory: Path,
     env: dict[str, str] | None = None,
     descriptors: Iterable[int] = (),
-    begun: str = BANNER,
+    begun: str | None = BANNER,
 ) -> Iterator[Server]:
     """Start a server, and end it with TERM if the test hasn't.
 
@@ -315,14 +315,17 @@ def running(
     :param directory: Where it runs.
     :param env: More environment variables.
     :param descriptors: What it inherits.
-    :param begun: The line of its log to wait for.
+    :param begun: The line of its log to wait for; ``None`` asks for its status,
+        and so can the test.
     """
 
-    class Starter(LogStarter):
-        command = line
+    end = line.index("prefork-run") + 1 if begun is None else len(line)
+
+    class Starter(PreforkStarter if begun is None else LogStarter):  # type: ignore[misc]
+        command = line[:end]
+        options = line[end:]
         pattern = begun
         variables = env or {}
-        timeout = DEADLINE
         more = {"pass_fds": tuple(descriptors)}
 
     Starter.directory = directory

@@ -43,7 +43,7 @@ def _keep(size: int, gate: Gate) -> str:
 @pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
 def test_who_has_too_much_is_replaced(serve: Serve, dispatch: str) -> None:
     options = _options(min_idle=1, max_workers=3, max_worker_memory="60M")
-    server = serve("heavy", *options, "--dispatch", dispatch)
+    server = serve("heavy", *options, "--dispatch", dispatch, begun=None)
     for _ in range(3):
         server.get("/keep/10")
     # Not long after the last look; and no other request comes.
@@ -61,9 +61,10 @@ def test_who_has_too_much_is_replaced(serve: Serve, dispatch: str) -> None:
 @pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
 def test_without_room_the_old_one_goes_first(serve: Serve, dispatch: str) -> None:
     options = _options(min_idle=1, max_workers=1, max_worker_memory="60M")
-    server = serve("heavy", *options, "--dispatch", dispatch)
+    server = serve("heavy", *options, "--dispatch", dispatch, begun=None)
     (first,) = server.workers()
-    requests = [server.send("/keep/80") for _ in range(4)]
+    # Who follows it must not have too much as well.
+    requests = [server.send(path) for path in ("/keep/80", "/", "/", "/")]
     end = time.monotonic() + DEADLINE
     while requests.pop(0).answer().json["pid"] == first:
         assert time.monotonic() < end
@@ -115,13 +116,15 @@ def test_no_more_workers_than_the_budget_is_enough_for(
     serve: Serve, gate: Gate, dispatch: str
 ) -> None:
     pool = _options(min_idle=1, max_idle=12, max_workers=12, idle_timeout=3600)
-    server = serve("heavy", *pool, "--memory-budget", "220M", "--dispatch", dispatch)
+    server = serve(
+        "heavy", *pool, "--memory-budget", "220M", "--dispatch", dispatch, begun=None
+    )
     _fill(server, gate, 220 * MIB)
 
 
 def test_above_the_budget_cold_workers_go(serve: Serve, gate: Gate) -> None:
     pool = _options(min_idle=1, max_idle=9, max_workers=9, idle_timeout=3600)
-    server = serve("heavy", *pool, "--memory-budget", "120M")
+    server = serve("heavy", *pool, "--memory-budget", "120M", begun=None)
     requests = [server.send(gate.path) for _ in range(3)]
     server.wait_for_state("BBBI")
     for held in gate.wait_for(3):
@@ -140,7 +143,7 @@ def test_above_the_budget_cold_workers_go(serve: Serve, gate: Gate) -> None:
 
 def test_a_budget_that_is_too_small_still_serves(serve: Serve) -> None:
     pool = _options(min_idle=2, max_workers=9, idle_timeout=3600)
-    server = serve("heavy", *pool, "--memory-budget", "1M")
+    server = serve("heavy", *pool, "--memory-budget", "1M", begun=None)
     server.wait_for_state("II")
     assert server.get().status == 200
     server.reload()
@@ -155,7 +158,7 @@ def _budget(limit: int) -> int:
 
 def test_a_budget_by_the_control_group(serve: Serve) -> None:
     """What that says here, whatever it is."""
-    server = serve("heavy", "--memory-budget", "auto")
+    server = serve("heavy", "--memory-budget", "auto", begun=None)
     limit = cgroup.memory_limit()
     if limit is None:
         assert server.status().memory_budget == 0

@@ -93,7 +93,7 @@ def test_a_number_that_lives_again_is_stale_too(serve: Serve, pid_file: Path) ->
 def test_a_living_servers_pid_file_is_refused(
     serve: Serve, fail: Fail, pid_file: Path
 ) -> None:
-    server = serve("held", "--pid", str(pid_file))
+    server = serve("held", "--pid", str(pid_file), begun=None)
     refused = fail("held", "--port", "0", "--pid", str(pid_file))
     assert refused.status == 1
     told = (

@@ -126,7 +126,7 @@ def test_the_app_is_served_by_the_user(
     args = ("--user", "nobody", "--pid", str(pid_file), "--min-idle", "1")
     app = str(public / "watched.py")
     env = {"USER": "root", "PYTHONPATH": str(public)}
-    server = serve(app, *args, host=f"unix://{path}", env=env)
+    server = serve(app, *args, host=f"unix://{path}", env=env, begun=None)
     answer = server.get().json
     _assert_is_nobody(answer)
     assert answer["environ"]["HOME"] == NOBODY.pw_dir
