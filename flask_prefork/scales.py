@@ -33,15 +33,19 @@ class Scales:
 
     :param read: Tells how many bytes this process has for itself.
     :param clock: Monotonic seconds.
+    :param work: Seconds that this thread has had a processor: a look that was
+        interrupted for long has not cost more.
     """
 
     def __init__(
         self,
         read: t.Callable[[], int] = _own,
         clock: t.Callable[[], float] = time.monotonic,
+        work: t.Callable[[], float] = time.thread_time,
     ) -> None:
         self._read = read
         self._clock = clock
+        self._work = work
         self._not_before = clock()
         # What the fork alone has cost is looked at too.
         self._stale = True
@@ -69,11 +73,11 @@ class Scales:
         :param generation: The worker's.
         :param slot: The worker's.
         """
-        began = self._clock()
+        before = self._work()
         size = self._read() // 1024
-        ended = self._clock()
+        cost = self._work() - before
         self._stale = False
-        self._not_before = ended + max(INTERVAL, (ended - began) / PART)
+        self._not_before = self._clock() + max(INTERVAL, cost / PART)
         flags = int(self._has_served)
         return Frame(Kind.WEIGHED, generation, slot, min(size, _MOST), flags=flags)
 

@@ -16,20 +16,25 @@ from flask_prefork.settings import resolve
 class World:
     """A clock, which a look moves, and a process with memory.
 
+    :ivar takes: The work that a look is, in seconds.
+    :ivar interrupted: For how long others have the processor meanwhile.
     :ivar waited: For how long it was waited for something to do.
     """
 
     def __init__(self) -> None:
         self.now = 50.0
         self.takes = 0.0
+        self.interrupted = 0.0
+        self.worked = 0.0
         self.own = 7 * 2**20
         self.looks = 0
         self.waited: list[float] = []
-        self.scales = Scales(self._read, lambda: self.now)
+        self.scales = Scales(self._read, lambda: self.now, lambda: self.worked)
 
     def _read(self) -> int:
         self.looks += 1
-        self.now += self.takes
+        self.now += self.takes + self.interrupted
+        self.worked += self.takes
         return self.own
 
     def _is_quiet(self, seconds: float) -> bool:
@@ -108,3 +113,10 @@ def test_all_looks_together_take_a_small_part_of_the_time(world: World) -> None:
 )
 def test_who_has_scales(settings: dict[str, str], are: bool) -> None:
     assert (scales.of(resolve(settings)) is not None) == are
+
+
+def test_a_look_that_is_interrupted_puts_off_no_other(world: World) -> None:
+    world.interrupted = 0.1
+    world.look()
+    assert not world.scales.served(world.now + INTERVAL / 2)
+    assert world.scales.served(world.now + INTERVAL)
