@@ -122,3 +122,21 @@ def pytest_make_collect_report() -> Iterator[None]:
     if IN_CI:
         _no_skip(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def clean_environment() -> Iterator[None]:
+    """Check that a test leaves the environment as it was, for all that come later."""
+    before = _environment()
+    yield
+    after = _environment()
+    if after != before:
+        os.environ.clear()
+        os.environ.update(before)
+        names = {name for name, _ in before.items() ^ after.items()}
+        pytest.fail(f"The test leaves other variables behind: {sorted(names)}")
+
+
+def _environment() -> dict[str, str]:
+    # Of this one, pytest takes care itself.
+    return {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}

@@ -55,10 +55,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in list(os.environ):
         if name.startswith("FLASK_") or name == "WEB_CONCURRENCY":
             monkeypatch.delenv(name)
-    # The group and --debug set them; so they are taken back.
+    # The group, --debug and --reload set them; so they are taken back.
     monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
     monkeypatch.setenv("FLASK_DEBUG", "0")
     monkeypatch.setenv("FLASK_SKIP_DOTENV", "1")
+    monkeypatch.setenv("WERKZEUG_RUN_MAIN", "false")
 
     def run(*args: str, obj: ScriptInfo | None = None, **env: str) -> Result:
         return CliRunner().invoke(
