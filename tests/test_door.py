@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -70,3 +71,13 @@ def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()[:2]):
         assert not inherited.is_awaited()
     inherited.sock.detach()
+
+
+@pytest.mark.parametrize("call", ["door.is_awaited(1)", "reaper._children()"])
+def test_nothing_is_imported_once_the_rights_are_dropped(call: str) -> None:
+    # After --user the interpreter's files may be out of reach.
+    code = (
+        "import encodings, sys; from flask_prefork import door, reaper;"
+        f" encodings.__path__ = sys.path[:] = []; {call}"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
