@@ -536,10 +536,12 @@ def test_nobody_else_has_the_admin_socket(serve: Serve) -> None:
     observer = wait_for(admin.process)
     mine = _sockets(observer.pid)
     port = int(admin.address.rpartition(":")[2])
-    (listening,) = {
-        c.fd for c in observer.net_connections() if c.laddr and c.laddr.port == port
-    } & mine.keys()
-    admin_socket = mine[listening]
+    # A connection of ours may be about to end, and has the same port.
+    listening = [
+        c for c in observer.net_connections() if c.status == psutil.CONN_LISTEN
+    ]
+    (admin_fd,) = [c.fd for c in listening if c.laddr.port == port]
+    admin_socket = mine[admin_fd]
     assert admin_socket in _sockets(server.pid).values()
     others = [p.pid for p in server.zygotes() if p.pid != observer.pid]
     others += server.workers()

@@ -150,6 +150,7 @@ def test_hup_while_the_first_generation_loads(serve: Serve, gate: Gate) -> None:
     )
     held = gate.wait_for_one()
     server.signal(signal.SIGHUP)
+    server.state()  # it has heard the signals
     held.release()
     server.wait_for_log(BANNER)
     assert "Generation 2" not in server.log()

@@ -271,11 +271,11 @@ def test_pid_1(xprocess: XProcess, gate: Gate, tmp_path: Path, app: str) -> None
         assert re.search(r"\* Dispatcher 1, zygote \d+$", server.log(), re.MULTILINE)
         assert pid_file.read_text() == "1\n"
         (dispatcher,) = psutil.Process(server.pid).children()
+        (zygote,) = dispatcher.children()
 
         request = server.send(f"/daemon?gate={gate.port}")
         gate.wait_for_one().release()
         assert request.answer().status == 200
-        (zygote,) = dispatcher.children()
         zygote.kill()
         server.wait_for_log(r"^Generation 2 serves")
         assert server.get().json["generation"] == 2
