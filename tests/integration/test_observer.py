@@ -532,7 +532,7 @@ def test_nobody_else_has_the_admin_socket(serve: Serve) -> None:
     admin = Admin(server)
     server.signal(signal.SIGHUP)
     server.wait_for_log("^Generation 2 serves")
-    admin.wait_until(lambda s: len(s["generations"]) == 1)
+    wait_for(lambda: len(server.zygotes()) == 1)
     observer = wait_for(admin.process)
     mine = _sockets(observer.pid)
     port = int(admin.address.rpartition(":")[2])
