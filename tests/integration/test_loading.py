@@ -20,7 +20,7 @@ def test_the_factory_runs_once_before_the_fork(
     server.wait_for_state("IIII")
     requests = [server.send(gate.path) for _ in range(4)]
     told = [held.told for held in gate.wait_for(4)]
-    assert {one["slot"] for one in told} == {0, 1, 2, 3}
+    assert len({one["slot"] for one in told}) == 4
     assert len({one["pid"] for one in told}) == 4
     assert len({one["token"] for one in told}) == 1
     (maker,) = {one["maker"] for one in told}
