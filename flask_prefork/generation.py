@@ -31,6 +31,7 @@ from .process import Reason
 from .process import Why
 from .scoreboard import Bank
 from .settings import Settings
+from .sizing import Sizing
 from .sockets import Listener
 from .stalls import Stalls
 from .summary import Summary
@@ -38,9 +39,6 @@ from .summary import Summary
 #: Workers that die before their first idle, in a row, before a generation
 #: that has never served is given up.
 MAX_FAILURES = 5
-#: So many workers may be on order at once: more would not fit into the buffer of
-#: the zygote's socket, if it is slow to fork.
-_MAX_UNBORN = 64
 #: A worker that resumes a parked connection takes from no accept queue.
 _NO_QUEUE = -1
 
@@ -91,6 +89,7 @@ class Generation:
         self.children = Children(
             self.number, self.bank, poller, clock, lot, self._tell, summary
         )
+        self._sizing = Sizing(self.children, clock, summary)
         self._summary = summary
         self._others_wait = False
         self._serves = False
@@ -186,7 +185,7 @@ class Generation:
         fds += [listener.fd for listener in listeners]
         self._tell(Frame(Kind.LISTEN, self.number), fds)
         os.close(document)
-        self._spawn(self.policy.first())
+        self._sizing.begin()
 
     def order(self, count: int, queue: int) -> None:
         """Order idle workers to accept, the lowest-numbered first.
@@ -245,66 +244,13 @@ class Generation:
         for worker in self.children.stalls.due(now):
             self.children.judge(worker, now)
         if not self.closed and self.settings is not None and self.alive:
-            self._resize(now, waiting, others, memory)
+            self._sizing.step(now, waiting, others, memory)
         self._tell_size()
-
-    def _resize(self, now: float, waiting: int, others: int, memory: int) -> None:
-        pool, policy, weights = self.pool, self.policy, self.children.weights
-        used = weights.memory(pool, memory)
-        wanted = policy.grow(
-            now,
-            idle=pool.idle,
-            starting=pool.starting,
-            total=len(pool),
-            waiting=waiting,
-            others=others,
-            memory=used,
-        )
-        self._tell_limits(len(pool) + others)
-        if wanted:
-            self._spawn(wanted)
-        surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
-        for worker in pool.highest_idle(surplus):
-            self.children.retire(worker)
-        if not pool.counts[State.RETIRING]:
-            # Those have their memory until they are gone.
-            excess = policy.excess(idle=pool.idle, total=len(pool), memory=used)
-            for worker in weights.coldest(pool, *excess):
-                self.children.retire(worker)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
-        pool, policy = self.pool, self.policy
-        if self.closed or not self.alive:
-            return
-        used = self.children.weights.memory(pool, memory)
-        room = policy.room(len(pool), others, used) > 0
-        new, old = pool.recycle(now, room and not policy.failures)
-        if new is not None:
-            self.children.start(new)
-        if old is not None:
-            self.children.retire(old)
-
-    def _tell_limits(self, total: int) -> None:
-        policy = self.policy
-        if policy.crowds.is_new():
-            logger.warning("max-workers reached: all %d workers are busy.", total)
-        if policy.shortages.is_new():
-            self._summary.shortages += 1
-            logger.warning(
-                "memory-budget reached: %d workers and what they share take %s of %s.",
-                total,
-                size.show(policy.memory),
-                size.show(policy.budget),
-            )
-
-    def _spawn(self, count: int) -> None:
-        # The others are still short, and come when these are there.
-        for _ in range(min(count, _MAX_UNBORN - self.children.unborn)):
-            worker = self.pool.spawn(self.clock())
-            if worker is None:
-                break
-            self.children.start(worker)
+        if not self.closed and self.alive:
+            self._sizing.recycle(now, others, memory)
 
     def pardon(self, seconds: float) -> None:
         """Give all workers more time: nobody listened to them for so long."""

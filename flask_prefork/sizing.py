@@ -1,0 +1,111 @@
+"""How many workers one generation has: what the policy decides is carried out here.
+
+:class:`.generation.Generation` asks for it in each turn of the dispatcher, as long as
+it may start workers.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from . import size
+from .children import Children
+from .log import logger
+from .policy import Policy
+from .pool import Pool
+from .pool import State
+from .summary import Summary
+
+#: So many workers may be on order at once: more would not fit into the buffer of
+#: the zygote's socket, if it is slow to fork.
+_MAX_UNBORN = 64
+
+
+class Sizing:
+    """One generation's growth and shrinkage.
+
+    :param children: Its workers.
+    :param clock: Monotonic seconds.
+    :param summary: Where shortages of memory are counted.
+    """
+
+    def __init__(
+        self, children: Children, clock: t.Callable[[], float], summary: Summary
+    ) -> None:
+        self._children = children
+        self._clock = clock
+        self._summary = summary
+
+    @property
+    def _pool(self) -> Pool:
+        return self._children.pool
+
+    @property
+    def _policy(self) -> Policy:
+        return self._children.policy
+
+    def begin(self) -> None:
+        """Start the first workers."""
+        self._spawn(self._policy.first())
+
+    def step(self, now: float, waiting: int, others: int, memory: int) -> None:
+        """Start and retire as many workers as the policy wants now.
+
+        :param waiting: Connections that nobody was ordered to take.
+        :param others: Processes of another generation.
+        :param memory: What these have in memory, in bytes.
+        """
+        pool, policy, weights = self._pool, self._policy, self._children.weights
+        used = weights.memory(pool, memory)
+        wanted = policy.grow(
+            now,
+            idle=pool.idle,
+            starting=pool.starting,
+            total=len(pool),
+            waiting=waiting,
+            others=others,
+            memory=used,
+        )
+        self._tell_limits(len(pool) + others)
+        if wanted:
+            self._spawn(wanted)
+        surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
+        for worker in pool.highest_idle(surplus):
+            self._children.retire(worker)
+        if not pool.counts[State.RETIRING]:
+            # Those have their memory until they are gone.
+            excess = policy.excess(idle=pool.idle, total=len(pool), memory=used)
+            for worker in weights.coldest(pool, *excess):
+                self._children.retire(worker)
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        """Replace a worker that is due; see :meth:`step`."""
+        pool, policy = self._pool, self._policy
+        used = self._children.weights.memory(pool, memory)
+        room = policy.room(len(pool), others, used) > 0
+        new, old = pool.recycle(now, room and not policy.failures)
+        if new is not None:
+            self._children.start(new)
+        if old is not None:
+            self._children.retire(old)
+
+    def _tell_limits(self, total: int) -> None:
+        policy = self._policy
+        if policy.crowds.is_new():
+            logger.warning("max-workers reached: all %d workers are busy.", total)
+        if policy.shortages.is_new():
+            self._summary.shortages += 1
+            logger.warning(
+                "memory-budget reached: %d workers and what they share take %s of %s.",
+                total,
+                size.show(policy.memory),
+                size.show(policy.budget),
+            )
+
+    def _spawn(self, count: int) -> None:
+        # The others are still short, and come when these are there.
+        for _ in range(min(count, _MAX_UNBORN - self._children.unborn)):
+            worker = self._pool.spawn(self._clock())
+            if worker is None:
+                break
+            self._children.start(worker)
