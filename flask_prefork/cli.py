@@ -202,7 +202,7 @@ def _be_zygote(
     from . import privileges
     from . import prometheus
     from . import reloader
-    from . import worker
+    from . import work
     from . import zygote
 
     identity = privileges.look_up(explicit["user"], explicit["group"])
@@ -231,4 +231,4 @@ def _be_zygote(
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
     life = lifecycle.Lifecycle(app, begin.generation)
-    zygote.Zygote(begin, settings, make_server, worker.serve, watch, life).run()
+    zygote.Zygote(begin, settings, make_server, work.serve, watch, life).run()

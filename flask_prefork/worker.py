@@ -1,25 +1,21 @@
 """A worker: waits for orders, accepts, serves, reports.
 
-The zygote calls :func:`serve`, which never returns, in a freshly forked process.
-What the dispatcher has to know goes over the back channel in frames; what others may
-want to look at is on the scoreboard.
+``work.py`` makes it in a freshly forked process and runs it. What the dispatcher has
+to know goes over the back channel in frames; what others may want to look at is on the
+scoreboard.
 """
 
 from __future__ import annotations
 
 import errno
-import faulthandler
 import os
 import select
-import signal
 import socket
 import time
-import traceback
 import typing as t
 from collections.abc import Sequence
 
 from . import faults
-from . import launch
 from . import parking
 from . import scales
 from .channel import Frame
@@ -30,7 +26,6 @@ from .http.contract import HEAD
 from .http.contract import KEEP_ALIVE
 from .http.contract import Parked
 from .http.errors import RequestTimeout
-from .lifecycle import leave
 from .parking import Wait
 from .scoreboard import Bank
 from .settings import Settings
@@ -39,7 +34,6 @@ from .sockets import Waiter
 
 if t.TYPE_CHECKING:
     from .http.server import PreforkServer
-    from .lifecycle import Lifecycle
 
 #: While the system has no descriptors or memory for another connection, a
 #: worker would spin on its order. Seconds it waits instead.
@@ -162,15 +156,8 @@ class Worker:
 
     # The loop
 
-    def listen_to_signals(self) -> None:
-        """Let the dispatcher ask where the app is, and abort a request."""
-        signal.signal(signal.SIGXCPU, self._abort)
-        # Even an app that is deep in a C function is shown.
-        faulthandler.register(signal.SIGXCPU, chain=True)
-        faulthandler.register(signal.SIGUSR2)
-
-    def _abort(self, number: int, frame: object) -> None:
-        """End the request with an error, if it's the one that was meant."""
+    def abort(self, number: int, frame: object) -> None:
+        """End the request with an error, if it's the one that was meant (SIGXCPU)."""
         record = self.bank.read(self.slot)
         silent = time.monotonic() - max(record.began, record.moved)
         if self.abortable and record.began and silent >= self.settings.timeout:
@@ -361,40 +348,3 @@ class Worker:
         except OSError:
             return False
         return True
-
-
-def serve(
-    slot: int,
-    generation: int,
-    channel: socket.socket,
-    bank: Bank,
-    servers: Sequence[PreforkServer],
-    settings: Settings,
-    life: Lifecycle,
-) -> t.NoReturn:
-    """Be a worker, from the fork to the end of the process.
-
-    See :class:`Worker` for the other parameters.
-
-    :param life: What the app is told.
-    """
-    status = 1
-    try:
-        # Before anything else (SpamAssassin bug 4304).
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        launch.ignore_foreign_signals()
-        worker = Worker(slot, generation, channel, bank, servers, settings)
-        worker.listen_to_signals()
-        os.register_at_fork(after_in_child=worker.disown)
-        if life.begin(slot, lambda: worker.requests):
-            try:
-                worker.run()
-                status = 0
-            finally:
-                life.end(slot, worker.pid)
-    except SystemExit as e:
-        status = e.code if isinstance(e.code, int) else int(e.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        leave(status)

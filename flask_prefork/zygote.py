@@ -41,7 +41,7 @@ _LAST_MOMENT = 1.0
 
 
 class Work(t.Protocol):
-    """What a forked worker does: :func:`.worker.serve`."""
+    """What a forked worker does: :func:`.work.serve`."""
 
     def __call__(
         self,

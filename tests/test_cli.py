@@ -23,7 +23,7 @@ from werkzeug.serving import WSGIRequestHandler
 from flask_prefork import application
 from flask_prefork import launch
 from flask_prefork import log
-from flask_prefork import worker
+from flask_prefork import work
 from flask_prefork import zygote
 from flask_prefork.cli import prefork_run
 from flask_prefork.settings import option_name
@@ -400,5 +400,5 @@ def test_any_subclass_of_werkzeugs_handler_will_do(
 
 def test_workers_run_workers_code() -> None:
     # The zygote gets its work from the command, as it doesn't import it.
-    assert callable(worker.serve)
+    assert callable(work.serve)
     assert not hasattr(zygote, "worker")

@@ -1,0 +1,83 @@
+"""A worker's process, from the fork to its end.
+
+The zygote calls :func:`serve` in a freshly forked process. The loop in between is
+``worker.py``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import traceback
+import typing as t
+from collections.abc import Sequence
+
+from . import launch
+from .http.server import PreforkServer
+from .lifecycle import leave
+from .lifecycle import Lifecycle
+from .scoreboard import Bank
+from .settings import Settings
+from .worker import Worker
+
+#: The worker that this process is.
+_worker: Worker | None = None
+
+
+def serve(
+    slot: int,
+    generation: int,
+    channel: socket.socket,
+    bank: Bank,
+    servers: Sequence[PreforkServer],
+    settings: Settings,
+    life: Lifecycle,
+) -> t.NoReturn:
+    """Be a worker, from the fork to the end of the process.
+
+    See :class:`.worker.Worker` for the other parameters.
+
+    :param life: What the app is told.
+    """
+    global _worker
+    status = 1
+    try:
+        # Before anything else (SpamAssassin bug 4304).
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        launch.ignore_foreign_signals()
+        _worker = worker = Worker(slot, generation, channel, bank, servers, settings)
+        _listen_to_signals(worker)
+        if life.begin(slot, lambda: worker.requests):
+            try:
+                worker.run()
+                status = 0
+            finally:
+                life.end(slot, worker.pid)
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
+
+
+def _listen_to_signals(worker: Worker) -> None:
+    """Let the dispatcher ask where the app is, and abort a request."""
+    signal.signal(signal.SIGXCPU, worker.abort)
+    # Even an app that is deep in a C function is shown.
+    faulthandler.register(signal.SIGXCPU, chain=True)
+    faulthandler.register(signal.SIGUSR2)
+
+
+def _disown() -> None:
+    """In a process that the app has forked in a worker."""
+    global _worker
+    worker, _worker = _worker, None
+    if worker is not None:
+        worker.disown()
+
+
+os.register_at_fork(after_in_child=_disown)
+
