@@ -139,13 +139,14 @@ class Dispatcher:
         if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
             self._announce()
             self.supervisor.ready(self._state())
-        # Before all are ordered: while connections wait, nobody stays idle.
+        # Before all are ordered: while connections wait, nobody stays idle; and they
+        # wait for who serves from now on.
+        if self.phase is Phase.SERVING:
+            self.succession.change(now, self.queues.listeners)
         self.succession.recycle(now)
         draining = self.phase is Phase.DRAINING
         if draining or (self._announced and self.phase is Phase.SERVING):
             self.queues.dispatch(self.succession.current)
-        if self.phase is Phase.SERVING:
-            self.succession.change(now, self.queues.listeners)
         waiting = self.queues.unanswered(self.succession.current)
         self.succession.step(now, waiting)
         self.observer.step(now)

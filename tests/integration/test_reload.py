@@ -143,6 +143,18 @@ def test_one_that_does_not_finish_is_killed(serve: Serve, gate: Gate) -> None:
     assert server.get().json["generation"] == 2
 
 
+def test_who_waits_is_served_by_the_new_generation(serve: Serve, gate: Gate) -> None:
+    """Its first worker's readiness is the last event for a while."""
+    server = serve("held", "--min-idle", "1", "--max-workers", "1")
+    held = server.send(gate.path)
+    gate.wait_for_one()
+    waiting = server.send("/")
+    server.signal(signal.SIGHUP)
+    assert waiting.answer().json["generation"] == 2
+    gate.close()
+    assert held.answer().json["generation"] == 1
+
+
 def test_hup_while_the_first_generation_loads(serve: Serve, gate: Gate) -> None:
     """It is loading what HUP asks for."""
     server = serve(
