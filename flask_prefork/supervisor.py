@@ -215,7 +215,9 @@ class Supervisor:
         In a container that is so anyway (PID 1); elsewhere it lets us reap the
         workers of a zygote that was killed.
         """
-        reaper.become_subreaper()
+        with self.rights():
+            # The interpreter's files, of which it needs some, may be out of reach.
+            reaper.become_subreaper()
 
     def close(self) -> None:
         """Leave nothing behind."""
