@@ -41,6 +41,9 @@ class Kind(enum.IntEnum):
     RETIRE = 2
     #: Serve the connection that rides along; it is as its PARK said.
     RESUME = 12
+    #: Finish, and leave the zygote of generation ``argument`` behind; its end of the
+    #: control socket rides along.
+    PROMOTE = 22
     # Worker to dispatcher.
     #: It waits for orders, and has served ``argument`` requests since it last was.
     IDLE = 3
@@ -67,6 +70,8 @@ class Kind(enum.IntEnum):
     #: the app; until then no other is sent.
     RESIZED = 17
     # Zygote to dispatcher.
+    #: A worker has left it behind; it is process ``argument``.
+    PROMOTED = 23
     #: The app is loaded, and takes ``argument`` KiB, if that matters; its settings
     #: ride along.
     LOADED = 8

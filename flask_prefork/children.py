@@ -21,6 +21,7 @@ from .channel import Kind
 from .channel import Malformed
 from .log import logger
 from .parking import Connection
+from .parking import ParkedConnections
 from .policy import Policy
 from .poller import Poller
 from .pool import Event
@@ -38,20 +39,8 @@ from .stalls import Verdict
 from .summary import Summary
 from .weights import Weights
 
-Tell = t.Callable[[Frame, t.Sequence[int]], bool]
-
-
-class ParkedConnections(t.Protocol):
-    """Where connections wait for their client: :class:`.queues.Queues`."""
-
-    def park(self, fd: int, frame: Frame) -> None:
-        """Take over a connection that a worker hands back.
-
-        :raises ValueError: The frame makes no sense.
-        """
-
-    def put_back(self, connection: Connection) -> None:
-        """Take back a connection that a worker died before taking."""
+Fds = t.Sequence[int]
+Tell = t.Callable[[Frame, Fds], bool]
 
 
 class Children:
@@ -224,11 +213,11 @@ class Children:
 
     # Orders
 
-    def send(self, worker: Worker, frame: Frame) -> None:
+    def send(self, worker: Worker, frame: Frame, fds: Fds = ()) -> None:
         """Send a worker a frame; one that doesn't read is killed."""
         self._show(worker)
         process = self._processes[worker.slot]
-        if not process.channel.send(frame):
+        if not process.channel.send(frame, fds):
             self._unsent(process)
 
     def resume(self, worker: Worker, connection: Connection) -> None:
@@ -271,9 +260,20 @@ class Children:
 
     def retire(self, worker: Worker) -> None:
         """Let a worker finish what it serves, then exit."""
+        self._part_with(worker, Frame(Kind.RETIRE, self.number, worker.slot))
+
+    def promote(self, worker: Worker, generation: int, control: int) -> None:
+        """Let a worker end as well, and leave a zygote behind.
+
+        :param control: The zygote's end of its control socket.
+        """
+        frame = Frame(Kind.PROMOTE, self.number, worker.slot, generation)
+        self._part_with(worker, frame, [control])
+
+    def _part_with(self, worker: Worker, frame: Frame, fds: Fds = ()) -> None:
         if self.pool.report(worker, Event.RETIRE, self.clock()):
             self.bank.set_stop(worker.slot)
-            self.send(worker, Frame(Kind.RETIRE, self.number, worker.slot))
+            self.send(worker, frame, fds)
 
     def judge(self, worker: Worker, now: float) -> None:
         """Do something about a request that takes long."""

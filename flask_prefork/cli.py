@@ -217,6 +217,7 @@ def _be_zygote(
     if reload:
         # What apps look at to do a thing only once (is_running_from_reloader).
         os.environ["WERKZEUG_RUN_MAIN"] = "true"
+        explicit = {**explicit, "refork_after": 0}
         watch = functools.partial(
             reloader.watch, options.extra_files, options.exclude_patterns
         )

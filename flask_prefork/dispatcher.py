@@ -143,6 +143,8 @@ class Dispatcher:
         # wait for who serves from now on.
         if self.phase is Phase.SERVING:
             self.succession.change(now, self.queues.listeners)
+            if self._announced:
+                self.succession.refork()
         self.succession.recycle(now)
         draining = self.phase is Phase.DRAINING
         if draining or (self._announced and self.phase is Phase.SERVING):

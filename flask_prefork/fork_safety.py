@@ -2,7 +2,8 @@
 
 A forked process has its parent's memory, its descriptors and only the thread
 that forked (``fork(2)``). :func:`look` runs in the zygote before the first fork and
-says what the app has that can't be shared; :func:`mend` runs in each worker.
+says what the app has that can't be shared; :func:`mend` runs in each worker, and
+:func:`part` in one that becomes a zygote.
 
 What needs no mending: CPython renews the locks of ``logging`` and seeds
 ``random`` again in each child (both by ``os.register_at_fork``).
@@ -72,7 +73,22 @@ def mend(app: Flask) -> None:
         random.seed()
 
 
+def part(app: Flask) -> None:
+    """Close what can be closed in a worker that is to be forked as a zygote."""
+    for engine in _engines(app).values():
+        engine.dispose()
+
+
 # Threads
+
+
+def threads() -> list[str]:
+    """The threads beside this one, by name, and what they run."""
+    return [
+        f"{thread.name!r} ({_what_runs(thread)})"
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+    ]
 
 
 def _threads(explained: t.Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import signal
 import typing as t
 
+from . import launch
 from . import size
 from .channel import Channel
 from .channel import close_all
@@ -18,15 +19,16 @@ from .channel import Kind
 from .channel import read_document
 from .channel import write_document
 from .children import Children
-from .children import ParkedConnections
 from .launch import Zygote
 from .log import logger
 from .parking import Connection
+from .parking import ParkedConnections
 from .policy import Policy
 from .poller import Poller
 from .pool import Pool
 from .pool import State
 from .pool import Timeouts
+from .pool import Worker
 from .process import Reason
 from .process import Why
 from .scoreboard import Bank
@@ -85,6 +87,11 @@ class Generation:
         self.closed = False
         #: A file of its app has changed.
         self.outdated = False
+        #: Its zygote has ended, and its pid may be another's.
+        self.reaped = False
+        #: Requests after which a worker is to be promoted; 0 is none.
+        self._refork_after = 0
+        self._is_promoted = False
         self.bank = Bank(scoreboard, self.number)
         self.children = Children(
             self.number, self.bank, poller, clock, lot, self._tell, summary
@@ -138,9 +145,22 @@ class Generation:
         return not self.children.ever_idle and self.policy.failures >= MAX_FAILURES
 
     @property
+    def lost(self) -> bool:
+        """Whether it was to come from a worker, and never came."""
+        return not self.pid and not self.alive
+
+    @property
     def is_ordered(self) -> bool:
         """Whether its workers wait for orders, or block in accept."""
         return self.settings is not None and self.settings.dispatch == "ordered"
+
+    def seasoned(self) -> Worker | None:
+        """The lowest-numbered idle worker, if it is to be promoted."""
+        if not (self._refork_after and self.alive):
+            return None
+        worker = self.pool.lowest_idle()
+        wanted = worker is not None and worker.served >= self._refork_after
+        return worker if wanted else None
 
     def is_looking(self) -> bool:
         """Whether a worker has a connection, but no request of it yet."""
@@ -247,6 +267,14 @@ class Generation:
             self._sizing.step(now, waiting, others, memory)
         self._tell_size()
 
+    def promote(self, worker: Worker, generation: int, control: int) -> None:
+        """Let a worker leave the zygote of another generation behind, once.
+
+        :param control: That zygote's end of its control socket.
+        """
+        self._refork_after = 0
+        self.children.promote(worker, generation, control)
+
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
         if not self.closed and self.alive:
@@ -331,8 +359,15 @@ class Generation:
             close_all(fds)
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
-        if frame.kind is Kind.LOADED and fds:
-            self.settings = Settings(**read_document(fds.pop(0)))
+        if frame.kind is Kind.PROMOTED and not self.pid:
+            if not launch.is_child(frame.argument):
+                raise ValueError(f"process {frame.argument} is no child, or is dead")
+            self.pid = frame.argument
+            self._is_promoted = True
+        elif frame.kind is Kind.LOADED and fds:
+            self.settings = settings = Settings(**read_document(fds.pop(0)))
+            if not self._is_promoted:
+                self._refork_after = settings.refork_after
             self.children.weights.zygote = frame.argument * 1024
         elif frame.kind is Kind.SPAWNED:
             self.children.spawned(frame, fds)

@@ -1,15 +1,19 @@
-"""Start a zygote: by fork for the first generation, by exec for the others.
+"""Start a zygote: by fork for the first generation, by exec for a reloaded app.
 
 The command calls :func:`by_fork` when it starts, and ``succession.py`` calls
 :func:`by_exec` for each reload. A zygote started by exec has a fresh interpreter, so a
 reload sees new code and new dependencies, whatever this command had imported. At the
 start of the command nothing is stale yet, and a fork saves importing Flask a second
 time, which takes half of the time until the first response.
+
+A worker may be promoted too (:func:`by_promotion`): the zygote that it leaves behind
+has what requests have loaded.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -37,7 +41,7 @@ FOREIGN_SIGNALS = (
 class Zygote(t.NamedTuple):
     """A zygote that was started.
 
-    :param pid: Its process.
+    :param pid: Its process; 0 until it has told that.
     :param control: The dispatcher's end of its control socket.
     :param generation: Its number.
     """
@@ -114,6 +118,39 @@ def by_exec(generation: int) -> Zygote:
     finally:
         theirs.close()
     return Zygote(pid, ours, generation)
+
+
+def by_promotion(generation: int) -> tuple[Zygote, socket.socket]:
+    """Prepare a zygote that a worker is to leave behind (``work.py``).
+
+    :return: The zygote, and its end of the control socket, for the worker.
+    :raises OSError: If there are no descriptors left.
+    """
+    ours, theirs = socket.socketpair()
+    return Zygote(0, ours, generation), theirs
+
+
+def is_child(pid: int) -> bool:
+    """Whether a process is this one's child, and lives.
+
+    :param pid: What somebody else says; any number.
+    """
+    try:
+        # 0 and numbers below it mean any of several (waitpid(2)).
+        return pid > 0 and os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
+
+
+def wait_for_end(pidfd: int) -> None:
+    """Wait until a process is a zombie, and its children are somebody else's.
+
+    :param pidfd: Its pidfd (``pidfd_open(2)``), which is closed.
+    """
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.close(pidfd)
 
 
 def _first_environment() -> dict[str, str]:

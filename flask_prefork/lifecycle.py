@@ -9,6 +9,7 @@ hook ends the zygote.
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import sys
@@ -43,6 +44,12 @@ class Lifecycle:
         self.generation = generation
         found = extension.find(self.app) if self.app is not None else None
         self.hooks = found.hooks if found is not None else Hooks()
+
+    def of(self, generation: int) -> Lifecycle:
+        """The same app's life as another generation."""
+        other = copy.copy(self)
+        other.generation = generation
+        return other
 
     # In the zygote
 
@@ -121,6 +128,28 @@ class Lifecycle:
         self._send(hooks.worker_exiting, slot=slot, generation=self.generation)
         for hook in reversed(self.hooks.before_exit):
             self._call("before_exit", hook)
+
+    def bequeath(self, slot: int) -> bool:
+        """In a worker that has ended, before it is forked as the next zygote.
+
+        :return: Whether it may be.
+        """
+        try:
+            if self.app is not None:
+                fork_safety.part(self.app)
+        except Exception:
+            logger.exception("What the zygote can't share was not closed:")
+            return False
+        threads = fork_safety.threads()
+        if threads:
+            logger.error(
+                "Worker %d (pid %d) can't become the zygote, for threads run in it: %s."
+                " End them in a before_exit hook.",
+                slot,
+                os.getpid(),
+                ", ".join(threads),
+            )
+        return not threads
 
     def _call_all(self, kind: str, functions: t.Iterable[Hook]) -> bool:
         """Call hooks until one fails.

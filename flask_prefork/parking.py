@@ -13,6 +13,9 @@ from collections import deque
 
 from .deadlines import Deadlines
 
+if t.TYPE_CHECKING:
+    from .channel import Frame
+
 #: A connection that was woken for nothing is not watched for so long, doubled
 #: each time, in seconds: thousands of clients that send a byte a second must
 #: not keep the pool busy looking.
@@ -194,3 +197,16 @@ class Lot:
         """When :meth:`expire` should be asked next, in seconds."""
         times = [self._deadlines.next(), self._delayed.next()]
         return min((moment for moment in times if moment is not None), default=None)
+
+
+class ParkedConnections(t.Protocol):
+    """Where connections wait for their client: :class:`.queues.Queues`."""
+
+    def park(self, fd: int, frame: Frame) -> None:
+        """Take over a connection that a worker hands back.
+
+        :raises ValueError: The frame makes no sense.
+        """
+
+    def put_back(self, connection: Connection) -> None:
+        """Take back a connection that a worker died before taking."""

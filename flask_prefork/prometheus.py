@@ -71,12 +71,16 @@ def prepare(generation: int) -> None:
     former = _take_over()
     if former is None:
         return
+    if _named[0]:
+        # It was a worker before, and another one goes on with those files.
+        former = None
     _rename(f"zygote-{generation % 2}")
     parities = (0, 1) if generation == 1 else (generation % 2,)
     for parity in parities:
         _remove(directory, f"gauge_live*_{parity}-*.db")
         _remove_empty(directory, f"*_{parity}-*.db")
-    for path in sorted(directory.glob(f"*_{former}.db")):
+    files = directory.glob(f"*_{former}.db") if former is not None else ()
+    for path in sorted(files):
         kind = path.name.removesuffix(f"_{former}.db")
         _kinds[kind] = path.stat().st_size
         if not kind.startswith("gauge_live"):

@@ -10,6 +10,7 @@ Precedence: command line, environment, ``app.config``, default.
 
 from __future__ import annotations
 
+import os
 import typing as t
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -204,6 +205,12 @@ class Settings:
         " sight, so that workers share its memory for longer.",
         bool, True,
     )  # fmt: skip
+    refork_after: int = _row(
+        "Once for each load of the app, let a worker that has served so many requests"
+        " become the zygote, so that workers share what requests have loaded; 0 is"
+        " never, as with --reload.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
     request_handler: str | None = _row(
         "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
         " in the form 'module:Class'.",
@@ -286,6 +293,7 @@ def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
             f" {option_name('max_requests')} above 0."
         )
     _check_memory(values, said)
+    _check_refork(values, said)
     _check_addresses(values, said)
     _check_token(values, said)
     _check_http(values, said)
@@ -301,6 +309,20 @@ def _check_memory(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
                     f"{said[name]} needs /proc/self/smaps_rollup, which this system"
                     " doesn't have; Linux does since 4.14."
                 )
+
+
+def _check_refork(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    after, most = values["refork_after"], values["max_requests"]
+    if after and not hasattr(os, "pidfd_open"):
+        raise SettingsError(
+            f"{said['refork_after']} needs pidfd_open(2), which this system doesn't"
+            " have; Linux does since 5.3."
+        )
+    if after and most and after >= most:
+        raise SettingsError(
+            f"{said['refork_after']} ({after}) has no effect, for workers are replaced"
+            f" by {said['max_requests']} ({most}) before; give less than that."
+        )
 
 
 def _check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:

@@ -36,7 +36,6 @@ class Succession:
     :ivar current: The generation that is ordered.
     :ivar coming: The one that is to follow it.
     :ivar leaving: Those that finish what they serve.
-    :ivar zygotes: All zygotes that are alive, by pid.
     :ivar retry_at: When a dead zygote is to be replaced.
     :ivar reloads: How many generations have taken over from another.
     """
@@ -51,13 +50,17 @@ class Succession:
         self._adopt = adopt
         self._supervisor = supervisor
         self._clock = clock
-        self.zygotes = {zygote.pid: zygote.generation}
         self.current = adopt(zygote)
         self.coming: Generation | None = None
         self.leaving: list[Generation] = []
         self.retry_at: float | None = None
         self.reloads = 0
         self._retries = 0
+
+    @property
+    def zygotes(self) -> dict[int, Generation]:
+        """All zygotes that aren't reaped, by pid."""
+        return {one.pid: one for one in self.all() if one.pid and not one.reaped}
 
     def all(self) -> list[Generation]:
         """Every generation that there is something left of."""
@@ -80,9 +83,7 @@ class Succession:
         One that is still on its way is given up for it.
         """
         self.abandon()
-        number = max(generation.number for generation in self.all()) + 1
-        # The other half of the scoreboard than the current generation's.
-        number += (number - self.current.number + 1) % 2
+        number = self._next_number()
         self._supervisor.reloading()
         try:
             with self._supervisor.rights():
@@ -91,9 +92,34 @@ class Succession:
             logger.error("Can't start a zygote: %s.", e)
             self._give_up()
             return
-        self.zygotes[zygote.pid] = number
         self.coming = self._adopt(zygote)
         logger.info("Generation %d is loading.", number)
+
+    def refork(self) -> None:
+        """Let a worker that has served enough leave the next zygote behind.
+
+        The app isn't loaded anew then. A reload goes before.
+        """
+        if self.coming is not None or self.retry_at is not None:
+            return
+        worker = self.current.seasoned()
+        if worker is None:
+            return
+        number = self._next_number()
+        try:
+            zygote, control = launch.by_promotion(number)
+        except OSError as e:
+            logger.error("Can't promote worker %d: %s.", worker.slot, e)
+            return
+        self.coming = self._adopt(zygote)
+        with control:
+            self.current.promote(worker, number, control.fileno())
+        logger.info("Generation %d is to come from worker %d.", number, worker.slot)
+
+    def _next_number(self) -> int:
+        number = max(generation.number for generation in self.all()) + 1
+        # The other half of the scoreboard than the current generation's.
+        return number + (number - self.current.number + 1) % 2
 
     def abandon(self) -> None:
         """Give the coming generation up, if there is one, or will be."""
@@ -103,7 +129,7 @@ class Succession:
             return
         generation.kill_all("its generation is given up")
         generation.release()
-        if generation.pid in self.zygotes:
+        if generation.pid and not generation.reaped:
             os.kill(generation.pid, signal.SIGKILL)
         self.leaving.append(generation)
 
@@ -112,7 +138,7 @@ class Succession:
         coming = self.coming
         if coming is not None and coming.ready:
             self._promote(coming)
-        elif coming is not None and coming.hopeless:
+        elif coming is not None and (coming.hopeless or coming.lost):
             logger.error("Generation %d is given up.", coming.number)
             self.abandon()
             self._give_up()
@@ -178,27 +204,26 @@ class Succession:
                     generation.close()
                     self.leaving.remove(generation)
 
-    def reap(self) -> list[tuple[Generation | None, int]]:
+    def reap(self) -> list[tuple[Generation, int]]:
         """Take in which zygotes have ended.
 
         :return: Their generations, with the exit status, or the signal's number
             below 0.
         """
-        ended: list[tuple[Generation | None, int]] = []
-        for pid, number in list(self.zygotes.items()):
+        ended: list[tuple[Generation, int]] = []
+        for pid, generation in self.zygotes.items():
             try:
                 found, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 found, status = pid, 0
             if found:
-                del self.zygotes[pid]
-                whose = next((g for g in self.all() if g.number == number), None)
-                ended.append((whose, os.waitstatus_to_exitcode(status)))
+                generation.reaped = True
+                ended.append((generation, os.waitstatus_to_exitcode(status)))
         return ended
 
-    def bereaved(self, generation: Generation | None) -> None:
+    def bereaved(self, generation: Generation) -> None:
         """While the server serves, a generation's zygote has ended."""
-        if generation is not None and generation is self.coming:
+        if generation is self.coming:
             logger.error(
                 "Generation %d could not be loaded; generation %d serves on.",
                 generation.number,

@@ -1,4 +1,4 @@
-"""A worker's process, from the fork to its end.
+"""A worker's process, from the fork to its end; and who it may leave behind.
 
 The zygote calls :func:`serve` in a freshly forked process. The loop in between is
 ``worker.py``.
@@ -10,12 +10,13 @@ import faulthandler
 import os
 import signal
 import socket
+import sys
 import traceback
-import typing as t
 from collections.abc import Sequence
 
 from . import launch
 from .http.server import PreforkServer
+from .launch import Inherited
 from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
@@ -34,15 +35,18 @@ def serve(
     servers: Sequence[PreforkServer],
     settings: Settings,
     life: Lifecycle,
-) -> t.NoReturn:
+) -> Inherited:
     """Be a worker, from the fork to the end of the process.
 
     See :class:`.worker.Worker` for the other parameters.
 
     :param life: What the app is told.
+    :return: Not in this process: in one that a promoted worker leaves behind, which is
+        to be the zygote. What it begins with.
     """
     global _worker
     status = 1
+    begin = None
     try:
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -55,12 +59,16 @@ def serve(
                 status = 0
             finally:
                 life.end(slot, worker.pid)
+            if worker.promotion is not None and life.bequeath(slot):
+                begin = _leave_behind(worker, worker.promotion)
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
-        leave(status)
+        if begin is None:
+            leave(status)
+    return begin
 
 
 def _listen_to_signals(worker: Worker) -> None:
@@ -81,3 +89,32 @@ def _disown() -> None:
 
 os.register_at_fork(after_in_child=_disown)
 
+
+# Promotion
+
+
+def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
+    """Fork the zygote that follows.
+
+    A worker that became it without a fork would have the old zygote for a parent. As
+    the child of a process that has ended, it is adopted by the dispatcher.
+
+    :return: In the child, when that is so; ``None`` in the worker, which is to end.
+    """
+    global _worker
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _worker = None
+    parent = os.pidfd_open(os.getpid())
+    if os.fork():
+        return None
+    launch.wait_for_end(parent)
+    faulthandler.unregister(signal.SIGXCPU)
+    faulthandler.unregister(signal.SIGUSR2)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    worker.channel.close()
+    worker.entry.release()
+    worker.bank.close()
+    for server in worker.servers:
+        server.socket.close()
+    return begin

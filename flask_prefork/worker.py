@@ -26,6 +26,7 @@ from .http.contract import HEAD
 from .http.contract import KEEP_ALIVE
 from .http.contract import Parked
 from .http.errors import RequestTimeout
+from .launch import Inherited
 from .parking import Wait
 from .scoreboard import Bank
 from .settings import Settings
@@ -52,6 +53,8 @@ class Worker:
     :param bank: Its generation's half of the scoreboard.
     :param servers: One for each listening socket, in the dispatcher's order.
     :param settings: All settings.
+
+    :ivar promotion: What a zygote begins with that it is to leave behind, if any.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Worker:
         self.connections = 0
         self._reported = 0
         self.scales = scales.of(settings)
+        self.promotion: Inherited | None = None
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
         self.entry = bank.entry(slot)
@@ -218,6 +222,9 @@ class Worker:
             if not self._report(Kind.BUSY):
                 return False
             self._resume(frame, socket.socket(fileno=fds[0]))
+        elif frame.kind is Kind.PROMOTE and fds:
+            self.promotion = Inherited(socket.socket(fileno=fds[0]), frame.argument)
+            return False
         else:
             return False  # RETIRE
         return self._report(Kind.IDLE)

@@ -28,6 +28,8 @@ from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
 from .http.server import PreforkServer
+from .launch import Inherited
+from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
@@ -41,7 +43,10 @@ _LAST_MOMENT = 1.0
 
 
 class Work(t.Protocol):
-    """What a forked worker does: :func:`.work.serve`."""
+    """What a forked worker does: :func:`.work.serve`.
+
+    It returns where it has left a process behind that is to be the next zygote.
+    """
 
     def __call__(
         self,
@@ -52,7 +57,7 @@ class Work(t.Protocol):
         servers: t.Sequence[PreforkServer],
         settings: Settings,
         life: Lifecycle,
-    ) -> t.NoReturn: ...
+    ) -> Inherited: ...
 
 
 class Zygote:
@@ -69,7 +74,7 @@ class Zygote:
 
     def __init__(
         self,
-        begin: launch.Inherited,
+        begin: Inherited,
         settings: Settings,
         make_server: MakeServer,
         work: Work,
@@ -238,7 +243,7 @@ class Zygote:
             for mine in (self._wake_up, self._signalled, self.control):
                 mine.close()
             self._forget_parent()
-            self.work(
+            begin = self.work(
                 slot,
                 self.generation,
                 channel,
@@ -247,8 +252,18 @@ class Zygote:
                 self.settings,
                 self.life,
             )
+            self._follow(begin)
         finally:
             os._exit(1)
+
+    def _follow(self, begin: Inherited) -> t.NoReturn:
+        """A worker was promoted, and this is the process that it has left behind."""
+        frame = Frame(Kind.PROMOTED, begin.generation, argument=os.getpid())
+        send_one(begin.control, frame)
+        life = self.life.of(begin.generation)
+        # No watcher: an app whose files are watched isn't for long.
+        Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
+        leave(0)
 
     def _tell_of(self, slot: int, pid: int) -> None:
         fds = []

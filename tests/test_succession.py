@@ -30,10 +30,17 @@ class FakePool(list[str]):
     recycles = False
 
 
+class FakeWorker:
+    """One that has served for long."""
+
+    slot = 3
+
+
 class FakeGeneration:
     """Notes what is done to it; a test sets how it fares.
 
     :ivar pool: Its workers: anything that has a length.
+    :ivar season: The worker that is to be promoted.
     """
 
     def __init__(self, zygote: Zygote) -> None:
@@ -41,7 +48,8 @@ class FakeGeneration:
         self.pid = zygote.pid
         self.alive = True
         self.loaded = self.opened = self.ready = self.hopeless = False
-        self.outdated = False
+        self.outdated = self.lost = self.reaped = False
+        self.season: FakeWorker | None = None
         self.pool = FakePool()
         self.memory = 0
         self.done: list[str] = []
@@ -69,6 +77,14 @@ class FakeGeneration:
 
     def release(self) -> None:
         self.alive = False
+
+    def seasoned(self) -> FakeWorker | None:
+        return self.season
+
+    def promote(self, worker: FakeWorker, generation: int, control: int) -> None:
+        assert os.get_inheritable(control) is False
+        self.season = None
+        self.done.append(f"promote {worker.slot} for {generation}")
 
     def step(self, now: float, waiting: int, others: int, memory: int) -> None:
         self.done.append(f"{waiting} wait, {others} others with {memory}")
@@ -116,6 +132,7 @@ class World:
         self.refusal: OSError | None = None
         self.generations: dict[int, FakeGeneration] = {}
         monkeypatch.setattr(launch, "by_exec", self._start)
+        monkeypatch.setattr(launch, "by_promotion", self._promote)
         monkeypatch.setattr(os, "kill", self._kill)
         monkeypatch.setattr(os, "waitpid", self._wait)
         adopt = t.cast(t.Any, self._adopt)
@@ -133,6 +150,11 @@ class World:
         if self.refusal is not None:
             raise self.refusal
         return self._zygote(number)
+
+    def _promote(self, number: int) -> tuple[Zygote, socket.socket]:
+        if self.refusal is not None:
+            raise self.refusal
+        return self._zygote(number)._replace(pid=0), socket.socket()
 
     def _adopt(self, zygote: Zygote) -> FakeGeneration:
         generation = self.generations[zygote.generation] = FakeGeneration(zygote)
@@ -336,6 +358,77 @@ def test_no_process_can_be_started(world: World) -> None:
     assert world.numbers() == (1, None, [])
     assert world.supervisor.said == ["reloading", "generation 1 serves on"]
     assert world.succession.deadline() is None
+
+
+# Promoted workers
+
+
+def test_a_promoted_workers_generation_follows(world: World) -> None:
+    world.succession.refork()
+    assert world.numbers() == (1, None, []), "nobody has served enough"
+    world[1].season = FakeWorker()
+    world.succession.refork()
+    assert world[1].done == ["open", "promote 3 for 2"]
+    assert world.numbers() == (1, 2, [])
+    assert world.succession.zygotes == {1001: world[1]}, "it isn't there yet"
+    world[2].pid = 1002
+    assert world.succession.zygotes == {1001: world[1], 1002: world[2]}
+    world.serve(2)
+    world.turn()
+    assert world.numbers() == (2, None, [1])
+    # For systemd, nothing is reloaded.
+    assert world.supervisor.said == ["generation 2 serves"]
+
+
+def test_one_promotion_at_a_time(world: World) -> None:
+    world[1].season = FakeWorker()
+    world.succession.refork()
+    world[1].season = FakeWorker()
+    world.succession.refork()
+    assert world.numbers() == (1, 2, [])
+    assert world[1].done == ["open", "promote 3 for 2"]
+
+
+def test_a_reload_goes_before_a_promotion(world: World) -> None:
+    world[1].season = FakeWorker()
+    world.succession.begin()
+    world.succession.refork()
+    assert world[1].done == ["open"]
+    world.succession.abandon()
+    world.succession.refork()
+    assert world[1].done == ["open", "promote 3 for 4"], "2 has not gone yet"
+    world.succession.begin()
+    assert world.numbers()[1] == 6
+    assert "kill" in world[4].done
+    assert world.killed == [1002], "4 has no process yet"
+
+
+def test_nobody_is_promoted_while_a_zygote_is_to_be_replaced(world: World) -> None:
+    world[1].season = FakeWorker()
+    world.succession.retry_at = 60.0
+    world.succession.refork()
+    assert world.numbers() == (1, None, [])
+
+
+def test_a_promoted_worker_that_leaves_nothing_behind(world: World) -> None:
+    world[1].season = FakeWorker()
+    world.succession.refork()
+    world[2].lost = True
+    world.turn()
+    assert world.numbers() == (1, None, [])
+    assert world.killed == []
+    assert world[2].done == ["kill", "close"]
+    assert world[1].alive
+
+
+def test_no_descriptors_for_a_promotion(world: World) -> None:
+    world.refusal = OSError(errno.EMFILE, "Too many open files")
+    world[1].season = FakeWorker()
+    world.succession.refork()
+    assert world.numbers() == (1, None, [])
+    world.refusal = None
+    world.succession.refork()
+    assert world.numbers() == (1, 2, []), "later"
 
 
 # Dead zygotes

@@ -158,6 +158,23 @@ def test_the_app_is_served_by_the_user(
 
 
 @needs_root
+def test_a_promoted_worker_stays_the_user(serve: Serve, public: Path) -> None:
+    args = ("--user", "nobody", "--min-idle", "1", "--refork-after", "1")
+    env = {"USER": "root", "PYTHONPATH": str(public)}
+    server = serve(str(public / "watched.py"), *args, env=env)
+    for generation in (2, 4):
+        server.get()
+        server.wait_for_log(rf"^Generation {generation} serves")
+        answer = server.get().json
+        assert answer["generation"] == generation
+        _assert_is_nobody(answer)
+        zygote = answer["zygote"]
+        wait_for(lambda zygote=zygote: [z.pid for z in server.zygotes()] == [zygote])
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(rf"^Generation {generation + 1} serves")
+
+
+@needs_root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_users_busy_workers_can_be_killed(
     serve: Serve, gate: Gate, public: Path, number: signal.Signals
