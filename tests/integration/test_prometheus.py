@@ -113,6 +113,24 @@ def test_deaths_and_reloads(serve: Serve, metrics: Metrics) -> None:
     wait_for(lambda: metrics.read()["alive", None] == len(server.workers()))
 
 
+def test_a_promoted_worker_counts_for_itself(serve: Serve, metrics: Metrics) -> None:
+    """Its files are its successor's, while it is a zygote, and its copies nobody's."""
+    server = serve("metrics", *POOL, "--refork-after", "5", env=metrics.env)
+    visits = 0
+    while "Generation 2 serves" not in server.log():
+        visits += server.get().status == 200
+    wait_until_quiet(server)
+    for _ in range(5):
+        for request in [server.send("/") for _ in range(MOST)]:
+            visits += request.answer().status == 200
+        wait_until_quiet(server)
+        seen = metrics.read()
+        assert seen["visits_total", "/"] == seen["sizes_count", None] == visits
+    assert seen["loads_total", None] == 1
+    assert max(metrics.kinds().values()) <= 2 * MOST
+    wait_for(lambda: metrics.read()["alive", None] == len(server.workers()))
+
+
 def test_reloads_that_fail_leave_nothing(
     serve: Serve, metrics: Metrics, tmp_path: Path
 ) -> None:
