@@ -1,12 +1,15 @@
 """Counts by ``prometheus_client``, and dies when asked to.
 
-It can't be loaded while there is a file ``BROKEN``.
+It can't be loaded while there is a file ``BROKEN``. ``GATE`` is the port of a gate at
+which the second generation's workers wait before they are idle.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import typing as t
 
 from flask import Flask
@@ -14,6 +17,7 @@ from prometheus_client import Counter
 from prometheus_client import Gauge
 from prometheus_client import Histogram
 
+from flask_prefork import current_worker
 from flask_prefork import Prefork
 
 app = Flask(__name__)
@@ -32,6 +36,10 @@ if os.path.exists(os.environ.get("BROKEN", "")):
 def after_fork() -> None:
     alive.set(1)
     newest.set(os.getpid())
+    if "GATE" in os.environ and current_worker.generation == 2:
+        with socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))) as gate:
+            gate.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")
+            gate.recv(1)
 
 
 @app.get("/")
