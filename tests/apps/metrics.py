@@ -1,7 +1,7 @@
 """Counts by ``prometheus_client``, and dies when asked to.
 
 It can't be loaded while there is a file ``BROKEN``. ``GATE`` is the port of a gate at
-which the second generation's workers wait before they are idle.
+which a zygote that was a worker waits before it forks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from prometheus_client import Counter
 from prometheus_client import Gauge
 from prometheus_client import Histogram
 
-from flask_prefork import current_worker
 from flask_prefork import Prefork
 
 app = Flask(__name__)
@@ -28,6 +27,7 @@ sizes = Histogram("sizes", "Of nothing.")
 alive = Gauge("alive", "Live workers.", multiprocess_mode="livesum")
 newest = Gauge("newest", "A worker.", multiprocess_mode="mostrecent")
 loads.inc()
+loader = os.getpid()
 if os.path.exists(os.environ.get("BROKEN", "")):
     raise LookupError("the catalogue is missing")
 
@@ -36,7 +36,11 @@ if os.path.exists(os.environ.get("BROKEN", "")):
 def after_fork() -> None:
     alive.set(1)
     newest.set(os.getpid())
-    if "GATE" in os.environ and current_worker.generation == 2:
+
+
+@prefork.before_fork
+def before_fork() -> None:
+    if "GATE" in os.environ and os.getpid() != loader:
         with socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))) as gate:
             gate.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")
             gate.recv(1)

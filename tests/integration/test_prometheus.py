@@ -124,7 +124,7 @@ def test_a_promoted_worker_counts_for_itself(
     visits = 0
     while "Generation 2 is to come" not in server.log():
         visits += server.get().status == 200
-    gate.wait_for(2)
+    gate.wait_for_one()
     # Another one comes in the place of who was promoted, and counts on.
     kill(server, 1)
     wait_for(lambda: server.state().letters.startswith("I"))
