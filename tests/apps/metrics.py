@@ -1,11 +1,13 @@
 """Counts by ``prometheus_client``, and dies when asked to.
 
 It can't be loaded while there is a file ``BROKEN``. ``GATE`` is the port of a gate at
-which a zygote that was a worker waits before it forks.
+which a zygote that was a worker waits before it forks, and its workers before they are
+idle.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from prometheus_client import Counter
 from prometheus_client import Gauge
 from prometheus_client import Histogram
 
+from flask_prefork import current_worker
 from flask_prefork import Prefork
 
 app = Flask(__name__)
@@ -32,18 +35,27 @@ if os.path.exists(os.environ.get("BROKEN", "")):
     raise LookupError("the catalogue is missing")
 
 
+@prefork.before_fork
+def before_fork() -> None:
+    if os.getpid() != loader:
+        wait_at_gate()
+
+
 @prefork.after_fork
 def after_fork() -> None:
     alive.set(1)
     newest.set(os.getpid())
+    if current_worker.generation == 2:
+        wait_at_gate()
 
 
-@prefork.before_fork
-def before_fork() -> None:
-    if "GATE" in os.environ and os.getpid() != loader:
-        with socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))) as gate:
-            gate.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")
-            gate.recv(1)
+def wait_at_gate() -> None:
+    if "GATE" in os.environ:
+        with contextlib.suppress(ConnectionError):
+            address = ("127.0.0.1", int(os.environ["GATE"]))
+            with socket.create_connection(address) as gate:
+                gate.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")
+                gate.recv(1)
 
 
 @app.get("/")

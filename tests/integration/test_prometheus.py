@@ -124,12 +124,15 @@ def test_a_promoted_worker_counts_for_itself(
     visits = 0
     while "Generation 2 is to come" not in server.log():
         visits += server.get().status == 200
-    gate.wait_for_one()
+    zygote = gate.wait_for_one()
     # Another one comes in the place of who was promoted, and counts on.
     kill(server, 1)
     wait_for(lambda: server.state().letters.startswith("I"))
-    for _ in range(5):
-        visits += server.get().status == 200
+    visits += server.get().status == 200
+    zygote.release()
+    # Now the zygote has looked at the files that there are.
+    gate.wait_for_one()
+    visits += server.get().status == 200
     gate.close()
     server.wait_for_log("^Generation 2 serves")
     for _ in range(5):
