@@ -71,8 +71,8 @@ def prepare(generation: int) -> None:
     former = _take_over()
     if former is None:
         return
-    if _named[0]:
-        # It was a worker before, and another one goes on with those files.
+    if former == _named[1]:
+        # This process was a worker before, and another one goes on with those.
         former = None
     _rename(f"zygote-{generation % 2}")
     parities = (0, 1) if generation == 1 else (generation % 2,)
