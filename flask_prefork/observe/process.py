@@ -12,7 +12,6 @@ import select
 import socket
 import threading
 import time
-import traceback
 import typing as t
 from importlib import metadata
 
@@ -24,12 +23,11 @@ from ..channel import Frame
 from ..channel import Kind
 from ..channel import read_document
 from ..channel import receive_one
-from ..http.contract import Limits
-from ..http.contract import NullMonitor
-from ..http.server import PreforkServer
 from ..sockets import Listener
 from .agent import Agent
-from .arrivals import arrivals
+from .background import in_background
+from .background import or_end
+from .door import Door
 from .history import History
 from .memory import Memory
 from .reading import About
@@ -45,9 +43,6 @@ _TICK = 1.0
 #: So many ticks without an answer, and the dispatcher is not alive any more. Ticks,
 #: for they stop with us when the whole system sleeps.
 _PATIENCE = 5
-#: Connections that are served at once; others wait to be accepted.
-_CROWD = 32
-_LIMITS = Limits(body=1, header_timeout=5.0, keep_alive=5.0)
 
 
 class Pulse:
@@ -70,56 +65,6 @@ class Pulse:
                 return not file.read().rpartition(b") ")[2].startswith(b"T")
         except OSError:
             return True  # its end shows otherwise
-
-
-class Door(NullMonitor):
-    """Accepts connections and serves each in a thread of its own.
-
-    :param site: The WSGI app.
-    :param listener: The admin socket.
-    """
-
-    def __init__(self, site: Site, listener: socket.socket) -> None:
-        self._listener = listener
-        self._places = threading.Semaphore(_CROWD)
-        self._inside: set[socket.socket] = set()
-        self._server = PreforkServer(
-            site, listener, limits=_LIMITS, access_log=False, can_park=False
-        )
-        self._server.watch(self)
-
-    def crowded(self) -> bool:
-        """Whether kept-alive connections must end for others to come in."""
-        return len(self._inside) >= _CROWD
-
-    def run(self) -> t.NoReturn:
-        """Let them in, as many as there are places."""
-        clients = arrivals(self._listener)
-        while True:
-            self._places.acquire()
-            connection, address = next(clients)
-            self._inside.add(connection)
-            _in_background(self._serve, connection, address)
-
-    def _serve(self, connection: socket.socket, address: t.Any) -> None:
-        try:
-            self._server.serve(connection, address)
-        finally:
-            self._inside.discard(connection)
-            self._places.release()
-
-
-def _in_background(target: t.Callable[..., None], *args: t.Any) -> None:
-    threading.Thread(target=_or_end, args=(target, *args), daemon=True).start()
-
-
-def _or_end(target: t.Callable[..., None], *args: t.Any) -> None:
-    """Call what must not fail; if it does, the dispatcher starts another process."""
-    try:
-        target(*args)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
 
 
 class Observer:
@@ -167,7 +112,7 @@ class Observer:
 
     def run(self) -> None:
         """Tick until the dispatcher is gone."""
-        _in_background(self._weigh)
+        in_background(self._weigh)
         poll = select.poll()
         poll.register(self._channel.sock, select.POLLIN)
         next_tick = time.monotonic()
@@ -238,7 +183,7 @@ def main(fd: int) -> t.NoReturn:
     """
     log.set_up()
     launch.ignore_foreign_signals()
-    _or_end(_observe, fd)
+    or_end(_observe, fd)
     # Threads that wait for clients are no reason to stay.
     os._exit(0)
 
@@ -260,7 +205,7 @@ def _observe(fd: int) -> None:
     observer = Observer(Channel(sock), about, Board(board), queues)
     if "admin" in doors:
         site = Site(observer.snapshot, told["token"], told["guarded"])
-        _in_background(Door(site, doors["admin"]).run)
+        in_background(Door(site, doors["admin"]).run)
     if "agent" in doors:
-        _in_background(Agent(observer.snapshot, doors["agent"]).run)
+        in_background(Agent(observer.snapshot, doors["agent"]).run)
     observer.run()
