@@ -257,8 +257,12 @@ def test_texts(figures: t.Any, name: str, value: float | None, text: str) -> Non
 
 def test_the_present_is_the_last_sample(figures: t.Any) -> None:
     status = json.loads(Shown.render())
-    # Who was ordered to accept counts as busy, in the observer's samples too.
-    status["generations"][0]["workers"][2]["state"] = "O"
+    # Who was ordered to accept counts as busy, and who ends after a request; in the
+    # observer's samples too.
+    workers = [w for one in status["generations"] for w in one["workers"]]
+    states = [("O", None), ("R", 3.0), ("R", None), ("K", 0.1), ("S", None)]
+    for worker, (state, since) in zip(workers, states, strict=True):
+        worker.update(state=state, busy_for=since)
     *history, last = figures("samples", status)
     assert history == status["history"]
     assert (last["age"], last["workers"], last["busy"]) == (0, 5, 3)

@@ -135,6 +135,16 @@ def test_a_look(house: House) -> None:
     assert snapshot.totals.classes == (0, 0, 1, 0, 0, 0)
 
 
+def test_who_is_busy(house: House) -> None:
+    """Also who ends after a request, or was killed in it, but not for being told to."""
+    for slot, (letter, serves) in enumerate(["B1", "O0", "R1", "R0", "K1", "I0", "S0"]):
+        worker = house.worker(1, slot, letter, 120.0)
+        if int(serves):
+            worker.begin(140.0, "GET", "/")
+    house.turn()
+    assert house.board.look().busy == 4
+
+
 def test_a_worker_that_is_just_forked(house: House) -> None:
     house.banks[1].set_state(0, "S")
     house.turn()

@@ -32,6 +32,8 @@ READY_WITHIN = 5.0
 _TRIES = 20
 _FREE = State.FREE.value
 _AT_WORK = State.ORDERED.value + State.BUSY.value
+#: Of workers that end: after their request, if they have one.
+_ENDING = State.RETIRING.value + State.KILLED.value
 
 
 class Look(t.NamedTuple):
@@ -60,8 +62,12 @@ class Look(t.NamedTuple):
 
     @property
     def busy(self) -> int:
-        """How many serve, or are about to."""
-        return self.count(_AT_WORK)
+        """How many serve, or are about to; those that retire after it included."""
+        return self.count(_AT_WORK) + sum(
+            letters[slot] in _ENDING and record.began > 0
+            for letters, records in zip(self.letters, self.records, strict=True)
+            for slot, record in records.items()
+        )
 
 
 class Board:

@@ -74,6 +74,8 @@ export const BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 /** Letters of the states in which a worker serves or is about to, as in reading.py. */
 const AT_WORK = "OB";
+/** Those of workers that end: after their request, if they have one. */
+const ENDING = "RK";
 /** Seconds that a latency quantile is taken over: fewer requests say little. */
 const LATENCY_SPAN = 10;
 /** Seconds that a rate is taken over at least: two looks may be close together. */
@@ -104,6 +106,15 @@ export function quantile(counts, q) {
 }
 
 /**
+ * Whether it serves, or is about to.
+ *
+ * @param {Worker} worker
+ */
+function isBusy({ state, busy_for: since }) {
+  return AT_WORK.includes(state) || (ENDING.includes(state) && since !== null);
+}
+
+/**
  * The present as a sample.
  *
  * @param {Snapshot} snapshot
@@ -114,7 +125,7 @@ export function present(snapshot) {
   return {
     age: 0,
     workers: workers.length,
-    busy: workers.filter((worker) => AT_WORK.includes(worker.state)).length,
+    busy: workers.filter(isBusy).length,
     queue: snapshot.queue,
     requests: snapshot.totals.requests,
     buckets: snapshot.totals.buckets,

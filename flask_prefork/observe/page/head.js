@@ -70,7 +70,7 @@ function tiles(snapshot) {
       value: rate === null ? "–" : short(rate),
       note: `${count(totals.requests)} in all`,
     },
-    { name: "Latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
+    { name: "Median latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
     { name: "Parked connections", value: count(snapshot.parked), note: "hold no worker" },
     {
       name: "Saturated",
