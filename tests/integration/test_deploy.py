@@ -23,11 +23,11 @@ from deployed import the
 from deployed import unit
 
 from . import namespaces
+from .admin import Admin
 from .conftest import Run
 from .gate import Gate
 from .server import APPS
 from .server import wait_for
-from .test_observer import Admin
 from .test_systemd import Manager
 
 

@@ -1,0 +1,192 @@
+"""A dispatcher's generations, with stand-ins for them and for zygotes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork import launch
+from flask_prefork.launch import Zygote
+from flask_prefork.succession import Succession
+
+
+class FakePool(list[str]):
+    """Workers that have nothing but a number."""
+
+    recycles = False
+
+
+class FakeWorker:
+    """One that has served for long."""
+
+    slot = 3
+
+
+class FakeGeneration:
+    """Notes what is done to it; a test sets how it fares.
+
+    :ivar pool: Its workers: anything that has a length.
+    :ivar season: The worker that is to be promoted.
+    """
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.number = zygote.generation
+        self.pid = zygote.pid
+        self.alive = True
+        self.loaded = self.opened = self.ready = self.hopeless = False
+        self.outdated = self.lost = self.reaped = False
+        self.season: FakeWorker | None = None
+        self.pool = FakePool()
+        self.memory = 0
+        self.done: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.number}>"
+
+    def open(self, listeners: object) -> None:
+        self.opened = True
+        self.pool = FakePool(["starting"])
+        self.done.append("open")
+
+    def deadline(self) -> float | None:
+        return None
+
+    def tell_ready(self, follows: bool) -> None:
+        self.done.append("follows" if follows else "first")
+
+    def retire(self) -> None:
+        self.done.append("retire")
+
+    def kill_all(self, why: str) -> None:
+        self.pool = FakePool()
+        self.done.append("kill")
+
+    def release(self) -> None:
+        self.alive = False
+
+    def seasoned(self) -> FakeWorker | None:
+        return self.season
+
+    def promote(self, worker: FakeWorker, generation: int, control: int) -> None:
+        assert os.get_inheritable(control) is False
+        self.season = None
+        self.done.append(f"promote {worker.slot} for {generation}")
+
+    def step(self, now: float, waiting: int, others: int, memory: int) -> None:
+        self.done.append(f"{waiting} wait, {others} others with {memory}")
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        self.done.append(f"recycle, {others} others with {memory}")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+class FakeSupervisor:
+    """Notes what systemd hears, and who has which rights."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.privileged = False
+
+    @contextlib.contextmanager
+    def rights(self) -> Iterator[None]:
+        self.privileged = True
+        yield
+        self.privileged = False
+
+    def reloading(self) -> None:
+        self.said.append("reloading")
+
+    def ready(self, status: str) -> None:
+        self.said.append(status)
+
+
+class World:
+    """A succession with all that is around it.
+
+    :ivar zygotes: The zygotes that live, by pid. Their pids are 1000 and their
+        generation's number.
+    :ivar refusal: What the system says to new processes, if anything.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 50.0
+        self.supervisor = FakeSupervisor()
+        self.ended: dict[int, int] = {}
+        self.killed: list[int] = []
+        self.refusal: OSError | None = None
+        self.generations: dict[int, FakeGeneration] = {}
+        monkeypatch.setattr(launch, "by_exec", self._start)
+        monkeypatch.setattr(launch, "by_promotion", self._promote)
+        monkeypatch.setattr(os, "kill", self._kill)
+        monkeypatch.setattr(os, "waitpid", self._wait)
+        adopt = t.cast(t.Any, self._adopt)
+        supervisor = t.cast(t.Any, self.supervisor)
+        self.succession = Succession(
+            self._zygote(1), adopt, supervisor, lambda: self.now
+        )
+        self.serve(1)
+
+    def _zygote(self, number: int) -> Zygote:
+        return Zygote(1000 + number, t.cast(t.Any, None), number)
+
+    def _start(self, number: int) -> Zygote:
+        assert self.supervisor.privileged
+        if self.refusal is not None:
+            raise self.refusal
+        return self._zygote(number)
+
+    def _promote(self, number: int) -> tuple[Zygote, socket.socket]:
+        if self.refusal is not None:
+            raise self.refusal
+        return self._zygote(number)._replace(pid=0), socket.socket()
+
+    def _adopt(self, zygote: Zygote) -> FakeGeneration:
+        generation = self.generations[zygote.generation] = FakeGeneration(zygote)
+        return generation
+
+    def _kill(self, pid: int, number: int) -> None:
+        assert number == signal.SIGKILL
+        self.killed.append(pid)
+        self.ended[pid] = number
+
+    def _wait(self, pid: int, options: int) -> tuple[int, int]:
+        assert options == os.WNOHANG
+        return (pid, self.ended.pop(pid)) if pid in self.ended else (0, 0)
+
+    # What a test does
+
+    def __getitem__(self, number: int) -> FakeGeneration:
+        return self.generations[number]
+
+    def serve(self, number: int) -> None:
+        """Have a generation's first workers become idle."""
+        one = self[number]
+        one.loaded = one.ready = True
+        if not one.opened:
+            one.open(())
+        one.pool = FakePool(["idle"])
+
+    def turn(self) -> None:
+        """Do what the dispatcher does at each turn."""
+        for generation, _ in self.succession.reap():
+            self.succession.bereaved(generation)
+        self.succession.change(self.now, ())
+
+    def end(self, number: int, status: int = 0) -> None:
+        """Have a generation's zygote end, and the news of it come."""
+        self.ended[1000 + number] = status
+        self.turn()
+
+    def numbers(self) -> tuple[int, int | None, list[int]]:
+        """Which generations are current, coming and leaving."""
+        line = self.succession
+        coming = line.coming.number if line.coming is not None else None
+        return line.current.number, coming, [one.number for one in line.leaving]
