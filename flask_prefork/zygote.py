@@ -38,6 +38,8 @@ if t.TYPE_CHECKING:
     Watch = t.Callable[[t.Callable[[], None]], None]
     MakeServer = t.Callable[[socket.socket, str], PreforkServer]
 
+#: Bytes of a block that is freed for glibc to see, :meth:`Zygote._prepare` says why.
+_USUAL_BLOCK = 2 << 20
 #: How long a dispatcher may take to die once it has closed its sockets, in seconds.
 _LAST_MOMENT = 1.0
 
@@ -224,6 +226,11 @@ class Zygote:
         """Before the first fork."""
         self._prepared = True
         self.life.prepare([server.socket for server in self.servers])
+        # A worker would give what a large body or page took back to the kernel after
+        # each request, and get it again page by page, zeroed. What glibc keeps follows
+        # the size of blocks that were freed: up to twice this one (mallopt(3),
+        # M_MMAP_THRESHOLD). No page of it is touched.
+        bytes(_USUAL_BLOCK)
         if self.settings.gc_freeze:
             # What the app has made stays out of the collector's sight, which
             # would write to its pages in every worker.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import typing as t
 
 from flask import request
@@ -19,3 +20,10 @@ def keep(size: int) -> dict[str, t.Any]:
     kept.clear()
     kept.append(b"x" * (size * 2**20))
     return hold() if "gate" in request.args else whoami()
+
+
+@app.post("/take")
+def take() -> dict[str, t.Any]:
+    """Take in a body, and say how many pages this process had to be given so far."""
+    size = len(request.get_data())
+    return {"size": size, "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import time
 import typing as t
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,3 +215,23 @@ def test_a_pool_in_a_small_control_group(run: Run, gate: Gate) -> None:
         assert server.status().memory_budget == budget
         _fill(server, gate, budget)
         server.stop()
+
+
+# What requests give back
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
+)
+def test_what_a_large_body_took_is_there_for_the_next(serve: Serve) -> None:
+    server = serve("heavy", *_options(min_idle=1, max_workers=1))
+    body = bytes(1_000_000)
+    faults = []
+    for _ in range(6):
+        request = urllib.request.Request(f"{server.url}/take", body)
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+            told = json.load(response)
+        assert told["size"] == len(body)
+        faults.append(told["faults"])
+    # All of its pages would be some 250, and they are taken twice at least.
+    assert faults[-1] - faults[2] < 150
