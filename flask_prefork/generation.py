@@ -89,9 +89,10 @@ class Generation:
         self.outdated = False
         #: Its zygote has ended, and its pid may be another's.
         self.reaped = False
+        #: Its zygote was a worker of the generation before.
+        self.is_promoted = False
         #: Requests after which a worker is to be promoted; 0 is none.
         self._refork_after = 0
-        self._is_promoted = False
         self.bank = Bank(scoreboard, self.number)
         self.children = Children(
             self.number, self.bank, poller, clock, lot, self._tell, summary
@@ -186,8 +187,12 @@ class Generation:
 
     # What the dispatcher does
 
-    def open(self, listeners: t.Sequence[Listener]) -> None:
-        """Give the zygote what its workers serve on, and start the first ones."""
+    def open(self, listeners: t.Sequence[Listener], before: Policy | None) -> None:
+        """Give the zygote what its workers serve on, and start the first ones.
+
+        :param before: The policy of the generation before, if what was adjusted in it
+            by hand is to hold.
+        """
         settings = self.settings
         assert settings is not None, "the app is loaded"
         self.bank.reset()
@@ -198,6 +203,8 @@ class Generation:
             jitter=settings.max_requests_jitter,
         )
         self.children.policy = Policy.of(settings, self.clock())
+        if before is not None:
+            self.policy.adjust(before.min_idle - settings.min_idle)
         self.children.weights.limit = size.parse(settings.max_worker_memory)
         self.children.stalls = Stalls.of(settings)
         document = write_document([(one.host, one.inherited) for one in listeners])
@@ -363,10 +370,10 @@ class Generation:
             if not launch.is_child(frame.argument):
                 raise ValueError(f"process {frame.argument} is no child, or is dead")
             self.pid = frame.argument
-            self._is_promoted = True
+            self.is_promoted = True
         elif frame.kind is Kind.LOADED and fds:
             self.settings = settings = Settings(**read_document(fds.pop(0)))
-            if not self._is_promoted:
+            if not self.is_promoted:
                 self._refork_after = settings.refork_after
             self.children.weights.zygote = frame.argument * 1024
         elif frame.kind is Kind.SPAWNED:

@@ -183,7 +183,10 @@ class Succession:
             # Its half of the scoreboard may still be in use.
             parities = [g.number % 2 for g in (self.current, *self.leaving)]
             if coming.number % 2 not in parities:
-                coming.open(listeners)
+                # The app's settings are what they were, and nobody asked for a reload.
+                coming.open(
+                    listeners, self.current.policy if coming.is_promoted else None
+                )
 
     def _promote(self, coming: Generation) -> None:
         logger.info("Generation %d serves.", coming.number)

@@ -40,7 +40,7 @@ class FakeGeneration:
         self.pid = zygote.pid
         self.alive = True
         self.loaded = self.opened = self.ready = self.hopeless = False
-        self.outdated = self.lost = self.reaped = False
+        self.outdated = self.lost = self.reaped = self.is_promoted = False
         self.season: FakeWorker | None = None
         self.pool = FakePool()
         self.memory = 0
@@ -49,7 +49,7 @@ class FakeGeneration:
     def __repr__(self) -> str:
         return f"<{self.number}>"
 
-    def open(self, listeners: object) -> None:
+    def open(self, listeners: object, before: object = None) -> None:
         self.opened = True
         self.pool = FakePool(["starting"])
         self.done.append("open")

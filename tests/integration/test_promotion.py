@@ -77,6 +77,16 @@ def test_once_for_each_load(serve: Serve) -> None:
     assert server.log().count("is to come from worker") == 2
 
 
+def test_what_was_adjusted_by_hand_holds(serve: Serve) -> None:
+    server = serve("warmed", *ONE)
+    for number in (2, 3):
+        server.signal(signal.SIGTTIN)
+        server.wait_for_log(f"^min-idle is {number} now")
+    take_over(server)
+    # Who is idle is not surplus: one more may have come while one was busy.
+    wait_for(lambda: server.state().letters.count("I") >= 3)
+
+
 def test_no_request_fails(serve: Serve, gate: Gate) -> None:
     server = serve("warmed", *ONE)
     held = server.send(gate.path)
