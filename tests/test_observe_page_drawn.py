@@ -86,13 +86,13 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert "2 h 3 min" in facts and "3003" in facts and "0.1.0" in facts
     assert all(address in facts for address in SAMPLE.addresses)
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
-    assert tiles["Busy workers"] == "2"
+    assert tiles["Busy workers"] == "3"
     assert tiles["Accept queue"] == "3"
     assert tiles["Parked connections"] == "17"
     assert tiles["Saturated"] == "no"
     # From 99,880 a second ago to 100,000.
     assert tiles["Requests per second"] == "120"
-    assert browser.driver.title == "2/5 busy · flask_prefork"
+    assert browser.driver.title == "3/5 busy · flask_prefork"
 
 
 def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
@@ -103,7 +103,7 @@ def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
     ]
     shapes = browser.run(f"{lines}.map((line) => line.getAttribute('d'))")
     assert all(shape.count("L") >= 2 and "NaN" not in shape for shape in shapes)
-    assert browser.texts("#chart-pool .legend b") == ["2", "5"]
+    assert browser.texts("#chart-pool .legend b") == ["3", "5"]
     assert "now" in browser.texts("#chart-queue .tick")
 
 
