@@ -1,6 +1,6 @@
-"""Measure what a worker's memory costs with and without ``--gc-freeze``.
+"""Measure what a worker's memory costs with and without ``--gc-freeze``, and reforked.
 
-``python benchmarks/memory_freeze.py`` serves httpbin both ways in turn. Every
+``python benchmarks/memory_freeze.py`` serves httpbin in each way in turn. Every
 worker serves the same number of requests; then each one's proportional set size
 (PSS: shared pages are divided among who shares them) and what it has for itself
 are read from ``/proc/PID/smaps_rollup``, see ``proc_pid_smaps(5)``. Linux only.
@@ -29,9 +29,18 @@ START_TIMEOUT = 30.0
 HOLD = "/delay/0.1"
 """A request that keeps its worker busy until all others are."""
 
+PAGES = ("/get?a=1", "/headers", "/cookies", "/json", "/html", "/gzip", "/xml", "/uuid")
+"""What the worker is asked for that is to be the zygote."""
+
+WAYS = {
+    "--no-gc-freeze": ["--no-gc-freeze"],
+    "--gc-freeze": ["--gc-freeze"],
+    "--refork-after": ["--gc-freeze", "--refork-after", str(5 * len(PAGES))],
+}
+
 
 @contextlib.contextmanager
-def serving(app: str, workers: int, freeze: bool) -> Iterator[tuple[str, int]]:
+def serving(app: str, workers: int, way: str) -> Iterator[tuple[str, int]]:
     """Run the server with a fixed number of workers.
 
     :return: its URL and the dispatcher's pid.
@@ -41,7 +50,7 @@ def serving(app: str, workers: int, freeze: bool) -> Iterator[tuple[str, int]]:
     command += ["--port", "0", "--no-access-log"]
     command += ["--min-idle", count, "--max-idle", count, "--max-workers", count]
     # One order for each connection, so that all take their share.
-    command += ["--run-length", "1", "--gc-freeze" if freeze else "--no-gc-freeze"]
+    command += ["--run-length", "1", *WAYS[way]]
 
     with subprocess.Popen(
         command,
@@ -64,26 +73,41 @@ def serving(app: str, workers: int, freeze: bool) -> Iterator[tuple[str, int]]:
             if url is None:
                 raise SystemExit(f"{' '.join(command)} did not start")
 
+            if "--refork-after" in command:
+                take_over(url, process.pid)
+
             yield url, process.pid
         finally:
             process.terminate()
 
 
+def get(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=START_TIMEOUT) as response:
+        response.read()
+
+
+def take_over(url: str, pid: int) -> None:
+    """Let a worker become the zygote, and the old one go."""
+    dispatcher = psutil.Process(pid)
+    (first,) = dispatcher.children()
+
+    while first in dispatcher.children():
+        for page in PAGES:
+            get(url + page)
+
+
 def load(url: str, workers: int, rounds: int) -> None:
     """Let all workers serve at the same time, so many times."""
-
-    def get(path: str) -> None:
-        with urllib.request.urlopen(url + path, timeout=START_TIMEOUT) as response:
-            response.read()
-
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         for _ in range(rounds):
-            list(pool.map(get, [HOLD] * workers))
+            # All pages too: what is loaded for them is a part of its memory.
+            for page in (HOLD, *PAGES):
+                list(pool.map(get, [url + page] * workers))
 
 
-def measure(app: str, workers: int, rounds: int, freeze: bool) -> list[smaps.Memory]:
+def measure(app: str, workers: int, rounds: int, way: str) -> list[smaps.Memory]:
     """The memory of each worker after its share of the load."""
-    with serving(app, workers, freeze) as (url, pid):
+    with serving(app, workers, way) as (url, pid):
         load(url, workers, rounds)
         (zygote,) = psutil.Process(pid).children()
         found = [smaps.read(worker.pid) for worker in zygote.children()]
@@ -99,19 +123,18 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=positive, default=3)
     options = parser.parse_args()
-    seen: dict[bool, list[smaps.Memory]] = {False: [], True: []}
+    seen: dict[str, list[smaps.Memory]] = {way: [] for way in WAYS}
 
     for _ in range(options.rounds):
-        for freeze, figures in seen.items():
-            figures += measure(options.app, options.workers, options.requests, freeze)
+        for way, figures in seen.items():
+            figures += measure(options.app, options.workers, options.requests, way)
 
     print(f"{options.workers} workers, {options.requests} requests each, KiB a worker")
 
-    for freeze, figures in seen.items():
+    for way, figures in seen.items():
         pss = statistics.median(one.pss for one in figures)
         private = statistics.median(one.private for one in figures)
-        option = "--gc-freeze" if freeze else "--no-gc-freeze"
-        print(f"{option:>15}: PSS {pss:.0f}, private {private:.0f} (medians)")
+        print(f"{way:>15}: PSS {pss:.0f}, private {private:.0f} (medians)")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ class Dispatcher:
             return
         self.queues.reserve(_WORKERS_DESCRIPTORS * settings.max_workers)
         self.phase = Phase.SERVING
-        self.succession.current.open(self.queues.listeners, None)
+        self.succession.current.open(self.queues.listeners)
         doors = self.supervisor.doors()
         if doors:
             self.observer.open(doors, settings.admin_token, self.queues.listeners)

@@ -187,7 +187,9 @@ class Generation:
 
     # What the dispatcher does
 
-    def open(self, listeners: t.Sequence[Listener], before: Policy | None) -> None:
+    def open(
+        self, listeners: t.Sequence[Listener], before: Policy | None = None
+    ) -> None:
         """Give the zygote what its workers serve on, and start the first ones.
 
         :param before: The policy of the generation before, if what was adjusted in it

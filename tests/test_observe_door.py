@@ -108,6 +108,7 @@ def door(
     limits: None, site: Site, listener: Listener, connect: object
 ) -> Iterator[Door]:
     """It lets clients in to the site."""
+    before = threading.active_count()
     door = Door(t.cast(t.Any, site), listener)
 
     def run() -> None:
@@ -125,7 +126,8 @@ def door(
     for guest in [*door._inside]:
         with contextlib.suppress(OSError):
             guest.sock.shutdown(socket.SHUT_RDWR)
-    wait_for(lambda: len(door._back) == door._threads)
+    # Who has served is done with the bell as well.
+    wait_for(lambda: threading.active_count() <= before)
     for guest in [*door._back, *door._lobby.values()]:
         guest.sock.close()
     door._poller.close()
