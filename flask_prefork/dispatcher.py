@@ -30,6 +30,7 @@ from .queues import raise_descriptor_limit
 from .settings import Settings
 from .signals import Signals
 from .sockets import BindError
+from .stopwatch import Stopwatch
 from .succession import Succession
 from .summary import Summary
 from .supervisor import Supervisor
@@ -42,9 +43,6 @@ _LAST_GRACE = 2.0
 _WORKERS_DESCRIPTORS = 3
 #: How long the first idle worker waits for the others of the start, in seconds.
 _WARM_UP = 0.5
-#: A turn that takes so much longer than it should was stopped, and we with it, in
-#: seconds: nobody is to be judged for that time.
-_JUMP = 0.1
 
 
 class Dispatcher:
@@ -97,24 +95,25 @@ class Dispatcher:
         try:
             # A zygote may have ended before its signal could be told.
             self._reap()
+            stopwatch = Stopwatch(self.clock)
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
-                asleep = self.clock()
                 callbacks = self.poller.wait(patience)
+                self._pardon(stopwatch.lap(patience))
                 for callback in callbacks:
                     callback()
-                awake = self.clock()
-                if patience is not None and awake - asleep > max(patience, 0) + _JUMP:
-                    self._pardon(awake - asleep)
-                self._turn()
-                if self.clock() - awake > _JUMP:
-                    self._pardon(self.clock() - awake)
+                self._pardon(stopwatch.lap())
+                # Judged by the time that was accounted for, not by a later one.
+                self._turn(stopwatch.now)
+                self._pardon(stopwatch.lap())
         finally:
             self._clean_up()
         return self.status
 
     def _pardon(self, seconds: float) -> None:
         """Put off all deadlines by the time that we, and perhaps they, were stopped."""
+        if not seconds:
+            return
         if self._end is not None:
             self._end += seconds
         for generation in self.succession.all():
@@ -129,9 +128,8 @@ class Dispatcher:
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
-    def _turn(self) -> None:
+    def _turn(self, now: float) -> None:
         """After all news was taken in: decide and act."""
-        now = self.clock()
         if self.supervisor.deadline() is not None:
             self.supervisor.tell(now, self._state())
         if self.phase is Phase.LOADING and self.succession.current.loaded:

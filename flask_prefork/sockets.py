@@ -131,14 +131,10 @@ class Listener:
     def shut(self) -> None:
         """Refuse new connections from now on, in all processes that share it.
 
-        On Linux ``shutdown(2)`` ends the listening for every holder of the
-        socket, also for workers that are still busy.
+        See :func:`shut`. An inherited socket isn't ours to end.
         """
         if not self.inherited:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+            shut(self.sock)
 
     def close(self) -> None:
         """Close our copy, and remove the unix socket's path if it is still ours."""
@@ -153,6 +149,27 @@ class Listener:
             except OSError:
                 pass
             self.path = None
+
+
+def shut(sock: socket.socket) -> None:
+    """Refuse new connections, and end those that nobody has accepted.
+
+    On Linux ``shutdown(2)`` ends the listening for every holder of the socket, also
+    for workers that are still busy. TCP then resets who waits; on a unix socket they
+    would wait on until its last holder is gone.
+
+    :param sock: A listening socket that doesn't block.
+    """
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # who else holds it was faster
+    if sock.family == socket.AF_UNIX:
+        try:
+            while True:
+                sock.accept()[0].close()
+        except OSError:
+            pass  # there are no more: EINVAL now that it is shut
 
 
 class Waiter:

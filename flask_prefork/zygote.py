@@ -20,6 +20,7 @@ from . import footprint
 from . import launch
 from . import reloader
 from . import size
+from . import sockets
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
@@ -315,8 +316,8 @@ class Zygote:
         """The control socket has ended without a word: is the dispatcher dead?
 
         Then nobody else refuses new connections, and workers that are still busy
-        would hold the port. On Linux ``shutdown(2)`` ends the listening for all of
-        them. A dying process closes its sockets a moment before it is dead.
+        would hold the port, and who waits for it would wait for them. A dying process
+        closes its sockets a moment before it is dead.
         """
         if self.parent < 0:
             return
@@ -324,10 +325,7 @@ class Zygote:
         poll.register(self.parent, select.POLLIN)
         if poll.poll(_LAST_MOMENT * 1000):
             for sock in self.own:
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # another generation's zygote was faster
+                sockets.shut(sock)
 
     def _wait_for_workers(self) -> None:
         """The dispatcher is gone: workers end after what they serve, or are killed.

@@ -363,3 +363,15 @@ def test_shut_ends_listening_for_all_who_share_it(open_: Open) -> None:
         if sys.platform == "linux":
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(shared.getsockname())
+
+
+def test_shut_ends_who_waits_for_a_unix_socket(open_: Open, path: Path) -> None:
+    listener = open_(f"unix://{path}")
+    with socket.fromfd(listener.fd, socket.AF_UNIX, socket.SOCK_STREAM):
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for client in waiting:
+            client.connect(str(path))
+        listener.shut()
+        for client in waiting:
+            assert client.recv(1) == b""
+            client.close()

@@ -57,6 +57,28 @@ def test_the_dispatcher_is_killed(
     assert other.get().status == 200, "the old one's end did not touch the new one"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dispatcher_is_killed_while_somebody_waits(
+    serve: Serve, gate: Gate, tmp_path: os.PathLike[str], kind: str
+) -> None:
+    """``kill -9`` of the dispatcher while all workers are busy and a client waits.
+
+    Nobody will serve it: its connection ends at once, not with the busy workers.
+    """
+    path = f"unix://{tmp_path}/sock" if kind == "unix" else None
+    server = serve("held", "--max-workers", "1", "--min-idle", "1", host=path)
+    request = server.send(gate.path)
+    held = gate.wait_for_one()
+    waiting = server.send("/")
+    wait_for(lambda: server.state().waiting)
+    server.popen.kill()
+    server.wait()
+    with pytest.raises(ConnectionError):
+        waiting.read()
+    held.release()
+    assert request.answer().status == 200
+
+
 def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
     serve: Serve, gate: Gate
 ) -> None:
