@@ -239,6 +239,25 @@ def test_who_does_not_read_its_answer_is_shown_out(
     assert answer(connect(ASK)) == b"ok"
 
 
+def test_as_many_are_shown_out_as_wait(
+    monkeypatch: pytest.MonkeyPatch, site: Site, door: Door, connect: Connect
+) -> None:
+    """The others stay, however long their threads take."""
+    inside = [connect(ASK) for _ in range(module.CROWD)]
+    for _ in inside:
+        assert site.inside.acquire(timeout=DEADLINE)
+    monkeypatch.setattr(module, "STAY", 0.0)
+    clients = [connect(ASK), connect(ASK)]
+    wait_for(lambda: len(door._inside) <= module.CROWD - 2)
+    wait_for(lambda: not door._unplaced())
+    site.open.set()
+    for client in clients:
+        assert answer(client) == b"ok"
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(client.makefile("rb")) for client in inside]
+        assert sum(not file.readline() for file in files) == 2
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_no_descriptor_is_left(
     monkeypatch: pytest.MonkeyPatch,

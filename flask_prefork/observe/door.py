@@ -124,7 +124,7 @@ class Door(NullMonitor):
         times = [self._lot.deadline()]
         if self._open_at > time.monotonic():
             times.append(self._open_at)
-        if self.crowded() and self._inside:
+        if self._unplaced() and self._inside:
             times.append(next(iter(self._inside)).since + STAY)
         return min((one for one in times if one is not None), default=None)
 
@@ -191,14 +191,18 @@ class Door(NullMonitor):
             self._inside[guest] = None
             self._threads += 1
             in_background(self._serve, guest)
-        wanted = len(self._lot.ready) + len(self._eager)
-        for guest in [*self._inside][:wanted]:
+        for guest in [*self._inside][: self._unplaced()]:
             if now < guest.since + STAY:
                 break
             del self._inside[guest]
             with contextlib.suppress(OSError):
                 # Its thread sees that, and is over with it.
                 guest.sock.shutdown(socket.SHUT_RDWR)
+
+    def _unplaced(self) -> int:
+        """How many wait for whom nobody was shown out."""
+        leaving = self._threads - len(self._inside)
+        return max(0, len(self._lot.ready) + len(self._eager) - leaving)
 
     def _next(self) -> Guest:
         if self._lot.ready:
