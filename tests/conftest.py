@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import typing as t
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    # A script's background jobs ignore these, and so would all that tests start.
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     if config.option.seed is None:
         # Those who share the tests among them have to agree on their order.
         told = getattr(config, "workerinput", {}).get("seed")

@@ -232,8 +232,9 @@ class Watch:
 
         :return: The exit status.
         """
+        end = time.monotonic() + DEADLINE
         while self.read():
-            pass
+            assert time.monotonic() < end, f"never ended\n{self.text}"
         return self.popen.wait(DEADLINE)
 
 
