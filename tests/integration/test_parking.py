@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import os
 import resource
-import select
-import selectors
 import signal
-import socket
 import threading
 import time
 import typing as t
-from collections import Counter
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,15 +16,17 @@ import psutil
 import pytest
 
 from .conftest import Serve
-from .gate import DEADLINE
 from .gate import Gate
+from .kept_alive import ask_all
+from .kept_alive import BEGUN
+from .kept_alive import Client
+from .kept_alive import END
+from .kept_alive import GET
+from .kept_alive import Hammer
+from .kept_alive import request
+from .kept_alive import Tricklers
 from .server import Server
 from .server import wait_for
-
-GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-#: The start of a head that goes on as long as one likes, and its end.
-BEGUN = b"GET / HTTP/1.1\r\nHost: localhost\r\nSlow: "
-END = b"\r\n\r\n"
 
 TWO = ("--min-idle", "2", "--max-workers", "2")
 PATIENT = ("--keep-alive", "600", "--header-timeout", "600")
@@ -39,80 +34,6 @@ MODES = [
     pytest.param((), id="ordered"),
     pytest.param(("--dispatch", "blocking"), id="blocking"),
 ]
-
-
-class Answer(t.NamedTuple):
-    status: int
-    fields: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> t.Any:
-        return json.loads(self.body)
-
-
-class Client:
-    """A connection that is kept alive."""
-
-    def __init__(self, server: Server) -> None:
-        scheme, _, address = server.url.partition("://")
-        if scheme == "unix":
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(DEADLINE)
-            self.sock.connect(address)
-        else:
-            host, _, port = address.rpartition(":")
-            self.sock = socket.create_connection((host, int(port)), DEADLINE)
-        self.file: t.BinaryIO = self.sock.makefile("rb")
-
-    def send(self, data: bytes = GET) -> None:
-        self.sock.sendall(data)
-
-    def read(self) -> Answer:
-        """Read one response.
-
-        :raises ConnectionError: If the connection ends instead.
-        """
-        line = self.file.readline()
-        if not line:
-            raise ConnectionAbortedError("closed without an answer")
-        fields = {}
-        while field := self.file.readline().strip().decode():
-            name, _, value = field.partition(":")
-            fields[name.lower()] = value.strip()
-        body = self.file.read(int(fields["content-length"]))
-        return Answer(int(line.split()[1]), fields, body)
-
-    def ask(self, data: bytes = GET) -> Answer:
-        self.send(data)
-        return self.read()
-
-    def has_ended(self) -> bool:
-        """Whether the server has closed it, after all answers."""
-        self.sock.setblocking(False)
-        try:
-            return self.sock.recv(1) == b""
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
-        finally:
-            self.sock.settimeout(DEADLINE)
-
-    def is_answered(self) -> bool:
-        """Whether there is something to read within a moment."""
-        return bool(select.select([self.sock], [], [], 0.05)[0])
-
-    def wait_for_end(self) -> bytes:
-        """Wait for the server's close.
-
-        :return: What came before.
-        """
-        return self.file.read()
-
-    def close(self) -> None:
-        self.file.close()
-        self.sock.close()
 
 
 class Connect(t.Protocol):
@@ -144,15 +65,6 @@ def descriptors() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def ask_all(clients: list[Client]) -> None:
-    """Send a request on each, some at a time, and leave them idle."""
-    for start in range(0, len(clients), 100):
-        some = clients[start : start + 100]
-        for client in some:
-            client.send()
-        assert {client.read().status for client in some} == {200}
-
-
 def wait_until_parked(server: Server) -> None:
     """Wait until both workers are idle and nobody waits for them.
 
@@ -161,34 +73,6 @@ def wait_until_parked(server: Server) -> None:
     """
     quiet = ("II", "", 0)
     wait_for(lambda: server.state() == quiet and server.state() == quiet)
-
-
-class Tricklers(threading.Thread):
-    """Clients that send a byte of their head each second.
-
-    :ivar rounds: How many bytes each has sent.
-    """
-
-    def __init__(self, clients: list[Client]) -> None:
-        super().__init__()
-        self.clients = clients
-        self.rounds = 0
-        self._end = threading.Event()
-        for client in clients:
-            client.send(BEGUN)
-
-    def run(self) -> None:
-        # Ten times a second a tenth of them.
-        for turn in itertools.count():
-            for client in self.clients[turn % 10 :: 10]:
-                client.send(b"x")
-            self.rounds = turn // 10
-            if self._end.wait(0.1):
-                return
-
-    def stop(self) -> None:
-        self._end.set()
-        self.join()
 
 
 def test_crowds_that_idle_or_trickle_take_no_worker(
@@ -296,50 +180,6 @@ def test_a_pool_grows_although_descriptors_are_short(
 # Fairness
 
 
-class Hammer:
-    """Clients that send a request as soon as they have the answer to the last.
-
-    A turn is a run of requests that a worker serves to the same client.
-    """
-
-    def __init__(self, clients: list[Client]) -> None:
-        self.turns: Counter[int] = Counter(dict.fromkeys(range(len(clients)), 0))
-        self.answers: Counter[int] = Counter()
-        self._clients = clients
-        self._last: dict[int, int] = {}
-        self._end = threading.Event()
-
-    def run(self, done: Callable[[], bool] = lambda: False) -> None:
-        """Hammer until done; every client gets its last answer."""
-        with selectors.DefaultSelector() as selector:
-            for number, client in enumerate(self._clients):
-                selector.register(client.sock, selectors.EVENT_READ, number)
-                client.send()
-            open_requests = len(self._clients)
-            while open_requests:
-                events = selector.select(DEADLINE)
-                assert events, "nobody is answered any more"
-                going_on = not (done() or self._end.is_set())
-                for key, _ in events:
-                    self._take(key.data)
-                    if going_on:
-                        self._clients[key.data].send()
-                    else:
-                        open_requests -= 1
-
-    def _take(self, number: int) -> None:
-        answer = self._clients[number].read()
-        assert answer.status == 200
-        slot = answer.json["slot"]
-        self.answers[number] += 1
-        if self._last.get(slot) != number:
-            self._last[slot] = number
-            self.turns[number] += 1
-
-    def stop(self) -> None:
-        self._end.set()
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_busy_clients_have_turns(
     serve: Serve, connect: Connect, mode: tuple[str, ...]
@@ -410,10 +250,6 @@ def test_keep_alive_may_be_off(serve: Serve, connect: Connect) -> None:
 
 
 # Order
-
-
-def request(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize("mode", MODES)
