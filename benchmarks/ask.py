@@ -8,6 +8,7 @@ import struct
 import typing as t
 
 from servers import HERE
+from servers import Server
 
 Get = t.Callable[[int, str, float], bytes]
 """Get ``/`` with a query from a port of the loopback interface, in so many seconds;
@@ -102,3 +103,8 @@ def by_fastcgi(port: int, query: str, timeout: float) -> bytes:
         raise BadAnswer(f"it answers with {head.splitlines()[0].decode()}")
 
     return body
+
+
+def getter(server: Server) -> Get:
+    """How a server is asked for its page."""
+    return by_fastcgi if server.fastcgi else by_http

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,9 +23,8 @@ from peers import Peers
 from process import free_port
 from process import Running
 from results import Results
-from servers import find_php_fpm
 from servers import HERE
-from servers import Server
+from servers import lacks
 from servers import SERVERS
 from servers import Setup
 from suites.suite import Contender
@@ -130,7 +128,7 @@ class Lab:
             command = [*prefix, *server.command(setup)]
             quiet = server.name == "flask-run"
 
-            with Running(command, setup.port, quiet, getter(server)) as running:
+            with Running(command, setup.port, quiet, ask.getter(server)) as running:
                 running.settle()
                 yield running
 
@@ -184,18 +182,3 @@ class Lab:
             raise LoadError(f"openloop.py failed: {result.stderr[-200:]!a}")
 
         return dict(json.loads(result.stdout))
-
-
-def getter(server: Server) -> ask.Get:
-    """How a server is asked for its page."""
-    return ask.by_fastcgi if server.fastcgi else ask.by_http
-
-
-def lacks(server: Server) -> str | None:
-    """What a server lacks of the system's packages."""
-    found = find_php_fpm() if server.fastcgi else None
-
-    if not server.program or found or shutil.which(server.program):
-        return None
-
-    return f"it needs {server.system} of the system's packages"

@@ -270,6 +270,16 @@ def find_php_fpm() -> str | None:
     return str(found[-1]) if found else None
 
 
+def lacks(server: Server) -> str | None:
+    """What a server lacks of the system's packages."""
+    found = find_php_fpm() if server.fastcgi else None
+
+    if not server.program or found or shutil.which(server.program):
+        return None
+
+    return f"it needs {server.system} of the system's packages"
+
+
 def _php_fpm(setup: Setup) -> list[str]:
     assert setup.folder is not None, "php-fpm is configured by a file"
     # The script is in this folder, which nobody but root may be able to read.

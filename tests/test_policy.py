@@ -1,18 +1,15 @@
-"""The policy, by examples and in a simulated server without process or clock."""
+"""The policy, by examples and in a simulated server."""
 
 from __future__ import annotations
 
-import heapq
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize
-from hypothesis.stateful import invariant
-from hypothesis.stateful import rule
-from hypothesis.stateful import RuleBasedStateMachine
+from policy_world import make
+from policy_world import Server
 
 from flask_prefork.policy import MAX_BACK_OFF
 from flask_prefork.policy import Memory
@@ -23,103 +20,6 @@ from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
 from flask_prefork.weights import Weights
-
-FORK = 0.01
-
-
-def make(
-    min_idle: int = 2,
-    max_idle: int = 4,
-    min_workers: int = 2,
-    max_workers: int = 40,
-    idle_timeout: float = 10.0,
-    budget: int = 0,
-) -> Policy:
-    return Policy(
-        min_idle, max_idle, min_workers, max_workers, idle_timeout, 0.0, budget
-    )
-
-
-class Server:
-    """Pool and policy, wired as the dispatcher does, with events from a heap."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.now = 0.0
-        self.policy = policy
-        self.pool = Pool(policy.max_workers)
-        self.waiting = 0
-        self.durations: list[float] = []
-        self.events: list[tuple[float, int, str, object]] = []
-        self.serial = 0
-        self.spawned = 0
-        self.retired = 0
-        self.most = 0
-        self.spawn(policy.first())
-
-    def at(self, when: float, what: str, about: object = None) -> None:
-        self.serial += 1
-        heapq.heappush(self.events, (when, self.serial, what, about))
-
-    def spawn(self, count: int) -> None:
-        for _ in range(count):
-            worker = self.pool.spawn(self.now)
-            assert worker is not None
-            self.spawned += 1
-            self.at(self.now + FORK, "idle", worker)
-
-    def arrive(self, when: float, duration: float) -> None:
-        self.at(when, "arrive", duration)
-
-    def run(self, until: float) -> None:
-        while True:
-            wake = self.policy.deadline()
-            if self.events and (wake is None or self.events[0][0] <= wake):
-                if self.events[0][0] > until:
-                    break
-                self.now, _, what, about = heapq.heappop(self.events)
-                self.happen(what, about)
-            elif wake is not None and wake <= until:
-                self.now = max(wake, self.now)
-            else:
-                break
-            self.step()
-        self.now = until
-
-    def happen(self, what: str, about: object) -> None:
-        if what == "arrive":
-            assert isinstance(about, float)
-            self.durations.append(about)
-        elif what == "idle":
-            assert isinstance(about, Worker)
-            self.pool.report(about, Event.IDLE, self.now)
-        else:
-            assert isinstance(about, Worker)
-            self.pool.report(about, Event.EXIT, self.now)
-
-    def step(self) -> None:
-        pool = self.pool
-        for worker in pool.order(len(self.durations), self.now):
-            pool.report(worker, Event.BUSY, self.now)
-            self.at(self.now + self.durations.pop(0), "idle", worker)
-        grow = self.policy.grow(
-            self.now,
-            idle=pool.idle,
-            starting=pool.starting,
-            total=len(pool),
-            waiting=len(self.durations),
-        )
-        self.spawn(grow)
-        surplus = self.policy.shrink(self.now, idle=pool.idle, total=len(pool))
-        for worker in pool.highest_idle(surplus):
-            pool.report(worker, Event.RETIRE, self.now)
-            self.retired += 1
-            self.at(self.now + FORK, "exit", worker)
-        self.most = max(self.most, len(pool))
-        assert len(pool) <= self.policy.max_workers
-
-    @property
-    def busy(self) -> int:
-        return self.pool.counts[State.BUSY]
 
 
 def test_growth_doubles_while_it_is_short() -> None:
@@ -439,71 +339,3 @@ def test_random_load_does_not_oscillate() -> None:
     # A window shorter than the gaps between peaks would restart for each.
     assert server.spawned - before < 40
     assert server.most < 25
-
-
-class Machine(RuleBasedStateMachine):
-    """Pool and policy together, with work and deaths at any time."""
-
-    @initialize(
-        min_idle=st.integers(1, 4),
-        more_idle=st.integers(0, 4),
-        min_workers=st.integers(1, 6),
-        more=st.integers(0, 6),
-    )
-    def begin(self, min_idle: int, more_idle: int, min_workers: int, more: int) -> None:
-        most = max(min_idle, min_workers) + more
-        policy = make(min_idle, min_idle + more_idle, min_workers, most)
-        self.server = Server(policy)
-
-    @rule(count=st.integers(1, 12), duration=st.floats(0.0, 20.0))
-    def load(self, count: int, duration: float) -> None:
-        for _ in range(count):
-            self.server.arrive(self.server.now, duration)
-        self.server.run(self.server.now)
-
-    @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 30.0]))
-    def wait(self, seconds: float) -> None:
-        self.server.run(self.server.now + seconds)
-
-    @rule(data=st.data())
-    def die(self, data: st.DataObject) -> None:
-        workers = list(self.server.pool)
-        if workers:
-            worker = data.draw(st.sampled_from(workers))
-            if worker.state is State.STARTING:
-                self.server.policy.failed(self.server.now)
-            self.server.pool.report(worker, Event.EXIT, self.server.now)
-            self.server.step()
-
-    @rule(step=st.sampled_from([1, -1]))
-    def adjust(self, step: int) -> None:
-        self.server.policy.adjust(step)
-        self.server.step()
-
-    @invariant()
-    def within_limits(self) -> None:
-        if hasattr(self, "server"):
-            assert len(self.server.pool) <= self.server.policy.max_workers
-
-    @invariant()
-    def nobody_waits_while_somebody_is_idle(self) -> None:
-        if hasattr(self, "server"):
-            assert not (self.server.durations and self.server.pool.idle)
-
-    def teardown(self) -> None:
-        """Left alone it comes to rest, with as many idle as wanted."""
-        if not hasattr(self, "server"):
-            return
-        server, policy = self.server, self.server.policy
-        # Long enough for all that can be asked of a single worker.
-        server.run(server.now + 12_000.0)
-        assert not server.durations
-        total = len(server.pool)
-        assert total >= min(policy.max_workers, policy.min_workers)
-        assert server.pool.idle == total
-        assert min(policy.min_idle, policy.max_workers) <= total
-        assert total <= max(policy.max_idle, policy.min_workers)
-
-
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import ask
 from charts import Chart
-from lab import getter
 from options import positive
 from options import seconds
 from process import Running
@@ -100,7 +99,7 @@ class Sampler(threading.Thread):
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
     options = lab.options
-    get = getter(SERVERS[trial.contender])
+    get = ask.getter(SERVERS[trial.contender])
 
     with lab.running(trial.contender, APP) as running:
         # Until it is at rest: some begin with more than is asked for.
