@@ -332,18 +332,16 @@ class Pool:
 
         One at a time: first a new worker is started; when that is idle the
         one that is due retires, when it is idle too. Without room for one
-        more the old one goes first.
+        more the old one goes first; but not while others, too, are yet to come.
 
         :param room: Whether one more worker is allowed.
         :return: A worker to start (it is STARTING now), and one to retire.
         """
-        if self._replacement is not None:
-            if self._replacement.state is State.STARTING:
-                return None, None
-            if not self._due:
-                # The one it was to replace has died.
-                self._replacement = None
-        if not self._due or self._retiring:
+        if self._starting or self._retiring:
+            return None, None
+        if not self._due:
+            # The one it was to replace has died.
+            self._replacement = None
             return None, None
         if self._replacement is None and room:
             self._replacement = self.spawn(now)

@@ -152,6 +152,20 @@ def test_recycling_without_room_retires_first() -> None:
     assert pool.recycle(1.0, room=False) == (None, worker)
 
 
+def test_nobody_is_replaced_while_others_are_yet_to_come() -> None:
+    pool = idle_pool(3, 2, max_requests=1)
+    worker = pool.lowest_idle()
+    assert worker is not None
+    pool.report(worker, Event.BUSY, 1.0)
+    pool.report(worker, Event.IDLE, 1.0, served=1)
+    more = pool.spawn(1.0)
+    assert more is not None
+    assert pool.recycle(1.0, room=False) == (None, None)
+    assert pool.recycles
+    pool.report(more, Event.IDLE, 2.0)
+    assert pool.recycle(2.0, room=False) == (None, worker)
+
+
 def test_a_replacement_that_dies_is_started_again() -> None:
     pool = idle_pool(4, 1, max_requests=1)
     worker = pool.lowest_idle()
