@@ -90,7 +90,8 @@ def _sockets() -> t.Iterator[_Socket]:
 
     Those of the Internet, and connections to unix sockets that have a name: a pair
     of sockets has none. Datagrams to a unix socket are whole messages, whoever
-    sends them, and are meant for logs most of the time.
+    sends them, and are meant for logs most of the time. One that neither listens nor
+    has a peer has lost it, or has none yet.
     """
     for name in os.listdir("/dev/fd"):
         fd = int(name)
@@ -102,11 +103,12 @@ def _sockets() -> t.Iterator[_Socket]:
             continue  # the listing's own descriptor
         with sock:
             found = _Socket(fd, sock.getsockname(), _peer(sock), sock.type)
-            if sock.family in (socket.AF_INET, socket.AF_INET6) or (
-                sock.family == socket.AF_UNIX
-                and found.peer
-                and sock.type != socket.SOCK_DGRAM
-            ):
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                leads = found.peer is not None or _receives(sock)
+            else:
+                leads = sock.family == socket.AF_UNIX and bool(found.peer)
+                leads = leads and sock.type != socket.SOCK_DGRAM
+            if leads:
                 yield found
 
 
@@ -115,6 +117,13 @@ def _peer(sock: socket.socket) -> t.Any:
         return sock.getpeername()
     except OSError:
         return None
+
+
+def _receives(sock: socket.socket) -> bool:
+    """Whether a socket without a peer takes connections or datagrams."""
+    if sock.type == socket.SOCK_STREAM:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return bool(sock.getsockname()[1])  # no port before it is bound (udp(7))
 
 
 def _describe(here: t.Any, peer: t.Any, kind: int, owner: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import http.client
 import os
 import socket
+import struct
 import tempfile
 import typing as t
 from collections.abc import Iterator
@@ -73,6 +75,51 @@ def listening(address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     if kind != socket.SOCK_DGRAM:
         sock.listen()
     return sock
+
+
+# Sockets without a peer
+
+
+def told_of(sock: socket.socket) -> list[str]:
+    """What is told because of a socket."""
+    with_it = look(set(), (), gc.get_objects(), ())
+    sock.close()
+    without = look(set(), (), gc.get_objects(), ())
+    return [finding for finding in with_it if finding not in without]
+
+
+def test_one_that_listens(peer: Peer) -> None:
+    (finding,) = told_of(peer.sock)
+    assert "all workers would accept from it" in finding
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_one_that_is_new(kind: int) -> None:
+    assert told_of(socket.socket(socket.AF_INET, kind)) == []
+
+
+def test_one_that_has_lost_its_peer(peer: Peer) -> None:
+    sock = peer.connect()
+    accepted, _ = peer.sock.accept()
+    # So it isn't closed in order, but reset (socket(7)).
+    linger = struct.pack("ii", 1, 0)
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    accepted.close()
+    with pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    assert told_of(sock) == []
+
+
+def test_one_that_is_about_to_connect(peer: Peer) -> None:
+    """As a library's thread may be at any time: it has an address already."""
+    peer.sock.listen(0)
+    with peer.connect():
+        sock = socket.socket()
+        sock.setblocking(False)
+        # Nobody takes it: the queue is full.
+        assert sock.connect_ex(peer.sock.getsockname()) == errno.EINPROGRESS
+        assert sock.getsockname()[1]
+        assert told_of(sock) == []
 
 
 # Unix sockets

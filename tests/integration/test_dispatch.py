@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 
 import pytest
 
@@ -35,9 +36,10 @@ def test_slot_0_serves_whenever_it_is_idle(serve: Serve, mode: tuple[str, ...]) 
 def test_slot_0_serves_sequential_requests(serve: Serve, mode: tuple[str, ...]) -> None:
     server = serve("held", "--min-idle", "3", *mode)
     server.wait_for_state("III")
-    slots = [server.get().json["slot"] for _ in range(200)]
-    # The client is back before slot 0 has said that it is idle.
-    assert set(slots) == {0}
+    slots = Counter(server.get().json["slot"] for _ in range(200))
+    # The client is back before slot 0 has said that it is idle. Others are to serve
+    # only when it was kept from the processor in that moment.
+    assert slots[0] > 180
 
 
 @pytest.mark.parametrize("mode", MODES)

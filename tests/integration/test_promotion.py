@@ -150,7 +150,7 @@ def test_a_database_is_closed_before(serve: Serve, tmp_path: Path) -> None:
 def test_a_worker_with_threads_is_not_promoted(serve: Serve) -> None:
     server = serve("warmed", *ONE, env={"THREAD": "1"})
     warm_up(server)
-    line = server.wait_for_log(r"^Worker 0 \(pid \d+\) can't become the zygote.*$")
+    line = server.wait_for_log(r"^Worker \d \(pid \d+\) can't become the zygote.*$")
     assert "'collector' (threading.Event.wait)" in line[0]
     server.wait_for_log(r"^Generation 2 is given up\.$")
     for _ in range(2 * AFTER):
