@@ -194,9 +194,7 @@ class Worker:
         waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
             self._settle(waiter)
-            # Who is to be replaced lets the dispatcher see that it is idle.
-            stopped = self.bank.is_stopped(self.slot) and waiter.hears(_PAUSE)
-            index = None if stopped else waiter.wait()
+            index = None if self._is_handed(waiter) else waiter.wait()
             if index is None:
                 received = receive_one(self.channel)
                 if received is None or not self._obey(*received):
@@ -206,6 +204,16 @@ class Worker:
             self._serve_run(index, self.settings.run_length, ordered=False)
             if self.connections > before and not self._report(Kind.IDLE):
                 return
+
+    def _is_handed(self, waiter: Waiter) -> bool:
+        """Whether news come, for which others at a listener have to wait a moment.
+
+        Who is to be replaced lets the dispatcher see that it is idle; and parked
+        connections have a turn, however many come anew.
+        """
+        if self.bank.is_stopped(self.slot):
+            return waiter.hears(_PAUSE)
+        return self.bank.others_wait() and waiter.hears(_MOMENT / 1000)
 
     def _obey(self, frame: Frame, fds: list[int]) -> bool:
         """Do what a frame says.
@@ -222,6 +230,8 @@ class Worker:
             if not self._report(Kind.BUSY):
                 return False
             self._resume(frame, socket.socket(fileno=fds[0]))
+            if self.settings.dispatch == "blocking":
+                self._take_turn()
         elif frame.kind is Kind.PROMOTE and fds:
             self.promotion = Inherited(socket.socket(fileno=fds[0]), frame.argument)
             return False
@@ -241,6 +251,15 @@ class Worker:
         kind = HEAD if wait is Wait.HEAD else KEEP_ALIVE
         parked = Parked(kind, frame.moment, frame.argument, False, frame.tag)
         self._serve_one(frame.place, connection, address, parked, wakes)
+
+    def _take_turn(self) -> None:
+        """After a parked connection, serve one from each listener.
+
+        The next parked one may be on its way here already, and so on.
+        """
+        for index in range(len(self.servers)):
+            if not self.bank.is_stopped(self.slot):
+                self._serve_run(index, 1, ordered=False, told=True)
 
     def _serve_one(
         self,
@@ -287,8 +306,13 @@ class Worker:
         send_one(self.channel, frame, [connection.fileno()])
         connection.close()
 
-    def _serve_run(self, index: int, length: int, ordered: bool) -> None:
-        """Take connections from one listener as long as the standing order holds."""
+    def _serve_run(
+        self, index: int, length: int, ordered: bool, told: bool = False
+    ) -> None:
+        """Take connections from one listener as long as the standing order holds.
+
+        :param told: The dispatcher knows that it is busy.
+        """
         server = self.servers[index]
         for turn in range(length):
             try:
@@ -310,7 +334,7 @@ class Worker:
                     # it waits for orders, the connection would be ordered to it.
                     raise
                 return
-            if not turn and not self._report(Kind.BUSY):
+            if not (turn or told) and not self._report(Kind.BUSY):
                 connection.close()
                 return
             self.connections += 1
@@ -331,7 +355,8 @@ class Worker:
         and asking for the order costs more than the moment.
         """
         self.ending()
-        return bool(self.waits[index].poll(_MOMENT))
+        knocks = self.waits[index].poll(_MOMENT)
+        return bool(knocks) and not self.bank.is_stopped(self.slot)
 
     def _settle(self, waiter: Waiter) -> None:
         """If nothing is to be done for a while, tell what the last work has left."""

@@ -37,6 +37,8 @@ def warm_up(server: Server, generation: int = 1) -> list[int]:
 def take_over(server: Server, generation: int = 1) -> list[int]:
     pids = warm_up(server, generation)
     server.wait_for_log(rf"^Generation {generation + 1} serves\.$")
+    # One that was told to accept just before may serve once more.
+    wait_for(lambda: not server.state().rest)
     return pids
 
 

@@ -1,0 +1,176 @@
+"""A worker's loop, beside a dispatcher that says what a test wants."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork import parking
+from flask_prefork import scoreboard
+from flask_prefork import worker
+from flask_prefork.channel import Frame
+from flask_prefork.channel import Kind
+from flask_prefork.channel import receive_one
+from flask_prefork.http.server import Limits
+from flask_prefork.http.server import PreforkServer
+from flask_prefork.parking import Wait
+from flask_prefork.scoreboard import Bank
+from flask_prefork.settings import resolve
+from flask_prefork.worker import Worker
+
+#: How long to wait for what must come, in seconds.
+DEADLINE = 20
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class Boss:
+    """The dispatcher of one worker, which runs in a thread.
+
+    :ivar bank: Its bank of the scoreboard.
+    :ivar served: The paths that were asked for, in their order.
+    """
+
+    def __init__(self, **options: t.Any) -> None:
+        self.served: list[str] = []
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.channel.settimeout(DEADLINE)
+        self.theirs = theirs
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.clients: list[socket.socket] = []
+        server = PreforkServer(
+            self._app, self.listener, limits=Limits(), access_log=False
+        )
+        board = scoreboard.create()
+        self.bank = Bank(board, 1)
+        self.worker = Worker(
+            0, 1, theirs, Bank(board, 1), [server], resolve(options, {}, {})
+        )
+        os.close(board)
+        self._thread = threading.Thread(target=self.worker.run)
+
+    def _app(self, environ: t.Any, start_response: t.Any) -> list[bytes]:
+        self.served.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    def begin(self) -> None:
+        """Let it run."""
+        self._thread.start()
+
+    def hear(self) -> Kind:
+        """Wait for what it says next."""
+        received = receive_one(self.channel)
+        assert received is not None
+        for fd in received[1]:
+            os.close(fd)
+        return received[0].kind
+
+    def arrive(self, number: int) -> socket.socket:
+        """Let a client send a request to the listener."""
+        client = socket.create_connection(self.listener.getsockname(), DEADLINE)
+        client.sendall(GET % number)
+        self.clients.append(client)
+        return client
+
+    def park(self, number: int) -> socket.socket:
+        """Let a client send a request on a connection that the dispatcher has.
+
+        :return: The dispatcher's end.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            client = socket.create_connection(other.getsockname(), DEADLINE)
+            connection, _ = other.accept()
+        client.sendall(GET % number)
+        self.clients.append(client)
+        return connection
+
+    def resume(self, connection: socket.socket) -> None:
+        """Hand it a connection."""
+        frame = Frame(
+            Kind.RESUME, 1, 0, 0, 0, parking.flags(Wait.HEAD, 0), time.monotonic() + 60
+        )
+        socket.send_fds(self.channel, [frame.encode()], [connection.fileno()])
+        connection.close()
+
+    def end(self) -> None:
+        self.channel.close()
+        self._thread.join()
+        self.theirs.close()
+        self.listener.close()
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def boss(request: pytest.FixtureRequest) -> Iterator[Boss]:
+    boss = Boss(dispatch=getattr(request, "param", "blocking"))
+    yield boss
+    boss.end()
+
+
+def test_parked_connections_leave_turns_to_new_ones(boss: Boss) -> None:
+    """Though the next one that was parked is always there already."""
+    for number in range(4):
+        boss.resume(boss.park(number))
+    for number in range(10, 13):
+        boss.arrive(number)
+    boss.begin()
+    assert [boss.hear() for _ in range(9)] == [Kind.IDLE, *[Kind.BUSY, Kind.IDLE] * 4]
+    assert boss.served == ["/0", "/10", "/1", "/11", "/2", "/12", "/3"]
+
+
+def test_new_connections_leave_turns_to_parked_ones(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the next new one is always there already."""
+    # The dispatcher takes its time.
+    monkeypatch.setattr(worker, "_MOMENT", DEADLINE * 1000)
+    boss.bank.set_others_wait(True)
+    for number in range(10, 16):
+        boss.arrive(number)
+    boss.begin()
+    for number in range(3):
+        assert boss.hear() is Kind.IDLE
+        boss.bank.set_others_wait(number < 2)
+        boss.resume(boss.park(number))
+        assert boss.hear() is Kind.BUSY
+    assert [boss.hear() for _ in range(3)] == [Kind.IDLE, Kind.BUSY, Kind.IDLE]
+    assert boss.served == [
+        *["/0", "/10", "/1", "/11", "/2", "/12"],
+        *["/13", "/14", "/15"],
+    ]
+
+
+def test_who_is_to_be_replaced_takes_no_new_ones(boss: Boss) -> None:
+    boss.bank.set_stop(0)
+    boss.arrive(10)
+    boss.resume(boss.park(0))
+    boss.channel.send(Frame(Kind.RETIRE, 1, 0).encode())
+    boss.begin()
+    assert [boss.hear() for _ in range(3)] == [Kind.IDLE, Kind.BUSY, Kind.IDLE]
+    assert boss.served == ["/0"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_who_is_stopped_in_the_last_moment_of_its_order(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes then is for another: a newer generation's, perhaps."""
+    monkeypatch.setattr(worker, "_MOMENT", DEADLINE * 1000)
+    boss.begin()
+    assert boss.hear() is Kind.IDLE
+    client = boss.arrive(0)
+    boss.channel.send(Frame(Kind.ORDER, 1, 0, argument=2).encode())
+    assert boss.hear() is Kind.BUSY
+    assert client.recv(100)
+    boss.bank.set_stop(0)
+    boss.arrive(1)
+    assert boss.hear() is Kind.IDLE
+    assert boss.served == ["/0"]
