@@ -26,9 +26,18 @@ KILLS = 2000
 POOL = 64
 
 
+def wait_until_idle(server: Server) -> None:
+    """Wait until all workers are idle, and have parked what they had.
+
+    What the dispatcher says once may be of a moment before it has read their reports.
+    """
+    idle = {"I", "."}
+    wait_for(lambda: all(set(server.state().letters) <= idle for _ in range(2)))
+
+
 def assert_tidy(server: Server) -> None:
     """All workers are idle again, and the dead are buried."""
-    wait_for(lambda: set(server.state().letters) <= {"I", "."})
+    wait_until_idle(server)
     wait_for(lambda: not server.zombies())
 
 
@@ -44,6 +53,7 @@ def test_idle_workers_are_killed_two_thousand_times(serve: Serve) -> None:
     waiting = [Client(server.url, keep_alive=True) for _ in range(8)]
     for client in waiting:
         assert client.ask().status == 200
+    wait_until_idle(server)
     client = Client(server.url)
     killed: set[int] = set()
     while len(killed) < KILLS:
