@@ -91,7 +91,7 @@ class Kind(enum.IntEnum):
     #: The listening sockets are closed now.
     CLOSED = 19
     # Observer to dispatcher, and back.
-    #: It still listens.
+    #: It still listens. The first asks for OBSERVE.
     PING = 20
 
 

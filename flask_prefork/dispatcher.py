@@ -386,4 +386,8 @@ def serve(zygote: Zygote, surroundings: Surroundings) -> int:
     :param surroundings: What the command was started with.
     :return: The exit status.
     """
-    return Dispatcher(zygote, surroundings).run()
+    status = Dispatcher(zygote, surroundings).run()
+    # While the interpreter goes down it takes its handlers away, and one signal more
+    # would change how this process ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    return status

@@ -67,6 +67,7 @@ class Observer:
         self._clock = clock
         self._begun = clock()
         self._channel: Channel | None = None
+        self._told = False
         self._doors: Mapping[str, Listener] = {}
         self._listeners: Sequence[Listener] = ()
         #: What it is told; nothing before it is wanted, and when it isn't any more.
@@ -123,11 +124,27 @@ class Observer:
         finally:
             theirs.close()
         self._channel = Channel(ours)
+        self._told = False
         self._poller.watch(self._channel.fd, self._read)
-        document = write_document(self._about)
+
+    def _tell(self, channel: Channel) -> None:
+        """Hand it what it is to serve.
+
+        Only when it listens to us: sockets on their way to a process that still
+        imports its modules would outlive our death, and clients would connect to
+        nobody.
+        """
+        self._told = True
+        try:
+            document = write_document(self._about)
+        except OSError as e:
+            logger.error("Can't tell the observer what to serve: %s.", e)
+            self._hang_up()
+            self.kill()
+            return
         fds = [document, self._scoreboard]
         fds += [one.fd for one in (*self._doors.values(), *self._listeners)]
-        self._channel.send(Frame(Kind.OBSERVE, 0), fds)
+        channel.send(Frame(Kind.OBSERVE, 0), fds)
         os.close(document)
 
     def _read(self) -> None:
@@ -138,7 +155,10 @@ class Observer:
             received = channel.receive()
             if received is not None:
                 for frame in received[0]:
-                    channel.send(frame)  # PING
+                    if self._told:
+                        channel.send(frame)  # PING
+                    else:
+                        self._tell(channel)
                 return
         except ValueError as e:
             logger.error("The observer sent garbage: %s.", e)
@@ -188,7 +208,7 @@ class Observer:
     def close_queues(self) -> None:
         """Nobody listens any more, and no socket may be left for clients to try."""
         self._listeners = ()
-        if self._channel is not None:
+        if self._channel is not None and self._told:
             self._channel.send(Frame(Kind.CLOSED, 0))
 
     def release(self) -> None:

@@ -23,6 +23,7 @@ from ..channel import Frame
 from ..channel import Kind
 from ..channel import read_document
 from ..channel import receive_one
+from ..channel import send_one
 from ..sockets import Listener
 from .agent import Agent
 from .background import in_background
@@ -191,6 +192,7 @@ def main(fd: int) -> t.NoReturn:
 def _observe(fd: int) -> None:
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
+    send_one(sock, Frame(Kind.PING, 0))
     received = receive_one(sock)
     if received is None:
         return

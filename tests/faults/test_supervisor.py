@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
@@ -77,6 +78,37 @@ def test_the_dispatcher_is_killed_while_somebody_waits(
         waiting.read()
     held.release()
     assert request.answer().status == 200
+
+
+BOOTING = """\
+import json, os, socket, sys
+if any("flask_prefork.observe" in word for word in sys.orig_argv):
+    with socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))) as gate:
+        gate.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+        gate.recv(1)
+"""
+
+
+def test_the_dispatcher_is_killed_while_the_observer_starts(
+    serve: Serve, gate: Gate, tmp_path: Path
+) -> None:
+    """``kill -9`` of the dispatcher while the observer still imports its modules.
+
+    Both addresses are free for a new server.
+    """
+    (tmp_path / "sitecustomize.py").write_text(BOOTING)
+    env = {"PYTHONPATH": str(tmp_path), "GATE": str(gate.port)}
+    admin = ("--admin", f"unix:{tmp_path}/admin")
+    server = serve("held", *admin, env=env)
+    observer = gate.wait_for_one()
+    server.popen.kill()
+    server.wait()
+    wait_for(lambda: {process.pid for process in group(server.pid)} == {observer.pid})
+    assert not server.is_accepting()
+    other = serve("held", "--port", server.url.rpartition(":")[2], *admin)
+    assert other.get().status == 200
+    observer.release()
+    wait_for(lambda: not group(server.pid))
 
 
 def test_the_dispatcher_is_killed_and_a_worker_is_stuck(

@@ -125,6 +125,18 @@ def test_a_server_with_nothing_to_do_ends_quietly(
     assert "killed" not in server.log()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_until_the_end_do_not_change_it(
+    serve: Serve, number: signal.Signals
+) -> None:
+    server = serve("held")
+    server.signal(signal.SIGTERM)
+    while server.popen.poll() is None:
+        server.signal(number)
+    assert server.wait() == 0
+    _assert_clean(server.log())
+
+
 def test_usr1_tells_the_state(serve: Serve, gate: Gate) -> None:
     server = serve("held", "--min-idle", "3", "--max-workers", "3")
     server.wait_for_state("III")
