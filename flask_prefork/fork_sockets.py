@@ -15,6 +15,7 @@ import types
 import typing as t
 
 from .fork_traps import HOOK
+from .sockets import listens
 
 #: Where a connection leads to: the port, or the last part of a unix socket's path.
 Place = int | str
@@ -121,8 +122,8 @@ def _peer(sock: socket.socket) -> t.Any:
 
 def _receives(sock: socket.socket) -> bool:
     """Whether a socket without a peer takes connections or datagrams."""
-    if sock.type == socket.SOCK_STREAM:
-        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if sock.type == socket.SOCK_STREAM and (told := listens(sock)) is not None:
+        return told
     return bool(sock.getsockname()[1])  # no port before it is bound (udp(7))
 
 

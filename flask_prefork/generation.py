@@ -182,7 +182,7 @@ class Generation:
         """When :meth:`step` should run next if nothing happens before."""
         times = [self.pool.deadline(), self.children.stalls.deadline()]
         if not self.closed and self.alive:
-            times.append(self.policy.deadline())
+            times.append(self._sizing.deadline())
         return min((time for time in times if time is not None), default=None)
 
     # What the dispatcher does

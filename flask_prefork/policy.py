@@ -212,6 +212,24 @@ class Policy:
         self._not_before = now + STEP
         return count
 
+    def may_replace(self, now: float, *, idle: int, total: int, room: bool) -> bool:
+        """Whether a worker may be replaced now.
+
+        While starts fail, the next one may fail as well: nobody goes first who would
+        be missed.
+
+        :param room: Whether one more worker is allowed.
+        """
+        if not self.failures:
+            return True
+        if now < self._not_before:
+            return False
+        return room or (idle > self.min_idle and total > self.min_workers)
+
+    def back_off(self, now: float) -> float | None:
+        """Until when no worker may be started because the last start failed."""
+        return self._not_before if self.failures and now < self._not_before else None
+
     def room(self, total: int, others: int, memory: Memory) -> int:
         """How many more workers are allowed; see :meth:`grow`."""
         room = self.max_workers - total - others

@@ -343,6 +343,8 @@ class Pool:
             # The one it was to replace has died.
             self._replacement = None
             return None, None
+        if self._replacement is not None and self._replacement.state is State.KILLED:
+            return None, None  # another one is started when it is buried
         if self._replacement is None and room:
             self._replacement = self.spawn(now)
             return self._replacement, None

@@ -302,10 +302,11 @@ class Queues:
 
     def close(self) -> None:
         """Refuse new connections, and close those between two requests."""
+        # First: their descriptors may be wanted for who waits at a listener.
+        for connection in self.lot.clear():
+            self._close(connection)
         for listener in self.listeners:
             self._poller.forget(listener.fd)
             listener.shut()
             listener.close()
         self.listeners = ()
-        for connection in self.lot.clear():
-            self._close(connection)

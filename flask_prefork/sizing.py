@@ -83,11 +83,20 @@ class Sizing:
         pool, policy = self._pool, self._policy
         used = self._children.weights.memory(pool, memory)
         room = policy.room(len(pool), others, used) > 0
-        new, old = pool.recycle(now, room and not policy.failures)
+        if not policy.may_replace(now, idle=pool.idle, total=len(pool), room=room):
+            return
+        new, old = pool.recycle(now, room)
         if new is not None:
             self._children.start(new)
         if old is not None:
             self._children.retire(old)
+
+    def deadline(self) -> float | None:
+        """When to step, or to recycle, next if nothing happens before, in seconds."""
+        times = [self._policy.deadline()]
+        if self._pool.recycles:
+            times.append(self._policy.back_off(self._clock()))
+        return min((moment for moment in times if moment is not None), default=None)
 
     def _tell_limits(self, total: int) -> None:
         policy = self._policy

@@ -158,18 +158,20 @@ def shut(sock: socket.socket) -> None:
     for workers that are still busy. TCP then resets who waits; on a unix socket they
     would wait on until its last holder is gone.
 
-    :param sock: A listening socket that doesn't block.
+    :param sock: A listening socket.
     """
+    # The app may have set another default, and accept() would try on until then.
+    sock.setblocking(False)
     try:
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # who else holds it was faster
+        return  # who else holds it was faster, or goes on listening
     if sock.family == socket.AF_UNIX:
         try:
             while True:
                 sock.accept()[0].close()
         except OSError:
-            pass  # there are no more: EINVAL now that it is shut
+            pass  # there are no more, or no descriptor for one
 
 
 class Waiter:
@@ -326,13 +328,21 @@ def _inherit(host: str, backlog: int) -> Listener:
         raise BindError(f"Descriptor {fd} is no stream socket.")
     sock.set_inheritable(False)
     try:
-        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if not listens(sock):
             _listen(sock, backlog)
     except OSError as e:
         sock.detach()
         raise BindError(f"Can't listen on descriptor {fd}: {e.strerror}.") from None
     sock.setblocking(False)
     return Listener(sock, host, inherited=True)
+
+
+def listens(sock: socket.socket) -> bool | None:
+    """Whether a socket takes connections; ``None`` where the system doesn't tell."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return None  # macOS has the option, and doesn't know it
 
 
 def _listen(sock: socket.socket, backlog: int) -> None:

@@ -98,6 +98,18 @@ def test_one_that_is_new(kind: int) -> None:
     assert told_of(socket.socket(socket.AF_INET, kind)) == []
 
 
+def test_one_that_listens_where_the_system_does_not_tell(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getsockopt(*args: int) -> int:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    monkeypatch.setattr(socket.socket, "getsockopt", getsockopt)
+    (finding,) = told_of(peer.sock)
+    assert "all workers would accept from it" in finding
+    assert told_of(socket.socket()) == []
+
+
 def test_one_that_has_lost_its_peer(peer: Peer) -> None:
     sock = peer.connect()
     accepted, _ = peer.sock.accept()

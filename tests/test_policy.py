@@ -49,6 +49,23 @@ def test_rate_starts_anew_when_satisfied() -> None:
     assert policy.grow(3.0, idle=0, starting=0, total=5, waiting=9) == 1
 
 
+def test_a_worker_is_replaced_while_starts_fail_only_if_it_is_not_missed() -> None:
+    policy = make(min_idle=2, min_workers=4, max_workers=6)
+    assert policy.may_replace(0.0, idle=0, total=4, room=False)
+    policy.failed(1.0)
+    until = policy.back_off(1.0)
+    assert until is not None
+    assert not policy.may_replace(1.0, idle=6, total=6, room=True)
+    # The replacement is a try.
+    assert policy.may_replace(until, idle=0, total=4, room=True)
+    assert policy.back_off(until) is None
+    assert not policy.may_replace(until, idle=2, total=6, room=False)
+    assert not policy.may_replace(until, idle=4, total=4, room=False)
+    assert policy.may_replace(until, idle=3, total=5, room=False)
+    policy.started(until)
+    assert policy.may_replace(until, idle=0, total=4, room=False)
+
+
 def test_starting_counts_as_idle() -> None:
     assert make().grow(0.0, idle=0, starting=2, total=2) == 0
 

@@ -174,6 +174,9 @@ def test_a_replacement_that_dies_is_started_again() -> None:
     pool.report(worker, Event.IDLE, 1.0, served=1)
     new, _ = pool.recycle(1.0, room=True)
     assert new is not None
+    # It is known to be dying before it is known to be dead.
+    pool.report(new, Event.KILL, 1.0)
+    assert pool.recycle(1.0, room=True) == (None, None)
     pool.report(new, Event.EXIT, 1.0)
     again, old = pool.recycle(1.0, room=True)
     assert again is not None

@@ -16,6 +16,7 @@ from flask_prefork import sockets
 from flask_prefork.sockets import bind
 from flask_prefork.sockets import BindError
 from flask_prefork.sockets import Listener
+from flask_prefork.sockets import shut
 
 Open = Callable[..., Listener]
 
@@ -370,8 +371,23 @@ def test_shut_ends_who_waits_for_a_unix_socket(open_: Open, path: Path) -> None:
     with socket.fromfd(listener.fd, socket.AF_UNIX, socket.SOCK_STREAM):
         waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
         for client in waiting:
+            client.settimeout(20)
             client.connect(str(path))
         listener.shut()
         for client in waiting:
             assert client.recv(1) == b""
             client.close()
+
+
+def test_shut_does_not_wait_as_long_as_the_app_likes(open_: Open, path: Path) -> None:
+    listener = open_(f"unix://{path}")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(2)
+    try:
+        with socket.socket(fileno=os.dup(listener.fd)) as shared:
+            assert shared.gettimeout() == 2
+            shut(shared)
+            # It would have gone round and round.
+            assert shared.gettimeout() == 0
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,4 +1,7 @@
-"""Each worker notes its birth and its end in the file ``JOURNAL``."""
+"""Each worker notes its birth and its end in the file ``JOURNAL``.
+
+While there is a file ``BROKEN`` they die at once.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ def note(event: str) -> None:
 
 
 def born() -> None:
+    if os.path.exists(os.environ.get("BROKEN", "")):
+        os._exit(3)
     note("born")
     # Registered in the worker, lest the zygote's end is noted too.
     atexit.register(note, "left")

@@ -103,6 +103,26 @@ def test_only_idle_workers_are_replaced_and_never_two_at_once(
     assert "killed" not in server.log()
 
 
+def test_nobody_goes_while_none_can_be_started(
+    serve: Serve, journal: Journal, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    pool = _options(min_idle=2, max_idle=4, min_workers=4, max_workers=8)
+    options = [*pool, *_options(max_requests=3)]
+    env = {"JOURNAL": str(journal.path), "BROKEN": str(broken)}
+    server = serve("journal", *options, env=env)
+    server.wait_for_state("IIII")
+    broken.touch()
+    assert {server.get().status for _ in range(60)} == {200}
+    # It is tried again, and again.
+    for times in (1, 2):
+        wait_for(lambda times=times: server.log().count("died: exit status 3") > times)
+    assert not any(event == "left" for event, _ in journal.events())
+    broken.unlink()
+    wait_for(lambda: any(event == "left" for event, _ in journal.events()))
+    assert server.get().status == 200
+
+
 def test_without_room_the_old_one_goes_first(serve: Serve, journal: Journal) -> None:
     options = _options(min_idle=1, max_workers=1, max_requests=2)
     server = serve("journal", *options, env={"JOURNAL": str(journal.path)})
