@@ -98,6 +98,7 @@ class Dispatcher:
             stopwatch = Stopwatch(self.clock)
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
+                self._pardon(stopwatch.lap())
                 callbacks = self.poller.wait(patience)
                 self._pardon(stopwatch.lap(patience))
                 for callback in callbacks:
@@ -105,7 +106,6 @@ class Dispatcher:
                 self._pardon(stopwatch.lap())
                 # Judged by the time that was accounted for, not by a later one.
                 self._turn(stopwatch.now)
-                self._pardon(stopwatch.lap())
         finally:
             self._clean_up()
         return self.status

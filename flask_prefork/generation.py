@@ -293,7 +293,7 @@ class Generation:
         """Give all workers more time: nobody listened to them for so long."""
         now = self.clock()
         self.pool.pardon(now, seconds)
-        self.children.stalls.pardon(now)
+        self.children.stalls.pardon(now, seconds)
 
     def show_busy(self) -> None:
         """Let every busy worker log its threads' tracebacks."""

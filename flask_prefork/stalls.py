@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import typing as t
+from collections import deque
 
 from .deadlines import Deadlines
 from .pool import Worker
@@ -17,6 +18,8 @@ if t.TYPE_CHECKING:
 
 #: How long a request that was told to end may take to do so, in seconds.
 GRACE = 5.0
+#: How many pardons are remembered.
+_PARDONS = 100
 
 
 class Account(t.Protocol):
@@ -66,7 +69,8 @@ class Stalls:
         self._aborted: dict[Worker, float] = {}
         # Between two requests: what was seen of it, and since when.
         self._between: dict[Worker, tuple[int, float, float]] = {}
-        self._pardoned = 0.0
+        # What is pardoned: until when, and how many seconds before.
+        self._pardons: deque[tuple[float, float]] = deque(maxlen=_PARDONS)
 
     @classmethod
     def of(cls, settings: Settings) -> Stalls:
@@ -87,10 +91,17 @@ class Stalls:
         self._aborted.pop(worker, None)
         self._between.pop(worker, None)
 
-    def pardon(self, now: float) -> None:
-        """Nobody has looked at the workers until now, and they may have slept too."""
-        self._pardoned = now
-        self._between.clear()
+    def pardon(self, now: float, seconds: float) -> None:
+        """Nobody has looked at the workers for so long, and they may have slept too."""
+        self._pardons.append((now, seconds))
+        for worker, (requests, moved, since) in self._between.items():
+            self._between[worker] = requests, moved, min(since + seconds, now)
+
+    def _moved(self, account: Account) -> float:
+        """When something would have moved last, if nobody had slept since."""
+        moved = max(account.began, account.moved)
+        slept = (min(seconds, until - moved) for until, seconds in self._pardons)
+        return moved + sum(part for part in slept if part > 0)
 
     def due(self, now: float) -> list[Worker]:
         """The workers to :meth:`judge` now."""
@@ -110,7 +121,7 @@ class Stalls:
             return self._judge_pause(worker, now, account)
         self._between.pop(worker, None)
         began = account.began
-        moved = max(began, account.moved, self._pardoned)
+        moved = self._moved(account)
         verdict = None
         stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:

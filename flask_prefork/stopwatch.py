@@ -29,7 +29,8 @@ class Stopwatch:
 
         :param allowed: How many seconds it may have taken for its own reasons;
             ``None`` is any number.
-        :return: How long it took if it was stopped, in seconds, else 0.
+        :return: How long it took if it was stopped, in seconds, else 0. The time that
+            it was allowed counts, for it may have been stopped all along.
         """
         begun, self.now = self.now, self._clock()
         took = self.now - begun

@@ -205,7 +205,7 @@ def test_an_idle_worker_is_not_watched() -> None:
 def test_time_that_nobody_watched_does_not_count() -> None:
     stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
     stalls.watch(worker, 100.0)
-    stalls.pardon(1000.0)
+    stalls.pardon(1000.0, 900.0)
     assert stalls.due(1000.0) == [worker]
     stuck = Account(0, 100.0, 100.0)
     assert stalls.judge(worker, 1000.0, stuck) is None
@@ -213,6 +213,25 @@ def test_time_that_nobody_watched_does_not_count() -> None:
     assert deadline is not None
     assert 1060.0 <= deadline <= 1060.0 + GRAIN
     assert stalls.judge(worker, deadline, stuck) is Verdict.ABORT
+
+
+def test_short_naps_do_not_hide_who_is_stuck() -> None:
+    stalls, worker = Stalls(10.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    stuck = Account(0, 100.0, 101.0)
+    for nap in range(1, 20):
+        stalls.pardon(100.0 + 5 * nap, 0.5)
+        if stalls.due(100.0 + 5 * nap) and stalls.judge(worker, 100.0 + 5 * nap, stuck):
+            break
+    # Ten seconds of its own, and half a second for each nap.
+    assert 111.0 <= 100.0 + 5 * nap <= 120.0
+
+
+def test_a_nap_before_it_moved_is_no_excuse() -> None:
+    stalls, worker = Stalls(10.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    stalls.pardon(150.0, 45.0)
+    assert stalls.judge(worker, 161.0, Account(0, 100.0, 150.0)) is Verdict.ABORT
 
 
 # Busy, but between two requests
@@ -250,7 +269,7 @@ def test_a_pause_that_nobody_watched_does_not_count() -> None:
     stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
     between = Account(5, 0.0, 99.0)
     assert stalls.judge(worker, 100.0, between) is None
-    stalls.pardon(1000.0)
+    stalls.pardon(1000.0, 900.0)
     assert stalls.judge(worker, 1000.0, between) is None
     assert stalls.judge(worker, 1069.0, between) is None
     assert stalls.judge(worker, 1070.0, between) is Verdict.KILL

@@ -9,8 +9,8 @@ from flask_prefork.phase import Phase
 from flask_prefork.stopwatch import Stopwatch
 
 STOP = 10.0
-#: Shorter than the stop, longer than a turn.
-TIMEOUT = 1.0
+#: Longer than a turn, and shorter or longer than the stop.
+TIMEOUTS = [1.0, 100.0]
 TURNS = 4
 
 
@@ -48,15 +48,21 @@ def test_a_longer_lap_was_stopped(allowed: float) -> None:
 
 
 class Turning(Dispatcher):
-    """The dispatcher's loop, around one worker that has a second's time."""
+    """The dispatcher's loop, around one worker that has its time.
 
-    def __init__(self, time: Time) -> None:
+    :ivar polled: Before which looks at the clock it was in the poll: a stop there may
+        not be told from a wait.
+    """
+
+    def __init__(self, time: Time, timeout: float) -> None:
         self.clock = self.time = time
         self.phase = Phase.SERVING
         self.status = 0
         self.poller = self  # type: ignore[assignment]
         self.turns = 0
-        self.deadline = time.now + TIMEOUT
+        self.deadline = time.now + timeout
+        self.pardoned = 0.0
+        self.polled: set[int] = set()
         self.judged: list[float] = []
 
     def _reap(self) -> None:
@@ -67,10 +73,12 @@ class Turning(Dispatcher):
 
     def wait(self, seconds: float | None) -> list[object]:
         """Something happens at once; then the time is looked at once more."""
+        self.polled.add(self.time.looks)
         return [self.clock]
 
     def _pardon(self, seconds: float) -> None:
         self.deadline += seconds
+        self.pardoned += seconds
 
     def _turn(self, now: float) -> None:
         self.judged.append(self.deadline - now)
@@ -83,11 +91,17 @@ class Turning(Dispatcher):
         """There is nothing."""
 
 
-def test_the_loop_pardons_a_stop_before_any_look_at_the_clock() -> None:
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+def test_the_loop_pardons_a_stop_before_any_look_at_the_clock(timeout: float) -> None:
     time = Time()
-    Turning(time).run()
+    Turning(time, timeout).run()
     assert time.looks > 3 * TURNS
-    for look in range(1, time.looks):
-        loop = Turning(Time(stop_before=look))
+    last = time.looks - 1  # in the last turn, after which nobody is judged
+    for look in range(1, last):
+        loop = Turning(Time(stop_before=look), timeout)
         assert loop.run() == 0
         assert min(loop.judged) > 0, f"stopped before look {look}"
+        if look not in loop.polled:
+            assert loop.pardoned >= STOP, f"stopped before look {look}"
+        elif timeout > STOP:
+            assert loop.pardoned == 0
