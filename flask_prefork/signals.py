@@ -1,14 +1,13 @@
 """Signals as news of a socket.
 
 A handler may run between any two instructions, so none here does more than to note
-the signal and to wake the loop, by a socket, which reads it with all other news
-(:func:`signal.set_wakeup_fd`). Even logging in a handler crashed SpamAssassin's parent
-(bugs 5422, 6745).
+the signal; the interpreter wakes the loop by a socket (:func:`signal.set_wakeup_fd`),
+and it is looked at with all other news. Even logging in a handler crashed
+SpamAssassin's parent (bugs 5422, 6745).
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
 from collections.abc import Iterable
@@ -21,22 +20,18 @@ class Signals:
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        self._noted: set[int] = set()
+        self._noted: dict[int, bool] = {}
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
-        # Wakes the loop if a signal comes after the interpreter has looked for one
-        # and before it waits. What is written is lost when the socket is full, so
-        # what has come isn't read from it.
+        # Only wakes the loop: what is written is lost when the socket is full.
         signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: object) -> None:
-        self._noted.add(number)
-        # It may have been read already that there is something to read.
-        with contextlib.suppress(OSError):
-            self._theirs.send(b"\0")
+        # No call in here: in a flood, each would let another handler in.
+        self._noted[number] = True
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -44,9 +39,13 @@ class Signals:
 
     def read(self) -> list[int]:
         """The signals that came; ten times the same are one."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             self._ours.recv(4096)
-        noted, self._noted = self._noted, set()
+        except BlockingIOError:
+            pass
+        # The interpreter calls handlers after each call, so also those of signals whose
+        # wake-up was read just now.
+        noted, self._noted = self._noted, {}
         return sorted(noted)
 
     def close(self) -> None:
