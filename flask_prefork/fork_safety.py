@@ -22,6 +22,7 @@ from . import fork_traps
 from .fork_sockets import Mended
 from .fork_traps import connections
 from .fork_traps import HOOK
+from .fork_traps import is_in_memory
 
 if t.TYPE_CHECKING:
     from flask import Flask
@@ -39,6 +40,9 @@ _PORTS = {
 #: Pools as they were before the fork. Their connections are the zygote's: one
 #: that is finalized here might say goodbye to its server in the zygote's name.
 _foreign_pools: list[object] = []
+#: And how many there are: a worker that becomes a zygote still has their descriptors,
+#: and so have all that it forks.
+_foreign: list[Mended] = []
 
 
 def look(app: Flask, listeners: t.Iterable[socket.socket] = ()) -> list[str]:
@@ -47,9 +51,29 @@ def look(app: Flask, listeners: t.Iterable[socket.socket] = ()) -> list[str]:
     :param listeners: Sockets that they do share.
     :return: A sentence or two for each finding: what it is, and what to do.
     """
+    frozen = gc.get_freeze_count()
+    _uncover()
+    try:
+        return _look(app, {sock.getsockname() for sock in listeners})
+    finally:
+        if frozen:
+            gc.freeze()
+
+
+def _uncover() -> None:
+    """Let the garbage collector show all that there is, and nothing that there isn't.
+
+    It doesn't show what is frozen: in a zygote that was a worker that is all that was
+    loaded, and so who holds a connection. What nobody holds may still have a
+    descriptor, as part of a cycle that wasn't collected yet.
+    """
+    gc.unfreeze()
+    gc.collect()
+
+
+def _look(app: Flask, shared: t.Collection[t.Any]) -> list[str]:
     engines = _engines(app)
-    shared = {sock.getsockname() for sock in listeners}
-    mended = [_mended(engine) for engine in engines.values()]
+    mended = [*map(_mended, engines.values()), *_foreign]
     objects = gc.get_objects()
     traps = fork_traps.find(objects, list(engines.values()))
     explained = {trap.explains for trap in traps}
@@ -67,6 +91,7 @@ def mend(app: Flask) -> None:
     """Renew what can be renewed in a worker without the app's help."""
     for engine in _engines(app).values():
         _foreign_pools.append(engine.pool)
+        _foreign.append(_mended(engine))
         engine.dispose(close=False)
     random = sys.modules.get("numpy.random")
     if random is not None:
@@ -130,15 +155,8 @@ def _engines(app: Flask) -> dict[str, Engine]:
     return {
         name or "default": engine
         for name, engine in engines.items()
-        if not _is_in_memory(engine)
+        if not is_in_memory(engine)
     }
-
-
-def _is_in_memory(engine: Engine) -> bool:
-    if engine.dialect.name != "sqlite":
-        return False
-    database, mode = engine.url.database, engine.url.query.get("mode")
-    return not database or ":memory:" in database or mode == "memory"
 
 
 def _mended(engine: Engine) -> Mended:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import socket
 import stat
 import sys
@@ -17,6 +18,12 @@ import typing as t
 from .fork_traps import HOOK
 from .sockets import listens
 
+#: Who only sends datagrams, and whole messages: of logs and figures.
+_SENDERS = ("logging.handlers.", "statsd.", "datadog.", "graypy.")
+#: The peer sends no more (``poll(2)``).
+_HANGS_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
+#: Bytes of the longest TLS record that only says goodbye: head, nonce, alert and tag.
+_GOODBYE = 31
 #: Where a connection leads to: the port, or the last part of a unix socket's path.
 Place = int | str
 
@@ -56,6 +63,8 @@ def look(
         owner = owners.of(fd)
         if owner.partition(".")[0] in explained or fd in owners.renewed:
             continue
+        if kind == socket.SOCK_DGRAM and owner.startswith(_SENDERS):
+            continue
         if peer is not None and _take(left, _place(peer)):
             continue
         findings.append(_describe(here, peer, kind, owner and f" ({owner})"))
@@ -92,7 +101,8 @@ def _sockets() -> t.Iterator[_Socket]:
     Those of the Internet, and connections to unix sockets that have a name: a pair
     of sockets has none. Datagrams to a unix socket are whole messages, whoever
     sends them, and are meant for logs most of the time. One that neither listens nor
-    has a peer has lost it, or has none yet.
+    has a peer has lost it, or has none yet; and one that the peer has ended has nothing
+    to share.
     """
     for name in os.listdir("/dev/fd"):
         fd = int(name)
@@ -109,7 +119,7 @@ def _sockets() -> t.Iterator[_Socket]:
             else:
                 leads = sock.family == socket.AF_UNIX and bool(found.peer)
                 leads = leads and sock.type != socket.SOCK_DGRAM
-            if leads:
+            if leads and not _is_over(sock):
                 yield found
 
 
@@ -118,6 +128,26 @@ def _peer(sock: socket.socket) -> t.Any:
         return sock.getpeername()
     except OSError:
         return None
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Whether the peer has ended the connection, and has left nothing to read.
+
+    As a server does with one that was idle for long. Whoever uses it next sees that.
+    """
+    if sock.type != socket.SOCK_STREAM:
+        return False
+    try:
+        left = sock.recv(_GOODBYE + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(sock, _HANGS_UP)
+    # By TLS the last record says goodbye (RFC 8446, 6.1): an alert, which looks like
+    # data if it is encrypted by version 1.3.
+    is_goodbye = left[:1] in (b"\x15", b"\x17") and left[1:2] == b"\x03"
+    ended = bool(poll.poll(0))
+    return ended and (not left or (is_goodbye and len(left) <= _GOODBYE))
 
 
 def _receives(sock: socket.socket) -> bool:

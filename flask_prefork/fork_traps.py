@@ -28,6 +28,7 @@ class Trap(t.NamedTuple):
     :param advice: What it is, and what to do.
     :param is_set: Whether an instance is in that state.
     :param explains: A package whose threads and connections are told of by this.
+    :param shares: What an instance has in common with others that stand for the same.
     """
 
     module: str
@@ -35,6 +36,7 @@ class Trap(t.NamedTuple):
     advice: str
     is_set: t.Callable[[t.Any], bool] = lambda one: True
     explains: str = ""
+    shares: t.Callable[[t.Any], object] = lambda one: one
 
 
 def find(objects: list[t.Any], mended: t.Collection[t.Any]) -> list[Trap]:
@@ -56,11 +58,11 @@ def find(objects: list[t.Any], mended: t.Collection[t.Any]) -> list[Trap]:
             if base in traps:
                 caught[kind] = traps[base]
     found = [
-        caught[type(one)]
+        trap
         for one in objects
-        if type(one) in caught
-        and not any(one is other for other in mended)
-        and caught[type(one)].is_set(one)
+        if (trap := caught.get(type(one))) is not None
+        and not any(trap.shares(one) is trap.shares(other) for other in mended)
+        and trap.is_set(one)
     ]
     return [trap for trap in TRAPS if trap in found]
 
@@ -78,8 +80,18 @@ def _is_open_loop(loop: t.Any) -> bool:
     return not loop.is_closed()
 
 
+def is_in_memory(engine: t.Any) -> bool:
+    """Whether a SQLAlchemy engine's database is memory, of which each worker has its
+    own copy."""
+    if engine.dialect.name != "sqlite":
+        return False
+    database, mode = engine.url.database, engine.url.query.get("mode")
+    return not database or ":memory:" in database or mode == "memory"
+
+
 def _has_connections(engine: t.Any) -> bool:
-    return bool(connections(engine, "checkedin") or connections(engine, "checkedout"))
+    count = connections(engine, "checkedin") + connections(engine, "checkedout")
+    return count > 0 and not is_in_memory(engine)
 
 
 def _counts_alone(metric: t.Any) -> bool:
@@ -118,6 +130,8 @@ TRAPS = (
         "a SQLAlchemy engine that Flask-SQLAlchemy doesn't know has connections; all"
         f" workers would use them at once. Call engine.dispose(close=False) {HOOK}.",
         _has_connections,
+        # One with execution_options() has the pool of the one that it was made from.
+        shares=lambda engine: engine.pool,
     ),
     Trap(
         "psycopg_pool.base",

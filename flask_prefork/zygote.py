@@ -234,8 +234,8 @@ class Zygote:
         bytes(_USUAL_BLOCK)
         if self.settings.gc_freeze:
             # What the app has made stays out of the collector's sight, which
-            # would write to its pages in every worker.
-            gc.collect()
+            # would write to its pages in every worker. What nobody holds was collected
+            # before it was looked at (fork_safety.py).
             gc.freeze()
 
     def _become_worker(

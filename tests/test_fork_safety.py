@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -183,6 +185,7 @@ def database(app: Flask, tmp_path: Path) -> Iterator[SQLAlchemy]:
     for pool in fork_safety._foreign_pools:
         pool.dispose()  # type: ignore[attr-defined]
     fork_safety._foreign_pools.clear()
+    fork_safety._foreign.clear()
 
 
 def test_engines_are_renewed(app: Flask, database: SQLAlchemy) -> None:
@@ -245,22 +248,8 @@ def test_idle_connections_of_a_known_engine_are_not_told(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
-        class Pool:
-            def checkedin(self) -> int:
-                return 1
-
-        class Dialect:
-            name = "postgresql"
-
-        class Engine:
-            url = sqlalchemy.make_url(f"postgresql://127.0.0.1:{port}/x")
-            dialect = Dialect()
-            pool = Pool()
-
-        class Extension:
-            engines = {None: Engine()}
-
-        app.extensions["sqlalchemy"] = Extension()
+        engines = {None: engine_at(port)}
+        app.extensions["sqlalchemy"] = types.SimpleNamespace(engines=engines)
 
         def connections() -> int:
             found = look(app, [server])
@@ -270,6 +259,92 @@ def test_idle_connections_of_a_known_engine_are_not_told(
             assert connections() == 0
             with socket.create_connection(("127.0.0.1", port)):
                 assert connections() == 1
+
+
+def engine_at(port: int) -> t.Any:
+    """In the place of an engine with an idle connection to a port."""
+
+    class Engine:
+        url = sqlalchemy.make_url(f"postgresql://127.0.0.1:{port}/x")
+        dialect = types.SimpleNamespace(name="postgresql")
+        pool = types.SimpleNamespace(checkedin=lambda: 1)
+
+        def dispose(self, close: bool = True) -> None:
+            self.pool = types.SimpleNamespace(checkedin=lambda: 0)
+
+    return Engine()
+
+
+def test_connections_that_a_worker_has_left_to_the_zygote(app: Flask) -> None:
+    """It still has them when it becomes the next zygote itself, and no pool has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        engines = {None: engine_at(port)}
+        app.extensions["sqlalchemy"] = types.SimpleNamespace(engines=engines)
+
+        def connections() -> int:
+            found = look(app, [server])
+            return sum(f"connection to 127.0.0.1:{port}" in f for f in found)
+
+        try:
+            with socket.create_connection(("127.0.0.1", port)):
+                mend(app)
+                fork_safety.part(app)
+                assert connections() == 0
+                # This one is not among them.
+                with socket.create_connection(("127.0.0.1", port)):
+                    assert connections() == 1
+        finally:
+            fork_safety._foreign_pools.clear()
+            fork_safety._foreign.clear()
+
+
+def test_an_engine_with_options_of_its_own(
+    app: Flask, news: News, database: SQLAlchemy
+) -> None:
+    """It has the same pool."""
+    with app.app_context():
+        engine = database.engine
+    derived = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with derived.connect():
+        pass
+    assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+    assert not news()
+
+
+def test_a_database_in_memory_is_each_workers_own(news: News) -> None:
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.QueuePool)
+    with engine.connect():
+        assert not news()
+    engine.dispose()
+
+
+def test_what_nobody_holds_any_more(news: News) -> None:
+    """Though the garbage collector has not come to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        known = len(news())
+        cycle: list[t.Any] = [socket.create_connection(server.getsockname())]
+        cycle.append(cycle)
+        assert len(news()) == known + 1
+        gc.disable()
+        try:
+            with pytest.warns(ResourceWarning):
+                del cycle
+                assert len(news()) == known
+        finally:
+            gc.enable()
+
+
+def test_what_is_frozen(app: Flask, news: News) -> None:
+    """As all is that a promoted zygote has loaded: who holds what is found there."""
+    loop = asyncio.new_event_loop()
+    gc.freeze()
+    try:
+        assert "event loop" in only(news())
+        assert gc.get_freeze_count(), "it stays so"
+    finally:
+        gc.unfreeze()
+        loop.close()
 
 
 @pytest.mark.parametrize(

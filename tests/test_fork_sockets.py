@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import http.client
+import logging.handlers
 import os
 import socket
+import ssl
 import struct
 import tempfile
+import threading
 import typing as t
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from werkzeug.serving import make_ssl_devcert
 
 from flask_prefork.fork_sockets import look
 from flask_prefork.fork_sockets import Mended
 
+#: How long a thread may wait for what must come, in seconds.
+DEADLINE = 20
 #: What a module's variable holds, for the length of a test.
 held: socket.socket | None = None
 
@@ -120,6 +127,57 @@ def test_one_that_has_lost_its_peer(peer: Peer) -> None:
     with pytest.raises(ConnectionResetError):
         sock.recv(1)
     assert told_of(sock) == []
+
+
+def test_one_that_the_peer_has_ended(peer: Peer) -> None:
+    """As a server does that has waited for long; not if it has said something before."""
+    for last, is_told in ((b"", False), (b"the end", True)):
+        sock = peer.connect()
+        accepted, _ = peer.sock.accept()
+        with accepted:
+            accepted.sendall(last)
+            assert len(peer.told()) == 1
+        assert bool(told_of(sock)) is is_told
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_one_that_the_peer_has_ended_by_tls(
+    peer: Peer, folder: Path, version: ssl.TLSVersion
+) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*make_ssl_devcert(str(folder / "key"), host="localhost"))
+    # Tickets are more data, which a client reads with the first answer.
+    server.num_tickets = 0
+    shaken = threading.Event()
+
+    def serve() -> None:
+        accepted, _ = peer.sock.accept()
+        with server.wrap_socket(accepted, server_side=True) as wrapped:
+            shaken.wait(DEADLINE)
+            wrapped.settimeout(0)
+            # The client says nothing, so it can't be waited for.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                wrapped.unwrap()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.minimum_version = client.maximum_version = version
+    with client.wrap_socket(peer.connect()):
+        assert len(peer.told()) == 1
+        shaken.set()
+        thread.join()
+        assert peer.told() == []
+
+
+def test_who_sends_datagrams_only() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        handler = logging.handlers.SysLogHandler(receiver.getsockname())
+        handler.emit(logging.makeLogRecord({"msg": "loaded"}))
+        assert handler.socket.getsockname()[1]
+        assert told_of(handler.socket) == []
 
 
 def test_one_that_is_about_to_connect(peer: Peer) -> None:

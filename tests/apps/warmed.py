@@ -2,7 +2,8 @@
 
 ``JOURNAL`` is a file for what its hooks note. ``LEAVING`` is what the hook
 ``before_exit`` does as well: ``hold`` waits at the gate on port ``GATE``.
-``THREAD`` runs a thread in each worker.
+``THREAD`` runs a thread in each worker. With ``EARLY`` it uses its database while it is
+loaded.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ db = SQLAlchemy(app)
 prefork = Prefork(app)
 made: list[int] = []
 stop = threading.Event()
+if "EARLY" in os.environ:
+    with app.app_context(), db.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
 
 
 def wait_at_gate(port: str) -> None:

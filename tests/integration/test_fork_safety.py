@@ -15,6 +15,7 @@ import pytest
 
 from .conftest import Serve
 from .gate import Gate
+from .server import wait_for
 
 
 def test_what_cant_be_shared_is_told_by_name(serve: Serve) -> None:
@@ -88,4 +89,16 @@ def test_connections_to_a_database_are_never_shared(
     assert sorted(set(visits)) == sorted(pids)
     assert len(visits) == 6
     # The zygote's connection is no one's trouble, so nobody is told of it.
+    assert "first fork" not in server.log()
+
+
+def test_nor_are_they_told_when_a_worker_is_promoted(
+    serve: Serve, database: str
+) -> None:
+    """It has those of the zygote, which it has left alone, and has closed its own."""
+    env = {"DATABASE": database, "EARLY": "1"}
+    server = serve("warmed", "--min-idle", "1", "--refork-after", "1", env=env)
+    assert server.get("/query").json["idle"] == 1
+    server.wait_for_log(r"^Generation 2 serves\.$")
+    wait_for(lambda: server.get("/query").json["generation"] == 2)
     assert "first fork" not in server.log()
