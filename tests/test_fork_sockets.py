@@ -130,7 +130,7 @@ def test_one_that_has_lost_its_peer(peer: Peer) -> None:
 
 
 def test_one_that_the_peer_has_ended(peer: Peer) -> None:
-    """As a server does that has waited for long; not if it has said something before."""
+    """As a server does after a time; not if it has said something before."""
     for last, is_told in ((b"", False), (b"the end", True)):
         sock = peer.connect()
         accepted, _ = peer.sock.accept()
