@@ -176,7 +176,7 @@ class Children:
                         self.stalls.watch(worker, now)
                     self._taken(process)
                 elif frame.kind is Kind.WEIGHED:
-                    self._weigh(process, frame.argument * 1024, bool(frame.flags))
+                    self.weights.weigh(worker, frame.argument * 1024, bool(frame.flags))
                 elif frame.kind is Kind.PARK and fds:
                     self._lot.park(fds[0], frame)
                     del fds[0]
@@ -193,20 +193,20 @@ class Children:
             os.close(process.resumed.fd)
             process.resumed = None
 
-    def _weigh(self, process: Process, own: int, served: bool) -> None:
-        worker = process.worker
-        if self.weights.weigh(worker, own, served) and not self.bank.is_stopped(
-            worker.slot
-        ):
-            logger.info(
-                "Worker %d (pid %d) has %s for itself; it is to be replaced.",
-                worker.slot,
-                process.pid,
-                size.show(own),
-            )
-            self.pool.expire(worker)
-            # No more on its standing order, and on its connection.
-            self.bank.set_stop(worker.slot)
+    def replace(self, worker: Worker, why: str) -> None:
+        """Let a worker be replaced for what it has in memory, and say so."""
+        if self.bank.is_stopped(worker.slot):
+            return
+        logger.info(
+            "Worker %d (pid %d) has %s for itself%s; it is to be replaced.%s",
+            worker.slot,
+            self._processes[worker.slot].pid,
+            size.show(self.weights.of(worker)),
+            why,
+            self.bank.read(worker.slot).grown.describe(),
+        )
+        self.pool.expire(worker)
+        self.bank.set_stop(worker.slot)
 
     def _show(self, worker: Worker) -> None:
         self.bank.set_state(worker.slot, worker.state.value)

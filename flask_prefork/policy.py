@@ -69,11 +69,14 @@ class Memory(t.NamedTuple):
     :param used: That they have.
     :param reserve: That they will have in addition.
     :param each: That one more worker would have.
+    :param growth: The part of the reserve that is for those who have served: they will
+        grow as they have grown last.
     """
 
     used: int = 0
     reserve: int = 0
     each: int = 0
+    growth: int = 0
 
 
 NO_MEMORY = Memory()
@@ -249,6 +252,10 @@ class Policy:
         if not self.budget or excess <= 0 or most <= 0:
             return 0, 0
         return excess, most
+
+    def leak(self, memory: Memory) -> int:
+        """What those who have served have above the budget, or will have, in bytes."""
+        return max(memory.used + memory.growth - self.budget, 0) if self.budget else 0
 
     def shrink(self, now: float, *, idle: int, total: int) -> int:
         """How many idle workers to retire now.

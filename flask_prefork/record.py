@@ -12,6 +12,8 @@ import struct
 import typing as t
 from bisect import bisect_left
 
+from .growth import Grown
+
 #: Upper bounds of the latency histogram, in seconds; above the last there is one
 #: bucket more.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -20,15 +22,17 @@ CLASSES = 6
 #: Bytes of the request line that are kept.
 LINE = 208
 
-# The record in words of eight bytes, and after them the request line.
+# The record in words of eight bytes, and after them the request line, and the line of
+# the requests that have grown the worker most.
 _PID, _GENERATION, _SINCE, _REQUESTS, _CONNECTIONS, _SENT = range(6)
 _CLASSES = 6
 _BEGAN, _MOVED, _SPENT, _LENGTH = range(12, 16)
 _BUCKETS = 16
-_TEXT = 8 * (_BUCKETS + len(BOUNDS) + 1)
-_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QdddQ{len(BOUNDS) + 1}Q{LINE}s")
+_GROWN = _BUCKETS + len(BOUNDS) + 1
+_TEXT = 8 * (_GROWN + 2)
+_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QdddQ{len(BOUNDS) + 1}QQQ{LINE}s{1 + LINE}p")
 #: Bytes of a record: a multiple of the processor's cache lines.
-SIZE = 512
+SIZE = 704
 assert _RECORD.size <= SIZE
 
 
@@ -48,6 +52,7 @@ class Record(t.NamedTuple):
     :param buckets: Requests by their seconds, see :data:`BOUNDS`; not cumulative.
     :param method: The current request's method.
     :param target: The current request's target, cut.
+    :param grown: Which requests have left it with more memory than others.
     """
 
     pid: int = 0
@@ -63,6 +68,7 @@ class Record(t.NamedTuple):
     buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
     method: str = ""
     target: str = ""
+    grown: Grown = Grown()
 
 
 class Entry:
@@ -81,11 +87,12 @@ class Entry:
         self._counts = self._view.cast("Q")
         self._times = self._view.cast("d")
         self._text = self._view[_TEXT : _TEXT + LINE]
+        self._grown = self._view[_TEXT + LINE : _TEXT + LINE + 1 + LINE]
 
     def release(self) -> None:
         """Let the mapping be closed."""
-        views = (self._counts, self._times, self._text, self._view, self._mark)
-        for view in views:
+        lines = (self._text, self._grown)
+        for view in (self._counts, self._times, *lines, self._view, self._mark):
             view.release()
 
     def enter(self, pid: int, generation: int, moment: float) -> None:
@@ -121,6 +128,13 @@ class Entry:
         """Note that the request makes progress."""
         self._times[_MOVED] = moment
 
+    def grow(self, grown: Grown) -> None:
+        """Note which requests have grown the worker most."""
+        counts = self._counts
+        counts[_GROWN], counts[_GROWN + 1] = grown.size, grown.requests
+        line = grown.line.encode("latin-1", "replace")
+        struct.pack_into(f"{1 + LINE}p", self._grown, 0, line)
+
     def end(self, moment: float, status: int, sent: int) -> None:
         """Note that the request is over, and how it went.
 
@@ -143,12 +157,12 @@ def read(board: mmap.mmap, start: int) -> Record:
     :param start: Where it is on the scoreboard.
     """
     fields = _RECORD.unpack_from(board, start)
-    numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:-1]
+    numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:_GROWN]
+    grown, by, line, grown_line = fields[_GROWN:]
     began, moved, spent, length = numbers[_BEGAN:]
     method = target = ""
     if began:
-        line = fields[-1][:length].decode("latin-1")
-        method, _, target = line.partition(" ")
+        method, _, target = line[:length].decode("latin-1").partition(" ")
     pid, generation, since, requests, connections, sent = numbers[:_CLASSES]
     return Record(
         pid,
@@ -164,4 +178,5 @@ def read(board: mmap.mmap, start: int) -> Record:
         buckets,
         method,
         target,
+        Grown(grown, by, grown_line.decode("latin-1")) if grown else Grown(),
     )

@@ -11,6 +11,7 @@ import typing as t
 from . import size
 from .children import Children
 from .log import logger
+from .policy import Memory
 from .policy import Policy
 from .pool import Pool
 from .pool import State
@@ -72,24 +73,41 @@ class Sizing:
         surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
         for worker in pool.highest_idle(surplus):
             self._children.retire(worker)
-        if not pool.counts[State.RETIRING]:
+        excess, most = policy.excess(idle=pool.idle, total=len(pool), memory=used)
+        if excess:
             # Those have their memory until they are gone.
-            excess = policy.excess(idle=pool.idle, total=len(pool), memory=used)
-            for worker in weights.coldest(pool, *excess):
+            excess -= weights.leaving(pool)
+            for worker in weights.coldest(pool, excess, most):
                 self._children.retire(worker)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
-        pool, policy = self._pool, self._policy
-        used = self._children.weights.memory(pool, memory)
+        pool, policy, weights = self._pool, self._policy, self._children.weights
+        used = weights.memory(pool, memory)
+        self._expire(used)
+        if not pool.recycles:
+            return
         room = policy.room(len(pool), others, used) > 0
         if not policy.may_replace(now, idle=pool.idle, total=len(pool), room=room):
             return
+        for worker in list(weights.urgent):
+            if worker.state is State.IDLE:
+                self._children.retire(worker)
         new, old = pool.recycle(now, room)
         if new is not None:
             self._children.start(new)
         if old is not None:
             self._children.retire(old)
+
+    def _expire(self, memory: Memory) -> None:
+        """Let those be due who have too much memory."""
+        weights = self._children.weights
+        while weights.over:
+            self._children.replace(weights.over.pop(), "")
+        if leak := self._policy.leak(memory):
+            leak -= weights.leaving(self._pool)
+            for worker in weights.grown(leak):
+                self._children.replace(worker, ", too much for the memory budget")
 
     def deadline(self) -> float | None:
         """When to step, or to recycle, next if nothing happens before, in seconds."""

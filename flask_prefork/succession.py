@@ -168,8 +168,7 @@ class Succession:
 
     def recycle(self, now: float) -> None:
         """Replace a worker of the current generation that has served for long."""
-        if self.current.pool.recycles:
-            self.current.recycle(now, *self._others(self.current))
+        self.current.recycle(now, *self._others(self.current))
 
     def _others(self, generation: Generation) -> tuple[int, int]:
         """How many workers all others have, and bytes of memory."""

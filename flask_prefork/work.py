@@ -113,6 +113,8 @@ def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
     faulthandler.unregister(signal.SIGUSR2)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     worker.channel.close()
+    if worker.scales is not None:
+        worker.scales.close()
     worker.entry.release()
     worker.bank.close()
     for server in worker.servers:

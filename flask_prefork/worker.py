@@ -28,6 +28,7 @@ from .http.contract import Parked
 from .http.errors import RequestTimeout
 from .launch import Inherited
 from .parking import Wait
+from .scales import Scales
 from .scoreboard import Bank
 from .settings import Settings
 from .sockets import Listener
@@ -103,6 +104,8 @@ class Worker:
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
         self.entry.begin(time.monotonic(), method, path)
+        if self.scales is not None:
+            self.scales.begin(method, path)
 
     def progress(self) -> None:
         """Something of the request was read or written."""
@@ -114,7 +117,7 @@ class Worker:
         self.requests += 1
         self.entry.end(now, status, sent)
         if self.scales is not None and self.scales.served(now):
-            self._send(self.scales.frame(self.generation, self.slot))
+            self._weigh(self.scales)
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
@@ -122,9 +125,7 @@ class Worker:
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
-        return self.bank.is_draining() or (
-            self.stays and self.bank.is_stopped(self.slot)
-        )
+        return self.bank.is_draining() or (self.stays and self._is_stopped())
 
     def crowded(self) -> bool:
         """Whether others wait for a worker."""
@@ -134,9 +135,17 @@ class Worker:
             # Who replaces it is told by its next report, not while it serves on.
             (limit and self.requests - self._reported >= limit)
             or bank.others_wait()
-            or bank.is_stopped(self.slot)
+            or self._is_stopped()
             or any(queue.waiting() for queue in self.queues)
         )
+
+    def _is_stopped(self) -> bool:
+        """Whether to take no more connections on the standing order.
+
+        The dispatcher says so; and who has too much memory doesn't wait for that.
+        """
+        over = self.scales is not None and self.scales.is_over
+        return over or self.bank.is_stopped(self.slot)
 
     def disown(self) -> None:
         """In a process that the app has forked: let go of what is this worker's.
@@ -211,7 +220,7 @@ class Worker:
         Who is to be replaced lets the dispatcher see that it is idle; and parked
         connections have a turn, however many come anew.
         """
-        if self.bank.is_stopped(self.slot):
+        if self._is_stopped():
             return waiter.hears(_PAUSE)
         return self.bank.others_wait() and waiter.hears(_MOMENT / 1000)
 
@@ -258,7 +267,7 @@ class Worker:
         The next parked one may be on its way here already, and so on.
         """
         for index in range(len(self.servers)):
-            if not self.bank.is_stopped(self.slot):
+            if not self._is_stopped():
                 self._serve_run(index, 1, ordered=False, told=True)
 
     def _serve_one(
@@ -343,7 +352,7 @@ class Worker:
                 self.progress()  # a silent client is no fault of this process
             self._serve_one(index, connection, address)
             bank = self.bank
-            if bank.is_stopped(self.slot) or bank.others_wait():
+            if self._is_stopped() or bank.others_wait():
                 return
             if ordered and bank.lower_is_idle(self.slot):
                 return
@@ -356,12 +365,18 @@ class Worker:
         """
         self.ending()
         knocks = self.waits[index].poll(_MOMENT)
-        return bool(knocks) and not self.bank.is_stopped(self.slot)
+        return bool(knocks) and not self._is_stopped()
 
     def _settle(self, waiter: Waiter) -> None:
         """If nothing is to be done for a while, tell what the last work has left."""
         if self.scales is not None and self.scales.is_due(waiter.is_quiet):
-            self._send(self.scales.frame(self.generation, self.slot))
+            self._weigh(self.scales)
+
+    def _weigh(self, scales: Scales) -> None:
+        """Tell the dispatcher what this worker has for itself."""
+        frame = scales.frame(self.generation, self.slot)
+        self.entry.grow(scales.growth.most())
+        self._send(frame)
 
     def _report(self, kind: Kind) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""

@@ -98,6 +98,8 @@ workers = st.builds(
     busy_for=st.none() | seconds,
     silent_for=st.none() | seconds,
     pss=st.none() | counts,
+    grown=counts,
+    grown_by=st.text(),
 )
 generations = st.builds(
     GenerationView,

@@ -13,6 +13,7 @@ from forked import in_child
 
 from flask_prefork import footprint
 from flask_prefork.footprint import Footprint
+from flask_prefork.footprint import Glance
 
 ROLLUP = """\
 55abbcae2000-7ffd088ec000 ---p 00000000 00:00 0                          [rollup]
@@ -97,3 +98,46 @@ def test_only_itself_can_look_at_who_has_changed_its_user() -> None:
         return [own, in_child(lambda: footprint.read(os.getppid()) is not None)]
 
     assert in_child(look) == [True, False]
+
+
+# At a glance
+
+
+def test_growth_is_seen_at_a_glance() -> None:
+    size = 32 * 2**20
+    glance = Glance()
+    before = glance.read()
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        assert glance.read() < before + size // 2, "nothing was written to it"
+        memory.write(b"x" * size)
+        after = glance.read()
+    # The kernel counts some pages later.
+    assert before + size - 2**20 <= after < before + 2 * size
+    assert glance.read() < before + size // 2
+    glance.close()
+    glance.close()
+    assert glance.read() == 0
+
+
+@pytest.mark.parametrize("other", [os.devnull, "/proc/self/comm"])
+def test_a_file_that_the_app_has_closed(other: str) -> None:
+    """Another file may have its number, which is not to be closed for it."""
+    glance = Glance()
+    fd = os.open(other, os.O_RDONLY)
+    os.dup2(fd, glance._fd)
+    replaced = glance._fd
+    assert glance.read() == 0
+    assert glance.read() == 0
+    glance.close()
+    os.close(replaced)
+    os.close(fd)
+
+
+def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: t.Any) -> int:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "open", refuse)
+    glance = Glance()
+    assert glance.read() == 0
+    glance.close()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork import scoreboard
+from flask_prefork.growth import Grown
 from flask_prefork.observe.reading import About
 from flask_prefork.observe.reading import Board
 from flask_prefork.observe.reading import Circumstances
@@ -114,6 +115,7 @@ def test_a_look(house: House) -> None:
     house.serve(busy, 130.0, 131.0, 200)
     busy.begin(140.0, "POST", "/form?x=1")
     busy.move(147.0)
+    busy.grow(Grown(54321, 3, "GET /leak"))
     house.worker(1, 2, "I", 125.0)
     house.turn(waits=3)
     snapshot = house.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
@@ -129,7 +131,9 @@ def test_a_look(house: House) -> None:
     assert (first.method, first.target) == ("POST", "/form?x=1")
     assert (first.busy_for, first.silent_for) == (10.0, 3.0)
     assert (first.requests, first.pss) == (1, 12345)
+    assert (first.grown, first.grown_by) == (54321, "GET /leak")
     assert (third.slot, third.state, third.pss) == (2, "I", None)
+    assert (third.grown, third.grown_by) == (0, "")
     assert (third.busy_for, third.silent_for, third.method) == (None, None, "")
     assert snapshot.totals.requests == 1
     assert snapshot.totals.classes == (0, 0, 1, 0, 0, 0)

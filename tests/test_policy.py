@@ -145,6 +145,21 @@ def test_min_workers_come_whatever_they_take() -> None:
 
 
 @pytest.mark.parametrize(
+    ("memory", "leak"),
+    [
+        (Memory(used=1000), 0),
+        (Memory(used=1001), 1),
+        # What others will have doesn't leak.
+        (Memory(used=900, reserve=200), 0),
+        (Memory(used=900, reserve=350, growth=150), 50),
+    ],
+)
+def test_what_leaks_into_the_budget(memory: Memory, leak: int) -> None:
+    assert make(budget=1000).leak(memory) == leak
+    assert make().leak(memory) == 0
+
+
+@pytest.mark.parametrize(
     ("bounds", "idle", "total", "used", "expected"),
     [
         pytest.param({}, 6, 9, 1000, (0, 0), id="within"),

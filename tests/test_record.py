@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork import record
+from flask_prefork.growth import Grown
 from flask_prefork.record import BOUNDS
 from flask_prefork.record import Entry
 from flask_prefork.record import Record
@@ -109,3 +110,14 @@ def test_mapping_can_be_closed_after_release() -> None:
         board.close()
     entry.release()
     board.close()
+
+
+def test_which_requests_have_grown_it(board: mmap.mmap, entry: Entry) -> None:
+    entry.begin(7.5, "GET", "/" + "x" * 300)
+    before = read(board)
+    grown = Grown(2**40, 2**33, "GET /leak/" + "y" * 300)
+    entry.grow(grown)
+    cut = grown._replace(line=grown.line[: record.LINE])
+    assert read(board) == before._replace(grown=cut)
+    entry.grow(Grown())
+    assert read(board) == before

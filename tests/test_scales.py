@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import typing as t
+
 import pytest
 
 from flask_prefork import scales
 from flask_prefork.channel import Frame
 from flask_prefork.channel import Kind
+from flask_prefork.growth import Grown
 from flask_prefork.scales import INTERVAL
+from flask_prefork.scales import LEAST
 from flask_prefork.scales import PART
 from flask_prefork.scales import Scales
 from flask_prefork.settings import resolve
+
+MIB = 2**20
 
 
 class World:
     """A clock, which a look moves, and a process with memory.
 
+    :ivar resident: What a glance sees.
     :ivar takes: The work that a look is, in seconds.
     :ivar interrupted: For how long others have the processor meanwhile.
     :ivar waited: For how long it was waited for something to do.
@@ -26,10 +34,21 @@ class World:
         self.takes = 0.0
         self.interrupted = 0.0
         self.worked = 0.0
-        self.own = 7 * 2**20
+        self.own = 7 * MIB
         self.looks = 0
         self.waited: list[float] = []
-        self.scales = Scales(self._read, lambda: self.now, lambda: self.worked)
+        self.resident = 100 * MIB
+        self.scales = self.make()
+
+    def make(self, limit: int = 0, step: int = 0) -> Scales:
+        return Scales(
+            limit,
+            step,
+            self._read,
+            lambda: self.resident,
+            lambda: self.now,
+            lambda: self.worked,
+        )
 
     def _read(self) -> int:
         self.looks += 1
@@ -58,16 +77,23 @@ def test_what_is_told(world: World) -> None:
     assert world.look() == Frame(Kind.WEIGHED, 3, 5, 7 * 1024)
     world.scales.served(world.now)
     world.own = 2**60
+    world.now += INTERVAL
     assert world.look() == Frame(Kind.WEIGHED, 3, 5, 2**32 - 1, flags=1)
 
 
-def test_the_fork_and_the_first_request_are_looked_at_at_once(world: World) -> None:
+def test_the_fork_is_looked_at_at_once_and_the_first_request_told(world: World) -> None:
     assert world.is_due()
     assert world.waited == [0.0]
+    assert world.look().flags == 0
+    world.resident += MIB
     assert world.scales.served(world.now)
+    # Without a look, so soon after the other.
+    assert world.look() == Frame(Kind.WEIGHED, 3, 5, 8 * 1024, flags=1)
+    assert world.looks == 1
 
 
 def test_later_requests_wait_for_their_time(world: World) -> None:
+    world.scales.served(world.now)
     world.look()
     assert not world.scales.served(world.now + INTERVAL / 2)
     assert world.scales.served(world.now + INTERVAL)
@@ -117,6 +143,128 @@ def test_who_has_scales(settings: dict[str, str], are: bool) -> None:
 
 def test_a_look_that_is_interrupted_puts_off_no_other(world: World) -> None:
     world.interrupted = 0.1
+    world.scales.served(world.now)
     world.look()
     assert not world.scales.served(world.now + INTERVAL / 2)
     assert world.scales.served(world.now + INTERVAL)
+
+
+# Growth
+
+
+def grow(world: World, size: int, looks: bool) -> bool:
+    """Let a request leave so many bytes.
+
+    :param looks: Whether there should be a look for it.
+    :return: Whether there was something to tell.
+    """
+    world.resident += size
+    world.own += size
+    before = world.looks
+    world.scales.begin("GET", "/leak?page=1")
+    due = world.scales.served(world.now)
+    if due:
+        told = world.look()
+        assert told.argument * 1024 == world.own
+    assert (world.looks > before) is looks
+    return due
+
+
+def test_who_may_be_above_its_limit_looks_at_once(world: World) -> None:
+    world.scales = world.make(limit=20 * MIB)
+    world.scales.served(world.now)
+    world.look()
+    assert not grow(world, 12 * MIB, looks=False)
+    assert not world.scales.is_over
+    assert grow(world, 2 * MIB, looks=True)
+    assert world.scales.is_over
+    # Again when it is above it by a quarter, and so on.
+    assert not grow(world, 3 * MIB, looks=False)
+    assert grow(world, 2 * MIB, looks=True)
+    assert not grow(world, 6 * MIB, looks=False)
+    assert grow(world, MIB, looks=True)
+
+
+def test_who_has_given_it_back_is_not_above_its_limit(world: World) -> None:
+    world.scales = world.make(limit=20 * MIB)
+    world.look()
+    assert grow(world, 15 * MIB, looks=True)
+    assert world.scales.is_over
+    world.now += INTERVAL
+    assert grow(world, -10 * MIB, looks=True)
+    assert not world.scales.is_over
+
+
+def test_what_others_have_too_is_not_above_the_limit(world: World) -> None:
+    """The glance says so, the look doesn't; and it isn't asked again and again."""
+    world.scales = world.make(limit=20 * MIB)
+    world.scales.served(world.now)
+    world.look()
+    world.resident += 14 * MIB
+    assert world.scales.served(world.now)
+    assert world.look().argument == 7 * 1024
+    assert not world.scales.is_over
+    assert not world.scales.served(world.now)
+    world.own = 20 * MIB - 1
+    world.now += INTERVAL
+    world.look()
+    # The kernel's figures are a little off.
+    assert not grow(world, LEAST // 2, looks=False)
+
+
+def test_a_new_worker_is_never_above_its_limit(world: World) -> None:
+    world.scales = world.make(limit=MIB)
+    world.look()
+    assert not world.scales.is_over
+    world.scales.served(world.now + INTERVAL)
+    world.now += INTERVAL
+    world.look()
+    assert world.scales.is_over
+
+
+def test_growth_is_told_without_a_look(world: World) -> None:
+    world.scales = world.make(step=5 * MIB)
+    world.scales.served(world.now)
+    world.look()
+    assert not grow(world, 4 * MIB, looks=False)
+    assert grow(world, MIB, looks=False)
+    assert not grow(world, 4 * MIB, looks=False)
+    assert grow(world, 7 * MIB, looks=False)
+    # What a look has found is what it counts from.
+    world.own = 3 * MIB
+    world.now += INTERVAL
+    world.look()
+    assert not grow(world, 4 * MIB, looks=False)
+    assert grow(world, MIB, looks=False)
+
+
+def test_without_settings_for_it_growth_is_not_told(world: World) -> None:
+    world.scales.served(world.now)
+    world.look()
+    assert not grow(world, 2**40, looks=False)
+
+
+def test_who_has_grown_it(world: World) -> None:
+    assert world.scales.growth.most() == Grown()
+    grow(world, 3 * MIB, looks=True)
+    grow(world, 2 * MIB, looks=False)
+    world.scales.begin("POST", "/")
+    world.resident += 4 * MIB
+    world.scales.served(world.now)
+    assert world.scales.growth.most() == Grown(5 * MIB, 2, "GET /leak")
+
+
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [
+        ({"memory_budget": "1G", "max_workers": 16}, 8 * MIB),
+        ({"memory_budget": "1G", "max_workers": 1000}, LEAST),
+        ({"max_worker_memory": "20M"}, math.inf),
+    ],
+)
+def test_how_much_is_told_at_once(settings: dict[str, t.Any], step: float) -> None:
+    """All together may have grown by an eighth of the budget without a word."""
+    made = scales.of(resolve(settings))
+    assert made is not None
+    assert made._step == step
+    made.close()

@@ -13,6 +13,7 @@ from flask_prefork.pool import Event
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
+from flask_prefork.weights import AHEAD
 from flask_prefork.weights import Weights
 
 
@@ -60,19 +61,86 @@ def test_the_dead_weigh_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "size", "served", "too_much"),
+    ("limit", "size", "served", "over", "urgent"),
     [
-        (100, 100, True, False),
-        (100, 101, True, True),
+        (100, 100, True, False, False),
+        (100, 101, True, True, False),
+        (100, 125, True, True, False),
+        (100, 126, True, True, True),
         # Its replacement would have as much.
-        (100, 101, False, False),
-        (0, 2**40, True, False),
+        (100, 126, False, False, False),
+        (0, 2**40, True, False, False),
     ],
 )
-def test_who_has_too_much(limit: int, size: int, served: bool, too_much: bool) -> None:
-    (worker,) = pool = idle_pool(1)
-    assert len(pool) == 1
-    assert Weights(limit).weigh(worker, size, served) is too_much
+def test_who_has_too_much(
+    limit: int, size: int, served: bool, over: bool, urgent: bool
+) -> None:
+    (worker,) = idle_pool(1)
+    weights = Weights(limit)
+    weights.weigh(worker, size, served)
+    assert (worker in weights.over) is over
+    assert (worker in weights.urgent) is urgent
+    weights.forget(worker)
+    assert not weights.over
+    assert not weights.urgent
+
+
+def test_who_grows_will_grow() -> None:
+    pool, weights = idle_pool(2), Weights(zygote=100)
+    first, second = workers(pool)
+    weights.weigh(first, 30, served=True)
+    assert weights.memory(pool, 0).growth == 0, "its first request isn't growth"
+    weights.weigh(first, 50, served=True)
+    weights.weigh(second, 30, served=True)
+    assert weights.memory(pool, 0) == Memory(180, AHEAD * 20, 40, AHEAD * 20)
+    weights.weigh(second, 37, served=True)
+    assert weights.memory(pool, 0).growth == AHEAD * 27
+    weights.weigh(first, 50, served=True)
+    assert weights.memory(pool, 0).growth == AHEAD * 7
+    weights.forget(second)
+    assert weights.memory(pool, 0).growth == 0
+
+
+def grown_pool(*sizes: int) -> tuple[Pool, Weights]:
+    """Workers that had 10 after their first request, and have so much now."""
+    pool, weights = idle_pool(len(sizes)), Weights()
+    for worker in workers(pool):
+        weights.weigh(worker, 10, served=True)
+    for worker, size in zip(workers(pool), sizes, strict=True):
+        weights.weigh(worker, size, served=True)
+    return pool, weights
+
+
+def test_who_has_grown_most_is_replaced() -> None:
+    pool, weights = grown_pool(60, 100, 19, 80)
+
+    def grown(excess: int) -> list[int]:
+        return [worker.slot for worker in weights.grown(excess)]
+
+    assert grown(0) == []
+    assert grown(1) == [1]
+    # That one will give 90 back.
+    assert grown(90) == []
+    assert grown(91) == [3]
+    # Most of what the third one has the next one would soon have, too.
+    assert grown(10**6) == [0]
+    assert {worker.slot for worker in weights.urgent} == {0, 1, 3}
+
+
+def test_who_goes_already_is_not_replaced() -> None:
+    pool, weights = grown_pool(60, 100)
+    fat = workers(pool)[1]
+    pool.report(fat, Event.RETIRE, 1.0)
+    assert weights.leaving(pool) == 100
+    assert [worker.slot for worker in weights.grown(1)] == [0]
+
+
+def test_a_budget_that_is_too_small_replaces_nobody() -> None:
+    pool, weights = idle_pool(3), Weights()
+    for worker in workers(pool):
+        weights.weigh(worker, 60, served=True)
+        weights.weigh(worker, 80, served=True)
+    assert weights.grown(10**6) == []
 
 
 def test_the_coldest_go_and_no_more_than_needed() -> None:
@@ -107,19 +175,24 @@ def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
     rng = random.Random(seed)
     pool, weights = Pool(6), Weights(zygote=1000)
     known: dict[Worker, int] = {}
+    growth: dict[Worker, int] = {}
     for step in range(steps):
         living = workers(pool)
         if not living or rng.random() < 0.4:
             pool.spawn(step)
         elif rng.random() < 0.7:
             worker = rng.choice(living)
+            before = known.get(worker, 100)
             known[worker] = rng.randrange(100)
+            growth[worker] = max(known[worker] - before, 0)
             weights.weigh(worker, known[worker], served=True)
         else:
             worker = rng.choice(living)
             pool.report(worker, Event.EXIT, step)
             weights.forget(worker)
             known.pop(worker, None)
+            growth.pop(worker, None)
+        assert weights.memory(pool, 0).growth == AHEAD * sum(growth.values())
         assert weights.total(pool) == 1000 + sum(known.values())
         assert weights.each == (sum(known.values()) // len(known) if known else 0)
         assert len(pool) == sum(w.state is not State.FREE for w in pool)

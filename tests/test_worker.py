@@ -20,6 +20,7 @@ from flask_prefork.channel import receive_one
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import PreforkServer
 from flask_prefork.parking import Wait
+from flask_prefork.scales import Scales
 from flask_prefork.scoreboard import Bank
 from flask_prefork.settings import resolve
 from flask_prefork.worker import Worker
@@ -174,3 +175,39 @@ def test_who_is_stopped_in_the_last_moment_of_its_order(
     boss.arrive(1)
     assert boss.hear() is Kind.IDLE
     assert boss.served == ["/0"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
+    """Before anybody says so, who may take their time."""
+    limit = 10 * 2**20
+
+    def read() -> int:
+        return limit * len(boss.served)
+
+    scales = boss.worker.scales = Scales(limit=limit, read=read, glance=read)
+    for number in range(5):
+        boss.arrive(number)
+    boss.begin()
+    assert [boss.hear(), boss.hear()] == [Kind.IDLE, Kind.WEIGHED]
+    boss.channel.send(Frame(Kind.ORDER, 1, 0, argument=64).encode())
+    heard = [boss.hear()]
+    while heard[-1] is not Kind.IDLE:
+        heard.append(boss.hear())
+    assert heard == [Kind.BUSY, Kind.WEIGHED, Kind.WEIGHED, Kind.IDLE]
+    assert boss.served == ["/0", "/1"]
+    assert scales.is_over
+    scales.close()
+
+
+def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
+    grown = iter(range(0, 2**40, 2**20))
+    scales = Scales(limit=2**40, step=2**20, glance=lambda: next(grown))
+    boss.worker.scales = scales
+    boss.arrive(7)
+    boss.begin()
+    while boss.hear() is not Kind.BUSY:
+        pass
+    assert boss.hear() is Kind.WEIGHED
+    assert boss.bank.read(0).grown.line == "GET /7"
+    scales.close()

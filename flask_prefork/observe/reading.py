@@ -222,6 +222,8 @@ def _worker(
         busy_for=max(now - record.began, 0.0) if busy else None,
         silent_for=max(now - max(record.began, record.moved), 0.0) if busy else None,
         pss=around.pss.get(record.pid),
+        grown=record.grown.size,
+        grown_by=record.grown.line,
     )
 
 

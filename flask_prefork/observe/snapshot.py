@@ -35,6 +35,9 @@ class WorkerView:
     :param silent_for: Since something of it was last read or written.
     :param pss: Bytes of memory, its share of what is shared counted
         (``proc_pid_smaps_rollup(5)``); ``None`` if that can't be told.
+    :param grown: Bytes that requests of one kind have left, the kind that has left
+        most; 0 if that isn't known.
+    :param grown_by: Their method and path.
     """
 
     slot: int
@@ -48,6 +51,8 @@ class WorkerView:
     busy_for: float | None = None
     silent_for: float | None = None
     pss: int | None = None
+    grown: int = 0
+    grown_by: str = ""
 
 
 @dataclass(frozen=True)

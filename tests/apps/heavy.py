@@ -11,6 +11,7 @@ from held import hold
 from held import whoami
 
 kept: list[bytes] = []
+leaked: list[bytes] = []
 
 
 @app.get("/keep/<int:size>")
@@ -20,6 +21,13 @@ def keep(size: int) -> dict[str, t.Any]:
     kept.clear()
     kept.append(b"x" * (size * 2**20))
     return hold() if "gate" in request.args else whoami()
+
+
+@app.get("/leak/<int:size>")
+def leak(size: int) -> dict[str, t.Any]:
+    """Keep so many MiB besides what is kept."""
+    leaked.append(b"x" * (size * 2**20))
+    return whoami()
 
 
 @app.post("/take")

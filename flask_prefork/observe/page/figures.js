@@ -15,6 +15,8 @@
  * @property {number?} busy_for
  * @property {number?} silent_for
  * @property {number?} pss
+ * @property {number} grown
+ * @property {string} grown_by
  *
  * @typedef {object} Generation
  * @property {number} number
