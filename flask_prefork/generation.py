@@ -155,6 +155,12 @@ class Generation:
         """Whether its workers wait for orders, or block in accept."""
         return self.settings is not None and self.settings.dispatch == "ordered"
 
+    @property
+    def recycles(self) -> bool:
+        """Whether there may be something for :meth:`recycle` to do."""
+        over = bool(self.children.weights.over) or self.policy.budget > 0
+        return over or self.pool.recycles
+
     def seasoned(self) -> Worker | None:
         """The lowest-numbered idle worker, if it is to be promoted."""
         if not (self._refork_after and self.alive):

@@ -168,7 +168,8 @@ class Succession:
 
     def recycle(self, now: float) -> None:
         """Replace a worker of the current generation that has served for long."""
-        self.current.recycle(now, *self._others(self.current))
+        if self.current.recycles:
+            self.current.recycle(now, *self._others(self.current))
 
     def _others(self, generation: Generation) -> tuple[int, int]:
         """How many workers all others have, and bytes of memory."""

@@ -49,6 +49,10 @@ class FakeGeneration:
     def __repr__(self) -> str:
         return f"<{self.number}>"
 
+    @property
+    def recycles(self) -> bool:
+        return self.pool.recycles
+
     def open(self, listeners: object, before: object = None) -> None:
         self.opened = True
         self.pool = FakePool(["starting"])
