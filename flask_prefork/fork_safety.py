@@ -17,8 +17,12 @@ import sys
 import threading
 import typing as t
 
+from . import fork_files
+from . import fork_holders
+from . import fork_pipes
 from . import fork_sockets
 from . import fork_traps
+from .fork_pipes import Own
 from .fork_sockets import Mended
 from .fork_traps import connections
 from .fork_traps import HOOK
@@ -37,6 +41,8 @@ _PORTS = {
     "oracle": 1521,
 }
 
+_NOTHING = Own()
+
 #: Pools as they were before the fork. Their connections are the zygote's: one
 #: that is finalized here might say goodbye to its server in the zygote's name.
 _foreign_pools: list[object] = []
@@ -45,16 +51,19 @@ _foreign_pools: list[object] = []
 _foreign: list[Mended] = []
 
 
-def look(app: Flask, listeners: t.Iterable[socket.socket] = ()) -> list[str]:
+def look(
+    app: Flask, listeners: t.Iterable[socket.socket] = (), own: Own = _NOTHING
+) -> list[str]:
     """Look for what workers can't share.
 
     :param listeners: Sockets that they do share.
+    :param own: What else is the server's.
     :return: A sentence or two for each finding: what it is, and what to do.
     """
     frozen = gc.get_freeze_count()
     _uncover()
     try:
-        return _look(app, {sock.getsockname() for sock in listeners})
+        return _look(app, {sock.getsockname() for sock in listeners}, own)
     finally:
         if frozen:
             gc.freeze()
@@ -71,7 +80,7 @@ def _uncover() -> None:
     gc.collect()
 
 
-def _look(app: Flask, shared: t.Collection[t.Any]) -> list[str]:
+def _look(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
     engines = _engines(app)
     mended = [*map(_mended, engines.values()), *_foreign]
     objects = gc.get_objects()
@@ -80,6 +89,7 @@ def _look(app: Flask, shared: t.Collection[t.Any]) -> list[str]:
     findings = [
         *_threads(explained | fork_traps.RENEWING),
         *fork_sockets.look(shared, mended, objects, explained),
+        *_files(own, objects, explained),
         *_pools(engines),
         *(trap.advice for trap in traps),
     ]
@@ -135,6 +145,35 @@ def _what_runs(thread: threading.Thread) -> str:
     what = getattr(thread, "_target", None) or type(thread)
     module = getattr(what, "__module__", None) or "?"
     return f"{module}.{getattr(what, '__qualname__', what)}"
+
+
+# Pipes and files
+
+
+def _files(
+    own: Own, objects: list[t.Any], explained: t.Collection[str]
+) -> t.Iterator[str]:
+    """Findings among pipes and files, and who holds them.
+
+    :param explained: Packages whose pipes and files aren't told of one by one.
+    """
+    raw = fork_holders.raw_files(objects)
+    helpers = fork_pipes.look(own, objects)
+    files = fork_files.look(own.fds, raw)
+    wanted = [end.fd for helper in helpers for end in helper.ends]
+    wanted += [file.fd for file in files]
+    holders = fork_holders.find({fd: raw[fd] for fd in wanted if fd in raw}, objects)
+    nobody = fork_holders.NOBODY
+    for helper in helpers:
+        known = [holders.get(end.fd, nobody) for end in helper.ends]
+        holder = min(known, key=fork_holders.rank)
+        if holder.package not in explained:
+            yield fork_pipes.describe(helper, holder)
+    for file in files:
+        holder = holders.get(file.fd, nobody)
+        is_harmless = fork_files.is_harmless(file, holder)
+        if not is_harmless and holder.package not in explained:
+            yield fork_files.describe(file, holder)
 
 
 # SQLAlchemy

@@ -168,6 +168,21 @@ TRAPS = (
         lambda scheduler: bool(scheduler.running),
         explains="apscheduler",
     ),
+    Trap(
+        "concurrent.futures.process",
+        "ProcessPoolExecutor",
+        "a ProcessPoolExecutor was made; all workers would share its queues, and take"
+        f" each other's results. Make it {HOOK}, or when it is first used.",
+        lambda executor: not executor._shutdown_thread,
+    ),
+    Trap(
+        "multiprocessing.pool",
+        "Pool",
+        "a multiprocessing Pool was made; its threads are missing in workers, and"
+        f" calls would hang. Make it {HOOK}, or when it is first used.",
+        lambda pool: pool._state == "RUN",
+        explains="multiprocessing",
+    ),
     Trap("numpy.random", "Generator", _NUMPY),
     Trap("numpy.random", "RandomState", _NUMPY, _is_not_numpys_own),
     Trap(

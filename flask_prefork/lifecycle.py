@@ -21,6 +21,7 @@ from . import extension
 from . import fork_safety
 from . import hooks
 from . import prometheus
+from .fork_pipes import Own
 from .hooks import Hook
 from .hooks import Hooks
 from .log import logger
@@ -53,16 +54,17 @@ class Lifecycle:
 
     # In the zygote
 
-    def prepare(self, listeners: t.Sequence[socket.socket]) -> None:
+    def prepare(self, listeners: t.Sequence[socket.socket], own: Own) -> None:
         """Before the first fork, when no worker of the app is there.
 
         :param listeners: The server's own sockets, which workers are to share.
+        :param own: What else is the server's.
         """
         prometheus.prepare(self.generation)
         if self.app is None:
             return
         try:
-            for finding in fork_safety.look(self.app, listeners):
+            for finding in fork_safety.look(self.app, listeners, own):
                 logger.warning("Before the first fork: %s", finding)
         except Exception:
             # It has looked at all kinds of objects, which may be of any kind.

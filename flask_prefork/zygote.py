@@ -28,6 +28,7 @@ from .channel import read_document
 from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
+from .fork_pipes import Own
 from .http.server import PreforkServer
 from .launch import Inherited
 from .lifecycle import leave
@@ -201,7 +202,7 @@ class Zygote:
     def _spawn(self, slot: int, fd: int) -> None:
         wanted = self.life.before_fork()
         if wanted and not self._prepared:
-            self._prepare()
+            self._prepare(fd)
         channel = socket.socket(fileno=fd)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -223,10 +224,17 @@ class Zygote:
         self.workers[pid] = slot
         self._tell_of(slot, pid)
 
-    def _prepare(self) -> None:
-        """Before the first fork."""
+    def _prepare(self, channel: int) -> None:
+        """Before the first fork.
+
+        :param channel: The first worker's end of its channel.
+        """
         self._prepared = True
-        self.life.prepare([server.socket for server in self.servers])
+        ends = [self.control, self._wake_up, self._signalled]
+        ends += [self._leash] if self._leash is not None else []
+        fds = [channel, *(end.fileno() for end in ends)]
+        own = Own(fds, [self._watcher], os.getppid())
+        self.life.prepare([server.socket for server in self.servers], own)
         # A worker would give what a large body or page took back to the kernel after
         # each request, and get it again page by page, zeroed. What glibc keeps follows
         # the size of blocks that were freed: up to twice this one (mallopt(3),

@@ -21,6 +21,7 @@ from flask_prefork import Prefork
 from flask_prefork import reloaded
 from flask_prefork import worker_exiting
 from flask_prefork import worker_started
+from flask_prefork.fork_pipes import Own
 from flask_prefork.lifecycle import Lifecycle
 from flask_prefork.log import logger
 
@@ -286,7 +287,7 @@ def test_without_an_app(log: pytest.LogCaptureFixture) -> None:
     life = Lifecycle(lambda environ, start_response: [], 1)
     with worker_started.connected_to(note), pool_resized.connected_to(note):
         assert life.before_fork()
-        life.prepare([])
+        life.prepare([], Own())
         assert life.begin(0, lambda: 0)
         life.ready(True)
         life.resized(1)

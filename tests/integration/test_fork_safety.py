@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import typing as t
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from .conftest import Serve
 from .gate import Gate
+from .server import APPS
 from .server import wait_for
 
 
@@ -102,3 +104,43 @@ def test_nor_are_they_told_when_a_worker_is_promoted(
     server.wait_for_log(r"^Generation 2 serves\.$")
     wait_for(lambda: server.get("/query").json["generation"] == 2)
     assert "first fork" not in server.log()
+
+
+# Processes and files
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
+
+
+@linux
+def test_a_process_that_the_app_has_started(serve: Serve) -> None:
+    server = serve("helped")
+    helper = server.get().json["helper"]
+    told = [line for line in server.log().splitlines() if "first fork:" in line]
+    assert len(told) == 2
+    assert f"pipes to the process {helper} (cat) (helped.Renderer) are open" in told[0]
+    assert f"the file {APPS / 'helped.py'} (helped.archive) is open" in told[1]
+    assert all("after_fork" in line for line in told)
+
+
+@linux
+@pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
+def test_one_that_each_worker_has_for_itself(serve: Serve, dispatch: str) -> None:
+    server = serve(
+        "helped", "--min-idle", "3", "--dispatch", dispatch, env={"RESET": "1"}
+    )
+    names = [str(number) for number in range(60)]
+    requests = [server.send(f"/render/{name}") for name in names]
+    assert [request.answer().json["rendered"] for request in requests] == names
+    assert "first fork" not in server.log()
+
+
+@linux
+def test_one_of_a_worker_that_is_promoted(serve: Serve) -> None:
+    """It was started there, so the dispatcher has adopted it."""
+    options = ("--min-idle", "1", "--refork-after", "1")
+    server = serve("helped", *options, env={"LATE": "1"})
+    helper = server.get().json["helper"]
+    line = server.wait_for_log(r"^Before the first fork: (.*) are open.*$")
+    assert line[1] == f"pipes to the process {helper} (cat) (helped.Renderer)"
+    server.wait_for_log(r"^Generation 2 serves\.$")

@@ -1,0 +1,123 @@
+"""Who holds a file: a class, or a module's variable.
+
+Called by :mod:`.fork_pipes` and :mod:`.fork_files` in the zygote, when there is
+something to tell. What a file is wrapped in is climbed until somebody has a name that
+says more than the standard library's.
+"""
+
+from __future__ import annotations
+
+import _io
+import collections
+import gc
+import socket
+import sys
+import types
+import typing as t
+
+#: So far a file is wrapped at most: raw, buffered, text, Popen, and a library's own.
+_DEPTH = 7
+#: What says nothing of who it is, our list of the app's hooks included.
+_NO_NAMES = ("builtins.", "_io.", "flask_prefork.")
+_CONTAINERS = (dict, list, tuple, set, collections.deque, types.CellType)
+
+
+class Holder(t.NamedTuple):
+    """Who holds a file.
+
+    :param name: A class, or a module's variable; empty if nobody has a name.
+    :param is_variable: Whether it is a module's variable.
+    """
+
+    name: str = ""
+    is_variable: bool = False
+
+    @property
+    def package(self) -> str:
+        """The package that it is of."""
+        return self.name.partition(".")[0]
+
+    @property
+    def shown(self) -> str:
+        """In brackets after a space, if there is a name."""
+        return f" ({self.name})" if self.name else ""
+
+
+NOBODY = Holder()
+
+
+def raw_files(objects: list[t.Any]) -> dict[int, list[t.Any]]:
+    """The objects that stand for descriptors, by these.
+
+    :param objects: All that the garbage collector knows.
+    """
+    found: dict[int, list[t.Any]] = {}
+    kinds: tuple[type, ...] = (_io.FileIO, socket.socket)
+    if (library := sys.modules.get("multiprocessing.connection")) is not None:
+        kinds += (library.Connection,)
+    for one in objects:
+        if issubclass(type(one), kinds):
+            try:
+                found.setdefault(one.fileno(), []).append(one)
+            except (OSError, ValueError):
+                pass  # it is closed
+    found.pop(-1, None)
+    return found
+
+
+def find(files: dict[int, list[t.Any]], objects: list[t.Any]) -> dict[int, Holder]:
+    """Find out who holds files.
+
+    :param files: Their objects, by the descriptors.
+    :param objects: All that the garbage collector knows.
+    """
+    found: dict[int, Holder] = {}
+    # By the ids of objects, which descriptors they lead to.
+    level = {id(one): {fd} for fd, ones in files.items() for one in ones}
+    targets = [one for ones in files.values() for one in ones]
+    seen = {id(objects), id(targets), *map(id, files.values())}
+    for _ in range(_DEPTH):
+        referrers = gc.get_referrers(*targets) if targets else []
+        seen |= {id(targets), id(referrers)}
+        above: dict[int, set[int]] = {}
+        targets = []
+        for referrer in referrers:
+            if id(referrer) in seen or type(referrer) is types.FrameType:
+                continue
+            fds: set[int] = set()
+            for held in gc.get_referents(referrer):
+                fds |= level.get(id(held), set())
+            holder = _named(referrer, level)
+            for fd in fds:
+                if rank(holder) < rank(found.get(fd, NOBODY)):
+                    found[fd] = holder
+            is_end = holder.is_variable or not _is_librarys(holder)
+            if not (holder.name and is_end):
+                above[id(referrer)] = fds
+                targets.append(referrer)
+                seen.add(id(referrer))
+        level = above
+    return found
+
+
+def _is_librarys(holder: Holder) -> bool:
+    return holder.package in sys.stdlib_module_names
+
+
+def rank(holder: Holder) -> tuple[bool, bool, bool, str]:
+    """A key for :func:`min`: whose name says most."""
+    return not holder.name, _is_librarys(holder), "._" in holder.name, holder.name
+
+
+def _named(holder: t.Any, ids: t.Collection[int]) -> Holder:
+    kind = type(holder)
+    if kind is dict:
+        module = sys.modules.get(str(holder.get("__name__")))
+        if module is None or vars(module) is not holder:
+            return NOBODY
+        names = [name for name, value in holder.items() if id(value) in ids]
+        return Holder(f"{module.__name__}.{names[0]}", True) if names else NOBODY
+    if issubclass(kind, _CONTAINERS):
+        return NOBODY
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return NOBODY if name.startswith(_NO_NAMES) else Holder(name)
