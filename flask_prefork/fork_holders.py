@@ -18,7 +18,12 @@ import typing as t
 #: So far a file is wrapped at most: raw, buffered, text, Popen, and a library's own.
 _DEPTH = 7
 #: What says nothing of who it is, our list of the app's hooks included.
-_NO_NAMES = ("builtins.", "_io.", "flask_prefork.")
+_NO_NAMES = ("builtins.", "_io.", "socket.", "flask_prefork.")
+#: Classes that have a descriptor without an object that stands for it, and where.
+_NUMBERS = {
+    "pexpect.spawnbase.SpawnBase": "child_fd",
+    "ptyprocess.ptyprocess.PtyProcess": "fd",
+}
 _CONTAINERS = (dict, list, tuple, set, collections.deque, types.CellType)
 
 
@@ -55,14 +60,24 @@ def raw_files(objects: list[t.Any]) -> dict[int, list[t.Any]]:
     kinds: tuple[type, ...] = (_io.FileIO, socket.socket)
     if (library := sys.modules.get("multiprocessing.connection")) is not None:
         kinds += (library.Connection,)
+    types_found = set(map(type, objects))
+    numbers = {kind: name for kind in types_found if (name := _number(kind))}
+    raw = {kind for kind in types_found if issubclass(kind, kinds)}
     for one in objects:
-        if issubclass(type(one), kinds):
+        if type(one) in raw:
             try:
                 found.setdefault(one.fileno(), []).append(one)
             except (OSError, ValueError):
                 pass  # it is closed
+        elif type(one) in numbers:
+            found.setdefault(getattr(one, numbers[type(one)], -1), []).append(one)
     found.pop(-1, None)
     return found
+
+
+def _number(kind: type) -> str:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return next((_NUMBERS[name] for name in names if name in _NUMBERS), "")
 
 
 def find(files: dict[int, list[t.Any]], objects: list[t.Any]) -> dict[int, Holder]:
@@ -71,7 +86,7 @@ def find(files: dict[int, list[t.Any]], objects: list[t.Any]) -> dict[int, Holde
     :param files: Their objects, by the descriptors.
     :param objects: All that the garbage collector knows.
     """
-    found: dict[int, Holder] = {}
+    found = {fd: min(map(_class, ones), key=rank) for fd, ones in files.items()}
     # By the ids of objects, which descriptors they lead to.
     level = {id(one): {fd} for fd, ones in files.items() for one in ones}
     targets = [one for ones in files.values() for one in ones]
@@ -119,5 +134,9 @@ def _named(holder: t.Any, ids: t.Collection[int]) -> Holder:
         return Holder(f"{module.__name__}.{names[0]}", True) if names else NOBODY
     if issubclass(kind, _CONTAINERS):
         return NOBODY
-    name = f"{kind.__module__}.{kind.__qualname__}"
+    return _class(holder)
+
+
+def _class(one: t.Any) -> Holder:
+    name = f"{type(one).__module__}.{type(one).__qualname__}"
     return NOBODY if name.startswith(_NO_NAMES) else Holder(name)

@@ -145,9 +145,25 @@ def test_a_pseudo_terminal() -> None:
     ours, theirs = pty.openpty()
     with cat(stdin=theirs, stdout=theirs) as process:
         os.close(theirs)
+        start = f"a pseudo terminal to the process {process.pid} (cat -u)"
         (finding,) = told()
-        assert finding.startswith(f"a pseudo terminal to the process {process.pid}")
+        assert finding.startswith(f"{start} is open; all workers would")
+        expected = Spawn(ours)
+        (finding,) = told()
+        assert finding.startswith(f"{start} (ptyprocess.ptyprocess.PtyProcess) is open")
+        del expected
     os.close(ours)
+
+
+class Spawn:
+    """In the place of an object that has a number instead of a file."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+
+Spawn.__module__ = "ptyprocess.ptyprocess"
+Spawn.__qualname__ = "PtyProcess"
 
 
 def test_what_leads_nowhere() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
+import multiprocessing.pool
 import sys
 import types
 import typing as t
@@ -50,6 +52,16 @@ def test_proxies_are_not_taken_for_what_they_stand_for(news: News) -> None:
     proxy = Proxy()
     assert not news()
     del proxy
+
+
+def test_pools_of_processes(news: News) -> None:
+    """Made by the standard library, but none has a process before it has work."""
+    with concurrent.futures.ProcessPoolExecutor(1):
+        assert "a ProcessPoolExecutor was made" in only(news())
+    assert not news()
+    with multiprocessing.pool.ThreadPool(1):
+        assert "a multiprocessing Pool was made" in only(news())
+    assert not news()
 
 
 @pytest.mark.parametrize(
