@@ -30,20 +30,20 @@ class File(t.NamedTuple):
 
     :param fd: Its descriptor.
     :param path: Where it is.
+    :param is_unread: Whether nothing was read yet.
     :param is_read: Whether it was read to its end, and can't be written.
     """
 
     fd: int
     path: str
+    is_unread: bool
     is_read: bool
 
 
-def look(own: t.Collection[int], python: t.Collection[int]) -> list[File]:
+def look(own: t.Collection[int]) -> list[File]:
     """Look for files that somebody may seek in.
 
     :param own: Descriptors of the server's.
-    :param python: Descriptors that a file object of Python's stands for. Others that
-        were never read are mapped, or read at positions of their own, or locked.
     """
     try:
         fds = sorted(map(int, os.listdir("/proc/self/fd")))
@@ -55,7 +55,7 @@ def look(own: t.Collection[int], python: t.Collection[int]) -> list[File]:
         if fd <= 2 or fd in own:
             continue
         try:
-            file = _file(fd, fd in python)
+            file = _file(fd)
             if file is not None and _identity(fd) not in known:
                 found.append(file)
         except OSError:
@@ -73,12 +73,17 @@ def describe(file: File, holder: Holder) -> str:
     )
 
 
-def is_harmless(file: File, holder: Holder) -> bool:
-    """Whether it is nobody's who would read it again.
+def is_harmless(file: File, is_python: bool, holder: Holder) -> bool:
+    """Whether it is nobody's who would read it on.
 
     A module that reads a file to its end and doesn't close it has no more use for it;
-    an object that has it, as an archive does, may seek in it.
+    an object that has it, as an archive does, may seek in it. What was never read and
+    is no file of Python's is mapped, or read at positions of its own, or a lock.
+
+    :param is_python: Whether a file object of Python's stands for it.
     """
+    if file.is_unread and not is_python:
+        return True
     return file.is_read and (holder.is_variable or not holder.name)
 
 
@@ -87,7 +92,7 @@ def _identity(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _file(fd: int, is_python: bool) -> File | None:
+def _file(fd: int) -> File | None:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -97,13 +102,13 @@ def _file(fd: int, is_python: bool) -> File | None:
     path = os.readlink(f"/proc/self/fd/{fd}")
     place = os.lseek(fd, 0, os.SEEK_CUR)
     is_readonly = flags & os.O_ACCMODE == os.O_RDONLY
-    if not (is_python or place) or (is_readonly and not status.st_size):
+    if is_readonly and not status.st_size:
         return None
     if path.startswith(_KERNELS) or path.endswith(_BESIDE) or path in sys.path:
         return None
     if os.pread(fd, len(_SQLITE), 0) == _SQLITE or _is_locked(fd):
         return None
-    return File(fd, path, is_readonly and place >= status.st_size)
+    return File(fd, path, not place, is_readonly and place >= status.st_size)
 
 
 def _is_locked(fd: int) -> bool:

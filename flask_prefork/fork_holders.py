@@ -60,22 +60,23 @@ def raw_files(objects: list[t.Any]) -> dict[int, list[t.Any]]:
     kinds: tuple[type, ...] = (_io.FileIO, socket.socket)
     if (library := sys.modules.get("multiprocessing.connection")) is not None:
         kinds += (library.Connection,)
-    types_found = set(map(type, objects))
-    numbers = {kind: name for kind in types_found if (name := _number(kind))}
-    raw = {kind for kind in types_found if issubclass(kind, kinds)}
+    attributes = {kind: _attribute(kind, kinds) for kind in set(map(type, objects))}
+    wanted = {kind for kind, attribute in attributes.items() if attribute}
     for one in objects:
-        if type(one) in raw:
+        if type(one) in wanted:
+            fd = getattr(one, attributes[type(one)], -1)
             try:
-                found.setdefault(one.fileno(), []).append(one)
+                found.setdefault(fd() if callable(fd) else fd, []).append(one)
             except (OSError, ValueError):
                 pass  # it is closed
-        elif type(one) in numbers:
-            found.setdefault(getattr(one, numbers[type(one)], -1), []).append(one)
     found.pop(-1, None)
     return found
 
 
-def _number(kind: type) -> str:
+def _attribute(kind: type, files: tuple[type, ...]) -> str:
+    """Where an object of this class has its descriptor; nowhere if it has none."""
+    if issubclass(kind, files):
+        return "fileno"
     names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
     return next((_NUMBERS[name] for name in names if name in _NUMBERS), "")
 

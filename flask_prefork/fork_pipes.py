@@ -173,14 +173,15 @@ def _meant(objects: list[t.Any]) -> t.Iterator[int]:
                 fd = getattr(process, attribute, None)
                 if isinstance(fd, int):
                     yield fd
-    kinds = {kind: _kind(kind) for kind in set(map(type, objects))}
+    kinds = {kind: name for kind in set(map(type, objects)) if (name := _kind(kind))}
     for one in objects:
-        kind = kinds[type(one)]
-        if kind == _PROCESS:
+        if type(one) not in kinds:
+            continue
+        if kinds[type(one)] == _PROCESS:
             # A pipe each way, by which parent and child see that the other has ended.
             args = getattr(getattr(one, "finalizer", None), "_args", ())
             yield from (fd for fd in args if isinstance(fd, int))
-        elif kind:
+        else:
             for end in ("_reader", "_writer"):
                 yield _fileno(getattr(one, end, None))
 

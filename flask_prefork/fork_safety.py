@@ -157,9 +157,10 @@ def _files(
 
     :param explained: Packages whose pipes and files aren't told of one by one.
     """
+    helpers, files = fork_pipes.look(own, objects), fork_files.look(own.fds)
+    if not (helpers or files):
+        return
     raw = fork_holders.raw_files(objects)
-    helpers = fork_pipes.look(own, objects)
-    files = fork_files.look(own.fds, raw)
     wanted = [end.fd for helper in helpers for end in helper.ends]
     wanted += [file.fd for file in files]
     holders = fork_holders.find({fd: raw[fd] for fd in wanted if fd in raw}, objects)
@@ -171,7 +172,7 @@ def _files(
             yield fork_pipes.describe(helper, holder)
     for file in files:
         holder = holders.get(file.fd, nobody)
-        is_harmless = fork_files.is_harmless(file, holder)
+        is_harmless = fork_files.is_harmless(file, file.fd in raw, holder)
         if not is_harmless and holder.package not in explained:
             yield fork_files.describe(file, holder)
 
