@@ -47,7 +47,7 @@ class Kind(enum.IntEnum):
     # Worker to dispatcher.
     #: It waits for orders, and has served ``argument`` requests since it last was.
     IDLE = 3
-    #: It has accepted.
+    #: It has accepted; or, if ``flags`` is 1, has what RESUME handed to it.
     BUSY = 4
     #: Wait for the connection that rides along: it came by the listener
     #: ``place``, has ``argument`` bytes, and may wait until ``moment``. The

@@ -170,11 +170,13 @@ class Children:
                     if worker.due:
                         self.bank.set_stop(worker.slot)
                     self.stalls.forget(worker)
-                    self._taken(process)
                 elif frame.kind is Kind.BUSY:
                     if self.pool.report(worker, Event.BUSY, now):
                         self.stalls.watch(worker, now)
-                    self._taken(process)
+                    if frame.flags and process.resumed:
+                        # It is the worker's alone now. Without the flag it is busy
+                        # with what it has accepted itself (blocking dispatch).
+                        os.close(process.resumed.popleft().fd)
                 elif frame.kind is Kind.WEIGHED:
                     self.weights.weigh(worker, frame.argument * 1024, bool(frame.flags))
                 elif frame.kind is Kind.PARK and fds:
@@ -186,12 +188,6 @@ class Children:
         finally:
             close_all(fds)
         self._show(worker)
-
-    def _taken(self, process: Process) -> None:
-        """A parked connection that was handed to the worker is its alone now."""
-        if process.resumed is not None:
-            os.close(process.resumed.fd)
-            process.resumed = None
 
     def replace(self, worker: Worker, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""
@@ -227,7 +223,7 @@ class Children:
         """
         self._show(worker)
         process = self._processes[worker.slot]
-        process.resumed = connection
+        process.resumed.append(connection)
         self._summary.resumed += 1
         frame = Frame(
             Kind.RESUME,
@@ -389,9 +385,9 @@ class Children:
             self._summary.ended(reason)
 
     def _forget(self, process: Process) -> None:
-        if process.resumed is not None:
-            self._lot.put_back(process.resumed)
-            process.resumed = None
+        while process.resumed:
+            # The first that it was handed is the next one's first again.
+            self._lot.put_back(process.resumed.pop())
         del self._processes[process.worker.slot]
         self.poller.forget(process.channel.fd)
         process.channel.close()

@@ -56,7 +56,7 @@ class Connection:
     :ivar fd: The dispatcher's descriptor.
     :ivar queue: The index of the listener it came by.
     :ivar wait: What it waits for.
-    :ivar deadline: When it is given up, in seconds; 0 is never.
+    :ivar deadline: When it is given up, in seconds; every wait has an end.
     :ivar have: How many bytes wait in its socket.
     :ivar wakes: How often it was woken and had to wait on.
     :ivar tag: What workers want to know of it again.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import signal
 import typing as t
+from collections import deque
 
 from . import cgroup
 from .channel import Channel
@@ -64,8 +65,9 @@ class Process:
     :ivar channel: Our end of the back channel.
     :ivar pid: 0 until the zygote told it.
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
-    :ivar resumed: A parked connection that was handed to it; our copy is kept
-        until it reports that it has it.
+    :ivar resumed: Parked connections that were handed to it, in their order; our
+        copies are kept until it reports that it has them. With blocking dispatch it
+        may be idle once more before it reads of the first.
     :ivar why: Why it was killed before its pid was known.
     :ivar wanted: A signal that it gets as soon as its pid is known; 0 is none.
     """
@@ -77,7 +79,7 @@ class Process:
         self.channel = channel
         self.pid = 0
         self.pidfd = -1
-        self.resumed: Connection | None = None
+        self.resumed: deque[Connection] = deque()
         self.wanted = 0
         self.why: Why | None = None
 

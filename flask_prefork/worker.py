@@ -236,7 +236,7 @@ class Worker:
                 self._fault()
             self._serve_run(frame.place, frame.argument, ordered=True)
         elif frame.kind is Kind.RESUME and fds:
-            if not self._report(Kind.BUSY):
+            if not self._report(Kind.BUSY, taken=1):
                 return False
             self._resume(frame, socket.socket(fileno=fds[0]))
             if self.settings.dispatch == "blocking":
@@ -378,8 +378,11 @@ class Worker:
         self.entry.grow(scales.growth.most())
         self._send(frame)
 
-    def _report(self, kind: Kind) -> bool:
-        """Tell the dispatcher; ``False`` if it is gone."""
+    def _report(self, kind: Kind, taken: int = 0) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone.
+
+        :param taken: 1 if it is busy with a connection that it was handed.
+        """
         served = 0
         if kind is Kind.IDLE:
             # It stays marked as about to accept: until this report is read, a
@@ -387,7 +390,8 @@ class Worker:
             served, self._reported = self.requests - self._reported, self.requests
         else:
             self.entry.take()
-        return self._send(Frame(kind, self.generation, self.slot, served))
+        frame = Frame(kind, self.generation, self.slot, served, flags=taken)
+        return self._send(frame)
 
     def _send(self, frame: Frame) -> bool:
         try:

@@ -310,7 +310,11 @@ class Zygote:
                 )
                 send_one(self.control, frame)
         if self._watcher:
-            ended, status = os.waitpid(self._watcher, os.WNOHANG)
+            try:
+                ended, status = os.waitpid(self._watcher, os.WNOHANG)
+            except ChildProcessError:
+                # The app has reaped it: what it saw isn't known any more.
+                ended, status = self._watcher, 0
             if ended:
                 self._watcher = 0
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:

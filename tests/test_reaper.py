@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import typing as t
 
 import pytest
 from forked import in_child
 
+from flask_prefork.launch import Inherited
+from flask_prefork.lifecycle import Lifecycle
 from flask_prefork.reaper import become_subreaper
 from flask_prefork.reaper import reap_orphans
+from flask_prefork.settings import resolve
+from flask_prefork.zygote import Zygote
 
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has subreapers"
@@ -156,3 +161,17 @@ def test_system_that_does_not_list_children(monkeypatch: pytest.MonkeyPatch) -> 
 def test_system_that_can_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "waitid")
     assert reap_orphans(()) == []
+
+
+def test_a_watcher_that_the_app_has_reaped() -> None:
+    ours, theirs = socket.socketpair()
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+    os.waitpid(pid, 0)
+    none: t.Any = None
+    with ours, theirs:
+        begin, settings = Inherited(ours, 1), resolve({})
+        one = Zygote(begin, settings, none, none, none, Lifecycle(none, 1))
+        one._watcher = pid
+        one._reap()
+        # Nor is it looked for again.
+        assert not one._watcher

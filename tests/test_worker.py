@@ -67,11 +67,15 @@ class Boss:
 
     def hear(self) -> Kind:
         """Wait for what it says next."""
+        return self.hear_frame().kind
+
+    def hear_frame(self) -> Frame:
+        """Wait for the next frame."""
         received = receive_one(self.channel)
         assert received is not None
         for fd in received[1]:
             os.close(fd)
-        return received[0].kind
+        return received[0]
 
     def arrive(self, number: int) -> socket.socket:
         """Let a client send a request to the listener."""
@@ -147,6 +151,16 @@ def test_new_connections_leave_turns_to_parked_ones(
         *["/0", "/10", "/1", "/11", "/2", "/12"],
         *["/13", "/14", "/15"],
     ]
+
+
+def test_whether_it_is_busy_with_what_it_was_handed(boss: Boss) -> None:
+    boss.resume(boss.park(0))
+    boss.begin()
+    handed = [boss.hear_frame() for _ in range(3)][1]
+    boss.arrive(10)
+    accepted = [boss.hear_frame() for _ in range(2)][0]
+    assert (handed.kind, handed.flags) == (Kind.BUSY, 1)
+    assert (accepted.kind, accepted.flags) == (Kind.BUSY, 0)
 
 
 def test_who_is_to_be_replaced_takes_no_new_ones(boss: Boss) -> None:

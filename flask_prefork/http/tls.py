@@ -6,6 +6,7 @@ of a request's head.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import ssl
@@ -116,7 +117,7 @@ def shake_hands(
             except ssl.SSLWantWriteError:
                 poll.register(wrapped, select.POLLOUT)
             left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(int(left * 1000) + 1):
+            if left <= 0 or not poll.poll(math.ceil(left * 1000)):
                 raise TimeoutError("the TLS handshake took too long")
     except BaseException:
         _close(wrapped)

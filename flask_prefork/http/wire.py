@@ -9,6 +9,7 @@ stays with its process anyway, what comes is kept in a buffer here.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -131,8 +132,9 @@ class Wire:
         if self._poll is None:
             self._poll = select.poll()
         self._poll.register(self.sock, select.POLLOUT if write else _READABLE)
-        # Rounded up: a wait of 0 would be a spin.
-        return bool(self._poll.poll(int(max(seconds, 0.0) * 1000) + (seconds > 0)))
+        # Rounded up: a wait of 0 would be a spin. No further: while a millisecond is
+        # waited for the next request, the worker is nobody else's.
+        return bool(self._poll.poll(math.ceil(max(seconds, 0.0) * 1000)))
 
     def wait_more(self, have: int, seconds: float) -> bool:
         """Wait until there is more than what was looked at, or the client left.

@@ -80,6 +80,27 @@ def test_woken_for_nothing(line: Line) -> None:
     assert line.serve(parked) == parked
 
 
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"),
+    [(0.0, 0), (-1.0, 0), (1e-9, 1), (0.001, 1), (0.0011, 2), (0.1, 100)],
+)
+def test_a_wait_is_no_longer_than_it_has_to_be(
+    seconds: float, milliseconds: int
+) -> None:
+    class Recorder:
+        def register(self, sock: object, events: int) -> None: ...
+
+        def poll(self, timeout: int) -> list[object]:
+            waits.append(timeout)
+            return []
+
+    waits: list[int] = []
+    wire = Wire(None)  # type: ignore[arg-type]
+    wire._poll = Recorder()  # type: ignore[assignment]
+    assert not wire.wait(seconds)
+    assert waits == [milliseconds]
+
+
 def test_unix_socket(make_site: t.Any, tmp_path: Path) -> None:
     line = Line(make_site(family=socket.AF_UNIX, path=str(tmp_path / "s")))
     line.send(GET[:10])

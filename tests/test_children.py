@@ -1,0 +1,140 @@
+"""A generation's workers as the dispatcher holds them, without processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import typing as t
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import pytest
+
+from flask_prefork import scoreboard
+from flask_prefork.channel import Frame
+from flask_prefork.channel import Kind
+from flask_prefork.children import Children
+from flask_prefork.parking import Connection
+from flask_prefork.parking import Wait
+from flask_prefork.poller import Poller
+from flask_prefork.pool import Pool
+from flask_prefork.pool import State
+from flask_prefork.pool import Worker
+from flask_prefork.scoreboard import Bank
+from flask_prefork.summary import Summary
+
+
+class World:
+    """One worker's channel, in the hands of a test."""
+
+    def __init__(self) -> None:
+        self.poller = Poller()
+        self.board = scoreboard.create()
+        self.bank = Bank(self.board, 1)
+        self.summary = Summary(self.board)
+        self.children = Children(
+            1, self.bank, self.poller, lambda: 1.0, self, self._tell, self.summary
+        )
+        self.children.pool = Pool(1)
+        #: What was put back, in the order in which it is to be served.
+        self.ready: list[Connection] = []
+        worker = self.children.pool.spawn(0.0)
+        assert worker is not None
+        self.worker: Worker = worker
+        self.children.start(worker)
+
+    def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:
+        if frame.kind is Kind.SPAWN:
+            self.process = socket.socket(fileno=os.dup(fds[0]))
+        return True
+
+    def park(self, fd: int, frame: Frame) -> None:
+        raise AssertionError("nothing is parked here")
+
+    def put_back(self, connection: Connection) -> None:
+        self.ready.insert(0, connection)
+
+    def say(self, kind: Kind, **more: t.Any) -> None:
+        """The worker reports, and the dispatcher takes it in."""
+        self.process.send(Frame(kind, 1, 0, **more).encode())
+        for callback in self.poller.wait(0):
+            callback()
+
+    def resume(self) -> Connection:
+        """The dispatcher hands the worker a connection."""
+        assert self.children.pool.order(1, 1.0, -1) == [self.worker]
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        connection = Connection(ours.detach(), 0, Wait.WORKER, 60.0, 1, 0)
+        self.children.resume(self.worker, connection)
+        return connection
+
+    def die(self) -> None:
+        self.process.close()
+        self.children.lost()
+
+    def close(self) -> None:
+        self.process.close()
+        self.children.close()
+        for connection in self.ready:
+            os.close(connection.fd)
+        self.summary.close()
+        self.bank.close()
+        os.close(self.board)
+        self.poller.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    world.say(Kind.IDLE)
+    yield world
+    world.close()
+
+
+def is_open(connection: Connection) -> bool:
+    try:
+        os.fstat(connection.fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_connection_is_the_workers_alone_once_it_says_so(world: World) -> None:
+    connection = world.resume()
+    assert is_open(connection)
+    world.say(Kind.BUSY, flags=1)
+    assert not is_open(connection)
+    world.die()
+    assert world.ready == []
+
+
+def test_who_is_busy_with_its_own_has_not_taken_what_it_was_handed(
+    world: World,
+) -> None:
+    """With blocking dispatch: it has accepted before it could read of it."""
+    connection = world.resume()
+    world.say(Kind.BUSY)
+    assert is_open(connection)
+    world.say(Kind.IDLE, argument=1)
+    assert is_open(connection)
+    world.die()
+    assert world.ready == [connection]
+
+
+def test_what_was_handed_on_twice_is_taken_in_its_order(world: World) -> None:
+    first = world.resume()
+    world.say(Kind.BUSY)
+    world.say(Kind.IDLE, argument=1)
+    second = world.resume()
+    world.say(Kind.BUSY, flags=1)
+    assert (is_open(first), is_open(second)) == (False, True)
+    world.say(Kind.IDLE, argument=1)
+    third = world.resume()
+    world.die()
+    assert world.ready == [second, third]
+
+
+def test_nothing_is_taken_that_was_not_handed_on(world: World) -> None:
+    world.say(Kind.BUSY, flags=1)
+    assert world.worker.state is State.BUSY
