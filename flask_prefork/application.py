@@ -8,7 +8,9 @@ listening socket.
 from __future__ import annotations
 
 import codecs
+import os
 import socket
+import sys
 import tempfile
 import traceback
 import typing as t
@@ -20,6 +22,7 @@ from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
 from . import cgroup
+from . import memory_file
 from . import size
 from .extension import configuration
 from .http import access_logger
@@ -49,6 +52,8 @@ if t.TYPE_CHECKING:
 #: and 19 MiB), and of the rest this part for the pool; the others are the kernel's.
 AUTO_REST = 40 * 2**20
 AUTO_PART = 0.9
+#: Where this process's open files have names (``proc_pid_fd(5)``).
+_OWN_FILES = "/proc/self/fd"
 
 
 def load(
@@ -214,14 +219,18 @@ def _ssl_context(cert: t.Any) -> t.Any:
     # worker.
     certificate, key = generate_adhoc_ssl_pair()
     encoding = serialization.Encoding.PEM
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(certificate.public_bytes(encoding))
-        file.write(
-            key.private_bytes(
-                encoding,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            )
-        )
-        file.flush()
-        return load_ssl_context(file.name)
+    data = certificate.public_bytes(encoding) + key.private_bytes(
+        encoding,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    # OpenSSL reads files by their names only.
+    if sys.platform == "linux" and os.path.isdir(_OWN_FILES):
+        with open(memory_file.create("flask_prefork_certificate"), "wb") as file:
+            file.write(data)
+            file.flush()
+            return load_ssl_context(f"{_OWN_FILES}/{file.fileno()}")
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(data)
+        named.flush()
+        return load_ssl_context(named.name)

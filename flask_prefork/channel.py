@@ -15,8 +15,9 @@ import json
 import os
 import socket
 import struct
-import tempfile
 import typing as t
+
+from . import memory_file
 
 #: Bytes of the longest tag.
 TAG_SIZE = 19
@@ -259,11 +260,16 @@ def write_document(value: t.Any) -> int:
     """Put a JSON document into an unnamed file, to ride along with a frame.
 
     :return: The file's descriptor.
+    :raises OSError: If there are no descriptors left, or no memory.
     """
-    with tempfile.TemporaryFile() as file:
-        file.write(json.dumps(value).encode())
-        file.flush()
-        return os.dup(file.fileno())
+    fd = memory_file.create("flask_prefork_document")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(json.dumps(value).encode())
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def read_document(fd: int) -> t.Any:

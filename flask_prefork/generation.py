@@ -215,7 +215,12 @@ class Generation:
             self.policy.adjust(before.min_idle - settings.min_idle)
         self.children.weights.limit = size.parse(settings.max_worker_memory)
         self.children.stalls = Stalls.of(settings)
-        document = write_document([(one.host, one.inherited) for one in listeners])
+        try:
+            document = write_document([(one.host, one.inherited) for one in listeners])
+        except OSError as e:
+            logger.error("Can't tell the zygote what to serve on: %s.", e)
+            self.release()
+            return
         fds = [document, self._scoreboard]
         fds += [listener.fd for listener in listeners]
         self._tell(Frame(Kind.LISTEN, self.number), fds)

@@ -13,6 +13,7 @@ Servers that don't set the variable don't pay for the library.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -20,6 +21,8 @@ import typing as t
 from pathlib import Path
 
 from .log import logger
+
+P = t.ParamSpec("P")
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -55,6 +58,20 @@ def _directory() -> Path | None:
     return Path(path)
 
 
+def _or_warn(function: t.Callable[P, None]) -> t.Callable[P, None]:
+    """Go on without what can't be written: a full disk is no reason not to serve."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except OSError as e:
+            logger.warning("Prometheus's metrics won't be whole: %s.", e)
+
+    return call
+
+
+@_or_warn
 def prepare(generation: int) -> None:
     """In the zygote, before the first fork: no worker of its parity lives.
 
@@ -100,10 +117,12 @@ def loading() -> t.Iterator[None]:
     except BaseException:
         directory = _directory()
         if directory is not None:
-            _remove(directory, f"*_{os.getpid()}.db")
+            with contextlib.suppress(OSError):
+                _remove(directory, f"*_{os.getpid()}.db")
         raise
 
 
+@_or_warn
 def enter(generation: int, slot: int) -> None:
     """In a worker, before it counts anything."""
     directory = _directory()
@@ -115,6 +134,7 @@ def enter(generation: int, slot: int) -> None:
             _make(directory / f"{kind}_{name}.db", size)
 
 
+@_or_warn
 def bury(generation: int, slot: int) -> None:
     """Take the live gauges of a worker that is dead out of the metrics.
 

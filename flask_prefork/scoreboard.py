@@ -12,11 +12,12 @@ contiguous so that "is a lower-numbered worker idle" is one ``find``.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
-import tempfile
 
+from . import memory_file
 from . import record
 from .record import Entry
 from .record import Record
@@ -43,17 +44,14 @@ SIZE = HEADER_SIZE + 2 * _BANK_SIZE
 def create() -> int:
     """Make the shared file.
 
-    :return: Its descriptor. It has no name (``memfd_create(2)``, or unlinked).
+    :return: Its descriptor. It has no name.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("flask_prefork", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = memory_file.create("flask_prefork")
     os.ftruncate(fd, SIZE)
-    if hasattr(os, "memfd_create"):
+    if _SEALS:
         # A worker that cuts it short would end everybody who reads it (SIGBUS).
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -220,3 +221,26 @@ def test_files_that_cant_be_renamed(
     with caplog.at_level(logging.WARNING, logger.name):
         prometheus.prepare(1)
     assert f"{prometheus.VARIABLE} must be set before" in caplog.text
+
+
+@pytest.mark.parametrize("stage", ["prepare", "enter", "bury"])
+def test_a_full_disk_is_no_reason_not_to_serve(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+) -> None:
+    def fail(self: Path, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    counter().inc()
+    prometheus.prepare(1) if stage != "prepare" else None
+    (directory / "gauge_liveall_1-0.db").touch()
+    monkeypatch.setattr(logger, "propagate", True)
+    for name in ("open", "unlink"):
+        monkeypatch.setattr(Path, name, fail)
+    arguments = (1,) if stage == "prepare" else (1, 0)
+    with caplog.at_level(logging.WARNING, logger.name):
+        getattr(prometheus, stage)(*arguments)
+    monkeypatch.undo()
+    assert "No space left on device" in caplog.text

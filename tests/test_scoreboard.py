@@ -62,8 +62,15 @@ def test_file_has_no_name_and_isnt_inherited() -> None:
     assert not inheritable
 
 
-def test_file_without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "memfd_create", raising=False)
+@pytest.mark.parametrize("how", ["missing", "forbidden"])
+def test_file_without_memfd(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError
+
+    if how == "missing":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    else:
+        monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     test_file_has_no_name_and_isnt_inherited()
     test_unused_slots_take_no_memory()
 

@@ -5,6 +5,7 @@ The handler derives from it, and calls it when a response is over.
 
 from __future__ import annotations
 
+import logging
 import time
 import typing as t
 
@@ -12,10 +13,13 @@ from werkzeug._internal import _log
 
 from . import access_log
 from .connection import ConnectionHandler
+from .contract import SOFTWARE
 from .log_format import Entry
 
 if t.TYPE_CHECKING:
     from .response import Response
+
+_logger = logging.getLogger(SOFTWARE)
 
 
 class LoggingHandler(ConnectionHandler):
@@ -48,13 +52,22 @@ class LoggingHandler(ConnectionHandler):
                 head, _, body = self._simple.partition(b"\r\n\r\n")
                 sent = len(body)
             self._outcome = head, sent, time.monotonic() - self._began
-        self.log_request(status)
+        try:
+            self.log_request(status)
+        except OSError as e:
+            # A handler of the logging module opens its file anew, say, whose directory
+            # is gone or can't be written to any more. No matter of the client's.
+            if not server.log_fails:
+                _logger.error("Can't log requests: %s.", e)
+            server.log_fails = True
+        else:
+            server.log_fails = False
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log a line about the request."""
-        logger = self.server.access_logger
-        if logger is not None:
-            logger.log(self._entry(int(code)))
+        access_logger = self.server.access_logger
+        if access_logger is not None:
+            access_logger.log(self._entry(int(code)))
             return
         status = str(int(code)) if isinstance(code, int) else code
         if self.path:

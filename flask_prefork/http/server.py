@@ -118,6 +118,8 @@ class PreforkServer(BaseWSGIServer):
         self.limits = limits or Limits()
         self.access_log = access_log
         self.access_logger = access_logger
+        #: The last line could not be logged.
+        self.log_fails = False
         self.proxies = proxies
         if forwarders is not None and proxies is not None:
             # A PROXY header may name a unix socket: the proxy's, not ours.

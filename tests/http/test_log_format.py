@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from harness import parse
 from harness import read_all
 from harness import Site
 from hypothesis import given
@@ -405,6 +406,36 @@ def test_file_that_is_moved_away(logger: logging.Logger, tmp_path: Path) -> None
     log_one()
     assert path.read_text() == "200\n"
     assert (tmp_path / "access.log.1").read_text() == "200\n"
+
+
+def test_a_log_that_can_not_be_written_is_no_matter_of_the_clients(
+    logger: logging.Logger,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    make_site: t.Any,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flask_prefork"), "propagate", True)
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    path = directory / "access.log"
+    access_logger.set_up(str(path))
+    site = make_site(access_logger=AccessLogger(compile_format("%(U)s")))
+    data = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def get(target: bytes) -> int:
+        (answer,) = parse(site.exchange(data % target))
+        return answer.status
+
+    assert get(b"/a") == 200
+    directory.rename(tmp_path / "old")
+    assert [get(b"/b"), get(b"/c")] == [200, 200]
+    # Once; and it goes on when it can.
+    (message,) = [one.getMessage() for one in caplog.records]
+    assert message.startswith("Can't log requests: ") and str(path) in message
+    directory.mkdir()
+    assert get(b"/d") == 200
+    assert path.read_text() == "/d\n"
 
 
 def test_configured_by_the_app(
