@@ -20,6 +20,7 @@ import sys
 import threading
 import typing as t
 
+from . import origin
 from .systemd import VARIABLES
 
 #: Names the descriptor of a zygote's control socket, and its generation.
@@ -80,6 +81,7 @@ def by_fork(generation: int) -> Zygote | Inherited:
 
     :return: The zygote, to the dispatcher; to the zygote what it begins with.
     """
+    origin.note()
     if threading.active_count() > 1:
         # A plugin of the `flask` command has started a thread, and fork(2)
         # would leave its locks as they are at this moment.
@@ -104,13 +106,11 @@ def by_exec(generation: int) -> Zygote:
     ours, theirs = socket.socketpair()
     try:
         theirs.set_inheritable(True)
-        pid = os.posix_spawn(
-            sys.executable,
-            sys.orig_argv,
+        pid = origin.again(
             {**_first_environment(), VARIABLE: f"{theirs.fileno()}:{generation}"},
             # A Ctrl-C while the interpreter starts would end it with a
             # traceback; it unblocks them when it has its own handlers.
-            setsigmask=FOREIGN_SIGNALS,
+            FOREIGN_SIGNALS,
         )
     except BaseException:
         ours.close()

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 from . import launch
+from . import origin
 from .address import Address
 from .channel import Channel
 from .channel import Frame
@@ -110,11 +111,11 @@ class Observer:
             theirs.set_inheritable(True)
             code = _CODE.format(path=sys.path, fd=theirs.fileno())
             with self._supervisor.rights():
-                self.pid = os.posix_spawn(
+                self.pid = origin.spawn(
                     sys.executable,
                     [sys.executable, "-c", code],
                     {k: v for k, v in os.environ.items() if k not in VARIABLES},
-                    setsigmask=launch.FOREIGN_SIGNALS,
+                    launch.FOREIGN_SIGNALS,
                 )
         except OSError as e:
             ours.close()

@@ -12,6 +12,7 @@ import typing as t
 import pytest
 
 from flask_prefork import launch
+from flask_prefork import origin
 from flask_prefork.channel import Frame
 from flask_prefork.channel import Kind
 from flask_prefork.channel import receive_one
@@ -35,6 +36,12 @@ send_one(begin.control, Frame(
 receive_one(begin.control)
 os._exit(7)
 """
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process was started with is no matter of these tests."""
+    monkeypatch.setattr(origin, "_origin", None)
 
 
 def hear(control: socket.socket) -> Frame:
