@@ -10,9 +10,14 @@ those that were, and then closes.
 from __future__ import annotations
 
 import array
+import re
 import socket
 import struct
 import sys
+import typing as t
+from collections.abc import Iterator
+
+from .sock_diag import SockDiag
 
 #: ``asm-generic/socket.h``; Python has no name for it.
 _SO_ATTACH_FILTER = 26
@@ -32,9 +37,15 @@ _NO_SYN = array.array(
         )
     ),
 )
-#: The state of a connection that the kernel has greeted, but that nobody could
-#: accept yet (include/net/tcp_states.h).
-_SYN_RECEIVED = "03"
+#: How often to look who is on the way in, in seconds; and at most this part of the time
+#: is spent on it, for on a machine with many connections a look takes long.
+_EVERY = 0.02
+_PART = 0.2
+#: Bytes of ``proc(5)``'s tables that one look reads; 4 KiB take about 0.1 ms.
+_BYTES = 256 * 1024
+_READ = 4096
+#: Longer than a row of these tables.
+_ROW = 256
 
 
 def turn_away(sock: socket.socket) -> bool:
@@ -56,21 +67,84 @@ def turn_away(sock: socket.socket) -> bool:
     return True
 
 
-def is_awaited(port: int) -> bool:
-    """Whether somebody is on the way in: greeted, but nobody could accept it.
+class Handshakes:
+    """Who is on the way in: greeted, but nobody could accept it yet.
 
-    With ``TCP_DEFER_ACCEPT`` that lasts until the request comes (``tcp(7)``).
+    With ``TCP_DEFER_ACCEPT`` that lasts until the request comes (``tcp(7)``). Nobody
+    may begin to connect any more, see :func:`turn_away`: once nobody is left that is so
+    for good.
 
-    :param port: The port on which a TCP socket listens.
+    :param sock: A listening TCP socket.
+    :param clock: Monotonic seconds.
     """
-    local = f":{port:04X}"
+
+    def __init__(self, sock: socket.socket, clock: t.Callable[[], float]) -> None:
+        self._family = sock.family
+        self._port = int(sock.getsockname()[1])
+        self._clock = clock
+        self._diag = SockDiag()
+        self._look_at = 0.0
+        self._are_left = True
+        self._table: Iterator[bool] | None = None
+
+    def are_left(self) -> bool:
+        """Whether there are any, as far as is known: it looks only now and then.
+
+        It takes a few milliseconds at most but where the kernel has very many TCP
+        sockets to go through.
+        """
+        now = self._clock()
+        if not self._are_left or now < self._look_at:
+            return self._are_left
+        found = self._diag.greets(self._family, self._port)
+        if found is None:
+            found = self._read_on()
+        self._are_left = found
+        self._look_at = now + max(_EVERY, (self._clock() - now) / _PART)
+        return found
+
+    def _read_on(self) -> bool:
+        """Read on in ``proc(5)``'s tables.
+
+        :return: ``False`` once they were read to their end without finding any.
+        """
+        if self._table is None:
+            self._table = _rows(self._port)
+        for found in self._table:
+            if found:
+                # From the beginning, the next time.
+                self._table = None
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close what it looks by."""
+        self._diag.close()
+        self._table = None
+
+
+def _rows(port: int) -> Iterator[bool]:
+    """Read the tables of TCP sockets, a part at a time.
+
+    :return: For each part, whether somebody is on the way in to the port.
+    """
+    # State 3 is TCP_SYN_RECV (include/net/tcp_states.h).
+    pattern = re.compile(rb":%04X [0-9A-F]+:[0-9A-F]{4} 03 " % port)
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    fields = line.split(None, 4)
-                    if fields[3] == _SYN_RECEIVED and fields[1].endswith(local):
-                        return True
+            with open(path, "rb", buffering=0) as file:
+                yield from _parts(file, pattern)
         except OSError:
             pass  # without IPv6 there is no such file
-    return False
+
+
+def _parts(file: t.BinaryIO, pattern: re.Pattern[bytes]) -> Iterator[bool]:
+    seen, before = 0, b""
+    while data := file.read(_READ):
+        if pattern.search(before + data):
+            yield True
+        before = data[-_ROW:]
+        seen += len(data)
+        if seen >= _BYTES:
+            seen = 0
+            yield False

@@ -13,10 +13,13 @@ import socket
 import stat
 import struct
 import sys
+import time
 import typing as t
 from collections.abc import Sequence
 
 from . import door
+from .door import Handshakes
+from .sock_diag import SockDiag
 
 _UNIX = "unix://"
 _INHERITED = "fd://"
@@ -53,9 +56,11 @@ class Listener:
         self.host = host
         self.path = path
         self.inherited = inherited
-        self._turned_away = False
+        self._handshakes: Handshakes | None = None
         self._made = os.stat(path).st_ino if path else 0
-        self._counts = sys.platform == "linux" and sock.family != socket.AF_UNIX
+        self._counts = sys.platform == "linux"
+        self._diag = SockDiag()
+        self._inode = os.fstat(self.fd).st_ino
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -71,10 +76,14 @@ class Listener:
 
         Where the system doesn't tell, 1 stands for some.
         """
+        if self.sock.family == socket.AF_UNIX and not self.is_waited_on():
+            return 0
         queue = self._queue()
-        if queue is not None:
-            return queue[0]
-        return 1 if self._poll.poll(0) else 0
+        return queue[0] if queue is not None else int(self.is_waited_on())
+
+    def is_waited_on(self) -> bool:
+        """Whether a connection waits to be accepted."""
+        return bool(self._poll.poll(0))
 
     def limit(self) -> int:
         """How many connections may wait; 0 where the system doesn't tell."""
@@ -85,6 +94,11 @@ class Listener:
         """The accept queue's length and limit, where the system tells."""
         if not self._counts:
             return None
+        if self.sock.family == socket.AF_UNIX:
+            # Nor does poll(2) tell more than whether there is one.
+            queue = self._diag.unix_queue(self._inode)
+            self._counts = self._diag.answers
+            return queue
         try:
             info = self.sock.getsockopt(
                 socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size
@@ -119,14 +133,15 @@ class Listener:
         if self.inherited:
             return
         if self.sock.family != socket.AF_UNIX:
-            self._turned_away = door.turn_away(self.sock)
+            if door.turn_away(self.sock):
+                self._handshakes = Handshakes(self.sock, time.monotonic)
         else:
             # On unix sockets there is no way between outside and inside.
             self._remove_path()
 
     def is_awaited(self) -> bool:
         """Whether there is somebody on the way in who would be lost."""
-        return self._turned_away and door.is_awaited(self.port)
+        return self._handshakes is not None and self._handshakes.are_left()
 
     def shut(self) -> None:
         """Refuse new connections from now on, in all processes that share it.
@@ -139,6 +154,9 @@ class Listener:
     def close(self) -> None:
         """Close our copy, and remove the unix socket's path if it is still ours."""
         self.sock.close()
+        self._diag.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
         self._remove_path()
 
     def _remove_path(self) -> None:

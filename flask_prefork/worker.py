@@ -136,7 +136,7 @@ class Worker:
             (limit and self.requests - self._reported >= limit)
             or bank.others_wait()
             or self._is_stopped()
-            or any(queue.waiting() for queue in self.queues)
+            or any(queue.is_waited_on() for queue in self.queues)
         )
 
     def _is_stopped(self) -> bool:

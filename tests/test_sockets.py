@@ -6,12 +6,14 @@ import errno
 import os
 import socket
 import sys
+import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flask_prefork import sock_diag
 from flask_prefork import sockets
 from flask_prefork.sockets import bind
 from flask_prefork.sockets import BindError
@@ -228,6 +230,48 @@ def test_unix(open_: Open, path: Path) -> None:
         assert listener.waiting() == 0
     listener.close()
     assert not path.exists()
+
+
+@needs_linux
+def test_waiting_counts_at_unix_sockets(open_: Open, path: Path) -> None:
+    listener = open_(f"unix://{path}", backlog=7)
+    assert listener.limit() == 7
+    clients = []
+    for number in range(1, 6):
+        clients.append(socket.socket(socket.AF_UNIX))
+        clients[-1].connect(str(path))
+        assert listener.waiting() == number
+    for number in (4, 3, 2, 1, 0):
+        accept(listener).close()
+        assert listener.waiting() == number
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("why", ["forbidden", "unknown"])
+def test_waiting_at_unix_sockets_without_netlink(
+    open_: Open, path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    listener = open_(f"unix://{path}")
+    if why == "forbidden":
+
+        def refuse() -> t.NoReturn:
+            raise PermissionError
+
+        monkeypatch.setattr(sock_diag, "_open", refuse)
+    else:
+        # No such file, as if it were another network namespace's.
+        listener._inode = 0
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for client in clients:
+        client.connect(str(path))
+        assert listener.waiting() == 1
+    for left in (1, 1, 0):
+        accept(listener).close()
+        assert listener.waiting() == left
+    assert listener.limit() == 0
+    for client in clients:
+        client.close()
 
 
 def test_unix_socket_that_a_killed_server_left(open_: Open, path: Path) -> None:

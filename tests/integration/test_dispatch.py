@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,27 @@ def test_a_burst_is_served_at_once_by_as_many_workers(
     assert len({one.pid for one in held}) == 6
     for one in held:
         one.release()
+    assert {request.answer().status for request in requests} == {200}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what waits")
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_the_pool_grows_by_as_many_as_wait_at_a_unix_socket(
+    serve: Serve, gate: Gate, tmp_path: Path, mode: tuple[str, ...]
+) -> None:
+    """Not by one for each of them that is served: nobody is."""
+    server = serve(
+        *("held", "--min-idle", "1", "--max-workers", "3", *mode),
+        host=f"unix://{tmp_path}/s",
+    )
+    requests = [server.send(gate.path) for _ in range(8)]
+    held = gate.wait_for(3)
+    # What is left is known exactly.
+    assert server.state().waiting == 5
+    for one in held:
+        one.release()
+    for _ in range(5):
+        gate.wait_for_one().release()
     assert {request.answer().status for request in requests} == {200}
 
 
