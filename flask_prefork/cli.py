@@ -16,6 +16,7 @@ import typing as t
 
 import click
 from click.core import ParameterSource
+from flask.cli import NoAppException
 from flask.cli import run_command
 from flask.cli import ScriptInfo
 from flask.cli import show_server_banner
@@ -94,6 +95,19 @@ def _sources() -> dict[str, str]:
     return sources
 
 
+def _check_socket(host: str, values: t.Mapping[str, t.Any]) -> None:
+    """Refuse options of a unix socket where none is made.
+
+    :raises SettingsError: For the first of them.
+    """
+    for name in ("socket_mode", "socket_group"):
+        if values[name] is not None and not host.startswith("unix://"):
+            said = _sources().get(name, option_name(name))
+            raise SettingsError(
+                f"{said} has no effect without {option_name('host')} unix://PATH."
+            )
+
+
 class RunOptions(t.NamedTuple):
     """The values of the options that are borrowed from ``flask run``."""
 
@@ -127,6 +141,7 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     try:
         check_variables(os.environ, ROWS)
         resolve(values, sources=_sources())
+        _check_socket(options.host, values)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
 
@@ -155,6 +170,9 @@ def _split(
         fds = systemd.listen_fds()
         notifier = systemd.Notifier()
         identity = privileges.look_up(values["user"], values["group"])
+        access = privileges.look_up_access(
+            identity, values["socket_mode"], values["socket_group"]
+        )
     except ValueError as e:
         raise click.UsageError(str(e)) from None
     try:
@@ -180,6 +198,7 @@ def _split(
         notifier,
         values["pid"],
         identity,
+        access,
     )
     try:
         sys.exit(dispatcher.serve(begin, surroundings))
@@ -201,13 +220,19 @@ def _be_zygote(
     from . import lifecycle
     from . import privileges
     from . import prometheus
+    from . import reach
     from . import reloader
     from . import work
     from . import zygote
+    from .log import logger
 
     identity = privileges.look_up(explicit["user"], explicit["group"])
+    user = unreadable = ""
     if identity is not None:
+        sources = reach.sources(info.app_import_path)
         privileges.drop(identity)
+        user = identity.name or str(identity.uid)
+        unreadable = reach.complaint(user, sources)
     debug = get_debug_flag()
     reload = debug if options.reload is None else options.reload
     debugger = debug if options.debugger is None else options.debugger
@@ -231,5 +256,13 @@ def _be_zygote(
             )
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
+    except (LookupError, ImportError, OSError, NoAppException) as e:
+        if user and isinstance(e, PermissionError) and e.filename is not None:
+            unreadable = reach.complaint(user, [os.fsdecode(e.filename)]) or unreadable
+        if not unreadable:
+            raise
+        raise click.ClickException(f"{unreadable} ({type(e).__name__}: {e})") from None
+    if unreadable:
+        logger.warning("%s What is imported from there later will fail.", unreadable)
     life = lifecycle.Lifecycle(app, begin.generation)
     zygote.Zygote(begin, settings, make_server, work.serve, watch, life).run()

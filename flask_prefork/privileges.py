@@ -13,6 +13,9 @@ import pwd
 import typing as t
 from collections.abc import MutableMapping
 
+from . import access
+from .access import Access
+
 #: The highest id. The one above it, -1, means "leave as it is" to the system
 #: calls (``setresuid(2)``).
 _MAX_ID = 2**32 - 2
@@ -66,6 +69,23 @@ def look_up(user: str | None, group: str | None) -> Identity | None:
         return Identity(uid, gid, (gid,), None, "/")
     groups = os.getgrouplist(entry.pw_name, gid)[: os.sysconf("SC_NGROUPS_MAX")]
     return Identity(uid, gid, tuple(groups), entry.pw_name, entry.pw_dir)
+
+
+def look_up_access(
+    identity: Identity | None, mode: str | None, group: str | None
+) -> Access:
+    """Find whose a unix socket is to be, and who else may connect to it.
+
+    :param identity: Who the app is served as, if not who we are: the socket is theirs.
+    :param mode: Its permissions, an octal number; nothing for what the umask leaves.
+    :param group: A name or a number, the name first; nothing for the user's own. With
+        nothing else said, the group may connect.
+    :raises ValueError: If there is no such group or mode, with the reason.
+    """
+    uid, gid = (identity.uid, identity.gid) if identity is not None else (-1, -1)
+    if group:
+        gid = _find_group(group)
+    return access.parse(mode, uid, gid, bool(group))
 
 
 def _find_user(user: str) -> tuple[int, pwd.struct_passwd | None]:

@@ -160,6 +160,16 @@ class Settings:
         "Load and serve the app as this group, by name or number.",
         str, default_text="the user's", early=True,
     )  # fmt: skip
+    socket_mode: str | None = _row(
+        "The permissions of the unix socket that --host makes, an octal number such as"
+        " 660. Who may write to it may connect.",
+        str, default_text="by the umask, or 660 with socket-group", early=True,
+    )  # fmt: skip
+    socket_group: str | None = _row(
+        "The group of the unix socket that --host makes, by name or number, such as the"
+        " proxy's.",
+        str, default_text="the user's", early=True,
+    )  # fmt: skip
     admin: str | None = _row(
         "Serve a status page, /status.json, /metrics, /livez and /readyz here: PORT,"
         " HOST:PORT or unix:PATH. A port alone is for this machine only.",

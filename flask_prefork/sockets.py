@@ -17,7 +17,9 @@ import time
 import typing as t
 from collections.abc import Sequence
 
+from . import access as unix_access
 from . import door
+from .access import Access
 from .door import Handshakes
 from .sock_diag import SockDiag
 
@@ -27,6 +29,8 @@ _INHERITED = "fd://"
 #: ``tcpi_sacked``: on a listening socket these are the length of the accept queue
 #: and its limit.
 _TCP_INFO = struct.Struct("=24xII")
+#: Who makes a unix socket has it, with what the umask leaves of its mode.
+AS_IT_IS = Access()
 #: How long the kernel keeps a connection back that sends nothing (``tcp(7)``).
 _DEFER_ACCEPT_SECONDS = 1
 
@@ -229,19 +233,20 @@ class Waiter:
         return not self._poll.poll(seconds * self._second)
 
 
-def bind(host: str, port: int, backlog: int) -> Listener:
+def bind(host: str, port: int, backlog: int, access: Access = AS_IT_IS) -> Listener:
     """Listen on an address.
 
     :param host: An IPv4 or IPv6 address, a name, ``unix://PATH``, or ``fd://N``
         for an inherited descriptor that is bound already.
     :param port: The TCP port; 0 takes a free one.
     :param backlog: Connections that may wait; the kernel lowers it to its maximum.
+    :param access: Of a unix socket that is made.
     :raises BindError: If it can't be, with the reason and the way out.
     """
     if host.startswith(_INHERITED):
         return _inherit(host, backlog)
     if host.startswith(_UNIX):
-        return _bind_unix(host, backlog)
+        return _bind_unix(host, backlog, access)
     return _bind_tcp(host, port, backlog)
 
 
@@ -289,12 +294,12 @@ def _explain(error: Exception, port: int) -> str:
     return "\n".join(lines)
 
 
-def _bind_unix(host: str, backlog: int) -> Listener:
+def _bind_unix(host: str, backlog: int, access: Access) -> Listener:
     path = os.path.abspath(host[len(_UNIX) :])
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        sock.bind(path)
+        unix_access.bind(sock, path, access)
         _listen(sock, backlog)
     except OSError as e:
         sock.close()

@@ -13,9 +13,11 @@ import typing as t
 
 from . import address
 from . import reaper
+from .access import Access
 from .address import Address
 from .pidfile import PidFile
 from .privileges import Identity
+from .sockets import AS_IT_IS
 from .sockets import bind
 from .sockets import BindError
 from .sockets import Listener
@@ -27,6 +29,8 @@ _STATUS_INTERVAL = 5.0
 ADMIN_SUFFIX = ".admin"
 #: Connections that may wait for the observer while it is started again.
 _OBSERVER_BACKLOG = 64
+#: Of its unix socket: what it tells is for nobody else.
+_ADMIN_MODE = 0o600
 
 
 class Surroundings(t.NamedTuple):
@@ -40,6 +44,7 @@ class Surroundings(t.NamedTuple):
     :param notifier: Tells systemd how the server fares.
     :param pid_file: Where to write the pid, if anywhere.
     :param identity: Who the zygotes and workers become, if not who we are.
+    :param access: Of the unix socket that the app is served on, if it is on one.
     """
 
     host: str
@@ -49,6 +54,7 @@ class Surroundings(t.NamedTuple):
     notifier: Notifier
     pid_file: str | None = None
     identity: Identity | None = None
+    access: Access = AS_IT_IS
 
 
 class Supervisor:
@@ -92,7 +98,7 @@ class Supervisor:
         listeners: list[Listener] = []
         try:
             for host in hosts:
-                listeners.append(bind(host, outside.port, backlog))
+                listeners.append(bind(host, outside.port, backlog, outside.access))
             if admin is not None:
                 self._listen_for_admin(address.parse(admin))
             if agent is not None:
@@ -111,7 +117,12 @@ class Supervisor:
         self._lower()
         return listeners
 
-    def _listen_beside(self, wanted: Address, name: str) -> Listener:
+    def _listen_beside(
+        self,
+        wanted: Address,
+        name: str,
+        access: Access = AS_IT_IS,
+    ) -> Listener:
         """Bind an address of the observer's, which can't be the app's."""
         outside = self.surroundings
         if not outside.fds and wanted.clashes(outside.host, outside.port):
@@ -121,7 +132,7 @@ class Supervisor:
             )
         host = f"unix://{wanted.path}" if wanted.path else wanted.host
         try:
-            return bind(host, wanted.port, _OBSERVER_BACKLOG)
+            return bind(host, wanted.port, _OBSERVER_BACKLOG, access)
         except BindError as e:
             raise BindError(f"The {name} {wanted} can't be had. {e}") from None
 
@@ -133,19 +144,15 @@ class Supervisor:
             self.agent.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
 
     def _listen_for_admin(self, wanted: Address) -> None:
-        outside = self.surroundings
-        mask = os.umask(0o177)
-        try:
-            listener = self._listen_beside(wanted, "admin address")
-        finally:
-            os.umask(mask)
+        identity = self.surroundings.identity
+        owner = (identity.uid, identity.gid) if identity is not None else (-1, -1)
+        access = Access(_ADMIN_MODE, *owner)
+        listener = self._listen_beside(wanted, "admin address", access)
         self.admin = listener
         if listener.path is None:
             self.admin_address = wanted._replace(port=listener.port)
             return
         self.admin_address = wanted._replace(path=listener.path)
-        if outside.identity is not None:
-            os.chown(listener.path, outside.identity.uid, outside.identity.gid)
 
     def doors(self) -> dict[str, Listener]:
         """Where the observer is to serve: ``admin``, ``agent``, both or neither."""

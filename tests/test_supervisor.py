@@ -177,7 +177,7 @@ def test_an_admin_socket_is_given_to_the_user(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[object, ...]] = []
-    monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
+    monkeypatch.setattr(os, "chown", lambda *args, **_: given.append(args))
     path = tmp_path / "admin.sock"
     supervisor = Supervisor(surroundings(identity=NOBODY), Clock())
     for listener in supervisor.listen(16, f"unix:{path}"):

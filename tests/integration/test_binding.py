@@ -110,6 +110,33 @@ def test_a_file_that_is_no_socket_is_kept(fail: Fail, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("--socket-mode", "999"), "octal number such as 660, not '999'."),
+        (("--socket-group", "no such"), "There is no group 'no such'."),
+    ],
+)
+def test_a_unix_socket_for_nobody(
+    fail: Fail, tmp_path: Path, args: tuple[str, ...], error: str
+) -> None:
+    ended = fail("held", "--host", f"unix://{tmp_path}/s", *args)
+    (message,) = ended.errors
+    assert message.endswith(error)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "fd://3"])
+def test_options_of_a_socket_that_is_not_made(fail: Fail, host: str) -> None:
+    ended = fail("held", "--host", host, "--socket-mode", "660")
+    assert ended.errors == ["--socket-mode has no effect without --host unix://PATH."]
+    env = {"FLASK_PREFORK_RUN_SOCKET_GROUP": "sys"}
+    ended = fail("held", "--host", host, env=env)
+    assert ended.errors == [
+        "FLASK_PREFORK_RUN_SOCKET_GROUP has no effect without --host unix://PATH."
+    ]
+
+
+@pytest.mark.parametrize(
     "host",
     [
         "unix:///nowhere/at/all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import typing as t
 from collections.abc import Callable
@@ -16,11 +18,14 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .conftest import Run
 from .conftest import Serve
 from .gate import DEADLINE
+from .server import APPS
+from .server import command
 from .server import Server
 from .server import wait_for
 
@@ -107,7 +112,9 @@ def put(run: Run, tmp_path: Path) -> Iterator[Put]:
     """Puts nginx in front of a server."""
     fronts = []
 
-    def put(server: Server, file: str = "flask_prefork.conf") -> Front:
+    def put(
+        server: Server, file: str = "flask_prefork.conf", user: str = "root"
+    ) -> Front:
         scheme, _, address = server.url.partition("://")
         target = f"unix:{address}" if scheme == "unix" else address
         directory = tmp_path / "nginx"
@@ -129,7 +136,7 @@ def put(run: Run, tmp_path: Path) -> Iterator[Put]:
             settings = {
                 "directory": directory,
                 # Its workers must reach what only this user reaches.
-                "user": "user root;" if os.geteuid() == 0 else "",
+                "user": f"user {user};" if os.geteuid() == 0 else "",
                 "modules": f"load_module {STREAM};" if is_stream else "",
             }
             (directory / "nginx.conf").write_text(main.format(**settings))
@@ -167,6 +174,43 @@ def behind(
         return server, put(server)
 
     return start
+
+
+WEB = "www-data"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_nginx_as_a_user_of_its_own(run: Run, put: Put) -> None:
+    """By the command line that stands in the shipped file."""
+    text = (DEPLOY / "flask_prefork.conf").read_text().replace("\n    #", " ")
+    found = re.search(r"prefork-run (--host unix://(\S+) [^\n]*?unix:)", text)
+    assert found is not None
+    options = found[1].replace("\\", "").replace(" shop", " daemon").split()
+    assert options[options.index("--socket-group") + 1] == WEB
+    if WEB not in {one.gr_name for one in grp.getgrall()}:
+        pytest.skip(f"there is no group {WEB} here")
+    folder = Path(tempfile.mkdtemp(prefix="flask-prefork-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        for name, content in (
+            ("fronted.py", (APPS / "fronted.py").read_text()),
+            ("sitecustomize.py", "import encodings.idna\n"),
+        ):
+            (folder / name).write_text(content)
+            (folder / name).chmod(0o644)
+        options[options.index("--host") + 1] = f"unix://{folder}/http.sock"
+        line = command(str(folder / "fronted.py"), *options, "--no-access-log")
+        # The interpreter may be out of daemon's reach, and is loaded as root.
+        server = run(line, env={"PYTHONPATH": str(folder)})
+        front = put(server, user=WEB)
+        (worker,) = psutil.Process(front.process.pid).children()
+        assert worker.username() == WEB
+        assert front.client().ask_json(Host="shop.example")["host"] == "shop.example"
+        assert psutil.Process(server.workers()[0]).username() == "daemon"
+        server.popen.terminate()
+        assert server.wait() == 0
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_client_is_told(behind: Behind) -> None:

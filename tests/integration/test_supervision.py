@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import typing as t
@@ -158,6 +160,45 @@ def test_the_app_is_served_by_the_user(
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("args", "owner", "group", "mode"),
+    [
+        ((), "root", "root", 0o750),
+        (("--user", "nobody"), "nobody", NOBODY.pw_gid, 0o750),
+        (("--user", "nobody", "--socket-group", "sys"), "nobody", "sys", 0o660),
+        (("--socket-mode", "666", "--socket-group", "sys"), "root", "sys", 0o666),
+    ],
+)
+def test_whose_a_unix_socket_is(
+    serve: Serve,
+    public: Path,
+    umask: None,
+    args: tuple[str, ...],
+    owner: str,
+    group: str | int,
+    mode: int,
+) -> None:
+    path = public / "web.sock"
+    env = {"PYTHONPATH": str(public)}
+    server = serve(str(public / "watched.py"), *args, host=f"unix://{path}", env=env)
+    status = path.stat()
+    gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+    assert (path.owner(), status.st_gid) == (owner, gid)
+    assert stat.S_IMODE(status.st_mode) == mode
+    assert server.get().status == 200
+    server.popen.terminate()
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@needs_root
 def test_a_promoted_worker_stays_the_user(serve: Serve, public: Path) -> None:
     args = ("--user", "nobody", "--min-idle", "1", "--refork-after", "1")
     env = {"USER": "root", "PYTHONPATH": str(public)}
@@ -190,6 +231,44 @@ def test_a_users_busy_workers_can_be_killed(
     with pytest.raises(ConnectionError):
         request.read()
     assert server.wait() == 0
+
+
+@needs_root
+def test_what_the_user_can_not_read_is_told(
+    serve: Serve, fail: Fail, public: Path
+) -> None:
+    """At the start, and at a reload."""
+    env = {"PYTHONPATH": str(public)}
+    args = ("--user", "nobody", "--min-idle", "1", "--port", "0")
+    hidden = public / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "hidden.py").write_text(APP)
+    ended = fail(str(hidden / "hidden.py"), *args, env=env)
+    # The interpreter may be such a place, too.
+    (error,) = ended.errors
+    assert re.search(
+        rf"The user nobody can't read (.*, nor )?{hidden}(, nor |\.)", error
+    )
+    assert "Traceback" not in ended.output
+
+    server = serve(str(public / "watched.py"), *args, env=env)
+    (public / "watched.py").chmod(0o600)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(r"^Generation 2 could not be loaded")
+    assert re.search(
+        rf"^Error: The user nobody can't read {public}/watched\.py\.",
+        server.log(),
+        re.M,
+    )
+    assert server.get().json["generation"] == 1
+    (public / "watched.py").chmod(0o644)
+    public.chmod(0o700)
+    seen = len(server.log())
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(r"^Generation 2 could not be loaded", seen)
+    assert re.search(rf"(?m)^Error: The user nobody .*{public}\b", server.log()[seen:])
+    assert server.get().json["generation"] == 1
+    assert "Traceback" not in server.log()
 
 
 @needs_root

@@ -1,0 +1,72 @@
+"""Whose a unix socket is, and who else may connect to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import typing as t
+
+#: Of a socket that is a group's, if nobody says otherwise.
+_GROUPS_MODE = "660"
+
+
+class Access(t.NamedTuple):
+    """A unix socket's owners and permissions: who may write to it may connect.
+
+    :param mode: Its permissions (``chmod(2)``); ``None`` for what the umask leaves.
+    :param uid: Its owner; -1 for who makes it.
+    :param gid: Its group; -1 for the maker's.
+    """
+
+    mode: int | None = None
+    uid: int = -1
+    gid: int = -1
+
+
+def parse(mode: str | None, uid: int, gid: int, is_given: bool) -> Access:
+    """Make it of what the user says.
+
+    :param mode: An octal number; nothing for what the umask leaves.
+    :param uid: The owner; -1 for who makes it.
+    :param gid: The group; -1 for the maker's.
+    :param is_given: Whether the group was asked for: then it may connect.
+    :raises ValueError: If the mode is none, with what would be one.
+    """
+    if mode is None and is_given:
+        mode = _GROUPS_MODE
+    if mode is None:
+        return Access(None, uid, gid)
+    if not re.fullmatch("0?[0-7]{3}", mode):
+        raise ValueError(
+            f"The mode of a socket must be an octal number such as 660, not {mode!r}."
+        )
+    return Access(int(mode, 8), uid, gid)
+
+
+def bind(sock: socket.socket, path: str, access: Access) -> None:
+    """Bind a unix socket so that nobody it isn't for can ever connect.
+
+    It has its mode from the beginning, and until it listens nobody connects.
+
+    :param sock: Not listening yet.
+    :raises OSError: It can't be, or can't be given away; then nothing is left of it.
+    """
+    if access.mode is None:
+        sock.bind(path)
+    else:
+        mask = os.umask(0o777 & ~access.mode)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(mask)
+    if access[1:] == (-1, -1):
+        return
+    try:
+        # A link in its place would be somebody's whose directory it is in.
+        os.chown(path, access.uid, access.gid, follow_symlinks=False)
+    except OSError as e:
+        os.unlink(path)
+        owner = f"user {access.uid} and " if access.uid >= 0 else ""
+        text = f"it can't be given to {owner}group {access.gid}: {e.strerror}"
+        raise OSError(e.errno, text) from None

@@ -1,0 +1,113 @@
+"""Whose unix sockets are."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_prefork import access
+from flask_prefork.access import Access
+from flask_prefork.privileges import Identity
+from flask_prefork.privileges import look_up_access
+from flask_prefork.sockets import bind
+from flask_prefork.sockets import BindError
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a file away"
+)
+DAEMON = pwd.getpwnam("daemon")
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        yield sock
+
+
+@pytest.fixture(params=[0, 0o022, 0o777])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    assert os.umask(before) == request.param, "it is as it was"
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o666, 0o600, 0o777, 0])
+def test_its_mode_is_what_was_asked_for(
+    tmp_path: Path, sock: socket.socket, umask: int, mode: int
+) -> None:
+    access.bind(sock, str(tmp_path / "s"), Access(mode))
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+
+
+def test_its_mode_is_what_the_umask_leaves(
+    tmp_path: Path, sock: socket.socket, umask: int
+) -> None:
+    access.bind(sock, str(tmp_path / "s"), Access())
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o777 & ~umask
+
+
+def test_it_has_its_mode_before_it_has_a_name(
+    tmp_path: Path, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("there would be a moment before")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    access.bind(sock, str(tmp_path / "s"), Access(0o640))
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o640
+
+
+@needs_root
+@pytest.mark.parametrize(("uid", "gid"), [(7, 8), (7, -1), (-1, 8)])
+def test_its_owners(tmp_path: Path, uid: int, gid: int) -> None:
+    listener = bind(f"unix://{tmp_path}/s", 0, 5, Access(None, uid, gid))
+    status = (tmp_path / "s").stat()
+    assert status.st_uid == (uid if uid >= 0 else os.geteuid())
+    assert status.st_gid == (gid if gid >= 0 else os.getegid())
+    listener.close()
+
+
+@pytest.mark.parametrize(("uid", "who"), [(7, "user 7 and group 8"), (-1, "group 8")])
+def test_one_that_can_not_be_given_away_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, who: str
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(BindError) as caught:
+        bind(f"unix://{tmp_path}/s", 0, 5, Access(None, uid, 8))
+    assert str(caught.value) == (
+        f"Can't listen on {tmp_path}/s: it can't be given to {who}:"
+        " Operation not permitted."
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_was_said_of_it() -> None:
+    web = Identity(70, 71, (71,), "web", "/")
+    daemon = DAEMON.pw_gid
+    assert look_up_access(None, None, None) == Access(None, -1, -1)
+    assert look_up_access(web, None, None) == Access(None, 70, 71)
+    assert look_up_access(web, "600", None) == Access(0o600, 70, 71)
+    # Else the group would be of no use, with most umasks.
+    assert look_up_access(web, None, "daemon") == Access(0o660, 70, daemon)
+    assert look_up_access(None, "0666", str(daemon)) == Access(0o666, -1, daemon)
+
+
+@pytest.mark.parametrize("mode", ["", "66", "668", "-66", "1777", "0o660", "٦٦٠"])
+def test_modes_that_are_none(mode: str) -> None:
+    with pytest.raises(ValueError, match="octal number such as 660, not"):
+        look_up_access(None, mode, None)
+
+
+def test_groups_that_are_none() -> None:
+    with pytest.raises(ValueError, match="There is no group 'no such'"):
+        look_up_access(None, None, "no such")
