@@ -21,9 +21,11 @@ from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
+from . import address
 from . import cgroup
 from . import memory_file
 from . import size
+from . import sockets
 from .extension import configuration
 from .http import access_logger
 from .http import peers
@@ -105,6 +107,29 @@ def _with_budget(settings: Settings) -> Settings:
         return replace(settings, memory_budget=None)
     budget = max(int((limit - AUTO_REST) * AUTO_PART), size.LEAST)
     return replace(settings, memory_budget=str(budget))
+
+
+def find_addresses(settings: Settings) -> Settings:
+    """Put numbers in place of names: the dispatcher, which binds, asks nobody.
+
+    :raises SettingsError: If there is no such name.
+    """
+    return replace(
+        settings,
+        admin=_numeric(settings.admin),
+        agent_check=_numeric(settings.agent_check),
+    )
+
+
+def _numeric(text: str | None) -> str | None:
+    wanted = None if text is None else address.parse(text)
+    # A name that stands in a file, and is better to read.
+    if wanted is None or wanted.host == "localhost":
+        return text
+    try:
+        return str(wanted._replace(host=sockets.numeric(wanted.host)))
+    except sockets.BindError as e:
+        raise SettingsError(str(e)) from None
 
 
 def server_maker(

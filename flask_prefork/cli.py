@@ -164,6 +164,8 @@ def _split(
     from . import log
     from . import privileges
     from . import systemd
+    from .sockets import BindError
+    from .sockets import numeric
     from .terminal import Terminal
 
     try:
@@ -173,8 +175,12 @@ def _split(
         access = privileges.look_up_access(
             identity, values["socket_mode"], values["socket_group"]
         )
+        # Here a signal ends the wait for a name service, in the dispatcher it wouldn't.
+        host = options.host if fds else numeric(options.host)
     except ValueError as e:
         raise click.UsageError(str(e)) from None
+    except BindError as e:
+        raise click.ClickException(str(e)) from None
     try:
         show_server_banner(get_debug_flag(), info.app_import_path)
     except OSError:
@@ -191,7 +197,7 @@ def _split(
     from .supervisor import Surroundings
 
     surroundings = Surroundings(
-        options.host,
+        host,
         options.port,
         "https" if options.cert else "http",
         fds,
@@ -248,9 +254,12 @@ def _be_zygote(
         )
     try:
         with prometheus.loading():
+            first = begin.generation == 1
             app, settings = application.load(
-                info, explicit, defaults, shows_failure=reload and begin.generation > 1
+                info, explicit, defaults, shows_failure=reload and not first
             )
+            if first:
+                settings = application.find_addresses(settings)
             make_server = application.server_maker(
                 app, settings, options.cert, debugger, options.host
             )

@@ -221,8 +221,9 @@ class Dispatcher:
                 settings.backlog, settings.admin, settings.agent_check
             )
         except (BindError, PidFileError) as e:
-            # As werkzeug does: no traceback, no timestamp.
-            os.write(2, f"{e}\n".encode())
+            # As werkzeug does: no traceback, no timestamp. And nobody waits for a
+            # reader.
+            logger.error("%s", e)
             self.status = 1
             self.stop()
             return

@@ -250,19 +250,38 @@ def bind(host: str, port: int, backlog: int, access: Access = AS_IT_IS) -> Liste
     return _bind_tcp(host, port, backlog)
 
 
+def numeric(host: str) -> str:
+    """Find an address, so that :func:`bind` needn't ask anybody for it.
+
+    To ask for a name may take as long as the name service likes (``resolver(5)``).
+
+    :param host: As :func:`bind` takes it; only a name is changed.
+    :raises BindError: If there is no such name.
+    """
+    if not host or ":" in host:
+        return host
+    return str(_look_up(host, None, socket.AF_INET)[0])
+
+
+def _look_up(
+    host: str, port: int | None, family: socket.AddressFamily
+) -> tuple[t.Any, ...]:
+    try:
+        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+    except (socket.gaierror, UnicodeError, OverflowError) as e:
+        raise BindError(f"Can't find the address of {host!r}: {e}.") from None
+
+
 def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not 0 <= port <= 65535:
         # getaddrinfo(3) may cut it to 16 bits.
         raise BindError(f"{port} is no port; give one from 0 to 65535.")
-    try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError, OverflowError) as e:
-        raise BindError(f"Can't find the address of {host!r}: {e}.") from None
+    address = _look_up(host, port, family)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(found[0][4])
+        sock.bind(address)
         # Accepted sockets inherit these on Linux.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_DEFER_ACCEPT"):

@@ -98,6 +98,7 @@ OTHERS = {
         "--limit-request-field_size",
         "--preload",
         "--threads",
+        "--umask",
         "--workers",
     },
     "kubectl": {"--filename"},

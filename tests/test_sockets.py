@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -154,6 +155,19 @@ def test_host_that_is_none(host: str) -> None:
     assert repr(host) in text and "\n" not in text
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1%lo", "unix://s", "fd://3", ""]
+)
+def test_what_is_no_name_stays(host: str) -> None:
+    assert sockets.numeric(host) == host
+
+
+def test_a_name_becomes_a_number() -> None:
+    assert sockets.numeric("localhost") == "127.0.0.1"
+    with pytest.raises(BindError, match="no.such.host.invalid"):
+        sockets.numeric("no.such.host.invalid")
+
+
 def test_address_of_another_machine() -> None:
     # TEST-NET-1 (RFC 5737, section 3).
     assert os.strerror(errno.EADDRNOTAVAIL) in refusal("192.0.2.1")
@@ -236,16 +250,14 @@ def test_unix(open_: Open, path: Path) -> None:
 def test_waiting_counts_at_unix_sockets(open_: Open, path: Path) -> None:
     listener = open_(f"unix://{path}", backlog=7)
     assert listener.limit() == 7
-    clients = []
-    for number in range(1, 6):
-        clients.append(socket.socket(socket.AF_UNIX))
-        clients[-1].connect(str(path))
-        assert listener.waiting() == number
-    for number in (4, 3, 2, 1, 0):
-        accept(listener).close()
-        assert listener.waiting() == number
-    for client in clients:
-        client.close()
+    with contextlib.ExitStack() as clients:
+        for number in range(1, 6):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(path))
+            assert listener.waiting() == number
+        for number in range(4, -1, -1):
+            accept(listener).close()
+            assert listener.waiting() == number
 
 
 @pytest.mark.parametrize("why", ["forbidden", "unknown"])

@@ -8,7 +8,28 @@ from pathlib import Path
 import pytest
 
 from .conftest import Fail
+from .conftest import Run
 from .conftest import Serve
+from .server import command
+
+#: A name that the resolver asks for, and waits.
+SLOW = """
+import os
+import socket
+import time
+
+known = socket.getaddrinfo
+
+
+def getaddrinfo(host, *args, **kwargs):
+    if host == "slow.example":
+        os.write(2, b"asked\\n")
+        time.sleep(3600)
+    return known(host, *args, **kwargs)
+
+
+socket.getaddrinfo = getaddrinfo
+"""
 
 
 def test_ipv4(serve: Serve) -> None:
@@ -25,6 +46,22 @@ def test_ipv6(serve: Serve) -> None:
 
 def test_a_name(serve: Serve) -> None:
     assert serve("held", host="localhost").get().status == 200
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--host", "slow.example"), ("--admin", "slow.example:0")],
+    ids=["host", "admin"],
+)
+def test_a_name_service_that_does_not_answer(
+    run: Run, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    """It keeps the server from starting, and from nothing else."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    line = command("held", "--port", "0", *args)
+    server = run(line, env={"PYTHONPATH": str(tmp_path)}, begun="asked")
+    server.popen.terminate()
+    server.wait()
 
 
 def test_all_addresses(serve: Serve) -> None:

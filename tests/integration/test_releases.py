@@ -15,6 +15,7 @@ import pytest
 
 from .admin import Admin
 from .conftest import Run
+from .server import command
 from .server import Server
 
 APP = """
@@ -46,6 +47,8 @@ def index():
         "umask": int(status["Umask"], 8),
     }
 """
+
+LINE = command("shop", "--port", "0", "--no-access-log")
 
 
 class Releases:
@@ -136,11 +139,7 @@ def test_a_reload_loads_what_the_link_means_now(
 def test_a_directory_that_is_gone_is_told_and_the_server_serves_on(
     run: Run, releases: Releases
 ) -> None:
-    server = run(
-        [sys.executable, "-m", "flask", "--app", "shop", "prefork-run", "--port", "0"],
-        directory=releases.current,
-        env={"PWD": str(releases.current)},
-    )
+    server = run(LINE, directory=releases.current, env={"PWD": str(releases.current)})
     assert server.get().json["generation"] == 1
     releases.current.unlink()
     server.signal(signal.SIGHUP)
@@ -158,11 +157,7 @@ def test_without_a_name_it_is_the_directory_itself(
     run: Run, releases: Releases
 ) -> None:
     """Whoever has started the server doesn't say how it got there."""
-    server = run(
-        [sys.executable, "-m", "flask", "--app", "shop", "prefork-run", "--port", "0"],
-        directory=releases.current,
-        env={"PWD": "/"},
-    )
+    server = run(LINE, directory=releases.current, env={"PWD": "/"})
     releases.relink()
     assert reload(server)["beside"] == "1"
 
@@ -173,10 +168,9 @@ def test_limits_are_those_of_the_start(run: Run, releases: Releases) -> None:
     soft = 300
     assert hard == resource.RLIM_INFINITY or hard > soft
     script = f'ulimit -S -n {soft}; umask 027; exec nice -n 3 "$@"'
-    line = [sys.executable, "-m", "flask", "--app", "shop", "prefork-run"]
     server = run(
         [
-            *("sh", "-c", script, "sh", *line, "--port", "0", "--no-access-log"),
+            *("sh", "-c", script, "sh", *LINE),
             *("--admin", "0", "--refork-after", "5", "--min-idle", "1"),
         ],
         directory=releases.root / "1",
