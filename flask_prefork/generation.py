@@ -221,8 +221,7 @@ class Generation:
             logger.error("Can't tell the zygote what to serve on: %s.", e)
             self.release()
             return
-        fds = [document, self._scoreboard]
-        fds += [listener.fd for listener in listeners]
+        fds = [document, self._scoreboard, *(one.fd for one in listeners)]
         self._tell(Frame(Kind.LISTEN, self.number), fds)
         os.close(document)
         self._sizing.begin()

@@ -379,10 +379,7 @@ class Worker:
         self._send(frame)
 
     def _report(self, kind: Kind, taken: int = 0) -> bool:
-        """Tell the dispatcher; ``False`` if it is gone.
-
-        :param taken: 1 if it is busy with a connection that it was handed.
-        """
+        """Tell the dispatcher; ``False`` if it is gone. See :attr:`.Kind.BUSY`."""
         served = 0
         if kind is Kind.IDLE:
             # It stays marked as about to accept: until this report is read, a
