@@ -170,6 +170,7 @@ def server_maker(
         header_timeout=settings.header_timeout,
         keep_alive=settings.keep_alive,
         min_data_rate=settings.min_data_rate,
+        upgrade_timeout=settings.upgrade_timeout,
     )
 
     def make_server(sock: socket.socket, host: str) -> PreforkServer:

@@ -277,10 +277,7 @@ class Children:
         stalls = self.stalls
         verdict = stalls.judge(worker, now, record)
         if verdict is Verdict.KILL:
-            text = f"no progress for {stalls.timeout:g} s, and it didn't end"
-            if not record.began:
-                text = "it was busy for too long without a request"
-            self.kill(worker, Why(Reason.TIMEOUT, text))
+            self.kill(worker, Why(Reason.TIMEOUT, stalls.describe(record)))
         elif verdict is not None:
             aborted = verdict is Verdict.ABORT
             logger.warning(

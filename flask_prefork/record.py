@@ -26,11 +26,11 @@ LINE = 208
 # the requests that have grown the worker most.
 _PID, _GENERATION, _SINCE, _REQUESTS, _CONNECTIONS, _SENT = range(6)
 _CLASSES = 6
-_BEGAN, _MOVED, _SPENT, _LENGTH = range(12, 16)
-_BUCKETS = 16
+_BEGAN, _MOVED, _UPGRADED, _SPENT, _LENGTH = range(12, 17)
+_BUCKETS = 17
 _GROWN = _BUCKETS + len(BOUNDS) + 1
 _TEXT = 8 * (_GROWN + 2)
-_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QdddQ{len(BOUNDS) + 1}QQQ{LINE}s{1 + LINE}p")
+_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QddddQ{len(BOUNDS) + 1}QQQ{LINE}s{1 + LINE}p")
 #: Bytes of a record: a multiple of the processor's cache lines.
 SIZE = 704
 assert _RECORD.size <= SIZE
@@ -48,7 +48,10 @@ class Record(t.NamedTuple):
     :param classes: Requests by status class: none, 1xx to 5xx.
     :param began: When its current request began; 0 is none.
     :param moved: When something of it was last read or written; 0 is never.
-    :param spent: Seconds of all requests together, from head to last byte.
+    :param upgraded: When the app took the current request's connection over; 0 if it
+        hasn't.
+    :param spent: Seconds of all requests together, from head to last byte, or until
+        the connection was taken over.
     :param buckets: Requests by their seconds, see :data:`BOUNDS`; not cumulative.
     :param method: The current request's method.
     :param target: The current request's target, cut.
@@ -64,6 +67,7 @@ class Record(t.NamedTuple):
     classes: tuple[int, ...] = (0,) * CLASSES
     began: float = 0.0
     moved: float = 0.0
+    upgraded: float = 0.0
     spent: float = 0.0
     buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
     method: str = ""
@@ -135,6 +139,10 @@ class Entry:
         line = grown.line.encode("latin-1", "replace")
         struct.pack_into(f"{1 + LINE}p", self._grown, 0, line)
 
+    def upgrade(self, moment: float) -> None:
+        """Note that the app takes the request's connection over."""
+        self._times[_UPGRADED] = moment
+
     def end(self, moment: float, status: int, sent: int) -> None:
         """Note that the request is over, and how it went.
 
@@ -142,6 +150,9 @@ class Entry:
         :param sent: Bytes sent.
         """
         counts, times = self._counts, self._times
+        if times[_UPGRADED]:
+            moment = times[_UPGRADED]
+            times[_UPGRADED] = 0.0
         spent = moment - times[_BEGAN]
         times[_BEGAN] = 0.0
         times[_SPENT] += spent
@@ -159,7 +170,7 @@ def read(board: mmap.mmap, start: int) -> Record:
     fields = _RECORD.unpack_from(board, start)
     numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:_GROWN]
     grown, by, line, grown_line = fields[_GROWN:]
-    began, moved, spent, length = numbers[_BEGAN:]
+    began, moved, upgraded, spent, length = numbers[_BEGAN:]
     method = target = ""
     if began:
         method, _, target = line[:length].decode("latin-1").partition(" ")
@@ -174,6 +185,7 @@ def read(board: mmap.mmap, start: int) -> Record:
         numbers[_CLASSES:_BEGAN],
         began,
         moved,
+        upgraded,
         spent,
         buckets,
         method,

@@ -24,6 +24,7 @@ from .record import Record
 from .settings import MAX_SLOTS
 
 _IDLE = b"I"
+_RETIRING = ord("R")
 _STATES = 0
 _STOPS = _STATES + MAX_SLOTS
 _ENDINGS = _STOPS + MAX_SLOTS
@@ -131,6 +132,10 @@ class Bank:
     def is_stopped(self, slot: int) -> bool:
         """Whether the dispatcher asked for the end of the standing order."""
         return self._map[self._stops + slot] != 0
+
+    def is_retiring(self, slot: int) -> bool:
+        """Whether the worker was told to end."""
+        return self._map[self._states + slot] == _RETIRING
 
     def others_wait(self) -> bool:
         """Whether parked connections wait for their turn."""

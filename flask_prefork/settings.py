@@ -121,6 +121,11 @@ class Settings:
         " each response.",
         float, 15.0, unit="seconds", least=0, most=86400,
     )  # fmt: skip
+    upgrade_timeout: float = _row(
+        "End a connection that the app has taken over, as WebSocket libraries do, if"
+        " nothing is read or written for so long; 0 is never.",
+        float, 0.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
     min_data_rate: float = _row(
         "Give a client up that sends a body or takes a response slower than this;"
         " 0 is never.",

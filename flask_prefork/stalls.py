@@ -37,6 +37,10 @@ class Account(t.Protocol):
     def moved(self) -> float:
         """When something was last read or written."""
 
+    @property
+    def upgraded(self) -> float:
+        """When the app took over its connection, in seconds; 0 if it hasn't."""
+
 
 class Verdict(enum.Enum):
     """What is to be done about a request."""
@@ -57,12 +61,17 @@ class Stalls:
     :param slow: Seconds after which a request's traceback is logged; 0 is never.
     :param pause: How many seconds a worker may wait for a client outside of a
         request.
+    :param upgrade: Seconds without progress after which the worker ends a connection
+        that the app has taken over; 0 is never.
     """
 
-    def __init__(self, timeout: float, slow: float, pause: float) -> None:
+    def __init__(
+        self, timeout: float, slow: float, pause: float, upgrade: float = 0.0
+    ) -> None:
         self.timeout = timeout
         self.slow = slow
         self.pause = pause
+        self.upgrade = upgrade
         self._checks: Deadlines[Worker] = Deadlines()
         # Requests that were dealt with, by the time they began.
         self._shown: dict[Worker, float] = {}
@@ -76,11 +85,12 @@ class Stalls:
     def of(cls, settings: Settings) -> Stalls:
         """What the settings want."""
         pause = settings.header_timeout + settings.keep_alive
-        return cls(settings.timeout, settings.slow_log, pause)
+        upgrade = settings.upgrade_timeout
+        return cls(settings.timeout, settings.slow_log, pause, upgrade)
 
     def watch(self, worker: Worker, now: float) -> None:
         """The worker is busy."""
-        limits = [limit for limit in (self.timeout, self.slow) if limit]
+        limits = [one for one in (self.timeout, self.slow, self.upgrade) if one]
         if limits:
             self._checks.set(worker, now + min(limits))
 
@@ -120,6 +130,8 @@ class Stalls:
             self.watch(worker, now)
             return self._judge_pause(worker, now, account)
         self._between.pop(worker, None)
+        if account.upgraded:
+            return self._judge_upgraded(worker, now, account)
         began = account.began
         moved = self._moved(account)
         verdict = None
@@ -131,6 +143,9 @@ class Stalls:
             self._checks.set(worker, now + GRACE)
             return Verdict.ABORT
         times = [moved + self.timeout] if self.timeout else []
+        if self.upgrade:
+            # It may be taken over.
+            times.append(now + self.upgrade)
         if self.slow and self._shown.get(worker) != began and now < began + self.slow:
             times.append(began + self.slow)
         elif self.slow:
@@ -141,6 +156,27 @@ class Stalls:
             times.append(now + self.slow)
         self._checks.set(worker, min(times))
         return verdict
+
+    def describe(self, account: Account) -> str:
+        """Why :meth:`judge` wants the worker killed, in words."""
+        if account.upgraded:
+            return f"silent for {self.upgrade:g} s, and its view didn't end"
+        if not account.began:
+            return "it was busy for too long without a request"
+        return f"no progress for {self.timeout:g} s, and it didn't end"
+
+    def _judge_upgraded(
+        self, worker: Worker, now: float, account: Account
+    ) -> Verdict | None:
+        """Decide about a worker whose app has the connection.
+
+        The worker itself ends the connection, which the app should notice.
+        """
+        self.watch(worker, now)
+        until = self._moved(account) + self.upgrade + GRACE
+        if self.upgrade and until <= now:
+            return Verdict.KILL
+        return None
 
     def _judge_pause(
         self, worker: Worker, now: float, account: Account

@@ -129,13 +129,14 @@ def last_words(record: Record, now: float) -> Record:
     """A dead worker's record, with the request that died with it.
 
     It counts as one that got no response, and took until now: whoever looks for
-    errors, or for what takes long, should find it.
+    errors, or for what takes long, should find it. A connection that the app had taken
+    over counts as if it had ended by itself.
     """
     if not record.began:
         return record
-    spent = max(now - record.began, 0.0)
+    spent = max((record.upgraded or now) - record.began, 0.0)
     classes, buckets = list(record.classes), list(record.buckets)
-    classes[0] += 1
+    classes[1 if record.upgraded else 0] += 1
     buckets[bisect_left(BOUNDS, spent)] += 1
     return record._replace(
         requests=record.requests + 1,

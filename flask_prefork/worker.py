@@ -111,6 +111,11 @@ class Worker:
         """Something of the request was read or written."""
         self.entry.move(time.monotonic())
 
+    def upgrade(self) -> None:
+        """The app has taken the connection over."""
+        self.abortable = False
+        self.entry.upgrade(time.monotonic())
+
     def end(self, status: int, sent: int) -> None:
         """Its response is over."""
         now = time.monotonic()
@@ -126,6 +131,10 @@ class Worker:
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
         return self.bank.is_draining() or (self.stays and self._is_stopped())
+
+    def leaving(self) -> bool:
+        """Whether connections should end that the app has taken over."""
+        return self.bank.is_draining() or self.bank.is_retiring(self.slot)
 
     def crowded(self) -> bool:
         """Whether others wait for a worker."""

@@ -25,6 +25,7 @@ class Account(t.NamedTuple):
     requests: int = 0
     began: float = 0.0
     moved: float = 0.0
+    upgraded: float = 0.0
 
 
 class Served(t.NamedTuple):

@@ -6,6 +6,7 @@ or was handed back, and parks the connection if the handler says so.
 
 from __future__ import annotations
 
+import socket
 import time
 import typing as t
 
@@ -21,6 +22,8 @@ from .head import Head
 from .head import read
 from .peers import LOCAL
 from .receive_buffer import is_crammed
+from .takeover import Offer
+from .takeover import shut
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -45,6 +48,25 @@ _LINGER_CROWDED = 0.1
 _LINGER_BYTES = 1 << 20
 
 
+def linger(wire: Wire, crowded: bool) -> None:
+    """End a connection whose client may still be sending.
+
+    :param crowded: Whether others wait.
+    """
+    wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
+
+
+def end_taken(taken: Offer, wire: Wire, crowded: bool) -> None:
+    """End a connection that the app has taken over, and now left.
+
+    :param crowded: See :func:`linger`.
+    """
+    linger(wire, crowded)
+    # Threads of the app may wait for what will never come.
+    shut(wire.sock, socket.SHUT_RDWR)
+    taken.release()
+
+
 class ConnectionHandler(WSGIRequestHandler):
     """Reads heads, and decides whether the connection goes on, waits or ends.
 
@@ -65,6 +87,8 @@ class ConnectionHandler(WSGIRequestHandler):
     parked: Parked | None = None
     #: Whether the client may still be sending when the connection ends.
     _linger = False
+    #: The socket that the app may take over, or has taken.
+    _offer: Offer | None = None
 
     def __init__(
         self,
@@ -125,9 +149,10 @@ class ConnectionHandler(WSGIRequestHandler):
 
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
-        if self._linger:
-            crowded = self.server.monitor.crowded()
-            self.wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
+        if self._offer is not None and self.wire.taken:
+            end_taken(self._offer, self.wire, self.server.monitor.crowded())
+        elif self._linger:
+            linger(self.wire, self.server.monitor.crowded())
         elif not self.wire.finished:
             self.wire.finish()
 

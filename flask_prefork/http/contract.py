@@ -37,6 +37,9 @@ class Limits:
     #: Bytes per second below which a client is too slow, for bodies in and
     #: responses out, after a grace; 0 is off.
     min_data_rate: float = 240.0
+    #: Seconds that a connection which the app has taken over may be silent; 0 is for
+    #: ever.
+    upgrade_timeout: float = 0.0
     #: Seconds a kept-alive connection may hold its worker while others wait.
     slice: float = 0.005
 
@@ -98,6 +101,11 @@ class Monitor(t.Protocol):
     def progress(self) -> None:
         """Some of its body was read, or of its response sent."""
 
+    def upgrade(self) -> None:
+        """The app has taken its connection over: there will be no response, and no
+        :exc:`~.errors.RequestTimeout` is to be raised. Any thread may call this and
+        :meth:`progress`."""
+
     def end(self, status: int, sent: int) -> None:
         """Its response is over.
 
@@ -111,6 +119,10 @@ class Monitor(t.Protocol):
 
     def draining(self) -> bool:
         """Whether the server stops, so that connections must end."""
+
+    def leaving(self) -> bool:
+        """Whether the worker is to end, so that connections must that the app has
+        taken over."""
 
     def crowded(self) -> bool:
         """Whether others wait for a worker."""
@@ -129,6 +141,9 @@ class NullMonitor:
     def progress(self) -> None:
         """Do nothing."""
 
+    def upgrade(self) -> None:
+        """Do nothing."""
+
     def end(self, status: int, sent: int) -> None:
         """Do nothing."""
 
@@ -136,6 +151,10 @@ class NullMonitor:
         """Do nothing."""
 
     def draining(self) -> bool:
+        """Never."""
+        return False
+
+    def leaving(self) -> bool:
         """Never."""
         return False
 

@@ -50,6 +50,13 @@ class ClientDisconnected(BadRequest, ConnectionError):
     """
 
 
+class TakenOver(ConnectionError):
+    """There is no client to write to: the app has taken the connection over.
+
+    A :exc:`ConnectionError`, as what libraries raise who do that.
+    """
+
+
 class RequestTimeout(BaseException):
     """The app makes no progress, and its request is aborted.
 

@@ -11,10 +11,8 @@ import sys
 import typing as t
 from http.client import HTTPMessage
 
-from werkzeug.debug.tbtools import DebugTraceback
 from werkzeug.exceptions import InternalServerError
 
-from . import access_log
 from .body import Body
 from .body import ChunkedBody
 from .body import LengthBody
@@ -32,14 +30,14 @@ from .head import Head
 from .on_demand import made_on_demand
 from .request_log import LoggingHandler
 from .response import Response
+from .takeover import ENDS
 from .wire import CHUNK
-from .wire import Pace
+from .writer import Writer
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .contract import Monitor
-    from .wire import Wire
 
 #: Bytes of an unread body that are worth reading to keep the connection.
 _DRAIN = 65536
@@ -104,7 +102,7 @@ class PreforkRequestHandler(LoggingHandler):
     @made_on_demand
     def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
-        return _Writer(self.wire, self.server.limits.min_data_rate)
+        return Writer(self.wire, self.server.limits.min_data_rate)
 
     @made_on_demand
     def raw_requestline(self) -> bytes:
@@ -213,6 +211,11 @@ class PreforkRequestHandler(LoggingHandler):
         finally:
             response = self._response
             status = response.status if response is not None else 0
+            if self._offer is not None:
+                self._offer.stop_watch()
+            if wire.taken and wire.sent == before:
+                # What the app has sent nobody knows.
+                status = 101
             # The two refer to each other: don't leave them to the garbage collector.
             self._response = None
             monitor.end(status, wire.sent - before)
@@ -269,6 +272,12 @@ class PreforkRequestHandler(LoggingHandler):
     def _settle(self) -> None:
         """Make sure that the next request's place is known, or close."""
         assert self.head is not None
+        if self.wire.taken:
+            self.close_connection = True
+            return
+        if self._offer is not None:
+            self._offer.release()
+            self._offer = None
         if "wfile" in self.made:
             self.close_connection = True
         body = self._body
@@ -307,6 +316,8 @@ class PreforkRequestHandler(LoggingHandler):
         except Exception as e:
             self._fail(e, environ, response)
             return
+        if self.wire.taken:
+            return
         if response.overlong:
             self.log_error("The response is longer than its Content-Length.")
         elif response.missing:
@@ -321,10 +332,16 @@ class PreforkRequestHandler(LoggingHandler):
             monitor.abortable = True
             iterable = app(environ, response.start)
             try:
-                response.send(iterable)
+                if not self.wire.taken:
+                    response.send(iterable)
             finally:
                 if hasattr(iterable, "close"):
                     iterable.close()
+        except (Exception, RequestTimeout) as e:
+            if self._offer is None or not self._offer.is_taken():
+                raise
+            if not isinstance(e, ENDS):
+                self._log_exception(e)
         finally:
             monitor.abortable = False
 
@@ -339,8 +356,7 @@ class PreforkRequestHandler(LoggingHandler):
                 self.close_connection = not response.keep_alive
             except ClientDisconnected as e:
                 self.connection_dropped(e, environ)
-        text = access_log.escape_lines(DebugTraceback(error).render_traceback_text())
-        self.server.log("error", f"Error on request:\n{text}")
+        self._log_exception(error)
 
     # The environ.
 
@@ -355,7 +371,7 @@ class PreforkRequestHandler(LoggingHandler):
         environ: WSGIEnvironment = server.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
-        environ["werkzeug.socket"] = self.connection
+        environ["werkzeug.socket"] = self._offer = server.offer(self.wire, head.fields)
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()
@@ -363,6 +379,9 @@ class PreforkRequestHandler(LoggingHandler):
         environ["REMOTE_PORT"] = str(self.port_integer())
         environ["SERVER_PROTOCOL"] = self.request_version
         add_fields(environ, head.fields)
+        if not head.minor:
+            # HTTP/1.0 has no such thing (RFC 9110, 7.8).
+            environ.pop("HTTP_UPGRADE", None)
         add_target(environ, self.path)
         if head.length < 0:
             environ["wsgi.input_terminated"] = True
@@ -371,20 +390,3 @@ class PreforkRequestHandler(LoggingHandler):
         if server.forwarders is not None or server.request_ids is not None:
             server.add_told(environ, str(self.client_address[0]))
         return environ
-
-
-class _Writer(io.RawIOBase):
-    """The response's side of a connection as a file, with its deadlines."""
-
-    def __init__(self, wire: Wire, rate: float) -> None:
-        self._wire = wire
-        self._rate = rate
-        self._pace: Pace | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: t.Any) -> int:
-        data = bytes(data)
-        self._pace = self._wire.write(data, self._pace, self._rate)
-        return len(data)

@@ -10,6 +10,7 @@ import time
 import typing as t
 
 from werkzeug._internal import _log
+from werkzeug.debug.tbtools import DebugTraceback
 
 from . import access_log
 from .connection import ConnectionHandler
@@ -62,6 +63,11 @@ class LoggingHandler(ConnectionHandler):
             server.log_fails = True
         else:
             server.log_fails = False
+
+    def _log_exception(self, error: BaseException) -> None:
+        """Log an exception of the app, as werkzeug does."""
+        text = access_log.escape_lines(DebugTraceback(error).render_traceback_text())
+        self.server.log("error", f"Error on request:\n{text}")
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log a line about the request."""

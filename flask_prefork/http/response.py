@@ -218,6 +218,8 @@ class Response:
         :param length: The body's length, if it is known though the app didn't
             tell.
         """
+        if self._wire.guard is not None:
+            self._wire.guard()
         if self._line is None:
             raise AssertionError("write() before start_response()")
         code = self._code

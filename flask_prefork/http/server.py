@@ -22,7 +22,9 @@ from werkzeug.serving import WSGIRequestHandler
 from .access_log import date_time
 from .access_log import escape
 from .access_log import escape_lines
+from .app_socket import AppSocket
 from .connection import ConnectionHandler
+from .connection import end_taken
 from .contract import HEAD
 from .contract import KEEP_ALIVE
 from .contract import Limits
@@ -32,6 +34,7 @@ from .contract import Parked
 from .contract import SOFTWARE
 from .environ import REQUEST_KEYS
 from .errors import Refused
+from .errors import TakenOver
 from .file_wrapper import FileWrapper
 from .forwarded import apply
 from .handler import PreforkRequestHandler
@@ -41,8 +44,11 @@ from .introduction import remember
 from .peers import LOCAL
 from .proxy_protocol import Malformed
 from .request_id import RequestIds
+from .takeover import ENDS
+from .takeover import Offer
 from .tls import shake_hands
 from .tls import TLSWire
+from .tls_app_socket import TLSAppSocket
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -52,6 +58,7 @@ if t.TYPE_CHECKING:
 
     from .access_logger import AccessLogger
     from .peers import Peers
+    from .takeover import Fields
 
 __all__ = [
     "HEAD",
@@ -185,6 +192,14 @@ class PreforkServer(BaseWSGIServer):
         if self.ssl_context is not None:
             return TLSWire(connection, False, self.monitor.progress)
         return Wire(connection, self._local, self.monitor.progress)
+
+    def offer(self, wire: Wire, fields: Fields = ()) -> Offer:
+        """The socket of a request, by which the app may take its connection over.
+
+        :param fields: The request's header fields.
+        """
+        kind = AppSocket if wire.plain else TLSAppSocket
+        return kind(wire, self.monitor, self.limits, fields)
 
     def serve(
         self,
@@ -331,6 +346,9 @@ class _Watched:
         # What the handler makes of an exception.
         status = 500
         sent = 0
+        wire = self._server.make_wire(environ["werkzeug.socket"])
+        offered = self._server.offer(wire)
+        environ["werkzeug.socket"] = offered
 
         def start(line: str, *args: t.Any) -> t.Any:
             nonlocal status
@@ -340,10 +358,24 @@ class _Watched:
         iterable: t.Any = None
         try:
             iterable = app(environ, start)
-            for data in iterable:
+            for data in iterable if not wire.taken else ():
+                if wire.taken:
+                    break
                 yield data
                 sent += len(data)
+        except Exception as e:
+            if not wire.taken:
+                raise
+            if not isinstance(e, ENDS):
+                self._server.handle_error(wire.sock, None)
         finally:
-            monitor.end(status, sent)
+            offered.stop_watch()
+            monitor.end(101 if wire.taken else status, sent)
             if hasattr(iterable, "close"):
                 iterable.close()
+            if not wire.taken:
+                offered.release()
+        if wire.taken:
+            end_taken(offered, wire, monitor.crowded())
+            # The handler ends without a response.
+            raise TakenOver

@@ -66,7 +66,7 @@ class TLSWire(Wire):
 
     def wait(self, seconds: float, write: bool = False) -> bool:
         # A record may be decrypted already, then the kernel has no news of it.
-        if not write and self.sock.pending():
+        if not (write or self.finished) and self.sock.pending():
             return True
         return super().wait(seconds, write)
 
@@ -81,8 +81,13 @@ class TLSWire(Wire):
 
     def finish(self) -> None:
         """Send close_notify, so that the client can tell the end from a cut."""
+        if self.finished:
+            return
+        self.finished = True
         try:
-            self.sock.unwrap()
+            # The app's protocol has an end of its own, and a thread may be reading.
+            if not self.taken:
+                self.sock.unwrap()
         except (OSError, ValueError):
             # Unwrapping wants the client's close_notify too; ours is on its way.
             pass

@@ -74,8 +74,8 @@ class Wire:
     :param progress: Called when some of a body was read or sent.
     """
 
-    #: Whether bytes go through the kernel as they are: then a connection can move
-    #: to another process, as long as nothing is buffered, and files be sent.
+    #: Whether bytes go through the kernel as they are: then files can be sent, and a
+    #: connection move to another process if nothing is buffered.
     plain = True
     #: Bytes sent.
     sent = 0
@@ -84,6 +84,10 @@ class Wire:
     buffer: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
+    #: Whether the connection is the app's now (``takeover.py``).
+    taken = False
+    #: Called before anything is sent, if that may be so.
+    guard: Callable[[], None] | None = None
     _poll: select.poll | None = None
 
     def __init__(
@@ -287,8 +291,11 @@ class Wire:
         :param pace: What the last call returned; most responses fit into the
             kernel's buffer and need none.
         :param rate: For the pace, if one is needed.
-        :raises ClientDisconnected: The client left, or doesn't take it in time.
+        :raises ConnectionError: The client left, or doesn't take it in time; or the
+            app has the connection.
         """
+        if self.guard is not None:
+            self.guard()
         count = self._send(data, _LAST if last else _NOW)
         self.sent += count
         if count == len(data):

@@ -230,6 +230,12 @@ def _connections(snapshot: Snapshot) -> Iterator[Family]:
         "Connections that wait for their client without a worker.",
         snapshot.parked,
     )
+    yield _gauge(
+        "upgraded_connections",
+        "Connections that the app has taken over, as for WebSockets; each has a"
+        " worker.",
+        snapshot.upgraded,
+    )
     yield _counter(
         "orders",
         "Orders to accept; each begins a run of one or more connections.",
@@ -257,13 +263,15 @@ def _requests(snapshot: Snapshot) -> Iterator[Family]:
     yield Family(
         "histogram",
         "request_duration_seconds",
-        "From a request's head to the last byte of its response.",
+        "From a request's head to the last byte of its response, or until the app took"
+        " the connection over.",
         _durations(totals),
     )
-    running = [worker.busy_for or 0.0 for worker in snapshot.workers]
+    running = [w.busy_for or 0.0 for w in snapshot.workers if not w.upgraded]
     yield _gauge(
         "longest_request_seconds",
-        "For how long the longest request runs, of those that run now.",
+        "For how long the longest request runs, of those that run now; upgraded"
+        " connections aside.",
         max(running, default=0.0),
     )
 

@@ -224,6 +224,7 @@ def _worker(
         pss=around.pss.get(record.pid),
         grown=record.grown.size,
         grown_by=record.grown.line,
+        upgraded=record.upgraded > 0,
     )
 
 

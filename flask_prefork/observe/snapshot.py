@@ -33,11 +33,13 @@ class WorkerView:
     :param target: The current request's target, cut.
     :param busy_for: Since the current request began; ``None`` between requests.
     :param silent_for: Since something of it was last read or written.
+    :param upgraded: Whether the app has taken its connection over, as for a WebSocket.
     :param pss: Bytes of memory, its share of what is shared counted
         (``proc_pid_smaps_rollup(5)``); ``None`` if that can't be told.
     :param grown: Bytes that requests of one kind have left, the kind that has left
         most; 0 if that isn't known.
     :param grown_by: Their method and path.
+    :param upgraded: Whether the app has its connection, as for a WebSocket.
     """
 
     slot: int
@@ -53,6 +55,7 @@ class WorkerView:
     pss: int | None = None
     grown: int = 0
     grown_by: str = ""
+    upgraded: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,11 @@ class Snapshot:
     def workers(self) -> tuple[WorkerView, ...]:
         """The workers of all generations."""
         return tuple(w for g in self.generations for w in g.workers)
+
+    @property
+    def upgraded(self) -> int:
+        """How many connections the app has taken over, now."""
+        return sum(worker.upgraded for worker in self.workers)
 
     def count(self, letters: str) -> int:
         """How many workers are in the states of these letters."""

@@ -1,0 +1,172 @@
+"""The socket that the app may take a TLS connection over by.
+
+See ``takeover.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+import threading
+import typing as t
+from collections.abc import Callable
+
+from .takeover import complete
+from .takeover import Offer
+from .takeover import PATIENCE
+from .takeover import size_argument
+
+if t.TYPE_CHECKING:
+    from .contract import Limits
+    from .contract import Monitor
+    from .takeover import Fields
+    from .wire import Wire
+
+#: Methods by which the connection becomes the app's.
+_USES = (
+    "read", "recv", "recv_into", "send", "sendall", "sendfile", "unwrap", "write",
+)  # fmt: skip
+
+
+class TLSAppSocket(Offer, ssl.SSLSocket):
+    """A TLS connection: its state can't be had twice, so this stands for the socket.
+
+    Who is still in a call when the request is over gets its connection's end, and
+    nobody gets into one after that.
+    """
+
+    def __init__(
+        self, wire: Wire, monitor: Monitor, limits: Limits, fields: Fields
+    ) -> None:
+        super().__init__(wire, monitor, limits, fields)
+        self._connection: t.Any = wire.sock
+        self._calls = 0
+        self._over = False
+        self._mode: float | None = None
+        self._settled = threading.Condition()
+
+    def __getattr__(self, name: str) -> t.Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._connection, name)
+
+    def call(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
+        """Call a method of the connection.
+
+        :raises OSError: The request is over, or this was closed.
+        """
+        with self._settled:
+            if self._over:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._calls += 1
+        try:
+            return getattr(self._connection, name)(*args, **more)
+        finally:
+            with self._settled:
+                self._calls -= 1
+                self._settled.notify_all()
+
+    def use(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
+        """The same; the connection becomes the app's."""
+        self.take()
+        if self._early and name in ("recv", "read", "recv_into"):
+            return self._use_early(name, *args, **more)
+        result = self.call(name, *args, **more)
+        self.moved()
+        return result
+
+    def _use_early(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
+        if name == "recv_into":
+            return self.read_early_into(args[0], size_argument(args, more))
+        size = args[0] if args else more.get("len", 1024)
+        buffer = args[1] if len(args) > 1 else more.get("buffer")
+        if buffer is not None:
+            return self.read_early_into(buffer, size)
+        return self.read_early(size)
+
+    def set_mode(self, seconds: float | None) -> None:
+        """Set the timeout: the wire's is another one."""
+        if self.is_taken():
+            self.call("settimeout", seconds)
+        self._mode = seconds
+
+    def _be_used(self, wire: Wire) -> None:
+        wire.sock.settimeout(self._mode)
+
+    def release(self) -> None:
+        """See the base class."""
+        super().release()
+        with self._settled:
+            self._over = True
+            self._settled.wait_for(lambda: not self._calls, PATIENCE)
+
+    def _real_close(self) -> None:
+        self._over = True
+
+    # What isn't just passed on.
+
+    def settimeout(self, value: float | None) -> None:
+        """As the base class's."""
+        self.set_mode(value)
+
+    def setblocking(self, flag: bool) -> None:
+        """As the base class's."""
+        self.set_mode(None if flag else 0.0)
+
+    def gettimeout(self) -> float | None:
+        """As the base class's."""
+        return self._mode
+
+    def getblocking(self) -> bool:
+        """As the base class's."""
+        return self._mode != 0
+
+    @property
+    def timeout(self) -> float | None:
+        """As the base class's."""
+        return self._mode
+
+    def fileno(self) -> int:
+        """As the base class's."""
+        return -1 if self._over else int(self._connection.fileno())
+
+    def pending(self) -> int:
+        """As the base class's."""
+        return len(self._early) + int(self.call("pending"))
+
+    def detach(self) -> int:
+        """As the base class's; but the connection ends with the request."""
+        self.take()
+        fd = os.dup(self.call("fileno"))
+        self._over = True
+        return fd
+
+
+def _passing(name: str) -> Callable[..., t.Any]:
+    def method(self: TLSAppSocket, *args: t.Any, **more: t.Any) -> t.Any:
+        return self.call(name, *args, **more)
+
+    return method
+
+
+def _passing_use(name: str) -> Callable[..., t.Any]:
+    def method(self: TLSAppSocket, *args: t.Any, **more: t.Any) -> t.Any:
+        return self.use(name, *args, **more)
+
+    return method
+
+
+def _passing_fact(name: str) -> property:
+    return property(lambda self: getattr(self._connection, name))
+
+
+# The two that are inherited make objects around this one, and count them.
+complete(
+    TLSAppSocket,
+    ("close", "makefile"),
+    _USES,
+    _passing_use,
+    _passing,
+    _passing_fact,
+)
