@@ -103,6 +103,21 @@ def test_any_request_fits_its_record_and_no_other(
     assert record.read(board, 0) == record.read(board, 2 * record.SIZE) == Record()
 
 
+def test_upgraded_request(board: mmap.mmap, entry: Entry) -> None:
+    """It took until then, however long its connection lasts."""
+    entry.begin(7.0, "GET", "/chat")
+    entry.upgrade(7.5)
+    assert read(board).upgraded == 7.5
+    entry.end(1000.0, 101, 0)
+    over = read(board)
+    assert (over.began, over.upgraded, over.spent) == (0.0, 0.0, 0.5)
+    assert over.classes == (0, 1, 0, 0, 0, 0)
+    assert over.buckets[BOUNDS.index(0.5)] == 1
+    entry.begin(1001.0, "GET", "/")
+    entry.end(1003.0, 200, 0)
+    assert read(board).spent == 2.5
+
+
 def test_mapping_can_be_closed_after_release() -> None:
     board = mmap.mmap(-1, record.SIZE)
     entry = Entry(board, 0, record.SIZE)

@@ -274,3 +274,47 @@ def test_a_pause_that_nobody_watched_does_not_count() -> None:
     assert stalls.judge(worker, 1000.0, between) is None
     assert stalls.judge(worker, 1069.0, between) is None
     assert stalls.judge(worker, 1070.0, between) is Verdict.KILL
+
+
+@pytest.mark.parametrize(("timeout", "slow"), [(3.0, 2.0), (3.0, 0.0), (0.0, 0.0)])
+def test_an_upgraded_connection_has_no_timeout(timeout: float, slow: float) -> None:
+    stalls = Stalls(timeout, slow, PAUSE)
+    worker = Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+    open_since = Account(0, 100.0, 101.0, 101.0)
+    if not timeout:
+        assert stalls.deadline() is None
+        return
+    assert not [*run(stalls, worker, lambda at: open_since, 1000.0)]
+    # Who comes after it under the same order has.
+    stuck = Account(1, 1000.0, 0.0)
+    found = [verdict for _, verdict in run(stalls, worker, lambda at: stuck, 1100.0)]
+    assert found[-2:] == [Verdict.ABORT, Verdict.KILL]
+
+
+@pytest.mark.parametrize("timeout", [3.0, 0.0])
+def test_silence_of_an_upgraded_connection(timeout: float) -> None:
+    """The worker ends it, and is killed if that has no effect."""
+    stalls = Stalls(timeout, 0.0, PAUSE, 10.0)
+    worker = Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+
+    def account(now: float) -> Account:
+        return Account(0, 100.0, min(now, 200.0), 101.0)
+
+    ((moment, verdict),) = run(stalls, worker, account, 1000.0)
+    assert verdict is Verdict.KILL
+    assert 210.0 + GRACE <= moment <= 220.0 + GRACE + GRAIN
+    assert stalls.describe(account(moment)).startswith("silent for 10 s")
+
+
+def test_one_that_is_upgraded_when_it_was_to_be_aborted() -> None:
+    stalls = Stalls(3.0, 0.0, PAUSE)
+    worker = Worker(0, 0.0)
+    stalls.watch(worker, 100.0)
+
+    def account(now: float) -> Account:
+        return Account(0, 100.0, 0.0, 103.5 if now > 103.5 else 0.0)
+
+    ((_, verdict),) = run(stalls, worker, account, 1000.0)
+    assert verdict is Verdict.ABORT

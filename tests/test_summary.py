@@ -215,6 +215,15 @@ def test_a_request_that_dies_with_its_worker() -> None:
     assert words.buckets[BOUNDS.index(0.5)] == 1
 
 
+def test_an_upgraded_connection_that_ends_with_its_worker() -> None:
+    """Its client had what it asked for, and in no time."""
+    words = last_words(record(began=8.0, upgraded=8.3), 5000.0)
+    assert words.requests == 4
+    assert words.classes == (0, 1, 2, 0, 1, 0)
+    assert words.spent == pytest.approx(1.8)
+    assert words.buckets[BOUNDS.index(0.5)] == 1
+
+
 def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
     bank = Bank(header.fd, 1)
     entry = bank.entry(3)

@@ -47,6 +47,11 @@ class AppSocket(Offer):
     #: What the kernel had taken of others than us when the app got the descriptor.
     _others: int | None = None
 
+    def __del__(self) -> None:
+        # Werkzeug's server would close it, so no warning that the app didn't. Not
+        # earlier: a thread may still be in a call.
+        socket.socket._real_close(self)  # type: ignore[attr-defined]
+
     def wake(self) -> None:
         """Have a descriptor.
 

@@ -53,7 +53,11 @@ def linger(wire: Wire, crowded: bool) -> None:
 
     :param crowded: Whether others wait.
     """
-    wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
+    wire.linger(_patience(crowded), _LINGER_BYTES)
+
+
+def _patience(crowded: bool) -> float:
+    return _LINGER_CROWDED if crowded else _LINGER
 
 
 def end_taken(taken: Offer, wire: Wire, crowded: bool) -> None:
@@ -61,6 +65,10 @@ def end_taken(taken: Offer, wire: Wire, crowded: bool) -> None:
 
     :param crowded: See :func:`linger`.
     """
+    taken.wait_for_threads(_patience(crowded))
+    if wire.sock.gettimeout() is not None:
+        # With a timeout each look is a wait of its own.
+        wire.sock.settimeout(None)
     linger(wire, crowded)
     # Threads of the app may wait for what will never come.
     shut(wire.sock, socket.SHUT_RDWR)

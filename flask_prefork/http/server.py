@@ -144,6 +144,10 @@ class PreforkServer(BaseWSGIServer):
             ssl_context = load_ssl_context(*ssl_context)
         elif ssl_context == "adhoc":
             ssl_context = generate_adhoc_ssl_context()
+        if ssl_context is not None:
+            # Else OpenSSL ends both directions when one does. HTTP has its framing to
+            # tell an end from a cut.
+            ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
@@ -353,7 +357,14 @@ class _Watched:
         def start(line: str, *args: t.Any) -> t.Any:
             nonlocal status
             status = int(line[:3])
-            return start_response(line, *args)
+            write = start_response(line, *args)
+
+            def guarded(data: bytes) -> None:
+                if wire.guard is not None:
+                    wire.guard()
+                write(data)
+
+            return guarded
 
         iterable: t.Any = None
         try:

@@ -41,6 +41,8 @@ STEP = 0.25
 _STOPPED = 5.0
 #: Seconds to wait for threads that are about to end.
 PATIENCE = 1.0
+#: Seconds between looks at what they do.
+_GLANCE = 0.01
 #: TCP asks a silent peer whether it is still there: seconds before the first time and
 #: between two, and how often (``tcp(7)``).
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
@@ -58,6 +60,8 @@ class Offer(socket.socket):
     _early = b""
     #: How often it was used.
     moves = 0
+    #: Who was there when it was taken over.
+    _threads: t.AbstractSet[threading.Thread] = frozenset()
 
     def __init__(
         self, wire: Wire, monitor: Monitor, limits: Limits, fields: Fields
@@ -93,6 +97,7 @@ class Offer(socket.socket):
         if wire.buffer:
             self._early = bytes(wire.buffer)
             wire.buffer.clear()
+        self._threads = {*threading.enumerate()}
         self._monitor.upgrade()
         self._be_used(wire)
         _keep_alive(wire.sock)
@@ -108,6 +113,20 @@ class Offer(socket.socket):
         if self._watch is None and wire is not None:
             self._watch = _Watch(self, wire, self._monitor, self._limits)
             self._watch.start()
+
+    def wait_for_threads(self, seconds: float) -> None:
+        """Let threads that the app has started since end the connection: the view may
+        have returned before the last word of its library.
+
+        :param seconds: For at most so long.
+        """
+        deadline = time.monotonic() + seconds
+        started = {*threading.enumerate()} - self._threads
+        while not self._closed and (started := {*filter(_is_alive, started)}):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            next(iter(started)).join(min(left, _GLANCE))
 
     def stop_watch(self) -> None:
         """Look no more: the app has returned."""
@@ -164,6 +183,10 @@ def complete(
             setattr(kind, name, fact(name))
         else:
             setattr(kind, name, (use if name in using else ask)(name))
+
+
+def _is_alive(thread: threading.Thread) -> bool:
+    return thread.is_alive()
 
 
 def size_argument(args: tuple[t.Any, ...], more: dict[str, t.Any]) -> int:

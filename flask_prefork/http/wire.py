@@ -291,8 +291,7 @@ class Wire:
         :param pace: What the last call returned; most responses fit into the
             kernel's buffer and need none.
         :param rate: For the pace, if one is needed.
-        :raises ConnectionError: The client left, or doesn't take it in time; or the
-            app has the connection.
+        :raises ConnectionError: The client left, or is too slow, or is the app's.
         """
         if self.guard is not None:
             self.guard()

@@ -37,6 +37,8 @@ class RecordingMonitor(NullMonitor):
     def __init__(self) -> None:
         self.calls: list[tuple[t.Any, ...]] = []
         self.is_draining = False
+        self.is_leaving = False
+        self.is_upgraded = threading.Event()
         self.is_crowded = False
 
     def begin(self, method: str, path: str) -> None:
@@ -44,6 +46,13 @@ class RecordingMonitor(NullMonitor):
 
     def end(self, status: int, sent: int) -> None:
         self.calls.append(("end", status, sent))
+
+    def upgrade(self) -> None:
+        self.calls.append(("upgrade",))
+        self.is_upgraded.set()
+
+    def leaving(self) -> bool:
+        return self.is_leaving
 
     def draining(self) -> bool:
         return self.is_draining
