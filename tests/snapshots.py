@@ -100,6 +100,7 @@ workers = st.builds(
     pss=st.none() | counts,
     grown=counts,
     grown_by=st.text(),
+    upgraded=st.booleans(),
 )
 generations = st.builds(
     GenerationView,

@@ -142,6 +142,17 @@ def test_one_snapshot() -> None:
     assert phases == {phase: float(phase == "serving") for phase in PHASES}
 
 
+def test_upgraded_connections() -> None:
+    """They are no long requests."""
+    assert value(series(SAMPLE), "upgraded_connections") == 0
+    chat = WorkerView(0, "B", 7, 1.0, 0, 1, "GET", "/chat", 5000.0, upgraded=True)
+    page = WorkerView(1, "B", 8, 1.0, 0, 1, "GET", "/", 2.0)
+    generation = GenerationView(1, "current", "BB", (chat, page))
+    found = series(replace(SAMPLE, generations=(generation,)))
+    assert value(found, "upgraded_connections") == 1
+    assert value(found, "longest_request_seconds") == 2
+
+
 def test_what_is_not_known_is_not_shown() -> None:
     idle = WorkerView(0, "I", 7, 1.0, 0, 0)
     snapshot = replace(

@@ -163,6 +163,18 @@ def test_server_that_has_only_begun(browser: Browser, shown: Shown) -> None:
     assert not browser.errors()
 
 
+def test_upgraded_connections(browser: Browser, shown: Shown) -> None:
+    worker = replace(SAMPLE.workers[0], upgraded=True)
+    generation = GenerationView(2, "current", "B", (worker,))
+    shown.snapshot = replace(SAMPLE, generations=(generation,))
+    browser.driver.get(shown.url)
+    browser.wait(lambda: browser.all(".cell"))
+    (cell,) = browser.all(".cell")
+    assert cell.get_attribute("aria-label") == "Slot 0: busy, upgraded, GET /cart"
+    assert browser.text("#requests-note") == "1, the longest first; 1 upgraded"
+    assert not browser.errors()
+
+
 def test_what_clients_send_is_text(browser: Browser, shown: Shown) -> None:
     worker = replace(SAMPLE.workers[0], method=EVIL, target=EVIL)
     generation = GenerationView(2, "current", "B", (worker,))

@@ -89,6 +89,16 @@ def busy(target: str) -> Snapshot:
     return replace(SAMPLE, generations=(GenerationView(1, "current", "B", (worker,)),))
 
 
+def test_upgraded_connections() -> None:
+    one = WorkerView(0, "B", 7, 1.0, 0, 1, "GET", "/chat", 1.0, upgraded=True)
+    other = replace(one, slot=1, state="R")
+    generation = GenerationView(1, "current", "BR", (one, other))
+    text = render(replace(SAMPLE, generations=(generation,)))
+    assert "2 (1 busy, 1 retiring, of these 2 upgraded), at most 40" in text
+    rows = [line.split()[3] for line in text.split("\n")[-2:]]
+    assert rows == ["upgraded", "retiring"]
+
+
 def test_a_long_target_is_cut() -> None:
     last = render(busy("/" + "a" * 300), 100).split("\n")[-1]
     assert len(last) == 100

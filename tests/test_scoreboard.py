@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork import scoreboard
+from flask_prefork.pool import State
 from flask_prefork.record import Record
 from flask_prefork.scoreboard import Bank
 from flask_prefork.scoreboard import SIZE
@@ -111,6 +112,17 @@ def test_stop(bank: Bank) -> None:
     ]  # fmt: skip
     bank.clear(3)
     assert not bank.is_stopped(3)
+
+
+def test_who_retires_is_told(bank: Bank) -> None:
+    """By its state; who is only to take no more isn't."""
+    bank.clear(3)
+    for letter in (state.value for state in State):
+        bank.set_state(3, letter)
+        assert bank.is_retiring(3) == (letter == "R")
+    bank.clear(3)
+    bank.set_stop(3)
+    assert not bank.is_retiring(3)
 
 
 def test_endings(bank: Bank) -> None:

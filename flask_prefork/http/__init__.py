@@ -18,6 +18,11 @@
         log_format.py    in the format that was asked for
         access_logger.py where it goes
       file_wrapper.py wsgi.file_wrapper
+      writer.py   wfile
+      takeover.py werkzeug.socket, and what becomes of a connection that is the app's
+        app_socket.py     the socket of a plain one
+        tls_app_socket.py the socket of a TLS one
+        traffic.py        what the kernel has counted on it
       on_demand.py attributes of a handler that are made when asked for
     introduction.py the PROXY header before a connection's first byte
       proxy_protocol.py PURE: bytes to whom it is from

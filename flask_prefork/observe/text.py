@@ -165,6 +165,8 @@ def _workers(snapshot: Snapshot) -> str:
         for letter, word in STATES.items()
         if (count := snapshot.count(letter))
     ]
+    if snapshot.upgraded:
+        counts.append(f"of these {snapshot.upgraded:,} upgraded")
     return (
         f"{len(snapshot.workers):,} ({', '.join(counts) or 'none'}),"
         f" at most {snapshot.max_workers:,},"
@@ -263,12 +265,19 @@ def _table(generations: Iterable[GenerationView]) -> Iterator[Line]:
         yield line[:-1]
 
 
+def _state(worker: WorkerView) -> str:
+    """A word for it; one that retires is no less upgraded."""
+    if worker.upgraded and worker.state == "B":
+        return "upgraded"
+    return STATES.get(worker.state, _plain(worker.state))
+
+
 def _row(generation: int, worker: WorkerView) -> tuple[str, ...]:
     return (
         str(generation),
         str(worker.slot),
         str(worker.pid or "-"),
-        STATES.get(worker.state, _plain(worker.state)),
+        _state(worker),
         duration(worker.age),
         f"{worker.requests:,}",
         "-" if worker.pss is None else size(worker.pss),

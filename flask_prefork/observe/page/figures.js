@@ -17,6 +17,7 @@
  * @property {number?} pss
  * @property {number} grown
  * @property {string} grown_by
+ * @property {boolean} upgraded
  *
  * @typedef {object} Generation
  * @property {number} number

@@ -101,6 +101,16 @@ function updateGeneration(node, generation) {
   if (!cells.querySelector("[tabindex='0']")) cells.querySelector(".cell")?.setAttribute("tabindex", "0");
 }
 
+/**
+ * A word for what the slot's worker does. The app may have its connection.
+ *
+ * @param {Slot} slot
+ */
+function stateOf({ letter, worker }) {
+  const state = STATES[letter] ?? letter;
+  return worker?.upgraded ? `${state}, upgraded` : state;
+}
+
 /** @param {Slot} slot */
 function makeCell(slot) {
   const cell = element(
@@ -121,10 +131,11 @@ function makeCell(slot) {
  * @param {HTMLElement} cell
  * @param {Slot} slot
  */
-function updateCell(cell, { number, letter, worker }) {
+function updateCell(cell, slot) {
+  const { number, letter, worker } = slot;
   const doing = worker?.method ? `${worker.method} ${worker.target}` : "";
   const busy = worker?.busy_for ?? null;
-  const state = STATES[letter] ?? letter;
+  const state = stateOf(slot);
   setAttribute(cell, "data-state", letter);
   setText(cell.querySelector(".letter"), letter === "." ? "·" : letter);
   setText(cell.querySelector(".doing"), doing || state);
@@ -139,7 +150,9 @@ function drawRequests(snapshot) {
     .flatMap((generation) => generation.workers.map((worker) => ({ generation: generation.number, worker })))
     .filter(({ worker }) => worker.busy_for !== null)
     .sort((one, other) => other.worker.busy_for - one.worker.busy_for);
-  setText(byId("requests-note"), rows.length ? `${count(rows.length)}, the longest first` : "Nothing at this moment.");
+  const upgraded = rows.filter(({ worker }) => worker.upgraded).length;
+  const note = `${count(rows.length)}, the longest first${upgraded ? `; ${count(upgraded)} upgraded` : ""}`;
+  setText(byId("requests-note"), rows.length ? note : "Nothing at this moment.");
   byId("requests-scroll").hidden = !rows.length;
   const body = byId("requests").tBodies[0];
   setList(body, rows, ({ generation, worker }) => `${generation}.${worker.slot}`, makeRow, updateRow);
@@ -180,7 +193,7 @@ function drawDetail() {
   if (!shown) return;
   const { generation, slot } = meanings.get(shown);
   const worker = slot.worker;
-  setText(byId("detail-title"), `Worker ${generation.number}.${slot.number}: ${STATES[slot.letter] ?? slot.letter}`);
+  setText(byId("detail-title"), `Worker ${generation.number}.${slot.number}: ${stateOf(slot)}`);
   setText(byId("detail-request"), worker?.method ? `${worker.method} ${worker.target}` : "");
   setFacts(byId("detail-facts"), worker ? facts(worker) : []);
   place(box, shown);
