@@ -43,6 +43,7 @@ class AppSocket(Offer):
     another connection under the same number.
     """
 
+    _awake = False
     _mode_set = False
     #: What the kernel had taken of others than us when the app got the descriptor.
     _others: int | None = None
@@ -50,7 +51,8 @@ class AppSocket(Offer):
     def __del__(self) -> None:
         # Werkzeug's server would close it, so no warning that the app didn't. Not
         # earlier: a thread may still be in a call.
-        socket.socket._real_close(self)  # type: ignore[attr-defined]
+        if self._awake:
+            socket.socket._real_close(self)  # type: ignore[attr-defined]
 
     def wake(self) -> None:
         """Have a descriptor.
@@ -60,9 +62,10 @@ class AppSocket(Offer):
         with lock:
             if socket.socket.fileno(self) >= 0 or self._closed:
                 return
-            if self._wire is None:
+            wire = self._wire
+            if wire is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            sock = self._wire.sock
+            sock = wire.sock
             if sock.gettimeout() == 0:
                 # For sendfile(). That is a property that both descriptors share.
                 sock.setblocking(True)
@@ -72,6 +75,12 @@ class AppSocket(Offer):
             except BaseException:
                 os.close(fd)
                 raise
+            self._awake = True
+            if self._wire is not wire:
+                # It was over meanwhile.
+                self._closed = True
+                socket.socket._real_close(self)  # type: ignore[attr-defined]
+                return
             if socket.getdefaulttimeout() is not None:
                 socket.socket.settimeout(self, None)
 
@@ -118,6 +127,11 @@ class AppSocket(Offer):
     def release(self) -> None:
         """See the base class."""
         wire = self._wire
+        if not self._awake:
+            # Nearly always.
+            self._wire = None
+            self._closed = True
+            return
         super().release()
         if wire is not None and not wire.taken:
             wire.guard = None

@@ -350,9 +350,10 @@ class _Watched:
         # What the handler makes of an exception.
         status = 500
         sent = 0
-        wire = self._server.make_wire(environ["werkzeug.socket"])
+        wire = self._server.make_wire(environ.get("werkzeug.socket"))
         offered = self._server.offer(wire)
-        environ["werkzeug.socket"] = offered
+        if wire.sock is not None:
+            environ["werkzeug.socket"] = offered
 
         def start(line: str, *args: t.Any) -> t.Any:
             nonlocal status
@@ -360,8 +361,8 @@ class _Watched:
             write = start_response(line, *args)
 
             def guarded(data: bytes) -> None:
-                if wire.guard is not None:
-                    wire.guard()
+                if wire.taken:
+                    raise TakenOver
                 write(data)
 
             return guarded

@@ -452,6 +452,21 @@ def test_one_that_is_served_on_is_told_of_no_upgrade(site: Site) -> None:
             assert client.recv(1000).endswith(b"ok")
 
 
+def test_use_of_the_descriptor_by_another_handler(make_site: t.Any) -> None:
+    """What it writes by itself is no use by the app."""
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        environ["werkzeug.socket"].fileno()
+        write = start_response("200 OK", [("Content-Length", "6")])
+        write(b"one")
+        write(b"two")
+        return []
+
+    site = make_site(app, handler=WSGIRequestHandler)
+    assert talk(site).endswith(b"onetwo")
+    assert ("upgrade",) not in site.monitor.calls
+
+
 def test_http_1_0_knows_no_upgrade(site: Site) -> None:
     seen: list[t.Any] = []
 
