@@ -28,6 +28,11 @@ def say(text: str) -> str:
     return f"{len(text)} characters"
 
 
+@socketio.on("fail")
+def fail() -> None:
+    raise ZeroDivisionError("in the handler")
+
+
 @socketio.on("leave")
 def leave() -> None:
     disconnect()

@@ -103,6 +103,36 @@ def test_flask_socketio(start: t.Any) -> None:
     assert "Traceback" not in server.log()
 
 
+def test_error_of_a_handler_of_socketio(start: t.Any) -> None:
+    server = start("rooms")
+    with websocket(server, SOCKET_IO) as connection:
+        client = SocketIO(connection)
+        client.say("fail")
+        server.wait_for_log("ZeroDivisionError: in the handler")
+        # The connection is none the worse for it.
+        client.say("say", "hello")
+        assert "hello" in client.receive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_socketio_ends_when_its_worker_does(
+    serve: Serve, number: signal.Signals
+) -> None:
+    server = serve("rooms", *ONE, "--graceful-timeout", "600")
+    with websocket(server, SOCKET_IO) as connection:
+        SocketIO(connection)
+        server.signal(number)
+        assert connection.receive_end()[0] in (1000, 1006)
+    if number is signal.SIGTERM:
+        assert server.wait() == 0
+    else:
+        wait_for(lambda: server.state().rest == "" and server.state().letters == "I")
+        with websocket(server, SOCKET_IO) as connection:
+            SocketIO(connection).say("say", "hello")
+    assert "killed" not in server.log()
+    assert "Traceback" not in server.log()
+
+
 def test_by_hand(serve: Serve) -> None:
     server = serve("sockets", *ONE, "--access-log")
     with server._connect() as client:
