@@ -25,8 +25,7 @@ from .row import Row as Row
 from .row import SettingsError as SettingsError
 from .row import Value as Value
 
-#: The scoreboard has this many places for each of two generations; unused
-#: ones are holes in a sparse file.
+#: The scoreboard's places for a generation; unused ones are holes in a sparse file.
 MAX_SLOTS = 10_000
 
 
@@ -122,8 +121,7 @@ class Settings:
         float, 15.0, unit="seconds", least=0, most=86400,
     )  # fmt: skip
     upgrade_timeout: float = _row(
-        "End a connection that the app has taken over, as WebSocket libraries do, if"
-        " nothing is read or written for so long; 0 is never.",
+        "End a connection that the app took over if silent for so long; 0 is never.",
         float, 0.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
     min_data_rate: float = _row(

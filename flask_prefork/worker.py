@@ -138,8 +138,7 @@ class Worker:
 
     def crowded(self) -> bool:
         """Whether others wait for a worker."""
-        bank = self.bank
-        limit = self.settings.max_requests
+        bank, limit = self.bank, self.settings.max_requests
         return (
             # Who replaces it is told by its next report, not while it serves on.
             (limit and self.requests - self._reported >= limit)
@@ -201,9 +200,7 @@ class Worker:
             if waiter is not None:
                 self._settle(waiter)
             received = receive_one(self.channel)
-            if received is None:
-                return
-            if not self._obey(*received):
+            if received is None or not self._obey(*received):
                 return
 
     def _run_blocking(self) -> None:
@@ -292,8 +289,7 @@ class Worker:
         parked = self.servers[index].serve(connection, address, resumed)
         self._serving = -1
         if self.disowned:
-            # The app has forked, and this is its child, not the worker
-            # (SpamAssassin bug 4370).
+            # The app has forked, and this is its child (SpamAssassin bug 4370).
             os._exit(0)
         if parked is None:
             return
@@ -306,9 +302,8 @@ class Worker:
         if parked.have and not parked.ready:
             try:
                 # Quiet until there is one more byte, or the end (socket(7)).
-                connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVLOWAT, parked.have + 1
-                )
+                mark = parked.have + 1
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
             except OSError:
                 pass
         frame = Frame(
@@ -360,10 +355,9 @@ class Worker:
             if self.stays:
                 self.progress()  # a silent client is no fault of this process
             self._serve_one(index, connection, address)
-            bank = self.bank
-            if self._is_stopped() or bank.others_wait():
+            if self._is_stopped() or self.bank.others_wait():
                 return
-            if ordered and bank.lower_is_idle(self.slot):
+            if ordered and self.bank.lower_is_idle(self.slot):
                 return
 
     def _knocks_soon(self, index: int) -> bool:
@@ -396,8 +390,7 @@ class Worker:
             served, self._reported = self.requests - self._reported, self.requests
         else:
             self.entry.take()
-        frame = Frame(kind, self.generation, self.slot, served, flags=taken)
-        return self._send(frame)
+        return self._send(Frame(kind, self.generation, self.slot, served, flags=taken))
 
     def _send(self, frame: Frame) -> bool:
         try:

@@ -84,9 +84,8 @@ class Wire:
     buffer: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
-    #: Whether the connection is the app's now (``takeover.py``).
+    #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
-    #: Called before anything is sent, if that may be so.
     guard: Callable[[], None] | None = None
     _poll: select.poll | None = None
 
@@ -307,8 +306,7 @@ class Wire:
             return pace
         if count:
             self.progress()
-        if pace is None:
-            pace = Pace(rate)
+        pace = pace or Pace(rate)
         pace.account(0, count)
         view = memoryview(data)[count:]
         while view:

@@ -33,7 +33,6 @@ class WorkerView:
     :param target: The current request's target, cut.
     :param busy_for: Since the current request began; ``None`` between requests.
     :param silent_for: Since something of it was last read or written.
-    :param upgraded: Whether the app has taken its connection over, as for a WebSocket.
     :param pss: Bytes of memory, its share of what is shared counted
         (``proc_pid_smaps_rollup(5)``); ``None`` if that can't be told.
     :param grown: Bytes that requests of one kind have left, the kind that has left
