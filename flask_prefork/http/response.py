@@ -114,7 +114,8 @@ class Response:
             raise AssertionError("start_response() was called before")
         # Not stored before the fields are found good too.
         checked = statuses[status]
-        self._fields, self._length = render(headers, self._server)
+        self._fields = fields = render(headers, self._server)
+        self._length = fields.length
         self._code, self._line = checked
         return self.write
 
@@ -222,7 +223,7 @@ class Response:
             raise AssertionError("write() before start_response()")
         code = self._code
         request = self._request
-        if code < 200 or code in _SPECIAL or request.method == "HEAD":
+        if code in _SPECIAL or request.method == "HEAD":
             framing = self._frame(code)
         else:
             if self._length is not None:
@@ -236,27 +237,26 @@ class Response:
             else:
                 self.keep_alive = False
                 framing = b""
+        fields = self._fields
         if self.keep_alive:
-            self.keep_alive = self._ask()
+            self.keep_alive = not fields.closes and self._ask()
         if not self.keep_alive:
             connection = b"Connection: close\r\n\r\n"
         elif request.minor:
             connection = b"\r\n"
         else:
             connection = b"Connection: keep-alive\r\n\r\n"
+        if fields.upgrades:
+            connection = _add_upgrade(connection)
         self.status = code
         self._before = self._wire.sent
-        self.head = head = self._line + self._fields + framing + connection
+        self.head = head = self._line + fields.lines + framing + connection
         return head
 
     def _frame(self, code: int) -> bytes:
         """The framing of a response without a body, whatever the app yields
         (RFC 9110, 8.6, 15.3.6 and 15.4.5)."""
         self._bodyless = True
-        if code < 200:
-            # No final response, so nobody would know what comes next.
-            self.keep_alive = False
-            return b""
         if code == 205:
             return b"Content-Length: 0\r\n"
         if code in _SPECIAL:
@@ -289,3 +289,14 @@ class Response:
             self._left -= sent
         self._finish()
         return True
+
+
+def _add_upgrade(connection: bytes) -> bytes:
+    """Name the Upgrade field among the connection's options, as who sends it must
+    (RFC 9110, 7.8).
+
+    :param connection: The Connection field, if any, and the empty line.
+    """
+    line = connection.removesuffix(b"\r\n\r\n")
+    line = b"Connection: upgrade" if line == connection else line + b", upgrade"
+    return line + b"\r\n\r\n"
