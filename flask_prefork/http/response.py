@@ -36,12 +36,14 @@ class Response:
     :param head: The request's.
     :param server: For the Server field.
     :param rate: Bytes per second that the client must take; 0 for any.
-    :param ask: Asked when the head is made: may the connection persist?
+    :param ask: Asked when the head is made: may the connection persist? Told whether
+        it could by what the app has said.
     :param last: Called when the response's last byte is about to be sent, with
         whether the connection persists; tells whether it ends with that byte.
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
+    :ivar complete: Whether all of it was sent.
     :ivar head: The head as it was sent, empty before.
     """
 
@@ -62,6 +64,7 @@ class Response:
         "_request",
         "_server",
         "_wire",
+        "complete",
         "head",
         "keep_alive",
         "overlong",
@@ -74,7 +77,7 @@ class Response:
         head: Head,
         server: str,
         rate: float,
-        ask: t.Callable[[], bool],
+        ask: t.Callable[[bool], bool],
         last: t.Callable[[bool], bool],
     ) -> None:
         self._wire = wire
@@ -86,7 +89,7 @@ class Response:
         self._pace: Pace | None = None
         self._line: bytes | None = None
         self._left: int | None = None
-        self._chunked = self._bodyless = self.overlong = False
+        self._chunked = self._bodyless = self.overlong = self.complete = False
         self._framing = self.status = 0
         self.head = b""
         self.keep_alive = True
@@ -156,6 +159,8 @@ class Response:
             data = head + data
         if data:
             self._pace = self._wire.write(data, self._pace, self._rate, last)
+        if self._bodyless or self._left == 0:
+            self.complete = True
 
     # What the handler calls.
 
@@ -212,6 +217,8 @@ class Response:
             self._send(b"0\r\n\r\n", self._last(self.keep_alive))
         if self._left:
             self.keep_alive = False
+        else:
+            self.complete = True
 
     def _start_body(self, length: int | None) -> bytes:
         """Decide on the framing, and make the head.
@@ -238,8 +245,7 @@ class Response:
                 self.keep_alive = False
                 framing = b""
         fields = self._fields
-        if self.keep_alive:
-            self.keep_alive = not fields.closes and self._ask()
+        self.keep_alive = self._ask(self.keep_alive and not fields.closes)
         if not self.keep_alive:
             connection = b"Connection: close\r\n\r\n"
         elif request.minor:
