@@ -26,6 +26,7 @@
     request_id.py a request's id
     checks.py     the settings about proxies and the log
     wire.py       a client's socket: every wait has a deadline
+    telling.py    the same for werkzeug's own handler, which knows no deadlines
     tls.py        the same for TLS, and the handshake
     contract.py   limits, and what a worker and this package say to each other
     errors.py     what goes wrong, with the status it is answered with

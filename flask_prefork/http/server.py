@@ -41,6 +41,8 @@ from .introduction import remember
 from .peers import LOCAL
 from .proxy_protocol import Malformed
 from .request_id import RequestIds
+from .telling import TellingSocket
+from .telling import TellingSSLSocket
 from .tls import shake_hands
 from .tls import TLSWire
 from .wire import Wire
@@ -138,6 +140,8 @@ class PreforkServer(BaseWSGIServer):
         elif ssl_context == "adhoc":
             ssl_context = generate_adhoc_ssl_context()
         self.ssl_context = ssl_context
+        if ssl_context is not None and not self._ours:
+            ssl_context.sslsocket_class = TellingSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
         self.base_environ = self._make_base_environ()
@@ -296,7 +300,14 @@ class PreforkServer(BaseWSGIServer):
 
     def _serve_otherwise(self, connection: socket.socket, address: t.Any) -> None:
         """Serve with a handler that is werkzeug's, as socketserver would."""
-        connection.settimeout(self.limits.header_timeout)
+        told: TellingSocket | TellingSSLSocket
+        if isinstance(connection, TellingSSLSocket):
+            told = connection
+            told.progress = self.monitor.progress
+        else:
+            told = TellingSocket.of(connection, self.monitor.progress)
+        told.settimeout(self.limits.header_timeout)
+        connection = told
         try:
             self._handler(connection, address, self)
         except Exception:
