@@ -13,7 +13,9 @@ import typing as t
 from .chunked import Decoder
 from .contract import Limits
 from .errors import BodyError
+from .errors import BodyRefused
 from .errors import ClientDisconnected
+from .wire import CHUNK
 from .wire import Pace
 from .wire import Wire
 
@@ -117,6 +119,26 @@ class Body(io.RawIOBase):
             self.failed = e
             return False
         return True
+
+
+class Input(io.BufferedReader):
+    """A body as a file: ``wsgi.input``.
+
+    :param body: The body.
+    """
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body, CHUNK)
+
+    def readinto(self, buffer: t.Any) -> int:
+        """As :class:`io.BufferedReader`; werkzeug's ``LimitedStream`` calls this.
+
+        :raises BodyRefused: Instead of :exc:`.BodyError`, see there.
+        """
+        try:
+            return super().readinto(buffer)
+        except BodyError as e:
+            raise BodyRefused(e.status, e.reason) from e
 
 
 class LengthBody(Body):

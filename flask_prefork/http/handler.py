@@ -17,6 +17,7 @@ from werkzeug.exceptions import InternalServerError
 from . import access_log
 from .body import Body
 from .body import ChunkedBody
+from .body import Input
 from .body import LengthBody
 from .connection import MOMENT
 from .contract import NullMonitor
@@ -26,6 +27,7 @@ from .environ import add_fields
 from .environ import add_target
 from .error_response import error_response
 from .errors import BodyError
+from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
@@ -33,7 +35,6 @@ from .head import Head
 from .on_demand import made_on_demand
 from .request_log import LoggingHandler
 from .response import Response
-from .wire import CHUNK
 from .wire import Pace
 
 if t.TYPE_CHECKING:
@@ -93,9 +94,7 @@ class PreforkRequestHandler(LoggingHandler):
         """The request's body, the same stream as ``wsgi.input``."""
         if self._input is None:
             body = self._body
-            self._input = (
-                io.BytesIO() if body is None else io.BufferedReader(body, CHUNK)
-            )
+            self._input = io.BytesIO() if body is None else Input(body)
         return self._input
 
     @rfile.setter
@@ -183,7 +182,7 @@ class PreforkRequestHandler(LoggingHandler):
         if self.server.access_log:
             self._log_response(error.status, None)
 
-    def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
+    def _send_simple(self, error: Refused | BodyRefused, is_head: bool) -> None:
         self.close_connection = True
         self._simple = error_response(
             error.status, error.reason, self.version_string(), not is_head
@@ -305,7 +304,7 @@ class PreforkRequestHandler(LoggingHandler):
         except ClientDisconnected as e:
             self.connection_dropped(e, environ)
             return
-        except BodyError as e:
+        except BodyRefused as e:
             if not response.status:
                 self._send_simple(e, self.command == "HEAD")
                 response.status = e.status
