@@ -200,7 +200,7 @@ class ChunkedBody(Body):
         :return: The content if that was all of it.
         :raises BodyError: 400 or 413.
         """
-        content, used = self._decoder.feed(data)
+        content, used = self._decoder.feed(data, time.monotonic())
         if used:
             self._wire.take(used)
             self.expects = False
@@ -217,7 +217,7 @@ class ChunkedBody(Body):
     def _hold(self, data: bytes, limit: int) -> bool:
         if len(self._content) > limit:
             return False
-        content, used = self._decoder.feed(data)
+        content, used = self._decoder.feed(data, time.monotonic())
         self._wire.take(used)
         self._content = memoryview(self._content.tobytes() + content)
         return True
@@ -227,7 +227,7 @@ class ChunkedBody(Body):
             data = self._wire.look_on(self._pace)
             if not data:
                 raise _broken(-1 if data is None else 0)
-            content, used = self._decoder.feed(data)
+            content, used = self._decoder.feed(data, time.monotonic())
             self._wire.take(used)
             self._pace.account(0, used)
             self._content = memoryview(content)
