@@ -41,7 +41,8 @@ _BULK = 32768
 _BULK_TIMEOUT = 1.0
 #: Seconds a connection that can't be parked may wait for its next request.
 _HELD_KEEP_ALIVE = 1.0
-#: Seconds to look for what still comes after the last response, and bytes of it.
+#: Seconds to look for what still comes after the last response, also while others wait,
+#: and bytes of it.
 _LINGER = 1.0
 _LINGER_CROWDED = 0.1
 _LINGER_BYTES = 1 << 20
@@ -130,8 +131,8 @@ class ConnectionHandler(WSGIRequestHandler):
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
         if self._linger:
-            crowded = self.server.monitor.crowded()
-            self.wire.linger(_LINGER_CROWDED if crowded else _LINGER, _LINGER_BYTES)
+            crowded = self.server.monitor.crowded
+            self.wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CROWDED, crowded)
         elif not self.wire.finished:
             self.wire.finish()
 

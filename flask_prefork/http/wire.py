@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from .errors import ClientDisconnected
+from .receive_buffer import has_all
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
@@ -31,6 +32,9 @@ _USUAL = 8192
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
 _SENDFILE_MAX = 1 << 24
+
+#: Seconds of each wait for a client that has got its last response.
+_LINGER_STEP = 0.01
 
 #: Seconds that a client may pause before its rate is judged.
 GRACE = 5.0
@@ -364,31 +368,39 @@ class Wire:
         except OSError:
             pass
 
-    def linger(self, seconds: float, limit: int) -> None:
+    def linger(
+        self, seconds: float, limit: int, hurry: float, crowded: Callable[[], bool]
+    ) -> None:
         """Say that nothing more will be sent, and throw away what still comes.
 
         Closing a socket with unread bytes resets the connection, and that may
         cost the client the response (RFC 9112, 9.6).
 
         :param seconds: Wait for at most so long,
-        :param limit: and for so many bytes.
+        :param limit: and for so many bytes;
+        :param hurry: and if others wait, for at most so many seconds, and only until
+            the client has the response and is silent for a moment.
+        :param crowded: Whether others wait.
         """
         self.finish()
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
         scratch = memoryview(bytearray(CHUNK))
         try:
             while limit > 0:
                 count = self._drop(scratch)
                 if count == 0:
                     return
-                if count is None:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not self.wait(left):
-                        return
-                else:
+                passed = time.monotonic() - start
+                if passed >= seconds or (passed >= hurry and crowded()):
+                    return
+                if count:
                     limit -= count
-                    if time.monotonic() > deadline:
-                        return
+                elif (
+                    not self.wait(min(_LINGER_STEP, seconds - passed))
+                    and crowded()
+                    and has_all(self.sock)
+                ):
+                    return
         except ClientDisconnected:
             return
 
