@@ -19,6 +19,7 @@
         access_logger.py where it goes
       file_wrapper.py wsgi.file_wrapper
       on_demand.py attributes of a handler that are made when asked for
+      writer.py   wfile, for who writes past the response
     introduction.py the PROXY header before a connection's first byte
       proxy_protocol.py PURE: bytes to whom it is from
     forwarded.py  PURE: X-Forwarded-*

@@ -35,13 +35,12 @@ from .head import Head
 from .on_demand import made_on_demand
 from .request_log import LoggingHandler
 from .response import Response
-from .wire import Pace
+from .writer import Writer
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .contract import Monitor
-    from .wire import Wire
 
 #: Bytes of an unread body that are worth reading to keep the connection.
 _FETCH = 65536
@@ -104,7 +103,7 @@ class PreforkRequestHandler(LoggingHandler):
     @made_on_demand
     def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
-        return _Writer(self.wire, self.server.limits.min_data_rate)
+        return Writer(self.wire, self.server.limits.min_data_rate)
 
     @made_on_demand
     def raw_requestline(self) -> bytes:
@@ -387,26 +386,3 @@ class PreforkRequestHandler(LoggingHandler):
         if server.forwarders is not None or server.request_ids is not None:
             server.add_told(environ, str(self.client_address[0]))
         return environ
-
-
-class _Writer(io.RawIOBase):
-    """The response's side of a connection as a file, with its deadlines.
-
-    :ivar used: Whether something was written.
-    """
-
-    used = False
-
-    def __init__(self, wire: Wire, rate: float) -> None:
-        self._wire = wire
-        self._rate = rate
-        self._pace: Pace | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: t.Any) -> int:
-        data = bytes(data)
-        self.used = True
-        self._pace = self._wire.write(data, self._pace, self._rate)
-        return len(data)

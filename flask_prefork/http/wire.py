@@ -35,7 +35,6 @@ _SENDFILE_MAX = 1 << 24
 
 #: Seconds of each wait for a client that has got its last response.
 _LINGER_STEP = 0.01
-
 #: Seconds that a client may pause before its rate is judged.
 GRACE = 5.0
 #: Seconds of pause that a client can have earned by being fast.
@@ -377,10 +376,9 @@ class Wire:
         cost the client the response (RFC 9112, 9.6).
 
         :param seconds: Wait for at most so long,
-        :param limit: and for so many bytes;
-        :param hurry: and if others wait, for at most so many seconds, and only until
-            the client has the response and is silent for a moment.
-        :param crowded: Whether others wait.
+        :param limit: and for so many bytes.
+        :param hurry: So long if others wait, and only until the client has the response
+            and is silent for a moment.
         """
         self.finish()
         start = time.monotonic()
@@ -393,13 +391,9 @@ class Wire:
                 passed = time.monotonic() - start
                 if passed >= seconds or (passed >= hurry and crowded()):
                     return
-                if count:
-                    limit -= count
-                elif (
-                    not self.wait(min(_LINGER_STEP, seconds - passed))
-                    and crowded()
-                    and has_all(self.sock)
-                ):
+                limit -= count or 0
+                heard = count or self.wait(min(_LINGER_STEP, seconds - passed))
+                if not heard and crowded() and has_all(self.sock):
                     return
         except ClientDisconnected:
             return
