@@ -377,22 +377,20 @@ class Wire:
 
         :param seconds: Wait for at most so long,
         :param limit: and for so many bytes.
-        :param hurry: So long if others wait, and only until the client has the response
-            and is silent for a moment.
+        :param hurry: So long if others wait, less if it has all and is silent.
         """
         self.finish()
-        start = time.monotonic()
-        scratch = memoryview(bytearray(CHUNK))
+        end, scratch = time.monotonic() + seconds, memoryview(bytearray(CHUNK))
         try:
             while limit > 0:
                 count = self._drop(scratch)
                 if count == 0:
                     return
-                passed = time.monotonic() - start
-                if passed >= seconds or (passed >= hurry and crowded()):
+                left = end - time.monotonic()
+                if left <= 0 or (left <= seconds - hurry and crowded()):
                     return
                 limit -= count or 0
-                heard = count or self.wait(min(_LINGER_STEP, seconds - passed))
+                heard = count or self.wait(min(_LINGER_STEP, left))
                 if not heard and crowded() and has_all(self.sock):
                     return
         except ClientDisconnected:
