@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import typing as t
 
 from . import parking
 from . import privileges
 from . import size
+from . import socket_modes
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -87,7 +87,7 @@ class Children:
     def start(self, worker: Worker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket_modes.pair()
         except OSError as e:
             # EMFILE, ENFILE, ENOBUFS: there will be others.
             logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)

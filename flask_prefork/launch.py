@@ -21,6 +21,7 @@ import threading
 import typing as t
 
 from . import origin
+from . import socket_modes
 from .systemd import VARIABLES
 
 #: Names the descriptor of a zygote's control socket, and its generation.
@@ -71,7 +72,7 @@ def inherited() -> Inherited | None:
         return None
     fd, generation = (int(part) for part in value.split(":"))
     os.set_inheritable(fd, False)
-    return Inherited(socket.socket(fileno=fd), int(generation))
+    return Inherited(socket_modes.adopt(fd, blocking=True), int(generation))
 
 
 def by_fork(generation: int) -> Zygote | Inherited:
@@ -86,7 +87,7 @@ def by_fork(generation: int) -> Zygote | Inherited:
         # A plugin of the `flask` command has started a thread, and fork(2)
         # would leave its locks as they are at this moment.
         return by_exec(generation)
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
@@ -103,7 +104,7 @@ def by_exec(generation: int) -> Zygote:
 
     :raises OSError: If the process can't be started.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     try:
         theirs.set_inheritable(True)
         pid = origin.again(
@@ -126,7 +127,7 @@ def by_promotion(generation: int) -> tuple[Zygote, socket.socket]:
     :return: The zygote, and its end of the control socket, for the worker.
     :raises OSError: If there are no descriptors left.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     return Zygote(0, ours, generation), theirs
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from . import faults
 from . import parking
 from . import scales
+from . import socket_modes
 from .channel import Frame
 from .channel import Kind
 from .channel import receive_one
@@ -238,11 +239,12 @@ class Worker:
         elif frame.kind is Kind.RESUME and fds:
             if not self._report(Kind.BUSY, taken=1):
                 return False
-            self._resume(frame, socket.socket(fileno=fds[0]))
+            self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
             if self.settings.dispatch == "blocking":
                 self._take_turn()
         elif frame.kind is Kind.PROMOTE and fds:
-            self.promotion = Inherited(socket.socket(fileno=fds[0]), frame.argument)
+            control = socket_modes.adopt(fds[0], blocking=True)
+            self.promotion = Inherited(control, frame.argument)
             return False
         else:
             return False  # RETIRE

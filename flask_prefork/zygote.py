@@ -20,6 +20,7 @@ from . import footprint
 from . import launch
 from . import reloader
 from . import size
+from . import socket_modes
 from . import sockets
 from .channel import close_all
 from .channel import Frame
@@ -110,9 +111,7 @@ class Zygote:
         """Serve the dispatcher until it lets go of the control socket."""
         if hasattr(os, "pidfd_open"):
             self.parent = os.pidfd_open(os.getppid())
-        self._wake_up, self._signalled = socket.socketpair()
-        for end in (self._wake_up, self._signalled):
-            end.setblocking(False)
+        self._wake_up, self._signalled = socket_modes.pair(blocking=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         launch.ignore_foreign_signals()
@@ -154,7 +153,7 @@ class Zygote:
 
         What changes from then on is seen.
         """
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_modes.pair()
         self._watcher = os.fork()
         if not self._watcher:
             try:
@@ -194,7 +193,7 @@ class Zygote:
         self.bank = Bank(fds[0], self.generation)
         close_all([fds.pop(0)])
         for host, inherited in hosts:
-            sock = socket.socket(fileno=fds.pop(0))
+            sock = socket_modes.adopt(fds.pop(0), blocking=False)
             if not inherited:
                 self.own.append(sock)
             self.servers.append(self.make_server(sock, host))
@@ -203,7 +202,7 @@ class Zygote:
         wanted = self.life.before_fork()
         if wanted and not self._prepared:
             self._prepare(fd)
-        channel = socket.socket(fileno=fd)
+        channel = socket_modes.adopt(fd, blocking=True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             if not wanted:

@@ -160,7 +160,11 @@ class PreforkServer(BaseWSGIServer):
         :raises OSError: As ``accept(2)``.
         """
         fd, address = self._accept()
-        return socket.socket(*self._kind, fd), address
+        connection = socket.socket(*self._kind, fd)
+        if socket.getdefaulttimeout() is not None:
+            # The app's default, by which each read without a wait would wait.
+            connection.setblocking(True)
+        return connection, address
 
     def _make_base_environ(self) -> WSGIEnvironment:
         """What all environs of this server have in common."""
