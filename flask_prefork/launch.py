@@ -20,6 +20,7 @@ import sys
 import threading
 import typing as t
 
+from . import forks
 from . import origin
 from . import socket_modes
 from .systemd import VARIABLES
@@ -91,7 +92,7 @@ def by_fork(generation: int) -> Zygote | Inherited:
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
-    pid = os.fork()
+    pid = forks.fork()
     if pid:
         theirs.close()
         return Zygote(pid, ours, generation)
@@ -176,8 +177,20 @@ def ignore_foreign_signals() -> None:
     so in programs that the app runs (``execve(2)``).
     """
     for number in FOREIGN_SIGNALS:
-        signal.signal(number, _pass)
+        forks.handle(number, _pass)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+def take_signals() -> None:
+    """Take all signals, if whoever started this process has blocked or ignored some.
+
+    Both are inherited (``execve(2)``).
+    """
+    for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTTIN, signal.SIGTTOU):
+        # The others that the server lives by have handlers in all its processes.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _pass(number: int, frame: object) -> None:

@@ -19,6 +19,7 @@ from flask import Flask
 
 from . import extension
 from . import fork_safety
+from . import forks
 from . import hooks
 from . import prometheus
 from .fork_pipes import Own
@@ -173,6 +174,8 @@ class Lifecycle:
             # As wide as that: what cancels coroutines is no Exception, nor is Ctrl-C.
             logger.exception("The hook %s (%s) failed:", kind, _name(hook))
             return False
+        finally:
+            forks.end_if_foreign()
         return True
 
     def _send(self, signal: NamedSignal, **news: t.Any) -> bool:
@@ -188,6 +191,8 @@ class Lifecycle:
         except BaseException:
             logger.exception("A receiver of %s failed:", signal.name)
             return False
+        finally:
+            forks.end_if_foreign()
         return True
 
 

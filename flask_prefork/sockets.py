@@ -218,6 +218,10 @@ class Waiter:
         for fd in self._indexes:
             self._poll.register(fd, flags)
 
+    def fileno(self) -> int:
+        """The descriptor by which it waits; -1 where it needs none."""
+        return self._poll.fileno() if hasattr(self._poll, "fileno") else -1
+
     def wait(self) -> int | None:
         """The index of a listener at which somebody waits, ``None`` for a frame."""
         ready = [fd for fd, _ in self._poll.poll()]

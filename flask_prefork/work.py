@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from . import forks
 from . import launch
 from .http.server import PreforkServer
 from .launch import Inherited
@@ -22,9 +23,6 @@ from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
 from .worker import Worker
-
-#: The worker that this process is.
-_worker: Worker | None = None
 
 
 def serve(
@@ -44,15 +42,16 @@ def serve(
     :return: Not in this process: in one that a promoted worker leaves behind, which is
         to be the zygote. What it begins with.
     """
-    global _worker
     status = 1
     begin = None
     try:
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         launch.ignore_foreign_signals()
-        _worker = worker = Worker(slot, generation, channel, bank, servers, settings)
+        worker = Worker(slot, generation, channel, bank, servers, settings)
+        forks.when_app_forks(worker.disown)
         _listen_to_signals(worker)
+        forks.when_app_forks(_listen_no_more)
         if life.begin(slot, lambda: worker.requests):
             try:
                 worker.run()
@@ -73,21 +72,16 @@ def serve(
 
 def _listen_to_signals(worker: Worker) -> None:
     """Let the dispatcher ask where the app is, and abort a request."""
-    signal.signal(signal.SIGXCPU, worker.abort)
+    forks.handle(signal.SIGXCPU, worker.abort)
     # Even an app that is deep in a C function is shown.
     faulthandler.register(signal.SIGXCPU, chain=True)
     faulthandler.register(signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
 
 
-def _disown() -> None:
-    """In a process that the app has forked in a worker."""
-    global _worker
-    worker, _worker = _worker, None
-    if worker is not None:
-        worker.disown()
-
-
-os.register_at_fork(after_in_child=_disown)
+def _listen_no_more() -> None:
+    faulthandler.unregister(signal.SIGXCPU)
+    faulthandler.unregister(signal.SIGUSR2)
 
 
 # Promotion
@@ -101,16 +95,13 @@ def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
 
     :return: In the child, when that is so; ``None`` in the worker, which is to end.
     """
-    global _worker
     sys.stdout.flush()
     sys.stderr.flush()
-    _worker = None
     parent = os.pidfd_open(os.getpid())
-    if os.fork():
+    if forks.fork():
         return None
     launch.wait_for_end(parent)
-    faulthandler.unregister(signal.SIGXCPU)
-    faulthandler.unregister(signal.SIGUSR2)
+    _listen_no_more()
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     worker.channel.close()
     if worker.scales is not None:

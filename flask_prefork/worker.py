@@ -16,6 +16,7 @@ import typing as t
 from collections.abc import Sequence
 
 from . import faults
+from . import forks
 from . import parking
 from . import scales
 from . import socket_modes
@@ -95,6 +96,7 @@ class Worker:
         self.promotion: Inherited | None = None
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
+        self._waiter: Waiter | None = None
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
         for server in servers:
@@ -155,12 +157,11 @@ class Worker:
         that an end is closed. Or it returns from the view like its parent, and
         must not answer a second time; perhaps in the middle of the next response.
         """
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (self.channel.fileno(), self._serving):
-            if fd >= 0:
-                # Not closed: another file would get the number.
-                os.dup2(null, fd, inheritable=False)
-        os.close(null)
+        ours = [self._serving, self.channel.fileno()]
+        ours += [server.socket.fileno() for server in self.servers]
+        if self._waiter is not None:
+            ours.append(self._waiter.fileno())
+        forks.blind(ours)
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
@@ -189,6 +190,7 @@ class Worker:
 
     def _run_ordered(self) -> None:
         waiter = Waiter(self.channel, []) if self.scales is not None else None
+        self._waiter = waiter
         while True:
             if waiter is not None:
                 self._settle(waiter)
@@ -202,6 +204,7 @@ class Worker:
         # Not accept() itself, which nothing but a signal could end; and
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = Waiter(self.channel, [s.socket for s in self.servers])
+        self._waiter = waiter
         while True:
             self._settle(waiter)
             index = None if self._is_handed(waiter) else waiter.wait()

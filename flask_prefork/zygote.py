@@ -17,6 +17,7 @@ import typing as t
 
 from . import faults
 from . import footprint
+from . import forks
 from . import launch
 from . import reloader
 from . import size
@@ -102,6 +103,8 @@ class Zygote:
         #: Slots of the workers that are alive, by pid.
         self.workers: dict[int, int] = {}
         self._prepared = False
+        #: The end of a channel that is for the next worker, or -1.
+        self._handed = -1
         self._released = False
         self._fault = faults.at("zygote-fork")
         self._watcher = 0
@@ -112,9 +115,11 @@ class Zygote:
         if hasattr(os, "pidfd_open"):
             self.parent = os.pidfd_open(os.getppid())
         self._wake_up, self._signalled = socket_modes.pair(blocking=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        forks.handle(signal.SIGCHLD, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         launch.ignore_foreign_signals()
+        forks.when_app_forks(self._disown)
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
@@ -154,7 +159,7 @@ class Zygote:
         What changes from then on is seen.
         """
         ours, theirs = socket_modes.pair()
-        self._watcher = os.fork()
+        self._watcher = forks.fork()
         if not self._watcher:
             try:
                 signal.set_wakeup_fd(-1)
@@ -199,7 +204,9 @@ class Zygote:
             self.servers.append(self.make_server(sock, host))
 
     def _spawn(self, slot: int, fd: int) -> None:
+        self._handed = fd
         wanted = self.life.before_fork()
+        self._handed = -1
         if wanted and not self._prepared:
             self._prepare(fd)
         channel = socket_modes.adopt(fd, blocking=True)
@@ -209,7 +216,7 @@ class Zygote:
                 raise OSError(errno.ECANCELED, "a hook has failed")
             if self._fault is not None:
                 self._fault()
-            pid = os.fork()
+            pid = forks.fork()
             if not pid:
                 self._become_worker(slot, channel, mask)
         except OSError as e:
@@ -318,6 +325,16 @@ class Zygote:
                 self._watcher = 0
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
                     send_one(self.control, Frame(Kind.CHANGED, self.generation))
+
+    def _disown(self) -> None:
+        """In a process that the app has forked: let go of what is the zygote's."""
+        signal.set_wakeup_fd(-1)
+        ours = [self.control, self._wake_up, self._signalled, self._leash]
+        ours += [server.socket for server in self.servers]
+        mine = [self.parent, self._handed]
+        forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
+        if self.bank is not None:
+            self.bank.detach()
 
     def _forget_parent(self) -> None:
         if self.parent >= 0:
