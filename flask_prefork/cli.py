@@ -225,6 +225,7 @@ def _be_zygote(
     launch.take_signals()
 
     from . import application
+    from . import at_exit
     from . import forks
     from . import lifecycle
     from . import privileges
@@ -255,6 +256,7 @@ def _be_zygote(
         watch = functools.partial(
             reloader.watch, options.extra_files, options.exclude_patterns
         )
+    at_exit.watch_files()
     forks.when_app_forks(lambda: forks.blind([begin.control.fileno()]))
     try:
         with prometheus.loading():

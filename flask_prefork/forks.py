@@ -20,21 +20,25 @@ _handlers: dict[int, t.Callable[[int, t.Any], None]] = {}
 _callbacks: list[t.Callable[[], None]] = []
 #: The thread that forks a process of the server's own; 0 is none.
 _forking = 0
+#: What that process begins with.
+_first: t.Callable[[], None] | None = None
 _foreign = False
 #: The signal masks of threads that fork.
 _masks: dict[int, set[int]] = {}
 
 
-def fork() -> int:
+def fork(first: t.Callable[[], None] | None = None) -> int:
     """Fork a process of the server's own.
 
     It has the handlers of this one, but lets go of nothing when the app forks in it:
     what that should be is for it to say.
 
+    :param first: Called in it, before what the app has told :mod:`os` to call there
+        (``os.register_at_fork``).
     :raises OSError: As ``fork(2)``.
     """
-    global _forking
-    _forking = threading.get_ident()
+    global _first, _forking
+    _forking, _first = threading.get_ident(), first
     try:
         pid = os.fork()
     finally:
@@ -104,6 +108,8 @@ def _after_in_child() -> None:
     """
     if _forking != threading.get_ident():
         _let_go()
+    elif _first is not None:
+        _first()
     _after()
     _masks.clear()
 

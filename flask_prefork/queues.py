@@ -289,7 +289,7 @@ class Queues:
     def is_served(self, generation: Generation) -> bool:
         """Whether nobody waits: no connection, no begun request, and nobody who may
         just be about to begin one."""
-        if not len(generation.pool):
+        if not generation.pool.total:
             return True  # nor is anybody left who could serve
         now = self._clock()
         if generation.is_looking():

@@ -11,14 +11,20 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
+import typing as t
 from collections.abc import Sequence
 
+from . import at_exit
 from . import forks
 from . import launch
+from . import leaving
+from .channel import Frame
+from .channel import Kind
 from .http.server import PreforkServer
 from .launch import Inherited
-from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
@@ -43,7 +49,7 @@ def serve(
         to be the zygote. What it begins with.
     """
     status = 1
-    begin = None
+    worker = begin = None
     try:
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -51,6 +57,7 @@ def serve(
         worker = Worker(slot, generation, channel, bank, servers, settings)
         forks.when_app_forks(worker.disown)
         _listen_to_signals(worker)
+        at_exit.begin_in_libraries()
         forks.when_app_forks(_listen_no_more)
         if life.begin(slot, lambda: worker.requests):
             try:
@@ -58,16 +65,46 @@ def serve(
                 status = 0
             finally:
                 life.end(slot, worker.pid)
-            if worker.promotion is not None and life.bequeath(slot):
+            if worker.promotion is not None and life.bequeath(slot, _deadline(worker)):
                 begin = _leave_behind(worker, worker.promotion)
+                if begin is None:
+                    # What was registered here is the zygote's.
+                    at_exit.quit_now(status)
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         if begin is None:
-            leave(status)
+            _leave(status, worker)
     return begin
+
+
+def _deadline(worker: Worker) -> float:
+    """When it will be killed; if it ends unasked it has as much time."""
+    if worker.deadline is None:
+        worker.deadline = time.monotonic() + worker.settings.graceful_timeout
+    return worker.deadline
+
+
+def _leave(status: int, worker: Worker | None) -> t.NoReturn:
+    """End the process, whichever it is."""
+    try:
+        if forks.is_foreign():
+            # As an interpreter ends it, for it is no part of the server.
+            threading._shutdown()  # type: ignore[attr-defined]
+        elif worker is not None:
+            for server in worker.servers:
+                server.socket.close()
+            if leaving.is_at_work():
+                frame = Frame(Kind.FINISHING, worker.generation, worker.slot)
+                worker.send(frame)
+            name = f"Worker {worker.slot} (pid {worker.pid})"
+            leaving.leave(status, _deadline(worker), name)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        at_exit.run(status)
 
 
 def _listen_to_signals(worker: Worker) -> None:

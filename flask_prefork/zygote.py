@@ -15,10 +15,12 @@ import socket
 import time
 import typing as t
 
+from . import at_exit
 from . import faults
 from . import footprint
 from . import forks
 from . import launch
+from . import leaving
 from . import reloader
 from . import size
 from . import socket_modes
@@ -33,7 +35,6 @@ from .channel import write_document
 from .fork_pipes import Own
 from .http.server import PreforkServer
 from .launch import Inherited
-from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
@@ -106,6 +107,7 @@ class Zygote:
         #: The end of a channel that is for the next worker, or -1.
         self._handed = -1
         self._released = False
+        self._handed_on = False
         self._fault = faults.at("zygote-fork")
         self._watcher = 0
         self._leash: socket.socket | None = None
@@ -146,6 +148,18 @@ class Zygote:
         self._wait_for_workers()
         # The watcher's end may be told when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
+        self._finish()
+
+    def _finish(self) -> None:
+        """End what the app runs here, before the interpreter does so without an end."""
+        name = f"The zygote (pid {os.getpid()})"
+        now = time.monotonic()
+        leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
+        finished = leaving.finish_threads(now + _LAST_MOMENT, name)
+        if self._handed_on:
+            at_exit.quit_now(0)
+        if not finished:
+            at_exit.run(0)
 
     def _weight(self) -> int:
         """KiB of what was loaded, if there is a budget for it."""
@@ -182,7 +196,11 @@ class Zygote:
             self._spawn(frame.slot, fds.pop(0))
         elif frame.kind is Kind.RELEASE:
             self._released = True
+        elif frame.kind is Kind.HANDED_ON:
+            self._handed_on = True
+            at_exit.hand_on()
         elif frame.kind is Kind.READY:
+            at_exit.inherit()
             self.life.ready(bool(frame.argument))
         elif frame.kind is Kind.RESIZED:
             self.life.resized(frame.argument)
@@ -216,7 +234,7 @@ class Zygote:
                 raise OSError(errno.ECANCELED, "a hook has failed")
             if self._fault is not None:
                 self._fault()
-            pid = forks.fork()
+            pid = forks.fork(at_exit.begin)
             if not pid:
                 self._become_worker(slot, channel, mask)
         except OSError as e:
@@ -285,7 +303,7 @@ class Zygote:
         life = self.life.of(begin.generation)
         # No watcher: an app whose files are watched isn't for long.
         Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
-        leave(0)
+        at_exit.run(0)
 
     def _tell_of(self, slot: int, pid: int) -> None:
         fds = []

@@ -99,3 +99,14 @@ def test_children_of_views_where_all_is_ignored(run: Run) -> None:
     server = run([sys.executable, "-c", DEAF, *line])
     for path in ("/fork", "/run"):
         assert server.get(path).json["signals"] == PLAIN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_worker_with_a_process_pool_ends(
+    serve: Serve, number: signal.Signals
+) -> None:
+    server = serve("forking", *ONE, "--graceful-timeout", "10")
+    told = server.get("/executor").json
+    server.signal(number)
+    wait_for(lambda: not psutil.pid_exists(told["pid"]))
+    assert "killed" not in server.log()
