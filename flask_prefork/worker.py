@@ -76,8 +76,7 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.settings = settings
-        #: Set while the app runs (http.contract.Monitor).
-        self.abortable = False
+        self.abortable = False  # set while the app runs (http.contract.Monitor)
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
         #: TLS connections can't move to another process.

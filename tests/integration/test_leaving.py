@@ -189,9 +189,8 @@ def test_work_in_threads_is_finished(
     # It is in nobody's way meanwhile.
     if why != "TERM":
         assert server.get().json["pid"] != pid
-        assert psutil.pid_exists(pid)
-    else:
-        wait_for(lambda: ("before_exit", pid) in journal.events())
+    wait_for(lambda: ("before_exit", pid) in journal.events())
+    assert psutil.pid_exists(pid)
     held.release()
     for _ in range(events - 1):
         gate.wait_for_one().release()
