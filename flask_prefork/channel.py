@@ -38,12 +38,12 @@ class Kind(enum.IntEnum):
     # Dispatcher to worker.
     #: Accept from the listener ``place``, up to ``argument`` times.
     ORDER = 1
-    #: Finish and exit.
+    #: Finish and exit until ``moment``.
     RETIRE = 2
     #: Serve the connection that rides along; it is as its PARK said.
     RESUME = 12
     #: Finish, and leave the zygote of generation ``argument`` behind; its end of the
-    #: control socket rides along.
+    #: control socket rides along. Exit until ``moment``.
     PROMOTE = 22
     # Worker to dispatcher.
     #: It waits for orders, and has served ``argument`` requests since it last was.
@@ -54,6 +54,8 @@ class Kind(enum.IntEnum):
     #: ``place``, has ``argument`` bytes, and may wait until ``moment``. The
     #: ``flags`` say what for, see ``parking.py``. The ``tag`` is for who resumes it.
     PARK = 13
+    #: It serves no more, and waits for what the app's threads and processes do.
+    FINISHING = 24
     #: It has ``argument`` KiB for itself; ``flags`` is 1 if it has served.
     WEIGHED = 21
     # Dispatcher to zygote.
@@ -67,6 +69,8 @@ class Kind(enum.IntEnum):
     RELEASE = 15
     #: The generation serves; ``argument`` is 1 if it has taken over from another.
     READY = 16
+    #: What the app has registered here for its end is another generation's now.
+    HANDED_ON = 25
     #: The generation has ``argument`` workers. Sent back when that was told to
     #: the app; until then no other is sent.
     RESIZED = 17

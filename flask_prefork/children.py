@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import typing as t
 
-from . import parking
 from . import privileges
 from . import size
+from . import socket_modes
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
@@ -87,7 +86,7 @@ class Children:
     def start(self, worker: Worker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket_modes.pair()
         except OSError as e:
             # EMFILE, ENFILE, ENOBUFS: there will be others.
             logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
@@ -177,6 +176,9 @@ class Children:
                         # It is the worker's alone now. Without the flag it is busy
                         # with what it has accepted itself (blocking dispatch).
                         os.close(process.resumed.popleft().fd)
+                elif frame.kind is Kind.FINISHING:
+                    self.pool.finish(worker, now)
+                    self.bank.set_stop(worker.slot)
                 elif frame.kind is Kind.WEIGHED:
                     self.weights.weigh(worker, frame.argument * 1024, bool(frame.flags))
                 elif frame.kind is Kind.PARK and fds:
@@ -223,19 +225,8 @@ class Children:
         """
         self._show(worker)
         process = self._processes[worker.slot]
-        process.resumed.append(connection)
         self._summary.resumed += 1
-        frame = Frame(
-            Kind.RESUME,
-            self.number,
-            worker.slot,
-            connection.have,
-            connection.queue,
-            parking.flags(connection.wait, connection.wakes),
-            connection.deadline,
-            connection.tag,
-        )
-        if not process.channel.send(frame, [connection.fd]):
+        if not process.send_on(connection, self.number):
             self._unsent(process)
 
     def _unsent(self, process: Process) -> None:
@@ -254,9 +245,13 @@ class Children:
 
     # Death
 
-    def retire(self, worker: Worker) -> None:
-        """Let a worker finish what it serves, then exit."""
-        self._part_with(worker, Frame(Kind.RETIRE, self.number, worker.slot))
+    def retire(self, worker: Worker, end: float | None = None) -> None:
+        """Let a worker finish what it serves, then exit, within the graceful timeout.
+
+        :param end: When it will be killed, if that is before.
+        """
+        frame = Frame(Kind.RETIRE, self.number, worker.slot)
+        self._part_with(worker, frame, end=end)
 
     def promote(self, worker: Worker, generation: int, control: int) -> None:
         """Let a worker end as well, and leave a zygote behind.
@@ -266,10 +261,15 @@ class Children:
         frame = Frame(Kind.PROMOTE, self.number, worker.slot, generation)
         self._part_with(worker, frame, [control])
 
-    def _part_with(self, worker: Worker, frame: Frame, fds: Fds = ()) -> None:
-        if self.pool.report(worker, Event.RETIRE, self.clock()):
+    def _part_with(
+        self, worker: Worker, frame: Frame, fds: Fds = (), end: float | None = None
+    ) -> None:
+        now = self.clock()
+        moment = now + self.pool.timeouts.retire
+        if self.pool.report(worker, Event.RETIRE, now):
             self.bank.set_stop(worker.slot)
-            self.send(worker, frame, fds)
+            moment = moment if end is None else min(moment, end)
+            self.send(worker, frame._replace(moment=moment), fds)
 
     def judge(self, worker: Worker, now: float) -> None:
         """Do something about a request that takes long."""

@@ -151,6 +151,7 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     log.set_up()
     begin = launch.inherited()
     if begin is None:
+        launch.take_signals()
         begin = _split(info, options, values)
     _be_zygote(begin, info, options, values)
 
@@ -221,8 +222,11 @@ def _be_zygote(
     from . import launch
 
     launch.ignore_foreign_signals()
+    launch.take_signals()
 
     from . import application
+    from . import at_exit
+    from . import forks
     from . import lifecycle
     from . import privileges
     from . import prometheus
@@ -252,6 +256,8 @@ def _be_zygote(
         watch = functools.partial(
             reloader.watch, options.extra_files, options.exclude_patterns
         )
+    at_exit.watch_files()
+    forks.when_app_forks(lambda: forks.blind([begin.control.fileno()]))
     try:
         with prometheus.loading():
             first = begin.generation == 1
@@ -273,5 +279,6 @@ def _be_zygote(
         raise click.ClickException(f"{unreadable} ({type(e).__name__}: {e})") from None
     if unreadable:
         logger.warning("%s What is imported from there later will fail.", unreadable)
+    forks.end_if_foreign()
     life = lifecycle.Lifecycle(app, begin.generation)
     zygote.Zygote(begin, settings, make_server, work.serve, watch, life).run()

@@ -38,6 +38,8 @@ from .supervisor import Surroundings
 
 #: How long idle workers and zygotes may take to exit when all stops at once.
 _LAST_GRACE = 2.0
+#: How long idle ones may take when the graceful timeout is over.
+_LAST_WORDS = 1.0
 #: What a worker may need here: its channel, its pidfd, and a connection that it
 #: was handed.
 _WORKERS_DESCRIPTORS = 3
@@ -328,7 +330,7 @@ class Dispatcher:
         self.succession.abandon()
         for generation in self.succession.all():
             generation.kill_unfinished()
-            generation.retire()
+            generation.retire(self.clock())
         if loading and self.succession.current.pid in self.succession.zygotes:
             # It may be deep in the app's import and not look at us.
             os.kill(self.succession.current.pid, signal.SIGKILL)
@@ -339,10 +341,14 @@ class Dispatcher:
             self.succession.current
         )
         if served or (self.phase is Phase.DRAINING and late):
+            if late:
+                for generation in self.succession.all():
+                    generation.kill_unfinished()  # the others tell what is cut off
+                late, self._end = False, now + _LAST_WORDS
             self._close_queues()
             self.phase = Phase.CLOSING
             for generation in self.succession.all():
-                generation.retire()
+                generation.retire(self._end)
         if self.phase is Phase.CLOSING:
             if late:
                 for generation in self.succession.all():

@@ -16,6 +16,7 @@ import struct
 import sys
 import typing as t
 
+from . import socket_modes
 from . import unix_peer
 from .fork_holders import Holder
 from .fork_traps import HOOK
@@ -150,7 +151,7 @@ def _end(fd: int) -> End | None:
         reads, writes = mode != os.O_WRONLY, mode != os.O_RDONLY
         return End(fd, "a pipe", os.readlink(f"/proc/self/fd/{fd}"), reads, writes)
     if stat.S_ISSOCK(status.st_mode):
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with socket_modes.look_at(os.dup(fd)) as sock:
             is_named = sock.family != socket.AF_UNIX or sock.getsockname()
             if is_named or sock.getpeername():
                 return None

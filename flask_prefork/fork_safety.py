@@ -120,7 +120,7 @@ def part(app: Flask) -> None:
 def threads() -> list[str]:
     """The threads beside this one, by name, and what they run."""
     return [
-        f"{thread.name!r} ({_what_runs(thread)})"
+        f"{thread.name!r} ({what_runs(thread)})"
         for thread in threading.enumerate()
         if thread is not threading.current_thread()
     ]
@@ -136,11 +136,11 @@ def _threads(explained: t.Collection[str]) -> list[str]:
         f" that it holds stays locked there. Start it {HOOK}."
         for thread in threading.enumerate()
         if thread is not threading.main_thread()
-        and (what := _what_runs(thread)).partition(".")[0] not in explained
+        and (what := what_runs(thread)).partition(".")[0] not in explained
     ]
 
 
-def _what_runs(thread: threading.Thread) -> str:
+def what_runs(thread: threading.Thread) -> str:
     """Whose a thread is: its function, or its class."""
     what = getattr(thread, "_target", None) or type(thread)
     module = getattr(what, "__module__", None) or "?"

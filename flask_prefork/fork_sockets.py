@@ -15,6 +15,7 @@ import sys
 import types
 import typing as t
 
+from . import socket_modes
 from .fork_traps import HOOK
 from .sockets import listens
 
@@ -109,7 +110,7 @@ def _sockets() -> t.Iterator[_Socket]:
         try:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 continue
-            sock = socket.socket(fileno=os.dup(fd))
+            sock = socket_modes.look_at(os.dup(fd))
         except OSError:
             continue  # the listing's own descriptor
         with sock:

@@ -29,9 +29,12 @@ from .pool import Pool
 from .pool import State
 from .pool import Timeouts
 from .pool import Worker
+from .process import AT_ONCE
+from .process import LATE
 from .process import Reason
 from .process import Why
 from .scoreboard import Bank
+from .settings import MAX_SLOTS
 from .settings import Settings
 from .sizing import Sizing
 from .sockets import Listener
@@ -43,17 +46,6 @@ from .summary import Summary
 MAX_FAILURES = 5
 #: A worker that resumes a parked connection takes from no accept queue.
 _NO_QUEUE = -1
-
-_WHY_LATE = {
-    State.STARTING: Why(
-        Reason.SPAWN_TIMEOUT, "it did not become idle within the spawn timeout"
-    ),
-    State.ORDERED: Why(Reason.SILENT, "it was ordered to accept and stayed silent"),
-    State.RETIRING: Why(
-        Reason.GRACEFUL_TIMEOUT, "it did not finish within the graceful timeout"
-    ),
-}
-_AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
 
 class Generation:
@@ -205,7 +197,8 @@ class Generation:
         assert settings is not None, "the app is loaded"
         self.bank.reset()
         self.children.pool = Pool(
-            settings.max_workers,
+            # Places for those, too, that only finish what the app's threads do.
+            min(2 * settings.max_workers, MAX_SLOTS),
             Timeouts(spawn=settings.spawn_timeout, retire=settings.graceful_timeout),
             max_requests=settings.max_requests,
             jitter=settings.max_requests_jitter,
@@ -279,7 +272,7 @@ class Generation:
         :param memory: What these have in memory, in bytes.
         """
         for worker in self.pool.overdue(now):
-            self.children.kill(worker, _WHY_LATE[worker.state])
+            self.children.kill(worker, LATE[worker.state])
         for worker in self.children.stalls.due(now):
             self.children.judge(worker, now)
         if not self.closed and self.settings is not None and self.alive:
@@ -316,11 +309,18 @@ class Generation:
         self.closed = True
         self.bank.set_draining()
 
-    def retire(self) -> None:
-        """Let all workers finish what they serve, then exit; start no more."""
+    def retire(self, end: float | None = None) -> None:
+        """Let all workers finish what they serve, then exit; start no more.
+
+        :param end: When they will be killed, if that is before their own deadline.
+        """
         self.closed = True
         for worker in list(self.pool):
-            self.children.retire(worker)
+            self.children.retire(worker, end)
+
+    def hand_on(self) -> None:
+        """Tell the zygote that another one has inherited what is to run at its end."""
+        self._tell(Frame(Kind.HANDED_ON, self.number))
 
     def kill_all(self, why: str) -> None:
         """Send SIGKILL to every worker that is left."""
@@ -332,7 +332,7 @@ class Generation:
         """Send SIGKILL to every worker that isn't waiting for orders."""
         for worker in list(self.pool):
             if worker.state is not State.IDLE:
-                self.children.kill(worker, _AT_ONCE)
+                self.children.kill(worker, AT_ONCE)
 
     def release(self) -> None:
         """Let the zygote end: it does when nobody holds its control socket."""

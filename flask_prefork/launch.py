@@ -20,7 +20,9 @@ import sys
 import threading
 import typing as t
 
+from . import forks
 from . import origin
+from . import socket_modes
 from .systemd import VARIABLES
 
 #: Names the descriptor of a zygote's control socket, and its generation.
@@ -71,7 +73,7 @@ def inherited() -> Inherited | None:
         return None
     fd, generation = (int(part) for part in value.split(":"))
     os.set_inheritable(fd, False)
-    return Inherited(socket.socket(fileno=fd), int(generation))
+    return Inherited(socket_modes.adopt(fd, blocking=True), int(generation))
 
 
 def by_fork(generation: int) -> Zygote | Inherited:
@@ -86,11 +88,11 @@ def by_fork(generation: int) -> Zygote | Inherited:
         # A plugin of the `flask` command has started a thread, and fork(2)
         # would leave its locks as they are at this moment.
         return by_exec(generation)
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
-    pid = os.fork()
+    pid = forks.fork()
     if pid:
         theirs.close()
         return Zygote(pid, ours, generation)
@@ -103,7 +105,7 @@ def by_exec(generation: int) -> Zygote:
 
     :raises OSError: If the process can't be started.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     try:
         theirs.set_inheritable(True)
         pid = origin.again(
@@ -126,7 +128,7 @@ def by_promotion(generation: int) -> tuple[Zygote, socket.socket]:
     :return: The zygote, and its end of the control socket, for the worker.
     :raises OSError: If there are no descriptors left.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_modes.pair()
     return Zygote(0, ours, generation), theirs
 
 
@@ -175,8 +177,20 @@ def ignore_foreign_signals() -> None:
     so in programs that the app runs (``execve(2)``).
     """
     for number in FOREIGN_SIGNALS:
-        signal.signal(number, _pass)
+        forks.handle(number, _pass)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+def take_signals() -> None:
+    """Take all signals, if whoever started this process has blocked or ignored some.
+
+    Both are inherited (``execve(2)``).
+    """
+    for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTTIN, signal.SIGTTOU):
+        # The others that the server lives by have handlers in all its processes.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _pass(number: int, frame: object) -> None:

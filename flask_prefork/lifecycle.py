@@ -8,18 +8,18 @@ hook ends the zygote.
 
 from __future__ import annotations
 
-import atexit
 import copy
-import logging
 import os
-import sys
 import typing as t
 
 from flask import Flask
 
+from . import at_exit
 from . import extension
 from . import fork_safety
+from . import forks
 from . import hooks
+from . import leaving
 from . import prometheus
 from .fork_pipes import Own
 from .hooks import Hook
@@ -131,9 +131,10 @@ class Lifecycle:
         for hook in reversed(self.hooks.before_exit):
             self._call("before_exit", hook)
 
-    def bequeath(self, slot: int) -> bool:
+    def bequeath(self, slot: int, deadline: float) -> bool:
         """In a worker that has ended, before it is forked as the next zygote.
 
+        :param deadline: How long threads that end by themselves are waited for.
         :return: Whether it may be.
         """
         try:
@@ -142,8 +143,8 @@ class Lifecycle:
         except Exception:
             logger.exception("What the zygote can't share was not closed:")
             return False
-        threads = fork_safety.threads()
-        if threads:
+        leaving.join(deadline, leaving.executors_threads())
+        if threads := fork_safety.threads():
             logger.error(
                 "Worker %d (pid %d) can't become the zygote, for threads run in it: %s."
                 " End them in a before_exit hook.",
@@ -151,6 +152,15 @@ class Lifecycle:
                 os.getpid(),
                 ", ".join(threads),
             )
+        elif processes := at_exit.processes():
+            logger.error(
+                "Worker %d (pid %d) can't become the zygote, for it would not be the"
+                " parent of processes that the app has started: %s.",
+                slot,
+                os.getpid(),
+                ", ".join(processes),
+            )
+            return False
         return not threads
 
     def _call_all(self, kind: str, functions: t.Iterable[Hook]) -> bool:
@@ -173,6 +183,8 @@ class Lifecycle:
             # As wide as that: what cancels coroutines is no Exception, nor is Ctrl-C.
             logger.exception("The hook %s (%s) failed:", kind, _name(hook))
             return False
+        finally:
+            forks.end_if_foreign()
         return True
 
     def _send(self, signal: NamedSignal, **news: t.Any) -> bool:
@@ -188,6 +200,8 @@ class Lifecycle:
         except BaseException:
             logger.exception("A receiver of %s failed:", signal.name)
             return False
+        finally:
+            forks.end_if_foreign()
         return True
 
 
@@ -197,20 +211,3 @@ def _name(hook: Hook) -> str:
     if name is None:
         return repr(hook)
     return f"{getattr(hook, '__module__', '?')}.{name}"
-
-
-def leave(status: int) -> t.NoReturn:
-    """End the process as an interpreter would, without taking it to pieces.
-
-    Handlers of ``atexit`` run, for they may flush what the app collected; the
-    rest would only touch memory that is shared with the zygote.
-    """
-    try:
-        atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        pass
-    finally:
-        os._exit(status)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import typing as t
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 
 from . import launch
 from . import origin
+from . import socket_modes
 from .address import Address
 from .channel import Channel
 from .channel import Frame
@@ -106,7 +106,7 @@ class Observer:
     def _start(self) -> None:
         self._start_at = None
         self._since = self._clock()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_modes.pair()
         try:
             theirs.set_inheritable(True)
             code = _CODE.format(path=sys.path, fd=theirs.fileno())

@@ -105,7 +105,8 @@ class Lot:
 
     def __init__(self) -> None:
         self.ready: deque[Connection] = deque()
-        self._idle: dict[Connection, None] = {}
+        #: Those between two requests, and since when.
+        self._idle: dict[Connection, float] = {}
         self._heads: dict[Connection, None] = {}
         self._deadlines: Deadlines[Connection] = Deadlines()
         self._delayed: Deadlines[Connection] = Deadlines()
@@ -121,6 +122,11 @@ class Lot:
     def heads(self) -> int:
         """How many have begun a request."""
         return len(self._heads)
+
+    def last_idle_since(self) -> float | None:
+        """When the last of the connections between two requests was parked, in
+        seconds; ``None`` if there are none."""
+        return next(reversed(self._idle.values()), None)
 
     def longest_idle(self) -> Connection | None:
         """Whom to give up when descriptors run out.
@@ -143,7 +149,7 @@ class Lot:
             self.ready.append(connection)
             return False
         if connection.wait is Wait.KEEP_ALIVE:
-            self._idle[connection] = None
+            self._idle[connection] = now
         else:
             self._heads[connection] = None
         self._deadlines.set(connection, connection.deadline)

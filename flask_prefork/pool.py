@@ -5,79 +5,21 @@ out as results. It knows no process, descriptor or clock. The dispatcher feeds
 it and carries out what it says. :mod:`.policy` says how many workers there
 should be; the pool says which.
 
-A worker's life is data, :data:`TRANSITIONS`::
-
-    FREE -> STARTING -> IDLE <-> ORDERED -> BUSY -> IDLE ...
-    any -> RETIRING -> FREE      any -> KILLED -> FREE
-
-An event that the table doesn't know in a worker's state is late, doubled or
-out of order. It is ignored, and :meth:`Pool.report` says so.
+An event that a worker's life (:mod:`.states`) doesn't know in its state is late,
+doubled or out of order. It is ignored, and :meth:`Pool.report` says so.
 """
 
 from __future__ import annotations
 
-import enum
 import heapq
 import random
 import typing as t
 from collections import Counter
 from collections.abc import Iterator
-from collections.abc import Mapping
 
-
-class State(enum.Enum):
-    """What a slot's worker is doing; the value is its letter on the scoreboard."""
-
-    FREE = "."
-    STARTING = "S"
-    IDLE = "I"
-    ORDERED = "O"
-    BUSY = "B"
-    RETIRING = "R"
-    KILLED = "K"
-
-
-class Event(enum.Enum):
-    """What can happen to a worker."""
-
-    #: The zygote was told to fork it.
-    SPAWN = "spawn"
-    #: It was sent an order to accept.
-    ORDER = "order"
-    #: It reports that it accepted.
-    BUSY = "busy"
-    #: It reports that it waits for orders.
-    IDLE = "idle"
-    #: It was told to finish and exit.
-    RETIRE = "retire"
-    #: It is about to be sent SIGKILL.
-    KILL = "kill"
-    #: Its process is known to be dead.
-    EXIT = "exit"
-
-
-def _table() -> dict[tuple[State, Event], State]:
-    table = {
-        (State.FREE, Event.SPAWN): State.STARTING,
-        (State.STARTING, Event.IDLE): State.IDLE,
-        (State.IDLE, Event.ORDER): State.ORDERED,
-        # With blocking dispatch nobody orders.
-        (State.IDLE, Event.BUSY): State.BUSY,
-        (State.ORDERED, Event.BUSY): State.BUSY,
-        # There was nothing to accept.
-        (State.ORDERED, Event.IDLE): State.IDLE,
-        (State.BUSY, Event.IDLE): State.IDLE,
-    }
-    serving = (State.STARTING, State.IDLE, State.ORDERED, State.BUSY)
-    table.update({(state, Event.RETIRE): State.RETIRING for state in serving})
-    table.update({(s, Event.KILL): State.KILLED for s in (*serving, State.RETIRING)})
-    living = (*serving, State.RETIRING, State.KILLED)
-    table.update({(state, Event.EXIT): State.FREE for state in living})
-    return table
-
-
-#: The whole life of a worker. What isn't here doesn't happen.
-TRANSITIONS: Mapping[tuple[State, Event], State] = _table()
+from .states import Event as Event
+from .states import State as State
+from .states import TRANSITIONS as TRANSITIONS
 
 
 class Worker:
@@ -91,9 +33,11 @@ class Worker:
     :ivar suspect: It was ordered and is silent; its connection is others' now.
     :ivar ready: It was idle at least once.
     :ivar queue: The accept queue it was ordered to take from.
+    :ivar finishing: It serves no more, and waits for what the app's threads do.
     """
 
     __slots__ = (
+        "finishing",
         "limit",
         "queue",
         "ready",
@@ -113,6 +57,7 @@ class Worker:
         self.suspect = False
         self.ready = False
         self.queue = 0
+        self.finishing = False
 
     @property
     def due(self) -> bool:
@@ -176,6 +121,7 @@ class Pool:
         self._suspect: dict[Worker, None] = {}
         self._retiring: dict[Worker, None] = {}
         self._due: dict[Worker, None] = {}
+        self._finishing = 0
         self._replacement: Worker | None = None
 
     # Facts
@@ -186,6 +132,11 @@ class Pool:
     def __len__(self) -> int:
         """The number of slots that are not free."""
         return len(self.workers) - self.counts[State.FREE]
+
+    @property
+    def total(self) -> int:
+        """How many workers serve, or may: those that only finish don't."""
+        return len(self) - self._finishing
 
     @property
     def idle(self) -> int:
@@ -280,6 +231,7 @@ class Pool:
 
     def _release(self, worker: Worker) -> None:
         self.workers[worker.slot] = None
+        self._finishing -= worker.finishing
         heapq.heappush(self._free, worker.slot)
         self._due.pop(worker, None)
         if self._replacement is worker:
@@ -322,6 +274,13 @@ class Pool:
                 chosen.append(worker)
         return chosen
 
+    def finish(self, worker: Worker, now: float) -> None:
+        """A worker serves no more: it is retiring, and in nobody's way."""
+        self._move(worker, Event.RETIRE, now)
+        if worker.state is State.RETIRING and not worker.finishing:
+            worker.finishing = True
+            self._finishing += 1
+
     @property
     def recycles(self) -> bool:
         """Whether there is something for :meth:`recycle` to do, or soon will be."""
@@ -337,7 +296,7 @@ class Pool:
         :param room: Whether one more worker is allowed.
         :return: A worker to start (it is STARTING now), and one to retire.
         """
-        if self._starting or self._retiring:
+        if self._starting or len(self._retiring) > self._finishing:
             return None, None
         if not self._due:
             # The one it was to replace has died.

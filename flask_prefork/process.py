@@ -12,7 +12,10 @@ import typing as t
 from collections import deque
 
 from . import cgroup
+from . import parking
 from .channel import Channel
+from .channel import Frame
+from .channel import Kind
 from .log import logger
 from .parking import Connection
 from .pool import State
@@ -58,6 +61,20 @@ class Why(t.NamedTuple):
     text: str
 
 
+#: Why a worker is killed whose time in a state is up.
+LATE = {
+    State.STARTING: Why(
+        Reason.SPAWN_TIMEOUT, "it did not become idle within the spawn timeout"
+    ),
+    State.ORDERED: Why(Reason.SILENT, "it was ordered to accept and stayed silent"),
+    State.RETIRING: Why(
+        Reason.GRACEFUL_TIMEOUT, "it did not finish within the graceful timeout"
+    ),
+}
+#: Why those are that haven't finished when the server stops.
+AT_ONCE = Why(Reason.STOP, "the server stops at once")
+
+
 class Process:
     """What the dispatcher holds of a worker's process.
 
@@ -99,6 +116,24 @@ class Process:
         else:
             return False
         return True
+
+    def send_on(self, connection: Connection, generation: int) -> bool:
+        """Hand it a parked connection.
+
+        :return: ``False`` if it doesn't read, or is gone.
+        """
+        self.resumed.append(connection)
+        frame = Frame(
+            Kind.RESUME,
+            generation,
+            self.worker.slot,
+            connection.have,
+            connection.queue,
+            parking.flags(connection.wait, connection.wakes),
+            connection.deadline,
+            connection.tag,
+        )
+        return self.channel.send(frame, [connection.fd])
 
 
 class Departed(t.NamedTuple):
@@ -150,8 +185,9 @@ class Obituaries:
         if departed is None:
             return None
         slot, state, why, record = departed
-        # A status that nobody knows is bad news only amid a request.
-        unusual = record.began if status is None else status
+        # A status that nobody knows is bad news only amid a request; and one that
+        # ended by itself amid a request has retired only to finish its threads.
+        unusual = record.began or status
         if state is State.RETIRING and not unusual:
             return Reason.RETIRED
         doing = ""

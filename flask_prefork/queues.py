@@ -32,6 +32,9 @@ _FAR = 2 * 86400.0
 #: How long a client that is on its way in when the server stops may take until
 #: its connection can be accepted, in seconds. It may never send a byte.
 _LAST_STEPS = 1.0
+#: How long a client that was told that its connection goes on may take to use it when
+#: the server stops, in seconds. The response to that says that it ends.
+_LAST_REQUEST = 1.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
 
@@ -284,8 +287,9 @@ class Queues:
             listener.turn_away()
 
     def is_served(self, generation: Generation) -> bool:
-        """Whether nobody waits: no connection, and no begun request."""
-        if not len(generation.pool):
+        """Whether nobody waits: no connection, no begun request, and nobody who may
+        just be about to begin one."""
+        if not generation.pool.total:
             return True  # nor is anybody left who could serve
         now = self._clock()
         if generation.is_looking():
@@ -295,6 +299,10 @@ class Queues:
         # Before the look at the accept queues, to which it goes from there.
         if now < self._patience and any(one.is_awaited() for one in self.listeners):
             self._look_again = now + _LOOK_AGAIN
+            return False
+        idle_since = self.lot.last_idle_since()
+        if idle_since is not None and now < idle_since + _LAST_REQUEST:
+            self._look_again = idle_since + _LAST_REQUEST
             return False
         return not (
             self.lot.ready

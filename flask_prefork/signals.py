@@ -9,8 +9,9 @@ SpamAssassin's parent (bugs 5422, 6745).
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Iterable
+
+from . import socket_modes
 
 
 class Signals:
@@ -21,9 +22,7 @@ class Signals:
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._noted: dict[int, bool] = {}
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._theirs.setblocking(False)
+        self._ours, self._theirs = socket_modes.pair(blocking=False)
         # Only wakes the loop: what is written is lost when the socket is full.
         signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         for number in numbers:

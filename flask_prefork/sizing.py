@@ -62,18 +62,18 @@ class Sizing:
             now,
             idle=pool.idle,
             starting=pool.starting,
-            total=len(pool),
+            total=pool.total,
             waiting=waiting,
             others=others,
             memory=used,
         )
-        self._tell_limits(len(pool) + others)
+        self._tell_limits(pool.total + others)
         if wanted:
             self._spawn(wanted)
-        surplus = policy.shrink(now, idle=pool.idle, total=len(pool))
+        surplus = policy.shrink(now, idle=pool.idle, total=pool.total)
         for worker in pool.highest_idle(surplus):
             self._children.retire(worker)
-        excess, most = policy.excess(idle=pool.idle, total=len(pool), memory=used)
+        excess, most = policy.excess(idle=pool.idle, total=pool.total, memory=used)
         if excess:
             # Those have their memory until they are gone.
             excess -= weights.leaving(pool)
@@ -87,8 +87,8 @@ class Sizing:
         self._expire(used)
         if not pool.recycles:
             return
-        room = policy.room(len(pool), others, used) > 0
-        if not policy.may_replace(now, idle=pool.idle, total=len(pool), room=room):
+        room = policy.room(pool.total, others, used) > 0
+        if not policy.may_replace(now, idle=pool.idle, total=pool.total, room=room):
             return
         for worker in list(weights.urgent):
             if worker.state is State.IDLE:

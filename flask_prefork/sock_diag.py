@@ -11,6 +11,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from . import socket_modes
+
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 #: ``netlink(7)``: length, type, flags, sequence, port.
@@ -128,9 +130,9 @@ class SockDiag:
 
 
 def _open() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-    sock.setblocking(False)
-    return sock
+    return socket_modes.make(
+        socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG, blocking=False
+    )
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:

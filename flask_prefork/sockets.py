@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from . import access as unix_access
 from . import door
+from . import socket_modes
 from .access import Access
 from .door import Handshakes
 from .sock_diag import SockDiag
@@ -217,6 +218,10 @@ class Waiter:
         for fd in self._indexes:
             self._poll.register(fd, flags)
 
+    def fileno(self) -> int:
+        """The descriptor by which it waits; -1 where it needs none."""
+        return self._poll.fileno() if hasattr(self._poll, "fileno") else -1
+
     def wait(self) -> int | None:
         """The index of a listener at which somebody waits, ``None`` for a frame."""
         ready = [fd for fd, _ in self._poll.poll()]
@@ -278,7 +283,7 @@ def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
         # getaddrinfo(3) may cut it to 16 bits.
         raise BindError(f"{port} is no port; give one from 0 to 65535.")
     address = _look_up(host, port, family)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket_modes.make(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -315,7 +320,7 @@ def _explain(error: Exception, port: int) -> str:
 
 def _bind_unix(host: str, backlog: int, access: Access) -> Listener:
     path = os.path.abspath(host[len(_UNIX) :])
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket_modes.make(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
         unix_access.bind(sock, path, access)
@@ -337,8 +342,7 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise BindError(f"Can't listen on {path}: a file that is no socket is there.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    with socket_modes.make(socket.AF_UNIX, socket.SOCK_STREAM, blocking=False) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -360,7 +364,7 @@ def _inherit(host: str, backlog: int) -> Listener:
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise BindError(f"Descriptor {fd} is no socket.")
-        sock = socket.socket(fileno=fd)
+        sock = socket_modes.look_at(fd)
     except OSError as e:
         raise BindError(f"Can't use descriptor {fd}: {e.strerror}.") from None
     except OverflowError:

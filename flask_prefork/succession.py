@@ -174,7 +174,7 @@ class Succession:
     def _others(self, generation: Generation) -> tuple[int, int]:
         """How many workers all others have, and bytes of memory."""
         others = [one for one in self.all() if one is not generation]
-        return sum(len(g.pool) for g in others), sum(g.memory for g in others)
+        return sum(g.pool.total for g in others), sum(g.memory for g in others)
 
     def _open(self, listeners: Sequence[Listener]) -> None:
         """Let the coming generation start workers, as soon as there is a place."""
@@ -194,6 +194,8 @@ class Succession:
         old, self.current, self.coming = self.current, coming, None
         self._retries = 0
         self.reloads += 1
+        if coming.is_promoted:
+            old.hand_on()
         old.retire()
         self.leaving.append(old)
         self._supervisor.ready(f"generation {coming.number} serves")

@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import MutableMapping
 
+from . import socket_modes
+
 #: All that is taken out of the environment: whoever starts a child from the
 #: environment as it was at first (``/proc/PID/environ``) leaves these out.
 VARIABLES = (
@@ -178,8 +180,9 @@ class Notifier:
             return True
         try:
             if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.setblocking(False)
+                self._socket = socket_modes.make(
+                    socket.AF_UNIX, socket.SOCK_DGRAM, blocking=False
+                )
             # Not connected: systemd may have been started anew since.
             self._socket.sendto(message, self._address)
         except OSError as e:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from . import socket_modes
+
 _SOCK_DIAG = 4
 _BY_FAMILY = 20
 _REQUEST = 1
@@ -31,7 +33,7 @@ def peer(inode: int) -> int:
     question = _QUESTION.pack(socket.AF_UNIX, 0, _ANY, inode, _SHOW_PEER, _ANY, _ANY)
     size = _HEADER.size + len(question)
     try:
-        with socket.socket(family, socket.SOCK_RAW, _SOCK_DIAG) as sock:
+        with socket_modes.make(family, socket.SOCK_RAW, _SOCK_DIAG) as sock:
             sock.send(_HEADER.pack(size, _BY_FAMILY, _REQUEST, 0, 0) + question)
             # The kernel has answered when the question is sent.
             answer = sock.recv(8192, socket.MSG_DONTWAIT)

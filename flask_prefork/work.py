@@ -11,20 +11,24 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
+import typing as t
 from collections.abc import Sequence
 
+from . import at_exit
+from . import forks
 from . import launch
+from . import leaving
+from .channel import Frame
+from .channel import Kind
 from .http.server import PreforkServer
 from .launch import Inherited
-from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
 from .worker import Worker
-
-#: The worker that this process is.
-_worker: Worker | None = None
 
 
 def serve(
@@ -44,50 +48,77 @@ def serve(
     :return: Not in this process: in one that a promoted worker leaves behind, which is
         to be the zygote. What it begins with.
     """
-    global _worker
     status = 1
-    begin = None
+    worker = begin = None
     try:
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         launch.ignore_foreign_signals()
-        _worker = worker = Worker(slot, generation, channel, bank, servers, settings)
+        worker = Worker(slot, generation, channel, bank, servers, settings)
+        forks.when_app_forks(worker.disown)
         _listen_to_signals(worker)
+        at_exit.begin_in_libraries()
+        forks.when_app_forks(_listen_no_more)
         if life.begin(slot, lambda: worker.requests):
             try:
                 worker.run()
                 status = 0
             finally:
                 life.end(slot, worker.pid)
-            if worker.promotion is not None and life.bequeath(slot):
+            if worker.promotion is not None and life.bequeath(slot, _deadline(worker)):
                 begin = _leave_behind(worker, worker.promotion)
+                if begin is None:
+                    # What was registered here is the zygote's.
+                    at_exit.quit_now(status)
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         if begin is None:
-            leave(status)
+            _leave(status, worker)
     return begin
+
+
+def _deadline(worker: Worker) -> float:
+    """When it will be killed; if it ends unasked it has as much time."""
+    if worker.deadline is None:
+        worker.deadline = time.monotonic() + worker.settings.graceful_timeout
+    return worker.deadline
+
+
+def _leave(status: int, worker: Worker | None) -> t.NoReturn:
+    """End the process, whichever it is."""
+    try:
+        if forks.is_foreign():
+            # As an interpreter ends it, for it is no part of the server.
+            threading._shutdown()  # type: ignore[attr-defined]
+        elif worker is not None:
+            for server in worker.servers:
+                server.socket.close()
+            if leaving.is_at_work():
+                frame = Frame(Kind.FINISHING, worker.generation, worker.slot)
+                worker.send(frame)
+            name = f"Worker {worker.slot} (pid {worker.pid})"
+            leaving.leave(status, _deadline(worker), name)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        at_exit.run(status)
 
 
 def _listen_to_signals(worker: Worker) -> None:
     """Let the dispatcher ask where the app is, and abort a request."""
-    signal.signal(signal.SIGXCPU, worker.abort)
+    forks.handle(signal.SIGXCPU, worker.abort)
     # Even an app that is deep in a C function is shown.
     faulthandler.register(signal.SIGXCPU, chain=True)
     faulthandler.register(signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
 
 
-def _disown() -> None:
-    """In a process that the app has forked in a worker."""
-    global _worker
-    worker, _worker = _worker, None
-    if worker is not None:
-        worker.disown()
-
-
-os.register_at_fork(after_in_child=_disown)
+def _listen_no_more() -> None:
+    faulthandler.unregister(signal.SIGXCPU)
+    faulthandler.unregister(signal.SIGUSR2)
 
 
 # Promotion
@@ -101,16 +132,13 @@ def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
 
     :return: In the child, when that is so; ``None`` in the worker, which is to end.
     """
-    global _worker
     sys.stdout.flush()
     sys.stderr.flush()
-    _worker = None
     parent = os.pidfd_open(os.getpid())
-    if os.fork():
+    if forks.fork():
         return None
     launch.wait_for_end(parent)
-    faulthandler.unregister(signal.SIGXCPU)
-    faulthandler.unregister(signal.SIGUSR2)
+    _listen_no_more()
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     worker.channel.close()
     if worker.scales is not None:

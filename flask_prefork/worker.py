@@ -16,8 +16,10 @@ import typing as t
 from collections.abc import Sequence
 
 from . import faults
+from . import forks
 from . import parking
 from . import scales
+from . import socket_modes
 from .channel import Frame
 from .channel import Kind
 from .channel import receive_one
@@ -56,6 +58,7 @@ class Worker:
     :param settings: All settings.
 
     :ivar promotion: What a zygote begins with that it is to leave behind, if any.
+    :ivar deadline: When it will be killed, if it was told to end.
     """
 
     def __init__(
@@ -73,12 +76,9 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.settings = settings
-        #: Set while the app runs (http.contract.Monitor).
-        self.abortable = False
+        self.abortable = False  # set while the app runs (http.contract.Monitor)
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
-        #: Whether this is no worker, but the child of one.
-        self.disowned = False
         #: TLS connections can't move to another process.
         self.stays = any(server.ssl_context is not None for server in servers)
         self.queues = [Listener(server.socket, "") for server in servers]
@@ -87,17 +87,18 @@ class Worker:
             wait = select.poll()
             wait.register(server.socket, select.POLLIN)
             self.waits.append(wait)
+            server.watch(self)
         self.requests = 0
         self.connections = 0
         self._reported = 0
         self.scales = scales.of(settings)
         self.promotion: Inherited | None = None
+        self.deadline: float | None = None
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
+        self._waiter: Waiter | None = None
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
-        for server in servers:
-            server.watch(self)
 
     # What the servers tell and ask (http.contract.Monitor)
 
@@ -162,16 +163,12 @@ class Worker:
         that an end is closed. Or it returns from the view like its parent, and
         must not answer a second time; perhaps in the middle of the next response.
         """
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (self.channel.fileno(), self._serving):
-            if fd >= 0:
-                # Not closed: another file would get the number.
-                os.dup2(null, fd, inheritable=False)
-        os.close(null)
+        ours = [self.channel, *(server.socket for server in self.servers)]
+        waiter = self._waiter.fileno() if self._waiter is not None else -1
+        forks.blind([self._serving, waiter, *(one.fileno() for one in ours)])
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
-        self.disowned = True
         for server in self.servers:
             server.access_log = False
 
@@ -195,7 +192,9 @@ class Worker:
             self._run_ordered()
 
     def _run_ordered(self) -> None:
-        waiter = Waiter(self.channel, []) if self.scales is not None else None
+        if self.scales is not None:
+            self._waiter = Waiter(self.channel, [])
+        waiter = self._waiter
         while True:
             if waiter is not None:
                 self._settle(waiter)
@@ -206,7 +205,7 @@ class Worker:
     def _run_blocking(self) -> None:
         # Not accept() itself, which nothing but a signal could end; and
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
-        waiter = Waiter(self.channel, [s.socket for s in self.servers])
+        waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
             self._settle(waiter)
             index = None if self._is_handed(waiter) else waiter.wait()
@@ -237,6 +236,8 @@ class Worker:
         """
         if frame.generation != self.generation:
             return False
+        if frame.kind in (Kind.RETIRE, Kind.PROMOTE):
+            self.deadline = frame.moment or None
         if frame.kind is Kind.ORDER:
             if self._fault is not None:
                 self._fault()
@@ -244,11 +245,12 @@ class Worker:
         elif frame.kind is Kind.RESUME and fds:
             if not self._report(Kind.BUSY, taken=1):
                 return False
-            self._resume(frame, socket.socket(fileno=fds[0]))
+            self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
             if self.settings.dispatch == "blocking":
                 self._take_turn()
         elif frame.kind is Kind.PROMOTE and fds:
-            self.promotion = Inherited(socket.socket(fileno=fds[0]), frame.argument)
+            control = socket_modes.adopt(fds[0], blocking=True)
+            self.promotion = Inherited(control, frame.argument)
             return False
         else:
             return False  # RETIRE
@@ -288,8 +290,9 @@ class Worker:
         self._serving = connection.fileno()
         parked = self.servers[index].serve(connection, address, resumed)
         self._serving = -1
-        if self.disowned:
-            # The app has forked, and this is its child (SpamAssassin bug 4370).
+        if forks.is_foreign():
+            # The app has forked, and this is its child, not the worker
+            # (SpamAssassin bug 4370).
             os._exit(0)
         if parked is None:
             return
@@ -379,7 +382,7 @@ class Worker:
         """Tell the dispatcher what this worker has for itself."""
         frame = scales.frame(self.generation, self.slot)
         self.entry.grow(scales.growth.most())
-        self._send(frame)
+        self.send(frame)
 
     def _report(self, kind: Kind, taken: int = 0) -> bool:
         """Tell the dispatcher; ``False`` if it is gone. See :attr:`.Kind.BUSY`."""
@@ -390,9 +393,10 @@ class Worker:
             served, self._reported = self.requests - self._reported, self.requests
         else:
             self.entry.take()
-        return self._send(Frame(kind, self.generation, self.slot, served, flags=taken))
+        return self.send(Frame(kind, self.generation, self.slot, served, flags=taken))
 
-    def _send(self, frame: Frame) -> bool:
+    def send(self, frame: Frame) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone."""
         try:
             os.write(self.channel.fileno(), frame.encode())
         except OSError:

@@ -15,11 +15,15 @@ import socket
 import time
 import typing as t
 
+from . import at_exit
 from . import faults
 from . import footprint
+from . import forks
 from . import launch
+from . import leaving
 from . import reloader
 from . import size
+from . import socket_modes
 from . import sockets
 from .channel import close_all
 from .channel import Frame
@@ -31,7 +35,6 @@ from .channel import write_document
 from .fork_pipes import Own
 from .http.server import PreforkServer
 from .launch import Inherited
-from .lifecycle import leave
 from .lifecycle import Lifecycle
 from .scoreboard import Bank
 from .settings import Settings
@@ -101,7 +104,10 @@ class Zygote:
         #: Slots of the workers that are alive, by pid.
         self.workers: dict[int, int] = {}
         self._prepared = False
+        #: The end of a channel that is for the next worker, or -1.
+        self._handed = -1
         self._released = False
+        self._handed_on = False
         self._fault = faults.at("zygote-fork")
         self._watcher = 0
         self._leash: socket.socket | None = None
@@ -110,12 +116,12 @@ class Zygote:
         """Serve the dispatcher until it lets go of the control socket."""
         if hasattr(os, "pidfd_open"):
             self.parent = os.pidfd_open(os.getppid())
-        self._wake_up, self._signalled = socket.socketpair()
-        for end in (self._wake_up, self._signalled):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._wake_up, self._signalled = socket_modes.pair(blocking=False)
+        forks.handle(signal.SIGCHLD, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         launch.ignore_foreign_signals()
+        forks.when_app_forks(self._disown)
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
@@ -142,6 +148,18 @@ class Zygote:
         self._wait_for_workers()
         # The watcher's end may be told when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
+        self._finish()
+
+    def _finish(self) -> None:
+        """End what the app runs here, before the interpreter does so without an end."""
+        name = f"The zygote (pid {os.getpid()})"
+        now = time.monotonic()
+        leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
+        finished = leaving.finish_threads(now + _LAST_MOMENT, name)
+        if self._handed_on:
+            at_exit.quit_now(0)
+        if not finished:
+            at_exit.run(0)
 
     def _weight(self) -> int:
         """KiB of what was loaded, if there is a budget for it."""
@@ -154,8 +172,8 @@ class Zygote:
 
         What changes from then on is seen.
         """
-        ours, theirs = socket.socketpair()
-        self._watcher = os.fork()
+        ours, theirs = socket_modes.pair()
+        self._watcher = forks.fork()
         if not self._watcher:
             try:
                 signal.set_wakeup_fd(-1)
@@ -178,7 +196,11 @@ class Zygote:
             self._spawn(frame.slot, fds.pop(0))
         elif frame.kind is Kind.RELEASE:
             self._released = True
+        elif frame.kind is Kind.HANDED_ON:
+            self._handed_on = True
+            at_exit.hand_on()
         elif frame.kind is Kind.READY:
+            at_exit.inherit()
             self.life.ready(bool(frame.argument))
         elif frame.kind is Kind.RESIZED:
             self.life.resized(frame.argument)
@@ -194,23 +216,25 @@ class Zygote:
         self.bank = Bank(fds[0], self.generation)
         close_all([fds.pop(0)])
         for host, inherited in hosts:
-            sock = socket.socket(fileno=fds.pop(0))
+            sock = socket_modes.adopt(fds.pop(0), blocking=False)
             if not inherited:
                 self.own.append(sock)
             self.servers.append(self.make_server(sock, host))
 
     def _spawn(self, slot: int, fd: int) -> None:
+        self._handed = fd
         wanted = self.life.before_fork()
+        self._handed = -1
         if wanted and not self._prepared:
             self._prepare(fd)
-        channel = socket.socket(fileno=fd)
+        channel = socket_modes.adopt(fd, blocking=True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             if not wanted:
                 raise OSError(errno.ECANCELED, "a hook has failed")
             if self._fault is not None:
                 self._fault()
-            pid = os.fork()
+            pid = forks.fork(at_exit.begin)
             if not pid:
                 self._become_worker(slot, channel, mask)
         except OSError as e:
@@ -279,7 +303,7 @@ class Zygote:
         life = self.life.of(begin.generation)
         # No watcher: an app whose files are watched isn't for long.
         Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
-        leave(0)
+        at_exit.run(0)
 
     def _tell_of(self, slot: int, pid: int) -> None:
         fds = []
@@ -319,6 +343,16 @@ class Zygote:
                 self._watcher = 0
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
                     send_one(self.control, Frame(Kind.CHANGED, self.generation))
+
+    def _disown(self) -> None:
+        """In a process that the app has forked: let go of what is the zygote's."""
+        signal.set_wakeup_fd(-1)
+        ours = [self.control, self._wake_up, self._signalled, self._leash]
+        ours += [server.socket for server in self.servers]
+        mine = [self.parent, self._handed]
+        forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
+        if self.bank is not None:
+            self.bank.detach()
 
     def _forget_parent(self) -> None:
         if self.parent >= 0:

@@ -21,6 +21,10 @@ class FakePool(list[str]):
 
     recycles = False
 
+    @property
+    def total(self) -> int:
+        return len(self)
+
 
 class FakeWorker:
     """One that has served for long."""

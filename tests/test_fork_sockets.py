@@ -108,8 +108,12 @@ def test_one_that_is_new(kind: int) -> None:
 def test_one_that_listens_where_the_system_does_not_tell(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def getsockopt(*args: int) -> int:
-        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+    original = socket.socket.getsockopt
+
+    def getsockopt(sock: socket.socket, level: int, option: int) -> int:
+        if option == socket.SO_ACCEPTCONN:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        return original(sock, level, option)
 
     monkeypatch.setattr(socket.socket, "getsockopt", getsockopt)
     (finding,) = told_of(peer.sock)

@@ -194,7 +194,7 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_file_is_of_a_readers_size(name: str) -> None:
     lines = MODULES[name].read_text().count("\n")
-    assert lines <= 400
+    assert lines <= 600
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -142,6 +142,43 @@ def test_recycling_starts_the_replacement_first_and_is_one_at_a_time() -> None:
     assert new.slot == 1
 
 
+def test_who_only_finishes_is_in_nobodys_way() -> None:
+    pool = Pool(2)
+    one = pool.spawn(0.0)
+    assert one is not None
+    pool.report(one, Event.IDLE, 0.0)
+    # By itself, or because it was told to retire; once.
+    for _ in range(2):
+        pool.finish(one, 1.0)
+        assert (one.state, pool.total, len(pool)) == (State.RETIRING, 0, 1)
+    other = pool.spawn(1.0)
+    assert other is not None
+    assert (other.slot, pool.total, len(pool)) == (1, 1, 2)
+    assert pool.overdue(1.0 + pool.timeouts.retire) == [other, one]
+    pool.report(one, Event.KILL, 31.0)
+    assert pool.total == 1
+    pool.report(one, Event.EXIT, 31.0)
+    assert (pool.total, len(pool)) == (1, 1)
+    # What is late changes nothing.
+    pool.finish(one, 32.0)
+    assert pool.total == 1
+
+
+def test_recycling_goes_on_beside_one_that_only_finishes() -> None:
+    pool = Pool(3, max_requests=1)
+    workers = [pool.spawn(0.0), pool.spawn(0.0)]
+    for worker in workers:
+        assert worker is not None
+        pool.report(worker, Event.IDLE, 0.0, 1)
+    _, old = pool.recycle(0.0, room=False)
+    assert old is workers[0]
+    assert old is not None
+    pool.report(old, Event.RETIRE, 0.0)
+    assert pool.recycle(0.0, room=False) == (None, None)
+    pool.finish(old, 0.0)
+    assert pool.recycle(0.0, room=False) == (None, workers[1])
+
+
 def test_recycling_without_room_retires_first() -> None:
     pool = idle_pool(2, 2, max_requests=1)
     worker = pool.lowest_idle()

@@ -289,6 +289,7 @@ def test_is_served_when_nobody_waits(hall: MakeHall) -> None:
     generation: t.Any = room.generation
     assert room.queues.is_served(generation)
     room.park()
+    room.now += 1
     assert room.queues.is_served(generation), "no request has begun on it"
 
     room.listeners[0].arrive()
@@ -308,6 +309,21 @@ def test_is_not_served_while_a_request_has_begun(hall: MakeHall, wait: Wait) -> 
     assert not room.queues.is_served(generation)
     generation.pool.report(generation.workers[0], Event.EXIT, 0.0)
     assert room.queues.is_served(generation), "nobody is left who could serve"
+
+
+def test_is_not_served_while_a_request_may_be_on_its_way(hall: MakeHall) -> None:
+    room = hall(1)
+    generation: t.Any = room.generation
+    room.park()
+    room.now += 0.5
+    _, last = room.park()
+    room.now += 0.7
+    assert not room.queues.is_served(generation), "it has only been told to go on"
+    assert room.queues.deadline() == pytest.approx(room.now + 0.3)
+    last.send(b"G")
+    assert len(room.turn()) == 1
+    generation.busy(0)
+    assert room.queues.is_served(generation), "the other one had a second"
 
 
 def test_close(hall: MakeHall) -> None:

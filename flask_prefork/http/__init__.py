@@ -24,6 +24,7 @@
         tls_app_socket.py the socket of a TLS one
         traffic.py        what the kernel has counted on it
       on_demand.py attributes of a handler that are made when asked for
+      writer.py   wfile, for who writes past the response
     introduction.py the PROXY header before a connection's first byte
       proxy_protocol.py PURE: bytes to whom it is from
     forwarded.py  PURE: X-Forwarded-*
@@ -31,6 +32,7 @@
     request_id.py a request's id
     checks.py     the settings about proxies and the log
     wire.py       a client's socket: every wait has a deadline
+    telling.py    the same for werkzeug's own handler, which knows no deadlines
     tls.py        the same for TLS, and the handshake
     contract.py   limits, and what a worker and this package say to each other
     errors.py     what goes wrong, with the status it is answered with

@@ -1,17 +1,19 @@
 """``wsgi.input``: a request's body and not a byte more.
 
 The handler makes one for each request whose body isn't there with its head. The app
-reads it; what it leaves, the handler drains or ends the connection.
+reads it. When the response begins, what is left decides whether the connection goes on.
 """
 
 from __future__ import annotations
 
 import io
+import time
 import typing as t
 
 from .chunked import Decoder
 from .contract import Limits
 from .errors import BodyError
+from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .wire import CHUNK
 from .wire import Pace
@@ -29,6 +31,7 @@ class Body(io.RawIOBase):
     :param expects: Whether the client waits for ``100 Continue``, which is sent
         when the app reads first.
 
+    :ivar expects: Whether it still does.
     :ivar done: Whether the body was read to its end.
     :ivar failed: Why it never will be. Every further read fails with it too: the
         place of the next request is unknown.
@@ -72,24 +75,70 @@ class Body(io.RawIOBase):
         """
         return b"".join(iter(lambda: self.read(_PART), b""))
 
+    @property
+    def arrived(self) -> bool:
+        """Whether nothing of it is left on the wire: what comes next there is the next
+        request."""
+        raise NotImplementedError
+
     def _fill(self, view: memoryview) -> int:
         raise NotImplementedError
 
-    def drain(self, limit: int) -> bool:
-        """Read what is left, as far as it is there.
+    def _hold(self, data: bytes, limit: int) -> bool:
+        """Take some of what was looked at, to be read later.
 
-        :param limit: Give up if it is more bytes than this.
-        :return: Whether the body's end was reached.
+        :return: Whether what is held is within the limit.
         """
-        scratch = bytearray(min(limit, CHUNK))
-        while not self.done:
-            if limit <= 0 or self.failed or self.expects or not self._wire.wait(0):
-                return False
-            try:
-                limit -= self.readinto(scratch)
-            except (BodyError, ClientDisconnected):
-                return False
+        raise NotImplementedError
+
+    def fetch(self, limit: int, seconds: float) -> bool:
+        """Take what is left from the wire, if it is little and there in a moment. The
+        app can still read it.
+
+        :param limit: Hold at most about so many bytes.
+        :param seconds: Wait for at most so long in all.
+        :return: Whether nothing is left.
+        """
+        wire = self._wire
+        deadline = time.monotonic() + seconds
+        try:
+            while not self.arrived:
+                if self.failed or self.expects:
+                    return False
+                data = wire.look()
+                if data:
+                    if not self._hold(data, limit):
+                        return False
+                elif data is not None:
+                    return False
+                else:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or not wire.wait(left):
+                        return False
+        except (BodyError, ClientDisconnected) as e:
+            self.failed = e
+            return False
         return True
+
+
+class Input(io.BufferedReader):
+    """A body as a file: ``wsgi.input``.
+
+    :param body: The body.
+    """
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body, CHUNK)
+
+    def readinto(self, buffer: t.Any) -> int:
+        """As :class:`io.BufferedReader`; werkzeug's ``LimitedStream`` calls this.
+
+        :raises BodyRefused: Instead of :exc:`.BodyError`, see there.
+        """
+        try:
+            return super().readinto(buffer)
+        except BodyError as e:
+            raise BodyRefused(e.status, e.reason) from e
 
 
 class LengthBody(Body):
@@ -100,9 +149,30 @@ class LengthBody(Body):
 
     def __init__(self, wire: Wire, limits: Limits, expects: bool, length: int) -> None:
         super().__init__(wire, limits, expects)
+        #: Bytes on the wire, and those before them that were taken from there.
         self._left = length
+        self._held = bytearray()
+
+    @property
+    def arrived(self) -> bool:
+        return not self._left
+
+    def _hold(self, data: bytes, limit: int) -> bool:
+        if self._left > limit:
+            return False
+        data = data[: self._left]
+        self._wire.take(len(data))
+        self._held += data
+        self._left -= len(data)
+        return True
 
     def _fill(self, view: memoryview) -> int:
+        if self._held:
+            count = min(len(view), len(self._held))
+            view[:count] = self._held[:count]
+            del self._held[:count]
+            self.done = not self._left and not self._held
+            return count
         count = self._wire.read_into(view[: self._left], self._pace)
         if count <= 0:
             if not view:
@@ -130,7 +200,7 @@ class ChunkedBody(Body):
         :return: The content if that was all of it.
         :raises BodyError: 400 or 413.
         """
-        content, used = self._decoder.feed(data)
+        content, used = self._decoder.feed(data, time.monotonic())
         if used:
             self._wire.take(used)
             self.expects = False
@@ -140,12 +210,24 @@ class ChunkedBody(Body):
         self._content = memoryview(content)
         return None
 
+    @property
+    def arrived(self) -> bool:
+        return self._decoder.done
+
+    def _hold(self, data: bytes, limit: int) -> bool:
+        if len(self._content) > limit:
+            return False
+        content, used = self._decoder.feed(data, time.monotonic())
+        self._wire.take(used)
+        self._content = memoryview(self._content.tobytes() + content)
+        return True
+
     def _fill(self, view: memoryview) -> int:
         while not self._content and not self._decoder.done:
             data = self._wire.look_on(self._pace)
             if not data:
                 raise _broken(-1 if data is None else 0)
-            content, used = self._decoder.feed(data)
+            content, used = self._decoder.feed(data, time.monotonic())
             self._wire.take(used)
             self._pace.account(0, used)
             self._content = memoryview(content)

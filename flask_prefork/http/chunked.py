@@ -8,13 +8,16 @@ from .contract import Limits
 from .errors import BodyError
 from .head import TOKEN
 
-#: A chunk's size; 15 digits are below 2**60. An extension has a name and may have
-#: a value, and its blanks are "bad" ones (7.1.1): only what is harmless.
+#: A chunk's size; 15 digits are below 2**60, and zeros before them are good however
+#: many they are (7.1), as long as the line is short enough. An extension has a name and
+#: may have a value, and its blanks are "bad" ones (7.1.1): only what is harmless.
 _SIZE = re.compile(
-    rb"([0-9A-Fa-f]{1,15})"
+    rb"0*([0-9A-Fa-f]{1,15})"
     rb"((?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|"
     rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\"))?)*)\r\n"
 )
+#: What nearly all chunks but the last one begin with.
+_PLAIN_SIZE = re.compile(rb"0{0,1000}([1-9A-Fa-f][0-9A-Fa-f]{0,14})\r\n")
 _TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 
@@ -23,6 +26,12 @@ _LINE_LIMIT = 1024
 #: Bytes of all lines with sizes for each chunk that a body may have: chunks that
 #: are mostly extension are nobody's need.
 _EXTENSION_LIMIT = 16384
+
+#: What frames the chunks may take half as many bytes as the content, so many bytes
+#: more, and so many more each second: whoever sends a byte at a time as it comes may do
+#: so for ever, but a million of them at once cost more to decode than they are worth.
+_OVERHEAD_GRACE = 262144
+_OVERHEAD_RATE = 65536
 
 _AT_SIZE, _IN_DATA, _AT_DATA_END, _AT_TRAILER, _DONE = range(5)
 
@@ -39,8 +48,11 @@ class Decoder:
         "_left",
         "_limits",
         "_line",
+        "_now",
+        "_overhead",
         "_size",
         "_state",
+        "_trailer_size",
         "_trailers",
     )
 
@@ -52,23 +64,34 @@ class Decoder:
         self._size = 0
         self._extensions = 0
         self._trailers = 0
+        self._trailer_size = 0
+        #: Bytes of framing above those that the content and the time have paid for.
+        self._overhead = 0.0
+        self._now = 0.0
 
     @property
     def done(self) -> bool:
         return self._state == _DONE
 
-    def feed(self, data: bytes) -> tuple[bytes, int]:
+    def feed(self, data: bytes, now: float) -> tuple[bytes, int]:
         """Take more of the body.
 
         :param data: What came; may go beyond the body's end.
+        :param now: When, in monotonic seconds.
         :return: The content, and how many bytes of the data belong to the body:
             all, unless the body is done.
         :raises BodyError: 400 for bad framing, 413 for more than the limit.
         """
-        pieces = []
+        self._overhead = max(0, self._overhead - (now - self._now) * _OVERHEAD_RATE)
+        self._now = now
+        pieces: list[bytes] = []
         position = 0
         size = len(data)
         while position < size and self._state != _DONE:
+            if self._state == _AT_SIZE and not self._line:
+                position = self._take_whole(data, position, pieces)
+                if position == size:
+                    break
             if self._state == _IN_DATA:
                 piece = data[position : position + self._left]
                 pieces.append(piece)
@@ -79,6 +102,36 @@ class Decoder:
             else:
                 position = self._take_line(data, position)
         return b"".join(pieces), position
+
+    def _take_whole(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        """Take chunks that are there as a whole, and as plain as most are.
+
+        :return: Where the first begins that isn't.
+        """
+        while found := _PLAIN_SIZE.match(data, position):
+            start = found.end()
+            length = int(found[1], 16)
+            end = start + length
+            if not data.startswith(b"\r\n", end):
+                break
+            self._account(start - position, length)
+            pieces.append(data[start:end])
+            position = end + 2
+        return position
+
+    def _account(self, line: int, length: int) -> None:
+        """Account for a chunk.
+
+        :param line: Bytes of the line with its size,
+        :param length: and of its content.
+        """
+        self._size += length
+        if self._limits.body and self._size > self._limits.body:
+            raise BodyError(413, "body too large")
+        overhead = self._overhead + line + 2 - length / 2
+        if overhead > _OVERHEAD_GRACE:
+            raise BodyError(400, "chunks too small")
+        self._overhead = overhead if overhead > 0 else 0
 
     def _take_line(self, data: bytes, position: int) -> int:
         limit = 2 if self._state == _AT_DATA_END else _LINE_LIMIT
@@ -112,9 +165,7 @@ class Decoder:
         if self._extensions > _EXTENSION_LIMIT:
             raise BodyError(400, "too many chunk extensions")
         self._left = int(found[1], 16)
-        self._size += self._left
-        if self._limits.body and self._size > self._limits.body:
-            raise BodyError(413, "body too large")
+        self._account(len(line), self._left)
         self._state = _IN_DATA if self._left else _AT_TRAILER
 
     def _end_trailer(self, line: bytes) -> None:
@@ -125,6 +176,9 @@ class Decoder:
             return
         if not _TRAILER.fullmatch(line):
             raise BodyError(400, "malformed trailer")
+        self._trailer_size += len(line)
+        if self._trailer_size > self._limits.head:
+            raise BodyError(400, "trailers too large")
         self._trailers += 1
         if self._trailers > self._limits.fields:
             raise BodyError(400, "too many trailers")

@@ -35,37 +35,36 @@ MOMENT = 0.001
 #: Seconds of each wait for a client that stays with its worker, between looks at
 #: what goes on around.
 STEP = 0.25
+#: The same while the client was promised that it may ask for more.
+_IDLE_STEP = 0.02
 #: A head above this many bytes, or one that is left in a full buffer, is kept by the
 #: worker: the kernel may hold no more, and then there would never be news to wake for.
 _BULK = 32768
 #: Seconds for the rest of such a head.
 _BULK_TIMEOUT = 1.0
-#: Seconds a TLS connection may wait for its next request, since it can't be parked.
-_TLS_KEEP_ALIVE = 1.0
-#: Seconds to look for what still comes after the last response, and bytes of it.
+#: Seconds a connection that can't be parked may wait for its next request.
+_HELD_KEEP_ALIVE = 1.0
+#: Seconds to look for what still comes after the last response, also while others wait,
+#: and bytes of it.
 _LINGER = 1.0
 _LINGER_CROWDED = 0.1
 _LINGER_BYTES = 1 << 20
 
 
-def linger(wire: Wire, crowded: bool) -> None:
+def linger(wire: Wire, crowded: t.Callable[[], bool]) -> None:
     """End a connection whose client may still be sending.
 
-    :param crowded: Whether others wait.
+    :param crowded: Tells whether others wait.
     """
-    wire.linger(_patience(crowded), _LINGER_BYTES)
+    wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CROWDED, crowded)
 
 
-def _patience(crowded: bool) -> float:
-    return _LINGER_CROWDED if crowded else _LINGER
-
-
-def end_taken(taken: Offer, wire: Wire, crowded: bool) -> None:
+def end_taken(taken: Offer, wire: Wire, crowded: t.Callable[[], bool]) -> None:
     """End a connection that the app has taken over, and now left.
 
     :param crowded: See :func:`linger`.
     """
-    taken.wait_for_threads(_patience(crowded))
+    taken.wait_for_threads(_LINGER_CROWDED if crowded() else _LINGER)
     if wire.sock.gettimeout() is not None:
         # With a timeout each look is a wait of its own.
         wire.sock.settimeout(None)
@@ -93,6 +92,8 @@ class ConnectionHandler(WSGIRequestHandler):
     head: Head | None = None
     close_connection = True
     parked: Parked | None = None
+    #: Until when it has its worker though others wait.
+    _slice_end = 0.0
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
@@ -158,16 +159,17 @@ class ConnectionHandler(WSGIRequestHandler):
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
         if self._offer is not None and self.wire.taken:
-            end_taken(self._offer, self.wire, self.server.monitor.crowded())
+            end_taken(self._offer, self.wire, self.server.monitor.crowded)
         elif self._linger:
-            linger(self.wire, self.server.monitor.crowded())
+            linger(self.wire, self.server.monitor.crowded)
         elif not self.wire.finished:
             self.wire.finish()
 
     def _serve(self) -> Parked | None:
-        limits = self.server.limits
+        limits, monitor = self.server.limits, self.server.monitor
         resumed = self._resumed
         start = time.monotonic()
+        self._slice_end = start + limits.slice
         deadline = start + limits.header_timeout
         if resumed is not None and resumed.kind == HEAD:
             self.wire.low_water(1)
@@ -184,7 +186,7 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.close_connection:
                 return None
             now = time.monotonic()
-            if now - start > limits.slice and self.server.monitor.crowded():
+            if self._can_park() and now > self._slice_end and monitor.crowded():
                 return self._give_turn(now)
             waiting = self._wait_idle(now + limits.keep_alive)
             if waiting is not True:
@@ -197,35 +199,52 @@ class ConnectionHandler(WSGIRequestHandler):
     def _can_park(self) -> bool:
         return self.server.can_park and self.wire.plain and not self.wire.buffer
 
+    def may_go_on(self) -> bool:
+        """Whether the connection may go on after the response that begins now.
+
+        Asked when its head is made, which tells the client (RFC 9112, 9.6): from then
+        on it ends only if the client doesn't use it for a while.
+        """
+        monitor = self.server.monitor
+        if self.server.limits.keep_alive <= 0 or monitor.draining():
+            return False
+        if self._can_park():
+            return True
+        # It has its worker until the next request comes. If that is there, the
+        # connection has its slice as any other.
+        if self.wire.buffer and time.monotonic() <= self._slice_end:
+            return True
+        return not monitor.crowded()
+
     def _give_turn(self, now: float) -> Parked | None:
         """Hand the connection back, because others wait and it had its slice."""
         limits = self.server.limits
         data = self.wire.look()
-        if data == b"" or not self._can_park():
-            # What can't be parked has to end for others to have a turn.
-            self._linger = bool(data)
+        if data == b"":
             return None
         if data is None:
             return Parked(KEEP_ALIVE, now + limits.keep_alive, 0, False)
         return Parked(HEAD, now + limits.header_timeout, len(data), True)
 
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
-        """Wait for the first byte of the next request."""
+        """Wait for the first byte of the next request.
+
+        The client was told that the connection goes on. So it does when the server
+        stops, until the client has had the time to ask for more, and is told then.
+        """
         wire, monitor = self.wire, self.server.monitor
         if wire.buffer or wire.wait(MOMENT):
             return True
-        if monitor.draining() or deadline <= time.monotonic():
-            return None
-        if self._can_park():
-            return Parked(KEEP_ALIVE, deadline, 0, False)
-        if not wire.plain:
-            deadline = min(deadline, time.monotonic() + _TLS_KEEP_ALIVE)
-        while not (monitor.draining() or monitor.crowded()):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            if wire.wait(min(left, STEP)):
+        now = time.monotonic()
+        held_until = min(deadline, now + _HELD_KEEP_ALIVE)
+        while now < held_until:
+            # While the server stops, the dispatcher doesn't wait for what comes from
+            # workers that are on their last connection.
+            if self._can_park() and (not monitor.draining() or monitor.crowded()):
+                return Parked(KEEP_ALIVE, deadline, 0, False)
+            if wire.wait(min(held_until - now, _IDLE_STEP)):
                 return True
+            now = time.monotonic()
         return None
 
     def _read_head(self, deadline: float) -> Parked | t.Literal[True] | None:

@@ -50,7 +50,8 @@ _keys = _Keys()
 
 
 def add_fields(environ: dict[str, t.Any], fields: Fields) -> None:
-    """Add the header fields; what is repeated is joined by commas, in order."""
+    """Add the header fields; what is repeated is joined by commas, in order, and
+    cookies by semicolons: no comma parts them (RFC 9113, 8.2.3)."""
     keys = _keys
     for name, raw in fields:
         key = keys[name]
@@ -58,7 +59,8 @@ def add_fields(environ: dict[str, t.Any], fields: Fields) -> None:
             continue
         value = raw.decode("latin-1")
         if key in environ and key[0] == "H":
-            value = f"{environ[key]},{value}"
+            mark = "; " if key == "HTTP_COOKIE" else ","
+            value = f"{environ[key]}{mark}{value}"
         environ[key] = value
 
 

@@ -22,13 +22,13 @@ class Refused(Exception):
         self.reason = reason
 
 
-class BodyError(HTTPException, OSError):
-    """A request's body can't be read to its end; ``wsgi.input`` raises it.
+class BodyRefused(HTTPException):
+    """A request's body can't be read to its end.
 
-    An :class:`OSError`, because that is what frameworks expect of a stream. An
-    :class:`~werkzeug.exceptions.HTTPException` too: Werkzeug gives its apps the
-    stream of a chunked body as it is, and Flask answers this one with its status,
-    where any other error is a 500 of the app.
+    An :class:`~werkzeug.exceptions.HTTPException`, so that Flask answers it with its
+    status, where any other error is a 500 of the app. Werkzeug's ``LimitedStream``
+    raises a 400 of its own for whatever :class:`OSError` it gets, so it gets this one,
+    which is none.
 
     :param status: The answer if the app gives none: 400 for bad framing, 408 for
         a slow client, 413 for too much.
@@ -39,6 +39,13 @@ class BodyError(HTTPException, OSError):
         super().__init__(reason)
         self.code = self.status = status
         self.reason = reason
+
+
+class BodyError(BodyRefused, OSError):
+    """The same; ``wsgi.input`` raises it.
+
+    An :class:`OSError` too, because that is what frameworks expect of a stream.
+    """
 
 
 class ClientDisconnected(BadRequest, ConnectionError):

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import re
 import time
+import typing as t
 from email.utils import formatdate
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_STATUS = re.compile(r"([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+#: A final status. Those below 200 are followed by another one (RFC 9110, 15), which
+#: here would never come, and HTTP/1.0 knows none of them.
+_STATUS = re.compile(r"([2-5][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
 _CONTROL = bytes([*range(9), *range(10, 32), 127])
 
-_PLAIN, _LENGTH, _DATE, _SERVER, _HOP = range(5)
-#: What a field means to the server, by its name in lower case. The hop-by-hop ones
-#: are those of wsgiref: the server owns the connection.
+_PLAIN, _LENGTH, _DATE, _SERVER, _CONNECTION, _DROPPED, _UPGRADE, _CODING = range(8)
+#: What a field means to the server, by its name in lower case. The connection is the
+#: server's (PEP 3333). What an app says of it is dropped as a gateway has to do
+#: (RFC 9110, 7.6.1), and so is what only a request or a trailer section gives a sense.
+#: An Upgrade field stays: a 426 must have it (15.5.22).
 _MEANINGS = {
     "content-length": _LENGTH,
     "date": _DATE,
     "server": _SERVER,
-    "connection": _HOP,
-    "keep-alive": _HOP,
-    "proxy-authenticate": _HOP,
-    "proxy-authorization": _HOP,
-    "te": _HOP,
-    "trailers": _HOP,
-    "transfer-encoding": _HOP,
-    "upgrade": _HOP,
+    "connection": _CONNECTION,
+    "keep-alive": _DROPPED,
+    "proxy-connection": _DROPPED,
+    "te": _DROPPED,
+    "trailer": _DROPPED,
+    "trailers": _DROPPED,
+    "transfer-encoding": _CODING,
+    "upgrade": _UPGRADE,
 }
 
 
@@ -67,17 +72,33 @@ def date_line() -> bytes:
     return _now[1]
 
 
-def render(headers: list[tuple[str, str]], software: str) -> tuple[bytes, int | None]:
+class Fields(t.NamedTuple):
+    """An app's header fields.
+
+    :param lines: Those that are sent, but for the Content-Length.
+    :param length: That, if there is one.
+    :param closes: Whether the app wants the connection to end.
+    :param upgrades: Whether it names a protocol to upgrade to: ``Connection`` has to
+        name that field (RFC 9110, 7.8).
+    """
+
+    lines: bytes
+    length: int | None
+    closes: bool = False
+    upgrades: bool = False
+
+
+def render(headers: list[tuple[str, str]], software: str) -> Fields:
     """Make the lines of the header fields.
 
     :param headers: As PEP 3333 has them.
     :param software: For the Server field, unless the app has set one.
-    :return: Lines of all but the Content-Length, and that.
+    :raises TypeError: For what is no string.
     :raises ValueError: For what can't be sent, or isn't the app's to send.
     """
     lines = ["Server: " + software]
     length = None
-    date = server = False
+    date = server = closes = upgrades = False
     for name, value in headers:
         meaning = _names[name]
         if meaning:
@@ -98,10 +119,15 @@ def render(headers: list[tuple[str, str]], software: str) -> tuple[bytes, int | 
                 server = True
                 lines[0] = name + ": " + value
                 continue
-            else:
+            elif meaning == _UPGRADE:
+                upgrades = True
+            elif meaning == _CODING:
                 raise ValueError(
                     f"{name} is about the connection, which is the server's (PEP 3333)"
                 )
+            else:
+                closes |= _asks_for_end(name, value, meaning)
+                continue
         # Not an f-string: what isn't a str must not pass.
         lines.append(name + ": " + value)
     lines.append("")
@@ -109,7 +135,17 @@ def render(headers: list[tuple[str, str]], software: str) -> tuple[bytes, int | 
     # The line ends are the only control characters, if all is well.
     if len(fields) - len(fields.translate(None, _CONTROL)) != 2 * len(lines) - 2:
         raise ValueError("control character in a header's value")
-    return fields if date else date_line() + fields, length
+    return Fields(fields if date else date_line() + fields, length, closes, upgrades)
+
+
+def _asks_for_end(name: str, value: str, meaning: int) -> bool:
+    """Judge a field that is dropped: it must be good, and may ask for the end."""
+    raw = (name + ": " + value).encode("latin-1")
+    if len(raw) != len(raw.translate(None, _CONTROL)):
+        raise ValueError("control character in a header's value")
+    if meaning != _CONNECTION:
+        return False
+    return "close" in [option.strip(" \t") for option in value.lower().split(",")]
 
 
 def _check_status(status: str) -> tuple[int, bytes]:
@@ -117,7 +153,7 @@ def _check_status(status: str) -> tuple[int, bytes]:
         raise TypeError(f"the status must be a str, not {type(status).__name__}")
     found = _STATUS.fullmatch(status)
     if found is None:
-        raise ValueError(f"malformed status: {status!r}")
+        raise ValueError(f"no final status of HTTP (RFC 9110, 15): {status!r}")
     # The space is there even without a phrase (RFC 9112, 4).
     line = f"HTTP/1.1 {found[1]} {found[2] or ''}\r\n".encode("latin-1")
     return int(found[1]), line

@@ -15,7 +15,9 @@ from werkzeug.exceptions import InternalServerError
 
 from .body import Body
 from .body import ChunkedBody
+from .body import Input
 from .body import LengthBody
+from .connection import MOMENT
 from .contract import NullMonitor
 from .contract import SOFTWARE
 from .environ import add_certificate
@@ -23,6 +25,7 @@ from .environ import add_fields
 from .environ import add_target
 from .error_response import error_response
 from .errors import BodyError
+from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
@@ -31,7 +34,6 @@ from .on_demand import made_on_demand
 from .request_log import LoggingHandler
 from .response import Response
 from .takeover import ENDS
-from .wire import CHUNK
 from .writer import Writer
 
 if t.TYPE_CHECKING:
@@ -40,7 +42,7 @@ if t.TYPE_CHECKING:
     from .contract import Monitor
 
 #: Bytes of an unread body that are worth reading to keep the connection.
-_DRAIN = 65536
+_FETCH = 65536
 
 
 class PreforkRequestHandler(LoggingHandler):
@@ -90,9 +92,7 @@ class PreforkRequestHandler(LoggingHandler):
         """The request's body, the same stream as ``wsgi.input``."""
         if self._input is None:
             body = self._body
-            self._input = (
-                io.BytesIO() if body is None else io.BufferedReader(body, CHUNK)
-            )
+            self._input = io.BytesIO() if body is None else Input(body)
         return self._input
 
     @rfile.setter
@@ -180,7 +180,7 @@ class PreforkRequestHandler(LoggingHandler):
         if self.server.access_log:
             self._log_response(error.status, None)
 
-    def _send_simple(self, error: Refused | BodyError, is_head: bool) -> None:
+    def _send_simple(self, error: Refused | BodyRefused, is_head: bool) -> None:
         self.close_connection = True
         self._simple = error_response(
             error.status, error.reason, self.version_string(), not is_head
@@ -229,7 +229,7 @@ class PreforkRequestHandler(LoggingHandler):
         response = self._respond()
         response.start("200 OK", [("Content-Length", "0")])
         response.send([])
-        self.close_connection = not response.keep_alive
+        self._go_on(response)
 
     def _respond(self) -> Response:
         assert self.head is not None
@@ -256,21 +256,32 @@ class PreforkRequestHandler(LoggingHandler):
             self.server.monitor.ending()
         return plain and not persists and "wfile" not in self.made
 
-    def _may_persist(self) -> bool:
-        """Whether the connection may go on, as far as the head can promise it."""
+    def _may_persist(self, wanted: bool) -> bool:
+        """Decide whether the connection goes on after the response, whose head is made
+        now. What it promises is kept.
+
+        :param wanted: Whether the app and the framing let it.
+        """
         assert self.head is not None
-        body = self._body
-        if body is not None and (body.failed or body.expects):
-            # Nobody can tell whether a client that waits for 100 will still send.
-            return False
-        return (
-            self.head.keep_alive
-            and self.server.limits.keep_alive > 0
-            and not self.server.monitor.draining()
+        persists = (
+            wanted
+            and self.head.keep_alive
+            and "wfile" not in self.made
+            and self.may_go_on()
         )
+        body = self._body
+        if body is not None:
+            if persists:
+                # As long as some of the body isn't here, nobody can tell whether the
+                # app will read it; or whether a client that waits for 100 will send.
+                moment = 0.0 if self.server.monitor.crowded() else MOMENT
+                persists = body.fetch(_FETCH, moment)
+            # What is sent from now on belongs to this response.
+            body.expects = False
+        return persists
 
     def _settle(self) -> None:
-        """Make sure that the next request's place is known, or close."""
+        """Close where the next request's place isn't known."""
         assert self.head is not None
         if self.wire.taken:
             self.close_connection = True
@@ -278,12 +289,11 @@ class PreforkRequestHandler(LoggingHandler):
         if self._offer is not None:
             self._offer.release()
             self._offer = None
-        if "wfile" in self.made:
+        if "wfile" in self.made and getattr(self.wfile, "used", True):
             self.close_connection = True
         body = self._body
-        if body is not None and not body.done:
-            if self.close_connection or not body.drain(_DRAIN):
-                self.close_connection = self._linger = True
+        if body is not None and not body.arrived:
+            self.close_connection = self._linger = True
         elif self.close_connection and (self.head.keep_alive or self._excess):
             # The client didn't ask for the end: the next request may be there.
             self._linger = bool(self.wire.look())
@@ -303,7 +313,7 @@ class PreforkRequestHandler(LoggingHandler):
         except ClientDisconnected as e:
             self.connection_dropped(e, environ)
             return
-        except BodyError as e:
+        except BodyRefused as e:
             if not response.status:
                 self._send_simple(e, self.command == "HEAD")
                 response.status = e.status
@@ -312,6 +322,7 @@ class PreforkRequestHandler(LoggingHandler):
             if not response.status:
                 self._send_simple(Refused(503, str(e)), self.command == "HEAD")
                 response.status = 503
+            self._go_on(response)
             return
         except Exception as e:
             self._fail(e, environ, response)
@@ -322,7 +333,12 @@ class PreforkRequestHandler(LoggingHandler):
             self.log_error("The response is longer than its Content-Length.")
         elif response.missing:
             self.log_error("The response is shorter than its Content-Length.")
-        self.close_connection = not response.keep_alive
+        self._go_on(response)
+
+    def _go_on(self, response: Response) -> None:
+        """Let the connection go on if the response has said so. If it was cut short,
+        its end is all that can tell the client."""
+        self.close_connection = not (response.complete and response.keep_alive)
 
     def _execute(
         self, app: t.Any, environ: WSGIEnvironment, response: Response
@@ -353,9 +369,9 @@ class PreforkRequestHandler(LoggingHandler):
             response.reset()
             try:
                 self._execute(InternalServerError(), environ, response)
-                self.close_connection = not response.keep_alive
             except ClientDisconnected as e:
                 self.connection_dropped(e, environ)
+        self._go_on(response)
         self._log_exception(error)
 
     # The environ.

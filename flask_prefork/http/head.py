@@ -325,7 +325,8 @@ def _apply_fields(head: Head) -> None:
         else:
             framed = True
     if host is not None:
-        if host not in _hosts:
+        # An empty one says that the target has no authority (RFC 9112, 3.2).
+        if host and host not in _hosts:
             check_authority(host)
             if len(_hosts) < 256:
                 _hosts.add(host)

@@ -1,6 +1,7 @@
-"""The room in the kernel's buffer for what a client sends.
+"""What the kernel tells of a connection's buffers.
 
-``connection.py`` asks when the rest of a head that it has looked at doesn't come.
+``connection.py`` asks for the room when the rest of a head that it has looked at
+doesn't come, and ``wire.py`` whether a client has its last response.
 """
 
 from __future__ import annotations
@@ -34,3 +35,25 @@ def is_crammed(sock: socket.socket) -> bool:
         return False
     taken, size = struct.unpack_from("=II", info)
     return bool(taken > size // 4)
+
+
+#: States of a connection (``tcp_states.h`` of Linux) in which the other side has not
+#: yet acknowledged our end, and so perhaps not all that went before it.
+_UNSURE = (4, 11)
+
+
+def has_all(sock: socket.socket) -> bool:
+    """Whether the other side's system has all that was sent, the end included.
+
+    That is what a server has to wait for before it closes a connection on which more
+    may come (RFC 9112, 9.6).
+
+    :param sock: Shut down for sending; where its system doesn't tell, it is believed.
+    """
+    if sock.family == socket.AF_UNIX or sys.platform != "linux":
+        return True
+    try:
+        # The first byte of struct tcp_info (tcp(7)).
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in _UNSURE
+    except OSError:
+        return True

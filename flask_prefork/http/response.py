@@ -36,12 +36,14 @@ class Response:
     :param head: The request's.
     :param server: For the Server field.
     :param rate: Bytes per second that the client must take; 0 for any.
-    :param ask: Asked when the head is made: may the connection persist?
+    :param ask: Asked when the head is made: may the connection persist? Told whether
+        it could by what the app has said.
     :param last: Called when the response's last byte is about to be sent, with
         whether the connection persists; tells whether it ends with that byte.
 
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far.
+    :ivar complete: Whether all of it was sent.
     :ivar head: The head as it was sent, empty before.
     """
 
@@ -62,6 +64,7 @@ class Response:
         "_request",
         "_server",
         "_wire",
+        "complete",
         "head",
         "keep_alive",
         "overlong",
@@ -74,7 +77,7 @@ class Response:
         head: Head,
         server: str,
         rate: float,
-        ask: t.Callable[[], bool],
+        ask: t.Callable[[bool], bool],
         last: t.Callable[[bool], bool],
     ) -> None:
         self._wire = wire
@@ -86,7 +89,7 @@ class Response:
         self._pace: Pace | None = None
         self._line: bytes | None = None
         self._left: int | None = None
-        self._chunked = self._bodyless = self.overlong = False
+        self._chunked = self._bodyless = self.overlong = self.complete = False
         self._framing = self.status = 0
         self.head = b""
         self.keep_alive = True
@@ -114,7 +117,8 @@ class Response:
             raise AssertionError("start_response() was called before")
         # Not stored before the fields are found good too.
         checked = statuses[status]
-        self._fields, self._length = render(headers, self._server)
+        self._fields = fields = render(headers, self._server)
+        self._length = fields.length
         self._code, self._line = checked
         return self.write
 
@@ -155,6 +159,8 @@ class Response:
             data = head + data
         if data:
             self._pace = self._wire.write(data, self._pace, self._rate, last)
+        if self._bodyless or self._left == 0:
+            self.complete = True
 
     # What the handler calls.
 
@@ -211,6 +217,8 @@ class Response:
             self._send(b"0\r\n\r\n", self._last(self.keep_alive))
         if self._left:
             self.keep_alive = False
+        else:
+            self.complete = True
 
     def _start_body(self, length: int | None) -> bytes:
         """Decide on the framing, and make the head.
@@ -224,7 +232,7 @@ class Response:
             raise AssertionError("write() before start_response()")
         code = self._code
         request = self._request
-        if code < 200 or code in _SPECIAL or request.method == "HEAD":
+        if code in _SPECIAL or request.method == "HEAD":
             framing = self._frame(code)
         else:
             if self._length is not None:
@@ -238,27 +246,25 @@ class Response:
             else:
                 self.keep_alive = False
                 framing = b""
-        if self.keep_alive:
-            self.keep_alive = self._ask()
+        fields = self._fields
+        self.keep_alive = self._ask(self.keep_alive and not fields.closes)
         if not self.keep_alive:
             connection = b"Connection: close\r\n\r\n"
         elif request.minor:
             connection = b"\r\n"
         else:
             connection = b"Connection: keep-alive\r\n\r\n"
+        if fields.upgrades:
+            connection = _add_upgrade(connection)
         self.status = code
         self._before = self._wire.sent
-        self.head = head = self._line + self._fields + framing + connection
+        self.head = head = self._line + fields.lines + framing + connection
         return head
 
     def _frame(self, code: int) -> bytes:
         """The framing of a response without a body, whatever the app yields
         (RFC 9110, 8.6, 15.3.6 and 15.4.5)."""
         self._bodyless = True
-        if code < 200:
-            # No final response, so nobody would know what comes next.
-            self.keep_alive = False
-            return b""
         if code == 205:
             return b"Content-Length: 0\r\n"
         if code in _SPECIAL:
@@ -291,3 +297,14 @@ class Response:
             self._left -= sent
         self._finish()
         return True
+
+
+def _add_upgrade(connection: bytes) -> bytes:
+    """Name the Upgrade field among the connection's options, as who sends it must
+    (RFC 9110, 7.8).
+
+    :param connection: The Connection field, if any, and the empty line.
+    """
+    line = connection.removesuffix(b"\r\n\r\n")
+    line = b"Connection: upgrade" if line == connection else line + b", upgrade"
+    return line + b"\r\n\r\n"

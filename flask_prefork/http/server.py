@@ -46,6 +46,8 @@ from .proxy_protocol import Malformed
 from .request_id import RequestIds
 from .takeover import ENDS
 from .takeover import Offer
+from .telling import TellingSocket
+from .telling import TellingSSLSocket
 from .tls import shake_hands
 from .tls import TLSWire
 from .tls_app_socket import TLSAppSocket
@@ -149,6 +151,8 @@ class PreforkServer(BaseWSGIServer):
             # tell an end from a cut.
             ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
+        if ssl_context is not None and not self._ours:
+            ssl_context.sslsocket_class = TellingSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
         self.base_environ = self._make_base_environ()
@@ -167,7 +171,11 @@ class PreforkServer(BaseWSGIServer):
         :raises OSError: As ``accept(2)``.
         """
         fd, address = self._accept()
-        return socket.socket(*self._kind, fd), address
+        connection = socket.socket(*self._kind, fd)
+        if socket.getdefaulttimeout() is not None:
+            # The app's default, by which each read without a wait would wait.
+            connection.setblocking(True)
+        return connection, address
 
     def _make_base_environ(self) -> WSGIEnvironment:
         """What all environs of this server have in common."""
@@ -315,7 +323,14 @@ class PreforkServer(BaseWSGIServer):
 
     def _serve_otherwise(self, connection: socket.socket, address: t.Any) -> None:
         """Serve with a handler that is werkzeug's, as socketserver would."""
-        connection.settimeout(self.limits.header_timeout)
+        told: TellingSocket | TellingSSLSocket
+        if isinstance(connection, TellingSSLSocket):
+            told = connection
+            told.progress = self.monitor.progress
+        else:
+            told = TellingSocket.of(connection, self.monitor.progress)
+        told.settimeout(self.limits.header_timeout)
+        connection = told
         try:
             self._handler(connection, address, self)
         except Exception:
@@ -388,6 +403,6 @@ class _Watched:
             if not wire.taken:
                 offered.release()
         if wire.taken:
-            end_taken(offered, wire, monitor.crowded())
+            end_taken(offered, wire, monitor.crowded)
             # The handler ends without a response.
             raise TakenOver

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from .errors import ClientDisconnected
+from .receive_buffer import has_all
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
@@ -32,6 +33,8 @@ _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
 _SENDFILE_MAX = 1 << 24
 
+#: Seconds of each wait for a client that has got its last response.
+_LINGER_STEP = 0.01
 #: Seconds that a client may pause before its rate is judged.
 GRACE = 5.0
 #: Seconds of pause that a client can have earned by being fast.
@@ -368,7 +371,9 @@ class Wire:
         except OSError:
             pass
 
-    def linger(self, seconds: float, limit: int) -> None:
+    def linger(
+        self, seconds: float, limit: int, hurry: float, crowded: Callable[[], bool]
+    ) -> None:
         """Say that nothing more will be sent, and throw away what still comes.
 
         Closing a socket with unread bytes resets the connection, and that may
@@ -376,23 +381,22 @@ class Wire:
 
         :param seconds: Wait for at most so long,
         :param limit: and for so many bytes.
+        :param hurry: So long if others wait, less if it has all and is silent.
         """
         self.finish()
-        deadline = time.monotonic() + seconds
-        scratch = memoryview(bytearray(CHUNK))
+        end, scratch = time.monotonic() + seconds, memoryview(bytearray(CHUNK))
         try:
             while limit > 0:
                 count = self._drop(scratch)
                 if count == 0:
                     return
-                if count is None:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not self.wait(left):
-                        return
-                else:
-                    limit -= count
-                    if time.monotonic() > deadline:
-                        return
+                left = end - time.monotonic()
+                if left <= 0 or (left <= seconds - hurry and crowded()):
+                    return
+                limit -= count or 0
+                heard = count or self.wait(min(_LINGER_STEP, left))
+                if not heard and crowded() and has_all(self.sock):
+                    return
         except ClientDisconnected:
             return
 

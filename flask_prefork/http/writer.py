@@ -1,6 +1,7 @@
-"""``wfile``: the response's side of a connection as a file.
+"""``wfile``: the connection as a file, for handlers that write past the WSGI response.
 
-For handlers that write past the WSGI response.
+The handler makes one when a subclass asks for it, and closes the connection once it was
+used.
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 import io
 import typing as t
 
-if t.TYPE_CHECKING:
-    from .wire import Pace
-    from .wire import Wire
+from .wire import Pace
+from .wire import Wire
 
 
 class Writer(io.RawIOBase):
-    """Writes with the client's deadlines.
+    """The response's side of a connection as a file, with its deadlines.
 
-    :param wire: The connection.
-    :param rate: Bytes per second that the client must take; 0 for any.
+    :ivar used: Whether something was written.
     """
+
+    used = False
 
     def __init__(self, wire: Wire, rate: float) -> None:
         self._wire = wire
@@ -26,15 +27,10 @@ class Writer(io.RawIOBase):
         self._pace: Pace | None = None
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
     def write(self, data: t.Any) -> int:
-        """Send all of it.
-
-        :raises ClientDisconnected: The client left, or doesn't take it in time.
-        :raises TakenOver: The connection isn't ours any more.
-        """
         data = bytes(data)
+        self.used = True
         self._pace = self._wire.write(data, self._pace, self._rate)
         return len(data)

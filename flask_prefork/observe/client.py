@@ -12,6 +12,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from http.client import HTTPException
 
+from .. import socket_modes
 from ..address import Address
 from .json import parse
 from .snapshot import Snapshot
@@ -48,7 +49,7 @@ class _UnixConnection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = socket_modes.make(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 

@@ -13,6 +13,7 @@ import time
 import typing as t
 from collections import deque
 
+from .. import socket_modes
 from ..http.contract import HEAD
 from ..http.contract import KEEP_ALIVE
 from ..http.contract import Limits
@@ -87,9 +88,7 @@ class Door(NullMonitor):
         self._threads = 0
         #: Those that were served, and the bell that tells of it.
         self._back: deque[Guest] = deque()
-        self._ear, self._bell = socket.socketpair()
-        self._ear.setblocking(False)
-        self._bell.setblocking(False)
+        self._ear, self._bell = socket_modes.pair(blocking=False)
         self._open_at = 0.0
         self._server = PreforkServer(site, listener, limits=_LIMITS, access_log=False)
         self._server.watch(self)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import threading
 import time
 import typing as t
@@ -18,6 +17,7 @@ from importlib import metadata
 from .. import launch
 from .. import log
 from .. import privileges
+from .. import socket_modes
 from ..channel import Channel
 from ..channel import Frame
 from ..channel import Kind
@@ -191,7 +191,7 @@ def main(fd: int) -> t.NoReturn:
 
 def _observe(fd: int) -> None:
     os.set_inheritable(fd, False)
-    sock = socket.socket(fileno=fd)
+    sock = socket_modes.adopt(fd, blocking=True)
     send_one(sock, Frame(Kind.PING, 0))
     received = receive_one(sock)
     if received is None:
@@ -201,7 +201,7 @@ def _observe(fd: int) -> None:
     if told["identity"] is not None:
         privileges.drop(privileges.Identity(*told["identity"]))
     about = About(told["pid"], told["begun"], tuple(told["addresses"]), _version())
-    opened = [socket.socket(fileno=one) for one in sockets]
+    opened = [socket_modes.adopt(one, blocking=False) for one in sockets]
     doors = dict(zip(told["doors"], opened, strict=False))
     queues = [Listener(one, "") for one in opened[len(doors) :]]
     observer = Observer(Channel(sock), about, Board(board), queues)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import re
 import typing as t
 from collections.abc import Callable
 
@@ -33,6 +34,11 @@ _CHALLENGES = (
     ("WWW-Authenticate", 'Basic realm="flask_prefork", charset="UTF-8"'),
     ("WWW-Authenticate", 'Bearer realm="flask_prefork"'),
 )
+
+
+#: A host and perhaps a port (RFC 3986, 3.2.2 and 3.2.3): an address in brackets, or
+#: a name or an address without. No userinfo, no zone, nothing that is encoded.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]*)?")
 
 
 class Answer(t.NamedTuple):
@@ -145,11 +151,22 @@ def _is_own_name(host: str) -> bool:
     Any site can give its name our address, and have its pages read what we say:
     to the browser that is the same site (DNS rebinding).
     """
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    if name.lower() in ("", "localhost"):
+    if not host:
+        # A browser tells whom it asks for, always.
+        return True
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    literal, name = found.groups()
+    if literal is None and name.lower().removesuffix(".") == "localhost":
         return True
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        # Only as browsers write them: 0, 127.1 and 0x7f.1 are addresses to some systems
+        # and names to others.
+        if literal is None:
+            ipaddress.IPv4Address(name)
+        else:
+            ipaddress.IPv6Address(literal)
     except ValueError:
         return False
     return True

@@ -223,6 +223,11 @@ def big() -> Iterator[bytes]:
     return itertools.repeat(bytes(65536), int(request.args.get("chunks", 1024)))
 
 
+@app.post("/form")
+def form() -> dict[str, t.Any]:
+    return {**whoami(), "fields": len(request.form)}
+
+
 @app.post("/length")
 def length() -> dict[str, t.Any]:
     return {**whoami(), "length": len(request.get_data())}

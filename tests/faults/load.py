@@ -78,12 +78,14 @@ class Client:
 
     :param url: Where the server is, as its banner says.
     :param keep_alive: Send all requests on one connection, as long as it's kept.
+    :param body: What to post with each, in a segment of its own, instead of a GET.
     """
 
-    def __init__(self, url: str, keep_alive: bool = False) -> None:
+    def __init__(self, url: str, keep_alive: bool = False, body: bytes = b"") -> None:
         scheme, _, self.address = url.partition("://")
         self.unix = scheme == "unix"
         self.keep_alive = keep_alive
+        self.body = body
         self._sock: socket.socket | None = None
         self._context: ssl.SSLContext | None = None
         if scheme == "https":
@@ -106,13 +108,19 @@ class Client:
         begun = time.monotonic()
         kept = self._sock is not None
         connection = "keep-alive" if self.keep_alive else "close"
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}"
+        method = "POST" if self.body else "GET"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}"
+        )
+        if self.body:
+            head += f"\r\nContent-Length: {len(self.body)}"
         try:
             sock = self._sock = self._sock or self._connect()
             # It holds the socket open, too.
             with HTTPResponse(sock) as response:
                 try:
                     sock.sendall(f"{head}\r\n\r\n".encode())
+                    sock.sendall(self.body)
                     response.begin()
                 except ConnectionError:
                     if kept:
@@ -166,6 +174,7 @@ class Load:
     :param clients: How many.
     :param keep_alive: See :class:`Client`.
     :param path: What they ask for.
+    :param body: See :class:`Client`.
     :param gap: How long a client waits between two requests, in seconds.
     """
 
@@ -176,6 +185,7 @@ class Load:
         *,
         keep_alive: bool = False,
         path: str = "/",
+        body: bytes = b"",
         gap: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._path = path
@@ -184,7 +194,7 @@ class Load:
         self._news = threading.Condition()
         self._report = Report([], 0, [], 0)
         self._threads = [
-            threading.Thread(target=self._run, args=(Client(url, keep_alive),))
+            threading.Thread(target=self._run, args=(Client(url, keep_alive, body),))
             for _ in range(clients)
         ]
 

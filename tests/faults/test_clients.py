@@ -143,18 +143,25 @@ def _peer_is_there(server: Server, sock: socket.socket) -> bool:
     )
 
 
-def test_client_sends_its_body_too_slowly(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"]
+)
+@pytest.mark.parametrize("path", [b"/length", b"/form"])
+def test_client_sends_its_body_too_slowly(
+    serve: Serve, path: bytes, framing: bytes
+) -> None:
     """A client begins a body and doesn't go on.
 
-    When it is slower than --min-data-rate the request ends with an error. Meanwhile
-    others are served by others.
+    When it is slower than --min-data-rate the request ends with 408. Meanwhile others
+    are served by others.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
     with load(server, 1):
-        head = b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
-        data = exchange(server, head + b"body")
-        assert data.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 408 "))
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path, framing)
+        head += b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        data = exchange(server, head + b"5\r\na=b")
+        assert data.startswith(b"HTTP/1.1 408 ")
     assert_undisturbed(server)
 
 

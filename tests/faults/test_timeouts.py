@@ -100,12 +100,16 @@ def test_app_ignores_the_signal_to_end(serve: Serve) -> None:
     server.wait_for_state("III")
 
 
-def test_slow_progress_is_progress(serve: Serve) -> None:
+@pytest.mark.parametrize("handler", ["ours", "werkzeug's"])
+def test_slow_progress_is_progress(serve: Serve, handler: str) -> None:
     """The app sends a byte now and then, for longer than the timeout.
 
-    It is not touched.
+    It is not touched, whatever the request handler.
     """
-    server = serve("fault_views", *FIXED, "--timeout", "1")
+    args = ["--timeout", "1"]
+    if handler != "ours":
+        args += ["--request-handler", "werkzeug.serving:WSGIRequestHandler"]
+    server = serve("fault_views", *FIXED, *args)
     server.wait_for_state("III")
     with load(server):
         answer = get(server, "/slowly?pause=0.25&pieces=10")

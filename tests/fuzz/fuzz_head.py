@@ -47,7 +47,7 @@ def decode(data: bytes, size: int) -> object:
     content = b""
     for piece in pieces(data, size):
         try:
-            content += decoder.feed(piece)[0]
+            content += decoder.feed(piece, 0.0)[0]
         except BodyError as e:
             return e.status
         if decoder.done:

@@ -28,6 +28,20 @@ def length(size: int, more: bytes = b"") -> bytes:
     return POST + b"Content-Length: %d\r\n%b\r\n" % (size, more)
 
 
+FORM = b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+#: Ways in which a view reads its request.
+READERS: dict[str, t.Callable[[], t.Any]] = {
+    "data": lambda: request.get_data(),
+    "form": lambda: request.form,
+    "values": lambda: request.values,
+    "json": lambda: request.get_json(force=True, silent=True),
+    "stream": lambda: request.stream.read(),
+    "lines": lambda: list(request.stream),
+    "raw": lambda: request.environ["wsgi.input"].read(),
+    "raw lines": lambda: request.environ["wsgi.input"].readlines(),
+}
+
+
 def ok(start_response: t.Any, *parts: object) -> list[bytes]:
     start_response("200 OK", [])
     return [repr(parts).encode()]
@@ -133,6 +147,8 @@ def test_malformed_that_comes_later(site: Site) -> None:
     [(b"x\r\n", 400), (b"5\r\nabc", 400), (b"9\r\nabcdefghi\r\n", 413), (b"1", 408)],
 )
 @pytest.mark.parametrize("caught", [False, True])
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("read", READERS)
 def test_flask_answers_what_comes_later(
     make_site: t.Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -140,28 +156,57 @@ def test_flask_answers_what_comes_later(
     body: bytes,
     status: int,
     caught: bool,
+    limited: bool,
+    read: str,
 ) -> None:
     monkeypatch.setattr(wire, "GRACE", 0.5)
     app = Flask("a")
     begun = threading.Event()
 
     @app.post("/")
-    def view() -> bytes:
+    def view() -> str:
         begun.set()
-        return request.get_data()
+        return repr(READERS[read]())
 
+    if limited:
+        # Then werkzeug has a stream of its own in between.
+        app.config["MAX_CONTENT_LENGTH"] = 1000
     if caught:
         # As apps do that answer in JSON.
         app.register_error_handler(HTTPException, lambda e: ({}, e.code))
     site = make_site(app, limits={"body": 8})
     with site.serving() as client:
-        client.sendall(CHUNKED)
+        client.sendall(CHUNKED[:-2] + FORM)
         assert begun.wait(10)
         client.sendall(b"3\r\nabc\r\n" + body)
         if status != 408:
             client.shutdown(socket.SHUT_WR)
         (answer,) = parse(read_all(client))
     assert answer.status == status
+    assert answer.headers["connection"] == "close"
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("data", [b"", b"a=b"])
+def test_flask_answers_a_body_of_known_length_that_stalls(
+    make_site: t.Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    read: str,
+    limited: bool,
+    data: bytes,
+) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.05)
+    app = Flask("a")
+    app.post("/")(lambda: repr(READERS[read]()))
+    if limited:
+        app.config["MAX_CONTENT_LENGTH"] = 1000
+    with make_site(app).serving() as client:
+        client.sendall(length(100, FORM[:-2]) + data)
+        (answer,) = parse(read_all(client))
+    assert answer.status == 408
     assert answer.headers["connection"] == "close"
     assert "Traceback" not in caplog.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import threading
 import typing as t
 
 import pytest
@@ -14,6 +15,7 @@ from harness import read_all
 from harness import Site
 
 from flask_prefork.http import connection as connection_module
+from flask_prefork.http.receive_buffer import has_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -179,6 +181,57 @@ def test_silence_after_a_refusal_is_bounded(
     line.send(BAD)
     assert line.serve() is None
     assert line.answers() == [400]
+
+
+def test_a_refused_client_keeps_nobody_waiting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_LINGER", 3600)
+    for crowded_from_the_start in (False, True):
+        site.monitor.is_crowded = crowded_from_the_start
+        line = Line(site)
+        line.send(BAD)
+        thread = threading.Thread(target=line.serve, daemon=True)
+        thread.start()
+        assert line.answers() == [400]
+        site.monitor.is_crowded = True
+        thread.join(10)
+        assert not thread.is_alive()
+        assert line.is_closed()
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_refused_client_that_goes_on_sending_gets_its_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    monkeypatch.setattr(connection_module, "_LINGER_CROWDED", 3600)
+    site.monitor.is_crowded = crowded
+    with site.serving() as client:
+        client.sendall(BAD)
+        # Much more than fits into the buffers of both sides.
+        for _ in range(90):
+            client.sendall(b"x" * 10_000)
+        client.shutdown(socket.SHUT_WR)
+        assert [a.status for a in parse(read_all(client))] == [400]
+
+
+def test_a_client_has_all_when_its_system_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        connection, _ = listener.accept()
+        with client, connection:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    connection.send(b"x" * 65536)
+            connection.shutdown(socket.SHUT_WR)
+            assert not has_all(connection)
+            while client.recv(65536):
+                pass
+            # Reading its end is later than the acknowledgement is on its way.
+            poll = select.poll()
+            while not has_all(connection):
+                poll.poll(1)
 
 
 def test_an_app_that_exits_closes_its_connection(

@@ -10,6 +10,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from flask import Flask
+from flask import request
+from flask import url_for
 from harness import Site
 from werkzeug.serving import WSGIRequestHandler
 
@@ -19,6 +22,8 @@ REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET / HTTP/1.0\r\n\r\n",
     b"HEAD /a/b?c=d&e HTTP/1.1\r\nHost: a.example:80\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost:\r\n\r\n",
+    b"GET http://b.example/ HTTP/1.1\r\nHost: \r\n\r\n",
     b"GET /a?b?c HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /? HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /%C3%A9%2F%09%25?%C3%A9%0A HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -34,7 +39,7 @@ REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\nx-a: c\r\nX-a: d, e\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nX_A: b\r\nX-B: c\r\nHTTP-X: d\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 3\r\nContent-type: a\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nX: \xe9\r\nCookie: a=b\r\nCookie: c=d\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: \xe9\r\nCookie: a=b; c=d\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nX:  a \t b \r\nY:\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nProxy: x\r\nConnection: close\r\n\r\n",
 ]
@@ -96,6 +101,29 @@ def environ_of(site: Site, data: bytes) -> dict[str, t.Any]:
     site.server.app = app
     site.exchange(data)
     return seen
+
+
+def test_cookies_are_joined_as_cookies(site: Site) -> None:
+    # By a comma, as werkzeug does it, the second would be a part of the first
+    # (RFC 6265, 5.4; RFC 9113, 8.2.3).
+    fields = b"Cookie: a=b\r\ncookie: c=d; e=f\r\nCOOKIE: g=h\r\nX: 1\r\nx: 2\r\n"
+    seen = environ_of(site, b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    assert seen["HTTP_COOKIE"] == "a=b; c=d; e=f; g=h"
+    assert seen["HTTP_X"] == "1,2"
+
+
+def test_flask_serves_an_empty_host(site: Site) -> None:
+    app = Flask("a")
+
+    @app.route("/")
+    def view() -> dict[str, str]:
+        url = url_for("view", _external=True)
+        return {"host": request.host, "url": url}
+
+    stock = app.test_client().get("/", headers={"Host": ""})
+    site.server.app = app
+    (answer,) = site.ask(b"GET / HTTP/1.1\r\nHost:\r\n\r\n")
+    assert (answer.status, answer.body) == (200, stock.data)
 
 
 def test_double_slash_stays(site: Site) -> None:

@@ -79,6 +79,9 @@ ACCEPTED = {
     **{
         f"host {host.decode()}": (get(host=b"Host:" + host + b"\r\n"), {})
         for host in (
+            # The target has no authority (RFC 9112, 3.2).
+            b"",
+            b" \t",
             b" a.example",
             b"a_b-c.example:8080",
             b" 127.0.0.1:1 ",
@@ -96,14 +99,16 @@ REFUSED = {
     # RFC 9112, 3.2, and RFC 3986, 3.2.
     "no host": (400, get(host=b"")),
     "two hosts": (400, get(b"Host: a")),
+    "an empty host and one": (400, get(b"Host:")),
+    "two empty hosts": (400, get(b"Host:", host=b"Host:\r\n")),
     "two hosts in 1.0": (400, b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"),
     "bad host in 1.0": (400, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n"),
     "no host with absolute": (400, b"GET http://a/ HTTP/1.1\r\n\r\n"),
     **{
         f"host {host.decode()!r}": (400, get(host=b"Host:" + host + b"\r\n"))
         for host in (
-            b"",
-            b" ",
+            b":",
+            b":80",
             b" u@a",
             b" a/b",
             b" a,b",

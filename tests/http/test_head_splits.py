@@ -91,7 +91,7 @@ def decode(pieces: t.Iterable[bytes]) -> object:
     taken = 0
     for piece in pieces:
         try:
-            more, used = decoder.feed(piece)
+            more, used = decoder.feed(piece, 0.0)
         except BodyError as e:
             return e.status
         content += more

@@ -200,15 +200,6 @@ def test_no_body_for_status(
     assert "transfer-encoding" not in first.headers
 
 
-@pytest.mark.parametrize("body", [generate, [b"abcd"], []])
-def test_no_body_for_informational(respond: t.Any, body: t.Any) -> None:
-    raw = respond(body, "103 Early Hints", size(4)).exchange(GET + GET)
-    head, _, rest = raw.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 103 ")
-    assert b"Content-Length" not in head
-    assert rest == b""
-
-
 def test_more_than_promised(respond: t.Any, caplog: pytest.LogCaptureFixture) -> None:
     for body in ([b"abcdef"], lambda: iter([b"ab", b"cdef", b"gh"])):
         first, second = respond(body, headers=size(4)).ask(GET + GET)
@@ -241,6 +232,19 @@ def test_endless(respond: t.Any) -> None:
         ("200 \x00", []),
         ("20 OK", []),
         ("2000 OK", []),
+        # No final status, or none of HTTP.
+        ("100 Continue", []),
+        ("101 Switching Protocols", [("Upgrade", "x")]),
+        ("103 Early Hints", [("Link", "</a>")]),
+        ("199 ", []),
+        ("099 OK", []),
+        ("000 ", []),
+        ("600 OK", []),
+        ("999 Denied", []),
+        ("2xx OK", []),
+        (" 200 OK", []),
+        ("+20 OK", []),
+        ("\u0662\u0660\u0660 OK", []),
         ("OK", []),
         ("", []),
         (200, []),
@@ -271,10 +275,13 @@ def test_endless(respond: t.Any) -> None:
         ("200 OK", [("Content-Length", "1"), ("content-length", "1")]),
         ("200 OK", [("Date", "a"), ("Date", "b")]),
         ("200 OK", [("Server", "a"), ("Server", "b")]),
-        ("200 OK", [("Connection", "close")]),
-        ("200 OK", [("keep-alive", "timeout=5")]),
         ("200 OK", [("Transfer-Encoding", "chunked")]),
-        ("200 OK", [("Upgrade", "x")]),
+        ("200 OK", [("transfer-encoding", "identity")]),
+        ("200 OK", [("Connection", "close\r\nX: y")]),
+        ("200 OK", [("Connection", None)]),
+        ("200 OK", [("Keep-Alive", b"timeout=5")]),
+        ("200 OK", [("TE", "\u20ac")]),
+        ("200 OK", [("Upgrade", "x\n")]),
     ],
 )
 def test_what_an_app_must_not_say(
@@ -284,10 +291,59 @@ def test_what_an_app_must_not_say(
         start_response(status, headers)
         return [b"x"]
 
-    first, second = make_site(app).ask(GET + GET)
+    site = make_site(app)
+    first, second = site.ask(GET + GET)
     assert first.status == second.status == 500
     assert b"Internal Server Error" in first.body
     assert "Error on request" in caplog.text
+    assert [a.status for a in site.ask(OLD)] == [500]
+
+
+CLOSED, ALIVE = "close", None
+
+
+@pytest.mark.parametrize(
+    ("headers", "connection"),
+    [
+        ([("Connection", "keep-alive")], ALIVE),
+        ([("connection", "Keep-Alive"), ("Keep-Alive", "timeout=5, max=100")], ALIVE),
+        ([("Connection", "close")], CLOSED),
+        ([("CONNECTION", "Close")], CLOSED),
+        ([("Connection", "close, X-Foo"), ("X-Foo", "a")], CLOSED),
+        ([("Connection", "X-Foo ,\tCLOSE\t")], CLOSED),
+        ([("Connection", "keep-alive"), ("Connection", "close")], CLOSED),
+        ([("Connection", "close"), ("connection", "keep-alive")], CLOSED),
+        ([("Connection", "closed")], ALIVE),
+        ([("Connection", "x=close")], ALIVE),
+        ([("Connection", "")], ALIVE),
+        ([("Connection", ",,")], ALIVE),
+        ([("Proxy-Connection", "close")], ALIVE),
+        ([("Keep-Alive", "close")], ALIVE),
+        ([("TE", "trailers"), ("Trailer", "X"), ("Trailers", "X")], ALIVE),
+        # An upgrade that is offered, and one that isn't.
+        ([("Upgrade", "h2c"), ("Connection", "Upgrade")], "upgrade"),
+        ([("upgrade", "h2c")], "upgrade"),
+        ([("Upgrade", "h2c"), ("Connection", "upgrade, close")], "close, upgrade"),
+        ([("Connection", "upgrade")], ALIVE),
+    ],
+)
+def test_the_connection_is_the_servers(
+    respond: t.Any, headers: t.Any, connection: str | None
+) -> None:
+    site = respond([b"x"], headers=headers)
+    first, *rest = site.ask(GET + GET)
+    assert (first.status, first.body) == (200, b"x")
+    assert first.headers.get("connection") == connection
+    closes = connection is not None and "close" in connection
+    assert len(rest) == (0 if closes else 1)
+    kept = {"connection", "content-length", "date", "server", "upgrade", "x-foo"}
+    assert set(first.headers) <= kept
+    # Who has asked for it is told, unless it ends.
+    old, *_ = site.ask(OLD_ALIVE + OLD_ALIVE)
+    told = connection or "keep-alive"
+    assert old.headers["connection"] == (
+        "keep-alive, upgrade" if told == "upgrade" else told
+    )
 
 
 def test_date_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,9 +485,10 @@ def test_failure_while_closing(
         def close(self) -> None:
             raise ValueError("while closing")
 
-    (answer,) = respond(Failing(b"ab")).ask(GET + GET)
-    assert answer.body == b"ab"
-    assert "while closing" in caplog.text
+    site = respond(lambda: Failing(b"ab"))
+    # The responses are whole, and have said nothing of an end.
+    assert [a.body for a in site.ask(GET + GET)] == [b"ab", b"ab"]
+    assert caplog.text.count("ValueError: while closing") == 2
 
 
 def test_client_that_left_is_no_error(

@@ -284,7 +284,8 @@ def test_no_moment_for_a_head_while_others_wait(
 def test_a_slice_without_parking(make_site: t.Any) -> None:
     site = make_site(limits={"slice": 0}, can_park=False)
     site.monitor.is_crowded = True
-    assert len(site.ask(GET * 3)) == 1
+    (answer,) = site.ask(GET * 3)
+    assert answer.headers["connection"] == "close"
     assert site.results == [None]
 
 

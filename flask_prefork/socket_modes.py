@@ -1,0 +1,64 @@
+"""Sockets of a stated mode, whatever :func:`socket.setdefaulttimeout` was called with.
+
+Each new socket object takes the default timeout of its process, and an app may set one
+while it is loaded: then reads of a back channel would fail after so many seconds. So
+every socket of the server's is made here, but for connections, see
+:meth:`.http.server.PreforkServer.accept`; ``tests/test_socket_modes.py`` checks that.
+"""
+
+from __future__ import annotations
+
+import socket
+
+#: Marks a type of socket: the object is non-blocking, and its descriptor is left as it
+#: is. Only Linux and BSD have it.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+def make(
+    family: int, kind: int, protocol: int = 0, *, blocking: bool = True
+) -> socket.socket:
+    """Make a socket.
+
+    :param family: As ``AF_UNIX``.
+    :param kind: As ``SOCK_STREAM``.
+    :param protocol: As ``IPPROTO_TCP``; 0 is the usual one.
+    :raises OSError: As ``socket(2)``.
+    """
+    return _state(socket.socket(family, kind, protocol), blocking)
+
+
+def pair(*, blocking: bool = True) -> tuple[socket.socket, socket.socket]:
+    """Make two stream sockets that are connected.
+
+    :raises OSError: As ``socketpair(2)``.
+    """
+    ours, theirs = socket.socketpair()
+    return _state(ours, blocking), _state(theirs, blocking)
+
+
+def adopt(fd: int, *, blocking: bool) -> socket.socket:
+    """Own a descriptor from now on. Who shares its open file shares the mode.
+
+    :raises OSError: If it is no socket.
+    """
+    return _state(socket.socket(fileno=fd), blocking)
+
+
+def look_at(fd: int) -> socket.socket:
+    """Own a descriptor whose open file is somebody else's, and keeps its mode.
+
+    The object itself never waits.
+
+    :raises OSError: If it is no socket.
+    """
+    if not _NONBLOCK:
+        return socket.socket(fileno=fd)
+    probe = socket.socket(type=socket.SOCK_STREAM | _NONBLOCK, fileno=fd)
+    kind = probe.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    return socket.socket(type=kind | _NONBLOCK, fileno=probe.detach())
+
+
+def _state(sock: socket.socket, blocking: bool) -> socket.socket:
+    sock.setblocking(blocking)
+    return sock

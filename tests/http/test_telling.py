@@ -1,0 +1,129 @@
+"""What werkzeug's own handler reads and writes is told to the monitor."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import typing as t
+
+import pytest
+from harness import parse
+from harness import read_all
+from harness import RecordingMonitor
+from harness import Site
+from test_tls import tls
+from werkzeug.serving import make_ssl_devcert
+from werkzeug.serving import WSGIRequestHandler
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+
+
+class Counting(RecordingMonitor):
+    """Counts what it is told between a request's begin and its end.
+
+    :ivar news: Set at each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.news = threading.Event()
+
+    def progress(self) -> None:
+        if len(self.calls) == 1:
+            self.count += 1
+            self.news.set()
+
+    def wait(self) -> None:
+        assert self.news.wait(10)
+        self.news.clear()
+
+
+class Direct(WSGIRequestHandler):
+    """Goes around the files."""
+
+    def run_wsgi(self) -> None:
+        self.server.monitor.begin("GET", "/")  # type: ignore[attr-defined]
+        self.connection.send(b"?")
+        for _ in range(2):
+            self.connection.send(self.connection.recv(2))
+        with open(__file__, "rb") as file:
+            self.connection.sendfile(file, 0, 3)
+        self.close_connection = True
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return make_ssl_devcert(str(tmp_path_factory.mktemp("tls") / "key"), host="a")
+
+
+def make(make_site: t.Any, app: t.Any, handler: t.Any, **options: t.Any) -> t.Any:
+    site = make_site(app, handler=handler, **options)
+    site.monitor = Counting()
+    site.server.watch(site.monitor)
+    return site
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_bodies_and_pieces(make_site: t.Any, certificate: t.Any, secure: bool) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> t.Iterator[bytes]:
+        start_response("200 OK", [])
+        for _ in range(4):
+            yield environ["wsgi.input"].read(1)
+
+    site = make(
+        make_site,
+        app,
+        WSGIRequestHandler,
+        ssl_context=certificate if secure else None,
+    )
+    with tls(site) if secure else site.serving() as client:
+        client.sendall(POST)
+        for byte in b"abcd":
+            # Each is read when the one before it was, and its answer is on its way.
+            client.sendall(bytes([byte]))
+            site.monitor.wait()
+        client_done(client, secure)
+        (answer,) = parse(read_all(client))
+    assert answer.body == b"abcd"
+    assert site.monitor.count >= 8
+
+
+def client_done(client: socket.socket, secure: bool) -> None:
+    if not secure:
+        client.shutdown(socket.SHUT_WR)
+
+
+def test_a_large_response_taken_slowly(make_site: t.Any) -> None:
+    """The whole may take longer than a client may pause."""
+    body = bytes(8 << 20)
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [body]
+
+    site = make(make_site, app, WSGIRequestHandler, limits={"header_timeout": 0.3})
+    with site.serving() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        data = bytearray()
+        while received := client.recv(65536):
+            data += received
+    assert parse(bytes(data))[0].body == body
+    assert site.monitor.count > 2
+
+
+def test_a_handler_that_uses_its_socket(make_site: t.Any) -> None:
+    site: Site = make(make_site, None, Direct)
+    client, connection, address = site.connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    thread = threading.Thread(target=site.follow, args=(connection, address))
+    thread.start()
+    # The file of what it reads has nothing of what follows.
+    assert client.recv(1) == b"?"
+    for part in (b"ab", b"cd"):
+        client.sendall(part)
+        assert client.recv(2) == part
+    assert read_all(client) == b'"""'
+    thread.join(10)
+    assert t.cast(Counting, site.monitor).count >= 5
