@@ -18,8 +18,10 @@ from . import origin
 from . import socket_modes
 from .address import Address
 from .channel import Channel
+from .channel import close_all
 from .channel import Frame
 from .channel import Kind
+from .channel import Malformed
 from .channel import write_document
 from .log import logger
 from .poller import Poller
@@ -27,11 +29,15 @@ from .sockets import Listener
 from .supervisor import Supervisor
 from .systemd import VARIABLES
 
-#: One that died is replaced after this, doubled with each that dies young, up to
-#: the maximum; and what is young, all in seconds.
-_PAUSE = 0.5
-_MAX_PAUSE = 30.0
-_YOUNG = 60.0
+#: One that was killed is replaced after this: who asks meanwhile waits in the
+#: listening socket's queue, and no longer than a probe does. For one that failed by
+#: itself it is doubled each time, up to the maximum. In seconds.
+_PAUSE = 0.05
+_MAX_PAUSE = 2.0
+#: How long it may take to come up, and how long it may be silent then: it pings once
+#: a second. In seconds.
+_UP = 30.0
+_SILENT = 10.0
 #: What it runs; its modules are found where ours were.
 _CODE = (
     "import sys; sys.path[:] = {path!r};"
@@ -73,7 +79,8 @@ class Observer:
         self._listeners: Sequence[Listener] = ()
         #: What it is told; nothing before it is wanted, and when it isn't any more.
         self._about: dict[str, t.Any] = {}
-        self._since = 0.0
+        #: When it was heard last, and what is to be heard next by then.
+        self._hear_by: float | None = None
         self._pauses = 0
         self._start_at: float | None = None
 
@@ -105,7 +112,6 @@ class Observer:
 
     def _start(self) -> None:
         self._start_at = None
-        self._since = self._clock()
         ours, theirs = socket_modes.pair()
         try:
             theirs.set_inheritable(True)
@@ -120,12 +126,13 @@ class Observer:
         except OSError as e:
             ours.close()
             logger.error("Can't start the observer: %s.", e)
-            self._retry()
+            self._retry(failed=True)
             return
         finally:
             theirs.close()
         self._channel = Channel(ours)
         self._told = False
+        self._hear_by = self._clock() + _UP
         self._poller.watch(self._channel.fd, self._read)
 
     def _tell(self, channel: Channel) -> None:
@@ -155,11 +162,9 @@ class Observer:
         try:
             received = channel.receive()
             if received is not None:
+                close_all(received[1])
                 for frame in received[0]:
-                    if self._told:
-                        channel.send(frame)  # PING
-                    else:
-                        self._tell(channel)
+                    self._hear(channel, frame)
                 return
         except ValueError as e:
             logger.error("The observer sent garbage: %s.", e)
@@ -167,8 +172,18 @@ class Observer:
         self._hang_up()
         self.kill()
 
+    def _hear(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind is not Kind.PING:
+            raise Malformed(f"{frame.kind.name} is not for it to send")
+        self._hear_by = self._clock() + _SILENT
+        if self._told:
+            channel.send(frame)
+        else:
+            self._tell(channel)
+
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None
+        self._hear_by = None
         if channel is not None:
             self._poller.forget(channel.fd)
             channel.close()
@@ -188,29 +203,39 @@ class Observer:
         self._hang_up()
         if self._about:
             logger.error("The observer (pid %d) died: status %d.", pid, how)
-            self._retry()
+            self._retry(failed=how >= 0)
 
-    def _retry(self) -> None:
-        now = self._clock()
-        if now - self._since >= _YOUNG:
-            self._pauses = 0
-        self._start_at = now + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
-        self._pauses = min(self._pauses + 1, 30)
+    def _retry(self, failed: bool) -> None:
+        self._pauses = min(self._pauses + 1, 30) if failed else 0
+        self._start_at = self._clock() + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
+
+    def pardon(self, seconds: float) -> None:
+        """Give it more time: so long it may have been stopped as we were."""
+        if self._hear_by is not None:
+            self._hear_by += seconds
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next."""
-        return self._start_at
+        return self._hear_by if self._start_at is None else self._start_at
 
     def step(self, now: float) -> None:
-        """Start another one in a dead one's place, when it is time."""
+        """Start another one in the place of one that is dead, or hangs."""
+        if self._hear_by is not None and now >= self._hear_by:
+            logger.error("The observer (pid %d) is silent: it is killed.", self.pid)
+            self._hang_up()
+            self.kill()
         if self._start_at is not None and now >= self._start_at:
             self._start()
 
     def close_queues(self) -> None:
         """Nobody listens any more, and no socket may be left for clients to try."""
         self._listeners = ()
-        if self._channel is not None and self._told:
-            self._channel.send(Frame(Kind.CLOSED, 0))
+        if self._channel is None or not self._told:
+            return
+        if not self._channel.send(Frame(Kind.CLOSED, 0)):
+            # It doesn't read, and holds on to them.
+            self._hang_up()
+            self.kill()
 
     def release(self) -> None:
         """Let it end: it does when nobody holds the other end of its channel."""

@@ -185,6 +185,31 @@ def test_a_killed_observer_comes_back(serve: Serve) -> None:
     assert after["uptime"] > before["uptime"]
 
 
+def test_however_often_the_observer_is_killed_probes_are_answered(serve: Serve) -> None:
+    # With pauses that double each time, this would take minutes.
+    admin = Admin(serve("held", "--admin", "0"))
+    killed = set()
+    for _ in range(9):
+        assert admin.get("/livez").status == 200
+        observer = wait_for(admin.process)
+        observer.kill()
+        killed.add(observer.pid)
+    assert admin.get("/livez").status == 200
+    assert len(killed) == 9
+
+
+def test_an_observer_that_hangs_is_replaced(serve: Serve) -> None:
+    server = serve("held", "--admin", "0")
+    admin = Admin(server)
+    assert admin.get("/livez").status == 200
+    observer = wait_for(admin.process)
+    observer.suspend()
+    server.wait_for_log(
+        rf"^The observer \(pid {observer.pid}\) is silent: it is killed"
+    )
+    assert admin.get("/livez").status == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_for_all_are_for_the_dispatcher(
     serve: Serve, number: signal.Signals
