@@ -118,8 +118,10 @@ class Policy:
         self.failures = 0
         #: Whether more workers are wanted than are allowed.
         self.saturated = False
-        #: When max-workers is reached, and when the budget is.
+        #: When max-workers is reached by busy workers, when by some that have yet to
+        #: end, and when the budget is reached.
         self.crowds = Episodes(idle_timeout, now)
+        self.endings = Episodes(idle_timeout, now)
         self.shortages = Episodes(idle_timeout, now)
         self._rate = 1
         self._not_before = now
@@ -178,6 +180,7 @@ class Policy:
         waiting: int = 0,
         others: int = 0,
         memory: Memory = NO_MEMORY,
+        ending: int = 0,
     ) -> int:
         """How many workers to start now.
 
@@ -187,6 +190,7 @@ class Policy:
         :param waiting: Connections that nobody was ordered to take.
         :param others: Processes of another generation, which count too.
         :param memory: What all have in memory.
+        :param ending: Of all these processes, those that serve nobody new.
         """
         wanted = max(self.min_idle, waiting) - idle - starting
         wanted = max(wanted, self.min_workers - total)
@@ -196,7 +200,8 @@ class Policy:
         fit = self.room(total, others, memory)
         denied = self._short and fit <= 0
         self.saturated = denied and idle + starting == 0
-        self.crowds.note(now, self.saturated and room <= 0)
+        self.crowds.note(now, self.saturated and room <= 0 and not ending)
+        self.endings.note(now, self.saturated and room <= 0 and ending > 0)
         self.shortages.note(
             now,
             self.budget > 0 and (memory.used > self.budget or (denied and room > 0)),

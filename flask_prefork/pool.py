@@ -144,6 +144,11 @@ class Pool:
         return self.counts[State.IDLE]
 
     @property
+    def suspects(self) -> int:
+        """How many workers were ordered and are silent."""
+        return len(self._suspect)
+
+    @property
     def starting(self) -> int:
         """How many workers are on their way to their first idle."""
         return self.counts[State.STARTING]
@@ -321,6 +326,14 @@ class Pool:
         """
         for worker in self:
             worker.since = min(worker.since + seconds, now)
+
+    def renew(self, worker: Worker, now: float) -> None:
+        """Give a worker the whole time again that it has for its state."""
+        for waiting, _ in self._limited():
+            if worker in waiting:
+                del waiting[worker]
+                waiting[worker] = None
+                worker.since = now
 
     def overdue(self, now: float) -> list[Worker]:
         """Those whose time in their state is up and who are to be killed.

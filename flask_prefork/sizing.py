@@ -58,6 +58,8 @@ class Sizing:
         """
         pool, policy, weights = self._pool, self._policy, self._children.weights
         used = weights.memory(pool, memory)
+        at_work = pool.counts[State.BUSY] + pool.counts[State.ORDERED] - pool.suspects
+        ending = pool.total - pool.idle - pool.starting - at_work + others
         wanted = policy.grow(
             now,
             idle=pool.idle,
@@ -66,8 +68,9 @@ class Sizing:
             waiting=waiting,
             others=others,
             memory=used,
+            ending=ending,
         )
-        self._tell_limits(pool.total + others)
+        self._tell_limits(pool.total + others, ending)
         if wanted:
             self._spawn(wanted)
         surplus = policy.shrink(now, idle=pool.idle, total=pool.total)
@@ -116,10 +119,14 @@ class Sizing:
             times.append(self._policy.back_off(self._clock()))
         return min((moment for moment in times if moment is not None), default=None)
 
-    def _tell_limits(self, total: int) -> None:
+    def _tell_limits(self, total: int, ending: int) -> None:
         policy = self._policy
         if policy.crowds.is_new():
             logger.warning("max-workers reached: all %d workers are busy.", total)
+        if policy.endings.is_new():
+            logger.warning(
+                "No place for another worker: %d of %d have yet to end.", ending, total
+            )
         if policy.shortages.is_new():
             self._summary.shortages += 1
             logger.warning(

@@ -301,6 +301,24 @@ def test_ready_means_idle_of_late(house: House) -> None:
     assert not house.snapshot().ready
 
 
+def test_nobody_is_left(house: House) -> None:
+    """Then nobody is ready, and after some seconds the server isn't alive."""
+    house.worker(1, 0, "I", 120.0)
+    house.turn()
+    house.banks[1].clear(0)
+    house.banks[1].set_state(1, "S")
+    house.turn(idle=0)
+    assert not house.snapshot().ready
+    assert house.snapshot().staffed
+    house.now += READY_WITHIN + 0.1
+    assert not house.snapshot().staffed
+    house.turn(idle=0, phase=Phase.DRAINING)
+    assert house.snapshot().staffed, "nobody needs to be there any more"
+    house.banks[1].set_state(1, "B")
+    house.turn(idle=0)
+    assert house.snapshot().staffed
+
+
 def test_one_that_comes_is_not_ready(house: House) -> None:
     """What counts is who is ordered."""
     house.worker(1, 0, "B", 120.0)

@@ -123,6 +123,11 @@ def test_what_everything_is_sent_with(path: str) -> None:
             (503, "the server is draining"),
         ),
         (
+            {"staffed": False, "ready": False},
+            (503, "no worker is there"),
+            (503, "no worker is idle or was in the last seconds"),
+        ),
+        (
             {"ready": False},
             (200, "alive"),
             (503, "no worker is idle or was in the last seconds"),

@@ -97,6 +97,15 @@ def test_saturation_is_an_episode() -> None:
     assert policy.crowds.is_new()
 
 
+def test_those_that_end_are_not_busy() -> None:
+    policy = make(min_idle=1, max_workers=3, idle_timeout=10.0)
+    policy.grow(1.0, idle=0, starting=0, total=3, waiting=1, ending=2)
+    assert policy.saturated
+    assert policy.endings.is_new() and not policy.crowds.is_new()
+    policy.grow(2.0, idle=0, starting=0, total=3, waiting=1)
+    assert policy.crowds.is_new() and not policy.endings.is_new()
+
+
 def test_idle_workers_at_the_limit_are_no_saturation() -> None:
     policy = make(min_idle=3, max_workers=4)
     policy.grow(1.0, idle=1, starting=0, total=4)

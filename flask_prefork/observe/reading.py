@@ -32,6 +32,8 @@ READY_WITHIN = 5.0
 _TRIES = 20
 _FREE = State.FREE.value
 _AT_WORK = State.ORDERED.value + State.BUSY.value
+#: Of workers that new requests may go to.
+_SERVING = State.IDLE.value + _AT_WORK
 #: Of workers that end: after their request, if they have one.
 _ENDING = State.RETIRING.value + State.KILLED.value
 
@@ -157,6 +159,7 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         uptime=now - about.begun,
         phase=figures.phase.value,
         responsive=around.responsive,
+        staffed=_is_staffed(look, around),
         ready=_is_ready(look, around),
         addresses=about.addresses,
         generations=_generations(look, around),
@@ -174,16 +177,34 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
     )
 
 
+def _is_staffed(look: Look, around: Circumstances) -> bool:
+    """Whether there is a worker, or was in the last seconds, while there should be."""
+    if look.figures.phase is not Phase.SERVING or _present(look, _SERVING):
+        return True
+    return _was_idle(look, around)
+
+
 def _is_ready(look: Look, around: Circumstances) -> bool:
-    figures = look.figures
-    if figures.phase is not Phase.SERVING or not around.responsive:
+    if look.figures.phase is not Phase.SERVING or not around.responsive:
         return False
     # The dispatcher tells when it last saw one, which may be long ago for no other
     # reason than that nothing has happened since.
-    current = figures.parts[0] if figures.parts else None
-    if current is not None and State.IDLE.value in look.letters[current.number % 2]:
+    if _present(look, State.IDLE.value):
         return True
-    return figures.idle_at > 0 and around.now - figures.idle_at <= READY_WITHIN
+    return _present(look, _SERVING) and _was_idle(look, around)
+
+
+def _present(look: Look, letters: str) -> bool:
+    """Whether a worker of the current generation is in one of these states."""
+    current = look.figures.parts[0] if look.figures.parts else None
+    if current is None:
+        return False
+    return any(letter in look.letters[current.number % 2] for letter in letters)
+
+
+def _was_idle(look: Look, around: Circumstances) -> bool:
+    idle_at = look.figures.idle_at
+    return idle_at > 0 and around.now - idle_at <= READY_WITHIN
 
 
 def _generations(look: Look, around: Circumstances) -> tuple[GenerationView, ...]:

@@ -114,9 +114,11 @@ def _metrics(snapshot: Snapshot) -> Answer:
 
 
 def _livez(snapshot: Snapshot) -> Answer:
-    if snapshot.responsive:
-        return _say("200 OK", "alive")
-    return _say("503 Service Unavailable", "the dispatcher doesn't answer")
+    if not snapshot.responsive:
+        return _say("503 Service Unavailable", "the dispatcher doesn't answer")
+    if not snapshot.staffed:
+        return _say("503 Service Unavailable", "no worker is there")
+    return _say("200 OK", "alive")
 
 
 def _readyz(snapshot: Snapshot) -> Answer:

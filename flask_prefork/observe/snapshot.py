@@ -157,6 +157,8 @@ class Snapshot:
     :param memory: Bytes that zygote and workers have, as the memory budget counts them;
         0 without one.
     :param memory_budget: Bytes that they may have; 0 is no limit.
+    :param staffed: Whether there is a worker that takes new requests, or was in the
+        last seconds; also while there need be none.
     """
 
     pid: int
@@ -178,6 +180,7 @@ class Snapshot:
     history: tuple[PoolSample, ...] = ()
     memory: int = 0
     memory_budget: int = 0
+    staffed: bool = True
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:
