@@ -35,11 +35,13 @@ class Wait(enum.IntEnum):
 
 
 _WAKES_SHIFT = 2
+#: Counted no further: the delay doesn't grow any more.
+_MAX_WAKES = 15
 
 
 def flags(wait: Wait, wakes: int) -> int:
     """Put into a frame's flags what :func:`from_flags` takes out."""
-    return wait | min(wakes, 15) << _WAKES_SHIFT
+    return wait | min(wakes, _MAX_WAKES) << _WAKES_SHIFT
 
 
 def from_flags(value: int) -> tuple[Wait, int]:
@@ -47,7 +49,10 @@ def from_flags(value: int) -> tuple[Wait, int]:
 
     :raises ValueError: If the flags are none.
     """
-    return Wait(value & (1 << _WAKES_SHIFT) - 1), value >> _WAKES_SHIFT
+    wakes = value >> _WAKES_SHIFT
+    if wakes > _MAX_WAKES:
+        raise ValueError(f"no connection was woken {wakes} times for nothing")
+    return Wait(value & (1 << _WAKES_SHIFT) - 1), wakes
 
 
 class Connection:

@@ -201,8 +201,8 @@ def may_signal(pid: int, pidfd: int = -1) -> bool:
         if pidfd >= 0:
             pid = int(_fields(f"/proc/self/fdinfo/{pidfd}")["Pid"][0])
         owners = _fields(f"/proc/{pid}/status")["Uid"] if pid > 0 else []
-    except FileNotFoundError:
-        return True
+    except (OSError, LookupError):
+        return True  # it ended while we looked
     return set(map(int, owners)) <= {user}
 
 

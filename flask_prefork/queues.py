@@ -13,6 +13,7 @@ import typing as t
 from collections.abc import Sequence
 
 from . import parking
+from . import vetting
 from .channel import Frame
 from .generation import Generation
 from .log import logger
@@ -225,6 +226,11 @@ class Queues:
             raise ValueError(f"a connection can't wait until {frame.moment}")
         if self.listeners and frame.place >= len(self.listeners):
             raise ValueError(f"there is no listener {frame.place}")
+        families = {listener.sock.family for listener in self.listeners}
+        if not families or not vetting.connection(fd, families):
+            # Nobody is served any more; or the client has gone.
+            os.close(fd)
+            return
         self._make_room()
         connection = Connection(
             fd, frame.place, wait, frame.moment, frame.argument, wakes, frame.tag
@@ -237,7 +243,12 @@ class Queues:
         self.lot.ready.appendleft(connection)
 
     def _watch(self, connection: Connection) -> None:
-        self._poller.watch(connection.fd, lambda: self._wake(connection))
+        try:
+            self._poller.watch(connection.fd, lambda: self._wake(connection))
+        except OSError as e:
+            # ENOMEM, ENOSPC (epoll_ctl(2)).
+            logger.error("Can't wait for a connection: %s.", e.strerror)
+            self._close(connection)
 
     def _wake(self, connection: Connection) -> None:
         if connection not in self.lot:

@@ -107,8 +107,8 @@ class Settings:
         float, 30.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
     spawn_timeout: float = _row(
-        "How long a new worker may take to become idle, and an ordered one"
-        " may stay silent.",
+        "How long a new worker may take to become idle, an ordered one to answer,"
+        " and the zygote to fork.",
         float, 30.0, unit="seconds", least=1, most=86400 * 365,
     )  # fmt: skip
     header_timeout: float = _row(
@@ -307,7 +307,7 @@ def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
         )
     _check_memory(values, said)
     _check_refork(values, said)
-    _check_addresses(values, said)
+    check_addresses(values, said)
     _check_token(values, said)
     _check_http(values, said)
 
@@ -338,7 +338,11 @@ def _check_refork(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
         )
 
 
-def _check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+def check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    """See that the addresses beside the app's can be such.
+
+    :raises SettingsError: If not.
+    """
     from . import address
 
     found = {}

@@ -24,6 +24,7 @@ class FakeListener:
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
+        self.sock = self.ours
         self.fd = self.ours.fileno()
         self.count = 0
         self.events: list[str] = []
