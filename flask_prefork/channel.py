@@ -27,6 +27,9 @@ _MAGIC = 0xF9
 FRAME_SIZE = _LAYOUT.size
 #: How many frames one look at a channel takes in.
 BATCH = 32
+#: A dead peer's child may hold its end, and write on. A socket's buffer has less than
+#: so many batches (``net.core.wmem_default``).
+_LOOKS = 200
 #: Enough for the most descriptors that ride along with one frame.
 _ANCILLARY_SIZE = socket.CMSG_SPACE(16 * array.array("i").itemsize)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -67,7 +70,8 @@ class Kind(enum.IntEnum):
     SIGNAL = 7
     #: The end of the control socket is meant: the server serves on without it.
     RELEASE = 15
-    #: The generation serves; ``argument`` is 1 if it has taken over from another.
+    #: The generation serves; ``argument`` is 1 if it has taken over from another. Sent
+    #: back when that was told to the app.
     READY = 16
     #: What the app has registered here for its end is another generation's now.
     HANDED_ON = 25
@@ -226,6 +230,17 @@ class Channel:
             close_all(fds)
             raise
 
+    def rest(self) -> t.Iterator[tuple[list[Frame], list[int]]]:
+        """What a dead peer has left; no more of it than its socket holds.
+
+        :raises Malformed: See :meth:`receive`.
+        """
+        for _ in range(_LOOKS):
+            received = self.receive()
+            if received is None or not received[0]:
+                return
+            yield received
+
     def close(self) -> None:
         """Close the end. A peer that waits for frames sees it at once."""
         self.sock.close()
@@ -277,7 +292,7 @@ def write_document(value: t.Any) -> int:
 
 
 def read_document(fd: int) -> t.Any:
-    """Read a document that rode along, and close it."""
+    """Read the dispatcher's document that rode along, and close it."""
     with open(fd, "rb") as file:
         file.seek(0)
         return json.load(file)

@@ -6,18 +6,21 @@ module does it. What the processes report goes into the pool here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import typing as t
 
-from . import privileges
 from . import size
 from . import socket_modes
+from . import vetting
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
 from .channel import Malformed
+from .deadlines import Deadlines
+from .ending import UNDEAD
 from .log import logger
 from .parking import Connection
 from .parking import ParkedConnections
@@ -34,7 +37,6 @@ from .process import Reason
 from .process import Why
 from .scoreboard import Bank
 from .stalls import Stalls
-from .stalls import Verdict
 from .summary import Summary
 from .weights import Weights
 
@@ -52,6 +54,9 @@ class Children:
     :param lot: Where connections go that workers hand back.
     :param tell: Sends a frame to the zygote, ``False`` if it is gone.
     :param summary: Where they are counted.
+
+    :ivar ever_idle: Whether any of them was ever idle.
+    :ivar killed: Those that were sent SIGKILL, until they must be dead.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class Children:
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
         self.stalls = Stalls(0.0, 0.0, 0.0)
         self.weights = Weights()
-        #: Whether any of them was ever idle.
+        self.killed: Deadlines[Worker] = Deadlines()
         self.ever_idle = False
         self._is_lost = False
         self._lot = lot
@@ -87,8 +92,7 @@ class Children:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
             ours, theirs = socket_modes.pair()
-        except OSError as e:
-            # EMFILE, ENFILE, ENOBUFS: there will be others.
+        except OSError as e:  # EMFILE, ENFILE, ENOBUFS: there will be others
             logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
             self.policy.failed(self.clock())
             self.pool.report(worker, Event.EXIT, self.clock())
@@ -102,25 +106,42 @@ class Children:
         sent = self._tell(frame, [theirs.fileno()])
         theirs.close()
         if not sent:
-            self._dead(process)
+            self._dead(process, failed=False)
+
+    def has(self, pid: int) -> bool:
+        """Whether a process is one of them."""
+        return any(process.pid == pid for process in self._processes.values())
+
+    def pid(self, worker: Worker) -> int:
+        """A worker's process; 0 while there is none, or none any more."""
+        process = self._processes.get(worker.slot)
+        return process.pid if process is not None and process.worker is worker else 0
 
     @property
     def unborn(self) -> int:
         """How many the zygote was told to fork, and hasn't yet."""
         return sum(not process.pid for process in self._processes.values())
 
-    def spawned(self, frame: Frame, fds: list[int]) -> None:
-        """The zygote has forked it (SPAWNED)."""
+    def spawned(
+        self, frame: Frame, fds: list[int], vet: t.Callable[[int, int], None]
+    ) -> None:
+        """The zygote has forked it (SPAWNED).
+
+        :param vet: Raises :exc:`ValueError` if pid and pidfd can't be a worker's.
+        """
         process = self._processes.get(frame.slot)
         if process is None or process.pid:
             return
-        if not privileges.may_signal(frame.argument, fds[0] if fds else -1):
-            raise ValueError(f"process {frame.argument} is no worker of its own")
+        vet(frame.argument, fds[0] if fds else -1)
         process.pid = frame.argument
         self._summary.spawned += 1
+        # The others that it was told to fork have their time from now on too.
+        for other in self._processes.values():
+            if not other.pid or other is process:
+                self.pool.renew(other.worker, self.clock())
         if fds:
+            self.poller.watch(fds[0], lambda: self._dead(process))
             process.pidfd = fds.pop(0)
-            self.poller.watch(process.pidfd, lambda: self._dead(process))
         if process.wanted:
             if process.worker.state is State.KILLED:
                 self._depart(process, process.why)
@@ -144,12 +165,12 @@ class Children:
             received = process.channel.receive()
             if received is not None:
                 self._take_in(process, *received)
-        except ValueError as e:
+        except (ValueError, OverflowError, OSError) as e:
             self.kill(worker, Why(Reason.GARBAGE, f"it sent garbage: {e}"))
             return
         if received is None:
-            # The end comes a moment before the news of its exit. A worker
-            # that lives on without its channel is of no use.
+            # A moment before the news of its exit; and one that lives on without its
+            # channel is of no use.
             self.poller.forget(process.channel.fd)
             if worker.state is not State.RETIRING:
                 self._hung_up(process)
@@ -271,44 +292,32 @@ class Children:
             moment = moment if end is None else min(moment, end)
             self.send(worker, frame._replace(moment=moment), fds)
 
-    def judge(self, worker: Worker, now: float) -> None:
-        """Do something about a request that takes long."""
-        record = self.bank.read(worker.slot)
-        stalls = self.stalls
-        verdict = stalls.judge(worker, now, record)
-        if verdict is Verdict.KILL:
-            self.kill(worker, Why(Reason.TIMEOUT, stalls.describe(record)))
-        elif verdict is not None:
-            aborted = verdict is Verdict.ABORT
-            logger.warning(
-                "Worker %d (pid %d) serves %s %s for %.1f s%s; its threads:",
-                worker.slot,
-                record.pid,
-                record.method,
-                record.target,
-                now - record.began,
-                f", without progress for {stalls.timeout:g} s" if aborted else "",
-            )
-            self.signal(worker, signal.SIGXCPU if aborted else signal.SIGUSR2)
-
     def kill(self, worker: Worker, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
 
         :param why: ``None`` if it is dead already, by itself.
         """
+        if self.pool.workers[worker.slot] is not worker:
+            return  # it has ended meanwhile
         process = self._processes[worker.slot]
         process.why = why
         self._depart(process, why)
         if self.pool.report(worker, Event.KILL, self.clock()):
             self._show(worker)
             self._signal(process, signal.SIGKILL)
+            if process.pidfd >= 0:
+                self.killed.set(worker, self.clock() + UNDEAD)
+
+    def give_up(self, worker: Worker) -> None:
+        """Free the slot of one that not even SIGKILL ends; it won't run again."""
+        self._dead(self._processes[worker.slot])
 
     def exited(self, frame: Frame) -> None:
         """The zygote has reaped it (EXITED)."""
         process = self._processes.get(frame.slot)
         if process is not None and process.pid == frame.argument:
             self._dead(process)
-        self._ended(frame.argument, int(frame.moment))
+        self._ended(frame.argument, vetting.status(frame.moment))
 
     def orphan_ended(self, pid: int, status: int) -> None:
         """A process that had lost its zygote was reaped: perhaps one of ours."""
@@ -318,15 +327,11 @@ class Children:
         self._ended(pid, status)
 
     def lost(self) -> None:
-        """The zygote is gone, and with it who would tell of exits.
-
-        A pidfd tells too; where there are none, the end of the channel is the
-        end of the worker, and who was just to be forked never was.
-        """
+        """The zygote is gone; without a pidfd, a channel's end tells of an exit."""
         self._is_lost = True
         for process in list(self._processes.values()):
             if not process.pid:
-                self._dead(process)
+                self._dead(process, failed=False)  # nobody has tried
 
     def _hung_up(self, process: Process) -> None:
         if self._is_lost and process.pidfd < 0:
@@ -344,21 +349,22 @@ class Children:
             departed = Departed(worker.slot, worker.state, why, record)
             self._obituaries.note(process.pid, departed)
 
-    def _dead(self, process: Process) -> None:
+    def _dead(self, process: Process, failed: bool = True) -> None:
         """A process is known to be dead: its slot is free."""
         worker = process.worker
         if self._processes.get(worker.slot) is not process:
             return
         self._hear_out(process)
         self._depart(process, None)
-        if not worker.ready:
+        if failed and not worker.ready:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
+        self.killed.discard(worker)
         self.stalls.forget(worker)
         self.weights.forget(worker)
         self._forget(process)
-        record, now = self.bank.read(worker.slot), self.clock()
-        with self._summary.departing(self.number, worker.slot, record, now):
+        record = self.bank.read(worker.slot)
+        with self._summary.departing(self.number, worker.slot, record, self.clock()):
             self.bank.clear(worker.slot)
 
     def _hear_out(self, process: Process) -> None:
@@ -366,13 +372,9 @@ class Children:
 
         Its pidfd and its zygote may be heard before its last frames.
         """
-        try:
-            while received := process.channel.receive():
-                if not received[0]:
-                    break
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            for received in process.channel.rest():
                 self._take_in(process, *received)
-        except ValueError:
-            pass  # it is dead already
 
     def close(self) -> None:
         """Close all that is left here of their processes."""

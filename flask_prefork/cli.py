@@ -223,6 +223,7 @@ def _be_zygote(
 
     launch.ignore_foreign_signals()
     launch.take_signals()
+    launch.show_on_request()
 
     from . import application
     from . import at_exit

@@ -18,7 +18,10 @@ import typing as t
 from . import banner
 from . import reaper
 from . import scoreboard
+from .descent import Descent
+from .ending import Ending
 from .generation import Generation
+from .generation import MAX_FAILURES
 from .launch import Zygote
 from .log import logger
 from .observer import Observer
@@ -36,10 +39,6 @@ from .summary import Summary
 from .supervisor import Supervisor
 from .supervisor import Surroundings
 
-#: How long idle workers and zygotes may take to exit when all stops at once.
-_LAST_GRACE = 2.0
-#: How long idle ones may take when the graceful timeout is over.
-_LAST_WORDS = 1.0
 #: What a worker may need here: its channel, its pidfd, and a connection that it
 #: was handed.
 _WORKERS_DESCRIPTORS = 3
@@ -57,7 +56,7 @@ class Dispatcher:
     def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
         self.clock = time.monotonic
         self.supervisor = Supervisor(surroundings, self.clock)
-        self.phase = Phase.LOADING
+        self.ending = Ending()
         self.status = 0
         self.poller = Poller()
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
@@ -68,9 +67,6 @@ class Dispatcher:
         )
         self._announced = False
         self._first_idle: float | None = None
-        #: When what is left is killed, and when draining begins.
-        self._end: float | None = None
-        self._drain_at: float | None = None
         self._actions: dict[int, t.Callable[[], None]] = {
             signal.SIGTERM: self.drain,
             signal.SIGINT: self.stop,
@@ -86,6 +82,9 @@ class Dispatcher:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         self.poller.watch(self._signals.fileno(), self._read_signals)
         self.succession = Succession(zygote, self._adopt, self.supervisor, self.clock)
+        self.descent = Descent(
+            self.ending, self.succession, self.queues, self.observer, self.supervisor
+        )
 
     # The loop
 
@@ -116,13 +115,13 @@ class Dispatcher:
         """Put off all deadlines by the time that we, and perhaps they, were stopped."""
         if not seconds:
             return
-        if self._end is not None:
-            self._end += seconds
+        self.ending.pardon(seconds)
+        self.observer.pardon(seconds)
         for generation in self.succession.all():
             generation.pardon(seconds)
 
     def _patience(self) -> float | None:
-        times = [self._end, self._drain_at]
+        times = [self.ending.deadline()]
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)
         times += [self.queues.deadline(), self.succession.deadline()]
@@ -154,8 +153,7 @@ class Dispatcher:
         self.observer.step(now)
         if self.phase is Phase.SERVING:
             self._look_after()
-        elif self.phase is not Phase.LOADING:
-            self._go_down(now)
+        self.descent.step(now)
         self._tell_observer(now)
 
     def _adopt(self, zygote: Zygote) -> Generation:
@@ -166,14 +164,28 @@ class Dispatcher:
             self.clock,
             self.queues,
             self.summary,
+            self._is_known,
         )
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether a process is one of ours already."""
+        return (
+            pid == self.observer.pid
+            or pid in self.succession.zygotes
+            or any(one.children.has(pid) for one in self.succession.all())
+        )
+
+    @property
+    def phase(self) -> Phase:
+        """Where the server is in its life."""
+        return self.ending.phase
 
     def _tell_observer(self, now: float) -> None:
         """Put into shared memory what the workers don't tell themselves."""
         current = self.succession.current
         # Load balancers are to see it as soon as we know.
         phase = self.phase
-        if phase is Phase.SERVING and self._drain_at is not None:
+        if phase is Phase.SERVING and self.ending.drain_at is not None:
             phase = Phase.DRAINING
         elif phase is Phase.SERVING and not self._announced:
             phase = Phase.LOADING
@@ -230,24 +242,21 @@ class Dispatcher:
             self.stop()
             return
         self.queues.reserve(_WORKERS_DESCRIPTORS * settings.max_workers)
-        self.phase = Phase.SERVING
+        self.ending.serve()
         self.succession.current.open(self.queues.listeners)
         doors = self.supervisor.doors()
         if doors:
             self.observer.open(doors, settings.admin_token, self.queues.listeners)
 
     def _look_after(self) -> None:
-        """Begin to drain when it is time, or give up."""
-        now = self.clock()
-        if self._drain_at is not None and now >= self._drain_at:
-            self._drain_at = None
-            self._drain()
-            return
+        """Give up if nobody ever begins to serve."""
+        starts = 0
         if self.succession.current.hopeless:
-            logger.error(
-                "No worker became ready in %d starts; giving up.",
-                self.succession.current.policy.failures,
-            )
+            starts = self.succession.current.policy.failures
+        elif not self._announced and self.succession.attempts > MAX_FAILURES:
+            starts = self.succession.attempts
+        if starts:
+            logger.error("No worker became ready in %d starts; giving up.", starts)
             self.status = 1
             self.stop()
 
@@ -279,7 +288,7 @@ class Dispatcher:
 
     def reload(self) -> None:
         """HUP: load the app anew, and let the present workers finish."""
-        if self.phase is Phase.SERVING and self._drain_at is None:
+        if self.phase is Phase.SERVING and self.ending.drain_at is None:
             self.succession.begin()
 
     def _reap(self) -> None:
@@ -299,84 +308,18 @@ class Dispatcher:
 
     def drain(self) -> None:
         """TERM: serve what waits and what runs, then end. Twice: at once."""
-        if self.phase is not Phase.SERVING or self._drain_at is not None:
-            self.stop()
-        elif self._settings.drain_delay:
-            self._drain_at = self.clock() + self._settings.drain_delay
-        else:
-            self._drain()
-
-    def _drain(self) -> None:
-        self.supervisor.stopping()
-        self.phase = Phase.DRAINING
-        self._end = self.clock() + self._settings.graceful_timeout
-        self.succession.abandon()
-        with self.supervisor.rights():
-            # A unix socket's path is removed.
-            self.queues.turn_away()
-        for generation in self.succession.all():
-            generation.drain()
+        delay = graceful = 0.0
+        if self.phase is Phase.SERVING:
+            delay = self._settings.drain_delay
+            graceful = self._settings.graceful_timeout
+        self.descent.term(self.clock(), delay, graceful)
 
     def stop(self) -> None:
-        """INT, QUIT: end at once; what runs is killed."""
-        if self.phase in (Phase.LEAVING, Phase.STOPPED):
-            return
-        loading = self.phase is Phase.LOADING
-        self._drain_at = None
-        self.supervisor.stopping()
-        self._close_queues()
-        self.phase = Phase.CLOSING
-        self._end = self.clock() + _LAST_GRACE
-        self.succession.abandon()
-        for generation in self.succession.all():
-            generation.kill_unfinished()
-            generation.retire(self.clock())
-        if loading and self.succession.current.pid in self.succession.zygotes:
-            # It may be deep in the app's import and not look at us.
-            os.kill(self.succession.current.pid, signal.SIGKILL)
-
-    def _go_down(self, now: float) -> None:
-        late = self._end is not None and now >= self._end
-        served = self.phase is Phase.DRAINING and self.queues.is_served(
-            self.succession.current
-        )
-        if served or (self.phase is Phase.DRAINING and late):
-            if late:
-                for generation in self.succession.all():
-                    generation.kill_unfinished()  # the others tell what is cut off
-                late, self._end = False, now + _LAST_WORDS
-            self._close_queues()
-            self.phase = Phase.CLOSING
-            for generation in self.succession.all():
-                generation.retire(self._end)
-        if self.phase is Phase.CLOSING:
-            if late:
-                for generation in self.succession.all():
-                    generation.kill_all("the server stops")
-                self._end = None
-            if not any(len(g.pool) for g in self.succession.all()):
-                self.phase = Phase.LEAVING
-                self._end = now + _LAST_GRACE
-                self.observer.release()
-                for generation in self.succession.all():
-                    generation.release()
-        elif self.phase is Phase.LEAVING and late:
-            for pid in self.succession.zygotes:
-                os.kill(pid, signal.SIGKILL)
-            self.observer.kill()
-            self._end = None
-        left = bool(self.succession.zygotes) or bool(self.observer.pid)
-        if self.phase is Phase.LEAVING and not left:
-            self.phase = Phase.STOPPED
-
-    def _close_queues(self) -> None:
-        # A unix socket's path is removed by who made it.
-        with self.supervisor.rights():
-            self.queues.close()
-        self.observer.close_queues()
+        """INT, QUIT: end at once; what runs is killed. Twice: this instant."""
+        self.descent.interrupt(self.clock())
 
     def _clean_up(self) -> None:
-        self._close_queues()
+        self.descent.close_queues()
         self.succession.close()
         self.observer.release()
         self.supervisor.close()

@@ -12,15 +12,15 @@ import typing as t
 
 from . import launch
 from . import size
-from .channel import Channel
-from .channel import close_all
+from . import vetting
 from .channel import Frame
 from .channel import Kind
-from .channel import read_document
 from .channel import write_document
 from .children import Children
+from .control import Control
+from .ending import GRACE
+from .late import Late
 from .launch import Zygote
-from .log import logger
 from .parking import Connection
 from .parking import ParkedConnections
 from .policy import Policy
@@ -47,6 +47,10 @@ MAX_FAILURES = 5
 #: A worker that resumes a parked connection takes from no accept queue.
 _NO_QUEUE = -1
 
+GIVEN_UP = Why(Reason.STOP, "its generation is given up")
+TOO_LATE = LATE[State.RETIRING]
+_AT_WORK = (State.STARTING, State.BUSY, State.RETIRING)
+
 
 class Generation:
     """A zygote and its workers.
@@ -57,6 +61,7 @@ class Generation:
     :param clock: Monotonic seconds.
     :param lot: Where connections go that its workers hand back.
     :param summary: Where it is counted what they do.
+    :param is_known: Whether a process is another one of the server's.
     """
 
     def __init__(
@@ -67,20 +72,17 @@ class Generation:
         clock: t.Callable[[], float],
         lot: ParkedConnections,
         summary: Summary,
+        is_known: t.Callable[[int], bool] = lambda pid: False,
     ) -> None:
         self.number = zygote.generation
-        self.pid = zygote.pid
         self.clock = clock
-        self.poller = poller
         self.settings: Settings | None = None
-        #: The zygote still listens to us.
-        self.alive = True
         #: No new workers from now on.
         self.closed = False
         #: A file of its app has changed.
         self.outdated = False
-        #: Its zygote has ended, and its pid may be another's.
-        self.reaped = False
+        self._has_changed = False
+        self._is_known = is_known
         #: Its zygote was a worker of the generation before.
         self.is_promoted = False
         #: Requests after which a worker is to be promoted; 0 is none.
@@ -89,6 +91,10 @@ class Generation:
         self.children = Children(
             self.number, self.bank, poller, clock, lot, self._tell, summary
         )
+        self.zygote = Control(
+            zygote, poller, clock, self._from_zygote, self.children.lost
+        )
+        self._late = Late(self.children, clock)
         self._sizing = Sizing(self.children, clock, summary)
         self._summary = summary
         self._others_wait = False
@@ -96,8 +102,6 @@ class Generation:
         self._size = 0
         self._size_is_told = True
         self._scoreboard = scoreboard
-        self._control = Channel(zygote.control)
-        poller.watch(self._control.fd, self._read_control)
 
     # What the dispatcher asks
 
@@ -115,6 +119,16 @@ class Generation:
     def memory(self) -> int:
         """What its zygote and its workers have in memory together, in bytes."""
         return self.children.weights.total(self.pool)
+
+    @property
+    def pid(self) -> int:
+        """Its zygote's process; 0 until that is known."""
+        return self.zygote.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether its zygote still listens to us."""
+        return self.zygote.alive
 
     @property
     def loaded(self) -> bool:
@@ -178,7 +192,7 @@ class Generation:
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""
-        times = [self.pool.deadline(), self.children.stalls.deadline()]
+        times = [self._late.deadline(), self.zygote.deadline()]
         if not self.closed and self.alive:
             times.append(self._sizing.deadline())
         return min((time for time in times if time is not None), default=None)
@@ -211,8 +225,7 @@ class Generation:
         try:
             document = write_document([(one.host, one.inherited) for one in listeners])
         except OSError as e:
-            logger.error("Can't tell the zygote what to serve on: %s.", e)
-            self.release()
+            self.zygote.kill(f"Can't tell the zygote what to serve on: {e}.")
             return
         fds = [document, self._scoreboard, *(one.fd for one in listeners)]
         self._tell(Frame(Kind.LISTEN, self.number), fds)
@@ -271,10 +284,8 @@ class Generation:
         :param others: Processes of another generation.
         :param memory: What these have in memory, in bytes.
         """
-        for worker in self.pool.overdue(now):
-            self.children.kill(worker, LATE[worker.state])
-        for worker in self.children.stalls.due(now):
-            self.children.judge(worker, now)
+        self.zygote.step(now)
+        self._late.step(now)
         if not self.closed and self.settings is not None and self.alive:
             self._sizing.step(now, waiting, others, memory)
         self._tell_size()
@@ -297,12 +308,24 @@ class Generation:
         now = self.clock()
         self.pool.pardon(now, seconds)
         self.children.stalls.pardon(now, seconds)
+        self.zygote.watchdog.pardon(seconds)
 
     def show_busy(self) -> None:
-        """Let every busy worker log its threads' tracebacks."""
+        """Let all who are at something log their threads' tracebacks.
+
+        That is every worker but those that wait for orders, and a zygote that loads the
+        app or that hasn't done yet what it was told.
+        """
         for worker in self.pool:
-            if worker.state is State.BUSY:
+            if worker.state in _AT_WORK or worker.suspect:
                 self.children.signal(worker, signal.SIGUSR2)
+        if self.zygote.is_silent:
+            self.zygote.show()
+
+    def show_late(self) -> None:
+        """Log of each worker that is left where it hangs."""
+        for worker in self.pool:
+            self._late.show(worker, TOO_LATE)
 
     def drain(self) -> None:
         """Start no more workers; let connections end with their request."""
@@ -322,11 +345,11 @@ class Generation:
         """Tell the zygote that another one has inherited what is to run at its end."""
         self._tell(Frame(Kind.HANDED_ON, self.number))
 
-    def kill_all(self, why: str) -> None:
+    def kill_all(self, why: Why) -> None:
         """Send SIGKILL to every worker that is left."""
         self.closed = True
         for worker in list(self.pool):
-            self.children.kill(worker, Why(Reason.STOP, why))
+            self.children.kill(worker, why)
 
     def kill_unfinished(self) -> None:
         """Send SIGKILL to every worker that isn't waiting for orders."""
@@ -335,13 +358,9 @@ class Generation:
                 self.children.kill(worker, AT_ONCE)
 
     def release(self) -> None:
-        """Let the zygote end: it does when nobody holds its control socket."""
-        if self.alive:
-            self.alive = False
-            self.poller.forget(self._control.fd)
-            self._control.send(Frame(Kind.RELEASE, self.number))
-            self._control.close()
-            self.children.lost()
+        """Let the zygote end: it bounds the time of what the app does then."""
+        graceful = self.settings.graceful_timeout if self.settings is not None else 0.0
+        self.zygote.release(graceful + GRACE)
 
     def close(self) -> None:
         """Close all that is left of it here."""
@@ -352,49 +371,36 @@ class Generation:
     # The zygote's channel
 
     def _tell(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
-        if self.alive and not self._control.send(frame, fds):
-            logger.error("The zygote of generation %d does not listen.", self.number)
-            self.release()
-        return self.alive
-
-    def _read_control(self) -> None:
-        if not self.alive:
-            return
-        try:
-            received = self._control.receive()
-            if received is not None:
-                self._take_in(*received)
-        except (ValueError, TypeError, OverflowError) as e:
-            logger.error("The zygote sent garbage: %s.", e)
-            received = None
-        if received is None:
-            self.release()
-
-    def _take_in(self, frames: list[Frame], fds: list[int]) -> None:
-        try:
-            for frame in frames:
-                self._from_zygote(frame, fds)
-        finally:
-            close_all(fds)
+        return self.zygote.tell(frame, fds)
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
-        if frame.kind is Kind.PROMOTED and not self.pid:
-            if not launch.is_child(frame.argument):
-                raise ValueError(f"process {frame.argument} is no child, or is dead")
-            self.pid = frame.argument
+        kind, pid = frame.kind, frame.argument
+        if kind is Kind.PROMOTED and not self.pid:
+            if self._is_known(pid) or not launch.is_child(pid):
+                raise ValueError(f"process {pid} is no child, or is dead")
+            self.zygote.pid = pid
             self.is_promoted = True
-        elif frame.kind is Kind.LOADED and fds:
-            self.settings = settings = Settings(**read_document(fds.pop(0)))
-            if not self.is_promoted:
-                self._refork_after = settings.refork_after
-            self.children.weights.zygote = frame.argument * 1024
-        elif frame.kind is Kind.SPAWNED:
-            self.children.spawned(frame, fds)
-        elif frame.kind is Kind.FAILED:
+        elif kind is Kind.LOADED and fds and not self.loaded:
+            self._load(frame, fds[0])
+        elif kind is Kind.SPAWNED:
+            self.children.spawned(frame, fds, self._vet)
+        elif kind is Kind.FAILED:
             self.children.failed(frame)
-        elif frame.kind is Kind.EXITED:
+        elif kind is Kind.EXITED:
             self.children.exited(frame)
-        elif frame.kind is Kind.RESIZED:
+        elif kind is Kind.RESIZED:
             self._size_is_told = True
-        elif frame.kind is Kind.CHANGED:
-            self.outdated = True
+        elif kind is Kind.CHANGED and not self._has_changed:
+            self.outdated = self._has_changed = True
+
+    def _vet(self, pid: int, pidfd: int) -> None:
+        if self._is_known(pid):
+            raise ValueError(f"process {pid} is another one")
+        vetting.worker(pid, pidfd, self.pid)
+
+    def _load(self, frame: Frame, document: int) -> None:
+        self.settings = settings = vetting.settings(document)
+        self.zygote.loaded(settings.spawn_timeout)
+        if not self.is_promoted:
+            self._refork_after = settings.refork_after
+        self.children.weights.zygote = frame.argument * 1024

@@ -12,6 +12,7 @@ has what requests have loaded.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import signal
@@ -176,6 +177,8 @@ def ignore_foreign_signals() -> None:
     By handlers that do nothing: a signal that is set to be ignored would stay
     so in programs that the app runs (``execve(2)``).
     """
+    # What is registered isn't again, though another handler has taken its place.
+    faulthandler.unregister(signal.SIGUSR2)
     for number in FOREIGN_SIGNALS:
         forks.handle(number, _pass)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
@@ -191,6 +194,21 @@ def take_signals() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def show_on_request() -> None:
+    """Log all threads' tracebacks on USR2: the dispatcher asks where the process is.
+
+    It shows even an app that is deep in a C function. To be called when the foreign
+    signals are ignored.
+    """
+    # By number: the app may put something else in sys.stderr's place.
+    faulthandler.register(signal.SIGUSR2, 2)
+    forks.when_app_forks(_show_no_more)
+
+
+def _show_no_more() -> None:
+    faulthandler.unregister(signal.SIGUSR2)
 
 
 def _pass(number: int, frame: object) -> None:

@@ -339,10 +339,7 @@ def _check_refork(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
 
 
 def check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    """See that the addresses beside the app's can be such.
-
-    :raises SettingsError: If not.
-    """
+    """See that the addresses beside the app's can be such; else raise an error."""
     from . import address
 
     found = {}

@@ -7,12 +7,12 @@ what follows from that. It doesn't know why a reload is wanted.
 from __future__ import annotations
 
 import os
-import signal
 import typing as t
 from collections.abc import Sequence
 
 from . import launch
 from .generation import Generation
+from .generation import GIVEN_UP
 from .launch import Zygote
 from .log import logger
 from .sockets import Listener
@@ -56,11 +56,14 @@ class Succession:
         self.retry_at: float | None = None
         self.reloads = 0
         self._retries = 0
+        #: The current generation's zygote is dead, and that was taken in.
+        self._is_bereaved = False
 
     @property
     def zygotes(self) -> dict[int, Generation]:
         """All zygotes that aren't reaped, by pid."""
-        return {one.pid: one for one in self.all() if one.pid and not one.reaped}
+        found = ((one.zygote, one) for one in self.all())
+        return {z.pid: one for z, one in found if z.pid and not z.reaped}
 
     def all(self) -> list[Generation]:
         """Every generation that there is something left of."""
@@ -114,6 +117,11 @@ class Succession:
         self.coming = self._adopt(zygote)
         with control:
             self.current.promote(worker, number, control.fileno())
+        settings = self.current.settings
+        assert settings is not None, "its workers serve"
+        # The worker's end, and then there is nothing to load.
+        limit = settings.graceful_timeout + settings.spawn_timeout
+        self.coming.zygote.watchdog.hurry(self._clock(), limit)
         logger.info("Generation %d is to come from worker %d.", number, worker.slot)
 
     def _next_number(self) -> int:
@@ -127,10 +135,8 @@ class Succession:
         generation, self.coming = self.coming, None
         if generation is None:
             return
-        generation.kill_all("its generation is given up")
-        generation.release()
-        if generation.pid and not generation.reaped:
-            os.kill(generation.pid, signal.SIGKILL)
+        generation.kill_all(GIVEN_UP)
+        generation.zygote.kill()
         self.leaving.append(generation)
 
     def change(self, now: float, listeners: Sequence[Listener]) -> None:
@@ -138,10 +144,14 @@ class Succession:
         coming = self.coming
         if coming is not None and coming.ready:
             self._promote(coming)
-        elif coming is not None and (coming.hopeless or coming.lost):
+        elif coming is not None and (
+            coming.hopeless or coming.lost or coming.zygote.was_killed
+        ):
             logger.error("Generation %d is given up.", coming.number)
             self.abandon()
             self._give_up()
+        if self.current.zygote.was_killed:
+            self._lose()
         # Before the next one opens: it may wait for the place of who leaves now,
         # and nothing else may happen for long.
         self._dismiss()
@@ -193,6 +203,7 @@ class Succession:
         coming.tell_ready(follows=True)
         old, self.current, self.coming = self.current, coming, None
         self._retries = 0
+        self._is_bereaved = False
         self.reloads += 1
         if coming.is_promoted:
             old.hand_on()
@@ -222,36 +233,74 @@ class Succession:
             except ChildProcessError:
                 found, status = pid, 0
             if found:
-                generation.reaped = True
+                generation.zygote.reaped = True
                 ended.append((generation, os.waitstatus_to_exitcode(status)))
         return ended
 
     def bereaved(self, generation: Generation) -> None:
         """While the server serves, a generation's zygote has ended."""
         if generation is self.coming:
-            logger.error(
-                "Generation %d could not be loaded; generation %d serves on.",
-                generation.number,
-                self.current.number,
-            )
+            number, current = generation.number, self.current.number
+            if generation.loaded or not len(self.current.pool):
+                how = "ended" if generation.loaded else "could not be loaded"
+                logger.error("Generation %d %s; %s.", number, how, self._who_serves())
+            else:
+                logger.error(
+                    "Generation %d could not be loaded; generation %d serves on.",
+                    number,
+                    current,
+                )
             self.abandon()
             self._give_up()
         elif generation is self.current:
+            generation.release()
+            self._lose()
+
+    def _lose(self) -> None:
+        """The current generation can have no more workers, as its zygote is dead."""
+        if self._is_bereaved:
+            return
+        self._is_bereaved = True
+        pause = self._retry()
+        number, follows = self.current.number, "loading another"
+        if self.coming is not None:
+            follows = f"generation {self.coming.number} is on its way"
+        elif pause:
+            follows = f"another one is loaded in {pause:g} s"
+        if self.current.zygote.was_killed:
+            logger.error("Generation %d has no zygote; %s.", number, follows)
+        elif follows != "loading another":
+            logger.error("The zygote (pid %d) died; %s.", self.current.pid, follows)
+        else:
             logger.error("The zygote (pid %d) died; loading another.", self.current.pid)
-            self.current.release()
-            self._retry()
+
+    def _who_serves(self) -> str:
+        number = self.current.number
+        if not len(self.current.pool):
+            return f"generation {number} has no workers left"
+        return f"generation {number} serves on"
 
     def _give_up(self) -> None:
         """A reload has failed, and the current generation serves on."""
-        self._supervisor.ready(f"generation {self.current.number} serves on")
+        self._supervisor.ready(self._who_serves())
         self._retry()
 
-    def _retry(self) -> None:
-        """If the current generation's zygote is dead, load another in a while."""
-        if not self.current.alive and self.coming is None:
-            pause = min(_RETRY * 2**self._retries, _MAX_RETRY) if self._retries else 0
-            self._retries = min(self._retries + 1, 30)
-            self.retry_at = self._clock() + pause
+    def _retry(self) -> float:
+        """If the current generation's zygote is dead, load another in a while.
+
+        :return: In how many seconds.
+        """
+        if self.current.alive or self.coming is not None:
+            return 0.0
+        pause = min(_RETRY * 2**self._retries, _MAX_RETRY) if self._retries else 0.0
+        self._retries = min(self._retries + 1, 30)
+        self.retry_at = self._clock() + pause
+        return pause
+
+    @property
+    def attempts(self) -> int:
+        """How many zygotes were to replace a dead one, and none of them served."""
+        return self._retries
 
     def deadline(self) -> float | None:
         """When to look again if nothing happens before."""

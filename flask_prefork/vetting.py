@@ -15,6 +15,7 @@ import stat
 import typing as t
 
 from . import privileges
+from . import socket_modes
 from .settings import check_addresses
 from .settings import option_name
 from .settings import ROWS
@@ -66,7 +67,7 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     :raises ValueError: It is something else.
     """
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        sock = socket_modes.look_at(os.dup(fd))
     except OSError as e:
         raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
     with sock:

@@ -32,6 +32,8 @@ from .channel import read_document
 from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
+from .ending import GRACE
+from .ending import LAST_MOMENT
 from .fork_pipes import Own
 from .http.server import PreforkServer
 from .launch import Inherited
@@ -47,6 +49,8 @@ if t.TYPE_CHECKING:
 _USUAL_BLOCK = 2 << 20
 #: How long a dispatcher may take to die once it has closed its sockets, in seconds.
 _LAST_MOMENT = 1.0
+#: How long the watcher may take until it knows the app's files, in seconds.
+_WATCHER_PATIENCE = 30.0
 
 
 class Work(t.Protocol):
@@ -122,6 +126,7 @@ class Zygote:
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         launch.ignore_foreign_signals()
         forks.when_app_forks(self._disown)
+        launch.show_on_request()
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
@@ -146,6 +151,9 @@ class Zygote:
         if not self._released:
             self._succeed()
         self._wait_for_workers()
+        if self._watcher:
+            # It ends by itself, unless it is stopped.
+            os.kill(self._watcher, signal.SIGKILL)
         # The watcher's end may be told when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
         self._finish()
@@ -184,7 +192,10 @@ class Zygote:
             finally:
                 os._exit(1)
         theirs.close()
-        ours.recv(1)
+        # One that hangs keeps nobody from serving.
+        ready = select.poll()
+        ready.register(ours, select.POLLIN)
+        ready.poll(_WATCHER_PATIENCE * 1000)
         # It ends when this end is closed, however this process ends.
         self._leash = ours
 
@@ -202,6 +213,7 @@ class Zygote:
         elif frame.kind is Kind.READY:
             at_exit.inherit()
             self.life.ready(bool(frame.argument))
+            send_one(self.control, Frame(Kind.READY, self.generation))
         elif frame.kind is Kind.RESIZED:
             self.life.resized(frame.argument)
             send_one(self.control, Frame(Kind.RESIZED, self.generation))
@@ -228,7 +240,9 @@ class Zygote:
         if wanted and not self._prepared:
             self._prepare(fd)
         channel = socket_modes.adopt(fd, blocking=True)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # But for the one that shows where a handler of the app's hangs.
+        blocked = signal.valid_signals() - {signal.SIGUSR2}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             if not wanted:
                 raise OSError(errno.ECANCELED, "a hook has failed")
@@ -383,12 +397,18 @@ class Zygote:
         deadline = time.monotonic() + self.settings.graceful_timeout
         poll = select.poll()
         poll.register(self._wake_up, select.POLLIN)
+        steps = [(signal.SIGUSR2, LAST_MOMENT), (signal.SIGKILL, GRACE)]
         while self.workers:
             self._reap()
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left > 0 and self.workers:
+                if poll.poll(left * 1000):
+                    self._wake_up.recv(4096)
+            elif self.workers and steps:
+                # Where they hang is shown, a moment before they are killed.
+                number, pause = steps.pop(0)
                 for pid in self.workers:
-                    os.kill(pid, signal.SIGKILL)
-                deadline += 3600
-            elif self.workers and poll.poll(left * 1000):
-                self._wake_up.recv(4096)
+                    os.kill(pid, number)
+                deadline += pause
+            else:
+                return

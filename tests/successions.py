@@ -13,7 +13,9 @@ import pytest
 
 from flask_prefork import launch
 from flask_prefork.launch import Zygote
+from flask_prefork.settings import resolve
 from flask_prefork.succession import Succession
+from flask_prefork.watchdog import Watchdog
 
 
 class FakePool(list[str]):
@@ -32,6 +34,19 @@ class FakeWorker:
     slot = 3
 
 
+class FakeZygote:
+    """A process and whether it listens."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.reaped = self.was_killed = False
+        self.watchdog = Watchdog(0.0)
+
+    def kill(self) -> None:
+        if self.pid and not self.reaped:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 class FakeGeneration:
     """Notes what is done to it; a test sets how it fares.
 
@@ -41,10 +56,11 @@ class FakeGeneration:
 
     def __init__(self, zygote: Zygote) -> None:
         self.number = zygote.generation
-        self.pid = zygote.pid
+        self.zygote = FakeZygote(zygote.pid)
+        self.settings = resolve({})
         self.alive = True
         self.loaded = self.opened = self.ready = self.hopeless = False
-        self.outdated = self.lost = self.reaped = self.is_promoted = False
+        self.outdated = self.lost = self.is_promoted = False
         self.season: FakeWorker | None = None
         self.pool = FakePool()
         self.memory = 0
@@ -56,6 +72,10 @@ class FakeGeneration:
     @property
     def recycles(self) -> bool:
         return self.pool.recycles
+
+    @property
+    def pid(self) -> int:
+        return self.zygote.pid
 
     def open(self, listeners: object, before: object = None) -> None:
         self.opened = True
@@ -71,7 +91,7 @@ class FakeGeneration:
     def retire(self) -> None:
         self.done.append("retire")
 
-    def kill_all(self, why: str) -> None:
+    def kill_all(self, why: object) -> None:
         self.pool = FakePool()
         self.done.append("kill")
 

@@ -106,6 +106,7 @@ def as_zygote(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Zygote]]:
 
     monkeypatch.setattr(log, "set_up", lambda: None)
     monkeypatch.setattr(launch, "ignore_foreign_signals", lambda: None)
+    monkeypatch.setattr(launch, "show_on_request", lambda: None)
     monkeypatch.setattr(launch, "by_fork", lambda generation: begin)
     monkeypatch.setattr(zygote, "Zygote", Mine)
     with ours, theirs:

@@ -194,7 +194,7 @@ def test_a_promoted_workers_generation_follows(world: World) -> None:
     assert world[1].done == ["open", "promote 3 for 2"]
     assert world.numbers() == (1, 2, [])
     assert world.succession.zygotes == {1001: world[1]}, "it isn't there yet"
-    world[2].pid = 1002
+    world[2].zygote.pid = 1002
     assert world.succession.zygotes == {1001: world[1], 1002: world[2]}
     world.serve(2)
     world.turn()
@@ -427,6 +427,8 @@ def test_a_generation_without_a_zygote_has_no_plans() -> None:
     generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
     assert generation.deadline() is not None
     generation.release()
+    assert generation.deadline() == 102.0, "it has to end"
+    generation.zygote.reaped = True
     assert generation.deadline() is None
     generation.close()
     summary.close()

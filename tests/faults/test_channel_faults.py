@@ -12,11 +12,13 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from flask_prefork import scoreboard
+from flask_prefork import vetting
 from flask_prefork.channel import Frame
 from flask_prefork.channel import FRAME_SIZE
 from flask_prefork.channel import Kind
@@ -36,6 +38,11 @@ NUMBER = 7
 FIRST_PID = 2**22 + 1
 
 
+def sleeping() -> subprocess.Popen[bytes]:
+    """A process for a zygote's."""
+    return subprocess.Popen(["sleep", "1000"])
+
+
 class House:
     """A generation of which this test is the zygote and all workers.
 
@@ -43,8 +50,13 @@ class House:
     :ivar workers: The workers' ends of their channels, by slot.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, loaded: bool = True, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.now = 1000.0
+        self.process = process or sleeping()
+        self.owns_process = process is None
+        self.known: set[int] = set()
         self.poller = Poller()
         self.queues = Queues(self.poller, lambda: self.now, 1024)
         self.listener = bind("127.0.0.1", 0, 16)
@@ -54,14 +66,20 @@ class House:
         self.board = scoreboard.create()
         self.summary = Summary(self.board)
         self.generation = Generation(
-            Zygote(os.getpid(), ours, NUMBER),
+            Zygote(self.process.pid, ours, NUMBER),
             self.poller,
             self.board,
             lambda: self.now,
             self.queues,
             self.summary,
+            self.known.__contains__,
         )
         self.workers: dict[int, socket.socket] = {}
+        if loaded:
+            self.load()
+
+    def load(self) -> None:
+        """Be a zygote that loads the app, and three workers that become idle."""
         settings = resolve({"min_idle": 3, "max_workers": 3})
         document = write_document(settings.as_dict())
         send_one(self.zygote, Frame(Kind.LOADED, NUMBER), [document])
@@ -92,6 +110,8 @@ class House:
                     self.workers[frame.slot] = socket.socket(fileno=fds.pop(0))
                 for fd in fds:
                     os.close(fd)
+                if frame.kind in (Kind.RESIZED, Kind.READY):
+                    send_one(self.zygote, frame)
                 frames.append(frame)
         except BlockingIOError:
             pass
@@ -124,6 +144,9 @@ class House:
         ]
 
     def close(self) -> None:
+        if self.owns_process:
+            self.process.kill()
+            self.process.wait()
         self.generation.close()
         self.queues.close()
         self.zygote.close()
@@ -320,7 +343,7 @@ def test_worker_hangs_up(house: House) -> None:
 def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None:
     """The zygote never reads what it is told.
 
-    The dispatcher doesn't wait for it: it is given up, and its workers serve on.
+    The dispatcher doesn't wait for it: it is killed, and its workers serve on.
     """
     house.zygote.setblocking(False)
     for slot in range(3):
@@ -330,6 +353,136 @@ def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None
     house.say(1, Kind.IDLE)
     assert house.letters()[:3] == "BIB"
     assert "does not listen" in log.text
+    assert house.process.wait(5) < 0
+
+
+def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
+    """The zygote closes its control socket and lives on.
+
+    After a while it is shown and killed, and its workers serve on.
+    """
+    house.zygote.close()
+    house.turn()
+    assert not house.generation.alive
+    assert house.process.poll() is None
+    for _ in range(2):
+        deadline = house.generation.zygote.deadline()
+        assert deadline is not None
+        house.now = deadline
+        house.turn()
+    assert house.process.wait(5) == -signal.SIGUSR2, "it knows nothing of ours"
+    assert "was killed: it closed its control socket" in log.text
+    assert house.letters() == "III"
+
+
+def test_zygote_is_slow_but_gets_on(house: House) -> None:
+    """The zygote forks one worker after the other, each in less than the spawn timeout.
+
+    It isn't late, and neither are the workers that have to wait for it.
+    """
+    for slot in range(3):
+        house.workers.pop(slot).close()
+        send_one(house.zygote, Frame(Kind.EXITED, NUMBER, slot, FIRST_PID + 3))
+    house.turn()
+    for _ in range(10):
+        house.now += 0.5
+        house.turn()
+    assert house.letters() == "SSS"
+    house.told()
+    for slot in range(3):
+        house.now += 29.0
+        house.turn()
+        assert house.generation.alive
+        assert house.letters() == "I" * slot + "S" * (3 - slot)
+        send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, slot, FIRST_PID + 10 + slot))
+        house.turn()
+        house.say(slot, Kind.IDLE)
+    assert house.letters() == "III"
+
+
+def test_zygote_does_not_fork(house: House, log: pytest.LogCaptureFixture) -> None:
+    """The zygote doesn't fork what it is told to.
+
+    After the spawn timeout it is late, and the log says so. It is killed; no worker is
+    said to be, and none is a failed start.
+    """
+    house.workers.pop(1).close()
+    send_one(house.zygote, Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 3))
+    house.turn()
+    house.now += 1.0
+    house.turn()
+    house.now += 1.0
+    house.turn()
+    assert house.letters() == "ISI"
+    house.told()
+    house.turn()
+    house.now += 30.0
+    house.turn()
+    assert "is late: it did not fork worker 1 within 30 s" in log.text
+    house.now += 0.5
+    house.turn()
+    assert house.process.wait(5) < 0
+    assert house.letters() == "I.I"
+    assert house.generation.policy.failures == 0
+    assert house.killed() == []
+    assert "Worker 1 (pid 0)" not in log.text
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds")
+def test_worker_survives_sigkill(
+    house: House, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is in a system call that not even SIGKILL ends.
+
+    Its slot is free after a few seconds.
+    """
+    monkeypatch.setattr(vetting, "worker", lambda pid, pidfd, zygote: None)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
+    house.workers.pop(1).close()
+    send_one(house.zygote, Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 3))
+    house.turn()
+    for _ in range(2):
+        house.now += 1.0
+        house.turn()
+    house.told()
+    with sleeping() as process:
+        pidfd = os.pidfd_open(process.pid)
+        send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, 1, process.pid), [pidfd])
+        os.close(pidfd)
+        house.turn()
+        house.workers[1].send(b"garbage")
+        house.turn()
+        assert house.letters() == "IKI"
+        house.now += 4.9
+        house.turn()
+        assert house.letters() == "IKI"
+        house.now += 0.2
+        house.turn()
+        assert house.letters() in ("I.I", "ISI")
+        assert "Worker 1 (pid" in log.text
+        assert "lives on after SIGKILL" in log.text
+        process.kill()
+
+
+def test_worker_is_shown_before_it_is_killed(
+    house: House, log: pytest.LogCaptureFixture
+) -> None:
+    """A worker retires and doesn't end.
+
+    After the graceful timeout it is to show where it is, and is killed a moment later.
+    """
+    house.generation.children.retire(next(iter(house.generation.pool)))
+    house.told()
+    house.now += 30.0
+    house.turn()
+    first = [(f.slot, f.place) for f in house.told() if f.kind is Kind.SIGNAL]
+    assert first == [(0, signal.SIGUSR2)]
+    house.turn()
+    assert not house.told(), "only once"
+    house.now += 0.6
+    house.turn()
+    assert house.killed() == [0]
+    assert "is late: it did not finish within the graceful timeout" in log.text
 
 
 @pytest.mark.parametrize(
@@ -351,7 +504,7 @@ def test_zygote_sends_garbage(
 ) -> None:
     """The zygote sends garbage.
 
-    It is given up, and its workers serve on.
+    It is killed, and its workers serve on.
     """
     house.zygote.send(frame)
     house.turn()

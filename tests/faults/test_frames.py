@@ -1,0 +1,282 @@
+"""Every frame with every kind of descriptor, and with arguments that make no sense."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import select
+import socket
+import subprocess
+import typing as t
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_prefork.channel import Frame
+from flask_prefork.channel import Kind
+from flask_prefork.channel import send_one
+from flask_prefork.channel import write_document
+from flask_prefork.settings import resolve
+
+from .test_channel_faults import FIRST_PID
+from .test_channel_faults import House
+from .test_channel_faults import NUMBER
+from .test_channel_faults import sleeping
+
+#: Makes descriptors; they are closed by the test.
+Make = Callable[[House, Path], list[int]]
+
+
+def of_file(house: House, path: Path) -> list[int]:
+    return [os.open(path / "file", os.O_CREAT | os.O_RDWR)]
+
+
+def of_directory(house: House, path: Path) -> list[int]:
+    return [os.open(path, os.O_RDONLY)]
+
+
+def of_pipe(house: House, path: Path) -> list[int]:
+    return list(os.pipe())
+
+
+def of_fifo(house: House, path: Path) -> list[int]:
+    if not (path / "fifo").exists():
+        os.mkfifo(path / "fifo")
+    return [os.open(path / "fifo", os.O_RDWR)]
+
+
+def of_device(house: House, path: Path) -> list[int]:
+    return [os.open("/dev/zero", os.O_RDWR)]
+
+
+def of_terminal(house: House, path: Path) -> list[int]:
+    return list(os.openpty())
+
+
+def of_epoll(house: House, path: Path) -> list[int]:
+    with select.epoll() as poll:
+        return [os.dup(poll.fileno())]
+
+
+def of_memory(house: House, path: Path) -> list[int]:
+    return [os.memfd_create("garbage")]
+
+
+def of_listener(house: House, path: Path) -> list[int]:
+    return [os.dup(house.listener.fd)]
+
+
+def of_other_family(house: House, path: Path) -> list[int]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return [os.dup(ours.fileno())]
+
+
+def of_datagrams(house: House, path: Path) -> list[int]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return [os.dup(sock.fileno())]
+
+
+def of_no_connection(house: House, path: Path) -> list[int]:
+    with socket.socket() as sock:
+        return [os.dup(sock.fileno())]
+
+
+def of_closed_peer(house: House, path: Path) -> list[int]:
+    with socket.create_connection(("127.0.0.1", house.listener.port)) as client:
+        client.send(b"x")  # the kernel keeps silent ones back
+        house.listener.sock.settimeout(5)
+        served, _ = house.listener.sock.accept()
+        house.listener.sock.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    with served:
+        return [os.dup(served.fileno())]
+
+
+def of_own_pidfd(house: House, path: Path) -> list[int]:
+    return [os.pidfd_open(os.getpid())]
+
+
+def of_proc(house: House, path: Path) -> list[int]:
+    return [os.open("/proc/self", os.O_RDONLY)]
+
+
+def of_none(house: House, path: Path) -> list[int]:
+    return []
+
+
+def of_several(house: House, path: Path) -> list[int]:
+    return of_file(house, path) + of_pipe(house, path) + of_epoll(house, path)
+
+
+MAKES = [make for name, make in sorted(globals().items()) if name.startswith("of_")]
+
+#: Whom the zygote of a :class:`.House` takes for each of its workers.
+WORKERS_PID = FIRST_PID + 3
+#: Arguments of all fields.
+EXTREMES: list[dict[str, t.Any]] = [
+    {},
+    {"argument": 1, "moment": 1010.0},
+    {"argument": 2**32 - 1, "place": 2**16 - 1, "flags": 2**16 - 1},
+    {"argument": 2**31, "moment": math.nan},
+    {"moment": math.inf, "flags": 1},
+    {"moment": -math.inf, "flags": 2},
+    {"moment": -1.0, "tag": b"x" * 19},
+    {"moment": 1010.0, "flags": 2**16 - 4},
+    {"moment": 1e300, "place": 1},
+    {"argument": os.getpid()},
+    {"argument": WORKERS_PID, "moment": -9.0},
+]
+WHO = ["worker", "zygote"]
+
+
+def assert_others_live(house: House, sender: str) -> None:
+    """At most the sender is lost, and the dispatcher goes on."""
+    house.queues.dispatch(house.generation)
+    house.now += 0.1
+    house.turn()
+    assert house.generation.pool.workers[0] is not None
+    assert house.letters()[0] in "IO"
+    assert house.letters()[2] in "IO"
+    if sender == "worker":
+        assert house.generation.alive
+
+
+class Street:
+    """Houses of which the next is made when one has lost somebody."""
+
+    def __init__(self) -> None:
+        self.process = sleeping()
+        self.house: House | None = None
+
+    def next(self) -> House:
+        if self.house is not None:
+            if self.house.letters() == "III" and self.house.generation.alive:
+                return self.house
+            self.house.close()
+        if self.process.poll() is not None:
+            self.process = sleeping()
+        self.house = House(process=self.process)
+        return self.house
+
+    def close(self) -> None:
+        if self.house is not None:
+            self.house.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def street() -> Iterator[Street]:
+    with contextlib.closing(Street()) as street:
+        yield street
+
+
+@pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__[3:])
+@pytest.mark.parametrize("who", WHO)
+def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None:
+    """Any frame comes from a worker or a zygote, with any descriptor and any numbers.
+
+    At most who sent it is lost, and the dispatcher never waits.
+    """
+    for kind, more, slot in itertools.product(Kind, EXTREMES, (1, 2**32 - 1)):
+        house = street.next()
+        fds = make(house, tmp_path)
+        sender = house.workers[1] if who == "worker" else house.zygote
+        send_one(sender, Frame(kind, NUMBER, slot, **more), fds)
+        for fd in fds:
+            os.close(fd)
+        house.turn()
+        assert_others_live(house, who)
+
+
+@pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__[3:])
+def test_a_zygote_says_what_it_has_forked(
+    street: Street, tmp_path: Path, make: Make
+) -> None:
+    """A zygote tells of a worker that it was told to fork, with any descriptor.
+
+    A descriptor that isn't the worker's own pidfd costs the zygote its life.
+    """
+    house = street.next()
+    # The third worker has died, and another one is to come.
+    house.workers.pop(2).close()
+    dead = Frame(Kind.EXITED, NUMBER, 2, WORKERS_PID, moment=-9.0)
+    send_one(house.zygote, dead)
+    house.turn()
+    house.now += 1
+    house.turn()
+    assert house.letters() == "IIS"
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            fds = make(house, tmp_path)
+            send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, 2, process.pid), fds)
+            for fd in fds:
+                os.close(fd)
+            house.turn()
+        finally:
+            process.kill()
+    # It is no child of the zygote's.
+    assert not house.generation.alive
+    assert house.letters() == "II"
+
+
+def documents() -> Iterator[t.Any]:
+    good = resolve({}).as_dict()
+    yield from ([], {}, 1, None, "x" * 100)
+    yield {**good, "more": 1}
+    yield {name: value for name, value in good.items() if name != "backlog"}
+    for name in good:
+        for value in (None, -1, 10**30, 1.5, "garbage", True, [], {}, math.inf):
+            yield {**good, name: value}
+
+
+def test_any_settings(street: Street) -> None:
+    """A zygote tells settings that can't be.
+
+    They are refused, or they can be served by: never does the dispatcher end.
+    """
+    for document in documents():
+        if street.process.poll() is not None:
+            street.process = sleeping()
+        with contextlib.closing(House(loaded=False, process=street.process)) as house:
+            fd = write_document(document)
+            send_one(house.zygote, Frame(Kind.LOADED, NUMBER), [fd])
+            os.close(fd)
+            house.turn()
+            assert house.generation.loaded or not house.generation.alive
+            if house.generation.loaded:
+                house.generation.open(house.queues.listeners)
+                house.turn()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        b"[" * 500_000,
+        b'"' + b"x" * 3_000_000 + b'"',
+        b"\xff\xfe",
+        b"9" * 10_000,
+    ],
+    ids=["empty", "garbage", "deep", "long", "not-utf-8", "digits"],
+)
+def test_a_document_that_is_garbage(data: bytes) -> None:
+    """A zygote sends a document that is none.
+
+    It is killed.
+    """
+    with contextlib.closing(House(loaded=False)) as house:
+        fd = os.memfd_create("document")
+        os.write(fd, data)
+        send_one(house.zygote, Frame(Kind.LOADED, NUMBER), [fd])
+        os.close(fd)
+        house.turn()
+        assert not house.generation.alive
+        assert not house.generation.loaded
+        assert house.process.wait(5) < 0
