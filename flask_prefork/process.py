@@ -185,9 +185,10 @@ class Obituaries:
         if departed is None:
             return None
         slot, state, why, record = departed
-        # A status that nobody knows is bad news only amid a request; and one that
-        # ended by itself amid a request has retired only to finish its threads.
-        unusual = record.began or status
+        # A status that nobody knows is bad news only amid a request, or if we killed;
+        # and one that ended by itself amid a request has retired only to finish its
+        # threads.
+        unusual = record.began or status or (status is None and why is not None)
         if state is State.RETIRING and not unusual:
             return Reason.RETIRED
         doing = ""

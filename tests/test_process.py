@@ -119,6 +119,20 @@ def test_retiring_is_no_news(obituaries: Obituaries, lines: t.Any) -> None:
     assert lines() == []
 
 
+def test_one_that_was_late_is_told_of_whoever_is_left(
+    obituaries: Obituaries, lines: t.Any
+) -> None:
+    """Its zygote may have ended before it told how the worker ended."""
+    late = Why(Reason.GRACEFUL_TIMEOUT, "it did not finish")
+    obituaries.note(42, departed(State.RETIRING, late))
+    assert obituaries.tell(42, None) is Reason.GRACEFUL_TIMEOUT
+    assert lines() == [("WARNING", "Worker 3 (pid 42) was killed: it did not finish.")]
+    # In its last moment it has ended by itself.
+    obituaries.note(42, departed(State.RETIRING, late))
+    assert obituaries.tell(42, 0) is Reason.RETIRED
+    assert lines() == []
+
+
 def test_out_of_memory(obituaries: Obituaries, lines: t.Any, kills: list[int]) -> None:
     for pid in (42, 43, 44):
         obituaries.note(pid, departed())
