@@ -220,9 +220,11 @@ def _be_zygote(
     explicit: dict[str, t.Any],
 ) -> None:
     from . import launch
+    from . import log
 
     launch.ignore_foreign_signals()
     launch.take_signals()
+    log.install_streams()
 
     from . import application
     from . import at_exit

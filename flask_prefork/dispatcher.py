@@ -16,6 +16,7 @@ import time
 import typing as t
 
 from . import banner
+from . import log
 from . import reaper
 from . import scoreboard
 from .generation import Generation
@@ -56,6 +57,7 @@ class Dispatcher:
 
     def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
         self.clock = time.monotonic
+        self._log = log.never_wait()
         self.supervisor = Supervisor(surroundings, self.clock)
         self.phase = Phase.LOADING
         self.status = 0
@@ -127,6 +129,7 @@ class Dispatcher:
             times.append(self._first_idle + _WARM_UP)
         times += [self.queues.deadline(), self.succession.deadline()]
         times += [self.supervisor.deadline(), self.observer.deadline()]
+        times.append(self._log.deadline())
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
@@ -157,6 +160,7 @@ class Dispatcher:
         elif self.phase is not Phase.LOADING:
             self._go_down(now)
         self._tell_observer(now)
+        self._log.step()
 
     def _adopt(self, zygote: Zygote) -> Generation:
         return Generation(
@@ -383,6 +387,7 @@ class Dispatcher:
         self.summary.close()
         os.close(self._scoreboard)
         self.poller.close()
+        self._log.finish()
         self._signals.close()
 
 
