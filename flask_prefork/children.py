@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import signal
 import typing as t
+from functools import partial
 
+from . import dumps
 from . import privileges
 from . import size
-from . import socket_modes
 from .channel import Channel
 from .channel import close_all
 from .channel import Frame
 from .channel import Kind
 from .channel import Malformed
+from .dumps import Dumps
+from .dumps import Then
 from .log import logger
 from .parking import Connection
 from .parking import ParkedConnections
@@ -29,12 +32,12 @@ from .pool import State
 from .pool import Worker
 from .process import Departed
 from .process import Obituaries
+from .process import open_for_worker
 from .process import Process
 from .process import Reason
 from .process import Why
 from .scoreboard import Bank
 from .stalls import Stalls
-from .stalls import Verdict
 from .summary import Summary
 from .weights import Weights
 
@@ -80,26 +83,27 @@ class Children:
         self._summary = summary
         self._processes: dict[int, Process] = {}
         self._obituaries = Obituaries()
+        self.dumps = Dumps()
 
     # Birth
 
     def start(self, worker: Worker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
-            ours, theirs = socket_modes.pair()
+            ours, theirs, dump = open_for_worker()
         except OSError as e:
             # EMFILE, ENFILE, ENOBUFS: there will be others.
             logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
             self.policy.failed(self.clock())
             self.pool.report(worker, Event.EXIT, self.clock())
             return
-        process = Process(worker, Channel(ours))
+        process = Process(worker, Channel(ours), dump)
         self._processes[worker.slot] = process
         self.bank.clear(worker.slot)
         self._show(worker)
         self.poller.watch(process.channel.fd, lambda: self._read(process))
         frame = Frame(Kind.SPAWN, self.number, worker.slot)
-        sent = self._tell(frame, [theirs.fileno()])
+        sent = self._tell(frame, [theirs.fileno(), dump])
         theirs.close()
         if not sent:
             self._dead(process)
@@ -271,25 +275,22 @@ class Children:
             moment = moment if end is None else min(moment, end)
             self.send(worker, frame._replace(moment=moment), fds)
 
-    def judge(self, worker: Worker, now: float) -> None:
-        """Do something about a request that takes long."""
-        record = self.bank.read(worker.slot)
-        stalls = self.stalls
-        verdict = stalls.judge(worker, now, record)
-        if verdict is Verdict.KILL:
-            self.kill(worker, Why(Reason.TIMEOUT, stalls.describe(record)))
-        elif verdict is not None:
-            aborted = verdict is Verdict.ABORT
-            logger.warning(
-                "Worker %d (pid %d) serves %s %s for %.1f s%s; its threads:",
-                worker.slot,
-                record.pid,
-                record.method,
-                record.target,
-                now - record.began,
-                f", without progress for {stalls.timeout:g} s" if aborted else "",
-            )
-            self.signal(worker, signal.SIGXCPU if aborted else signal.SIGUSR2)
+    def show(self, worker: Worker, text: str = "", then: Then | None = None) -> None:
+        """Let a worker log where its threads are.
+
+        :param text: Why, for the log.
+        :param then: Is called when that is done, or when it didn't show them for
+            :data:`.dumps.PATIENCE`; not if it is dead by then.
+        """
+        process, now = self._processes[worker.slot], self.clock()
+        if process.pid:
+            doing = self.bank.read(worker.slot).doing(now)
+            doing = doing or f"is {worker.state.name.lower()}"
+            parts = f"Worker {worker.slot} (pid {process.pid}) {doing}", text
+            send = partial(self._signal, process, dumps.SIGNAL)
+            self.dumps.ask(process, ", ".join(filter(None, parts)), now, send, then)
+        elif then is not None:
+            then()
 
     def kill(self, worker: Worker, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
@@ -388,6 +389,8 @@ class Children:
         del self._processes[process.worker.slot]
         self.poller.forget(process.channel.fd)
         process.channel.close()
+        self.dumps.forget(process)
+        os.close(process.dump)
         if process.pidfd >= 0:
             self.poller.forget(process.pidfd)
             os.close(process.pidfd)

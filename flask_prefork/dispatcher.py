@@ -41,9 +41,9 @@ from .supervisor import Surroundings
 _LAST_GRACE = 2.0
 #: How long idle ones may take when the graceful timeout is over.
 _LAST_WORDS = 1.0
-#: What a worker may need here: its channel, its pidfd, and a connection that it
-#: was handed.
-_WORKERS_DESCRIPTORS = 3
+#: What a worker may need here: its channel, its pidfd, what it shows its threads by,
+#: and a connection that it was handed.
+_WORKERS_DESCRIPTORS = 4
 #: How long the first idle worker waits for the others of the start, in seconds.
 _WARM_UP = 0.5
 

@@ -7,7 +7,6 @@ policy and stalls decide is carried out from here, by :mod:`.children`.
 from __future__ import annotations
 
 import os
-import signal
 import typing as t
 
 from . import launch
@@ -19,6 +18,7 @@ from .channel import Kind
 from .channel import read_document
 from .channel import write_document
 from .children import Children
+from .judge import judge
 from .launch import Zygote
 from .log import logger
 from .parking import Connection
@@ -179,6 +179,7 @@ class Generation:
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""
         times = [self.pool.deadline(), self.children.stalls.deadline()]
+        times.append(self.children.dumps.deadline())
         if not self.closed and self.alive:
             times.append(self._sizing.deadline())
         return min((time for time in times if time is not None), default=None)
@@ -274,7 +275,8 @@ class Generation:
         for worker in self.pool.overdue(now):
             self.children.kill(worker, LATE[worker.state])
         for worker in self.children.stalls.due(now):
-            self.children.judge(worker, now)
+            judge(self.children, worker, now)
+        self.children.dumps.step(now)
         if not self.closed and self.settings is not None and self.alive:
             self._sizing.step(now, waiting, others, memory)
         self._tell_size()
@@ -302,7 +304,7 @@ class Generation:
         """Let every busy worker log its threads' tracebacks."""
         for worker in self.pool:
             if worker.state is State.BUSY:
-                self.children.signal(worker, signal.SIGUSR2)
+                self.children.show(worker)
 
     def drain(self) -> None:
         """Start no more workers; let connections end with their request."""

@@ -11,8 +11,9 @@ import errno
 import fcntl
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
+
+from . import memory_file
 
 #: Names the descriptor of the locks, to processes that are started.
 VARIABLE = "FLASK_PREFORK_OUTPUT"
@@ -83,11 +84,7 @@ def create() -> int:
 
     :return: Its descriptor.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("flask_prefork_output", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = memory_file.create("flask_prefork_output")
     os.ftruncate(fd, _SIZE)
     return fd
 
