@@ -284,11 +284,10 @@ class Children:
         """
         process, now = self._processes[worker.slot], self.clock()
         if process.pid:
-            doing = self.bank.read(worker.slot).doing(now)
-            doing = doing or f"is {worker.state.name.lower()}"
-            parts = f"Worker {worker.slot} (pid {process.pid}) {doing}", text
+            record, state = self.bank.read(worker.slot), worker.state.name.lower()
+            header = dumps.header(worker.slot, process.pid, state, record, now, text)
             send = partial(self._signal, process, dumps.SIGNAL)
-            self.dumps.ask(process, ", ".join(filter(None, parts)), now, send, then)
+            self.dumps.ask(process, header, now, send, then)
         elif then is not None:
             then()
 

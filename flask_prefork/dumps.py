@@ -17,6 +17,7 @@ import typing as t
 
 from . import memory_file
 from .log import logger
+from .record import Record
 
 #: The signal that a process shows its threads for.
 SIGNAL = signal.SIGUSR2
@@ -46,6 +47,23 @@ def create() -> int:
     fd = memory_file.create("flask_prefork_dump")
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
     return fd
+
+
+def header(
+    slot: int, pid: int, state: str, record: Record, now: float, why: str = ""
+) -> str:
+    """What is logged above a worker's threads.
+
+    :param state: A word for it, if it has no request.
+    :param record: What it serves.
+    :param now: Monotonic seconds.
+    :param why: Why it is shown, if there is more to say.
+    """
+    why = f", {why}" if why else ""
+    if not record.began:
+        return f"Worker {slot} (pid {pid}) is {state}{why}"
+    method, target, took = record.method, record.target, now - record.began
+    return f"Worker {slot} (pid {pid}) serves {method} {target} for {took:.1f} s{why}"
 
 
 class Shown(t.Protocol):

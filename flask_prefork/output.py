@@ -129,7 +129,7 @@ class Output:
         """A text behind the line that tells what was lost before it, if anything."""
         if not self.lost or self._tell is not None:
             return data
-        return b"(%d lines of the log were lost)\n%b" % (self.lost, data)
+        return f"({self.lost} lines of the log were lost)\n".encode() + data
 
     def lose(self, data: bytes) -> bool:
         """Count a text that nobody takes."""

@@ -74,15 +74,6 @@ class Record(t.NamedTuple):
     target: str = ""
     grown: Grown = Grown()
 
-    def doing(self, now: float) -> str:
-        """What it serves and for how long, for the log; nothing if it serves nothing.
-
-        :param now: Monotonic seconds.
-        """
-        if not self.began:
-            return ""
-        return f"serves {self.method} {self.target} for {now - self.began:.1f} s"
-
 
 class Entry:
     """A worker's own record, for writing.
