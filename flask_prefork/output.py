@@ -176,7 +176,7 @@ class Output:
             if 0 < sent < len(text):
                 # A disk that is full now, or a socket.
                 shared.set_cut(index, True)
-            if not self._is_file:
+            if sent and not self._is_file:
                 shared.count_piece(index)
             return sent == len(text)
         except OSError:
