@@ -39,12 +39,14 @@ class WholeLines(io.BufferedIOBase):
 
     :param output: Where to.
     :param name: The stream's name.
+    :param lines: Whether the end of a line is to be seen at once.
     """
 
-    def __init__(self, output: Output, name: str) -> None:
+    def __init__(self, output: Output, name: str, lines: bool = True) -> None:
         self.name = name
         self.mode = "wb"
         self._output = output
+        self._lines = lines
         #: Pieces, for a deque's end is added and taken at once: threads and handlers
         #: of signals may write at any moment.
         self._kept: deque[bytes] = deque()
@@ -73,6 +75,10 @@ class WholeLines(io.BufferedIOBase):
             if record is not None:
                 record += piece
                 return len(piece)
+        elif self._lines and not self._kept and piece[-1:] == b"\n":
+            # What a line or a record nearly always is.
+            self._output.write(piece)
+            return len(piece)
         self._kept.append(piece)
         self._size += len(piece)
         if self._size > _KEPT:
@@ -154,14 +160,11 @@ def install(tell: Callable[[int], None]) -> None:
             continue
         with contextlib.suppress(OSError):
             old.flush()
-        new: t.Any = io.TextIOWrapper(
-            WholeLines(Output(fd, tell=tell if fd == 1 else None), old.name),
-            old.encoding,
-            old.errors,
-            "\n",
-            # Instead of each piece at once (PYTHONUNBUFFERED), each line.
-            old.line_buffering or old.write_through,
-        )
+        # Instead of each piece at once (PYTHONUNBUFFERED), each line.
+        lines = old.line_buffering or old.write_through
+        output = Output(fd, tell=tell if fd == 1 else None)
+        buffer = WholeLines(output, old.name, lines)
+        new: t.Any = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", lines)
         new.mode = "w"
         if getattr(sys, f"__{name}__") is old:
             setattr(sys, f"__{name}__", new)
@@ -170,6 +173,7 @@ def install(tell: Callable[[int], None]) -> None:
     exception: t.Any = traceback.TracebackException
     exception.print = _at_once(exception.print)
     threading.excepthook = _recorded(threading.excepthook)
+    sys.excepthook = _recorded(sys.excepthook)
     sys.unraisablehook = _recorded(sys.unraisablehook)
 
 

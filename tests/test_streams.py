@@ -40,7 +40,7 @@ def kept() -> Kept:
 
 def text_stream(output: Output, lines: bool = True) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        WholeLines(output, "<x>"), "utf-8", newline="\n", line_buffering=lines
+        WholeLines(output, "<x>", lines), "utf-8", newline="\n", line_buffering=lines
     )
 
 
@@ -106,6 +106,7 @@ def standard_error(do: Callable[[], object]) -> list[bytes]:
         # pytest has its own.
         threading.excepthook = threading.__excepthook__
         sys.unraisablehook = sys.__unraisablehook__
+        sys.excepthook = sys.__excepthook__
         sys.stderr = io.TextIOWrapper(
             io.BufferedWriter(Named(2)), "utf-8", line_buffering=True
         )
@@ -154,6 +155,14 @@ def print_exc() -> None:
         traceback.print_exc()
 
 
+def end_by_an_exception() -> None:
+    try:
+        fail()
+    except RuntimeError:
+        # As the interpreter does.
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+
+
 def log_exception() -> None:
     try:
         fail()
@@ -162,7 +171,14 @@ def log_exception() -> None:
 
 
 @pytest.mark.parametrize(
-    "do", [fail_in_a_thread, FailsAtItsEnd, print_exc, log_exception]
+    "do",
+    [
+        fail_in_a_thread,
+        FailsAtItsEnd,
+        print_exc,
+        log_exception,
+        end_by_an_exception,
+    ],
 )
 def test_traceback_is_one_text(do: Callable[[], object]) -> None:
     (text,) = standard_error(do)
