@@ -26,6 +26,7 @@ from . import cgroup
 from . import memory_file
 from . import size
 from . import sockets
+from . import streams
 from .extension import configuration
 from .http import access_logger
 from .http import peers
@@ -37,6 +38,7 @@ from .http.peers import Peers
 from .http.request_log import LoggingHandler
 from .http.server import PreforkServer
 from .log import logger
+from .log import tell_lost
 from .settings import resolve
 from .settings import Settings
 from .settings import SettingsError
@@ -208,12 +210,16 @@ def _access_logger(
             " --access-log-format and --access-logfile."
         )
     try:
-        access_logger.set_up(path)
+        access_logger.set_up(path, _open_log)
     except OSError as e:
         raise SettingsError(
             f"Can't write the access log to {path}: {e.strerror or e}."
         ) from None
     return AccessLogger(compile_format(text or "combined"))
+
+
+def _open_log(path: str) -> t.TextIO:
+    return streams.append(path, lambda lost: tell_lost("the access log", lost))
 
 
 def _load_handler(name: str | None) -> type[WSGIRequestHandler]:

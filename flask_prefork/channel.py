@@ -64,7 +64,8 @@ class Kind(enum.IntEnum):
     # Dispatcher to zygote.
     #: The listening sockets and the scoreboard ride along; the document lists them.
     LISTEN = 5
-    #: Fork a worker for ``slot``; its end of the channel rides along.
+    #: Fork a worker for ``slot``; its end of the channel rides along, and the file for
+    #: its dumps.
     SPAWN = 6
     #: Send the signal ``place`` to the worker in ``slot``, process ``argument``.
     SIGNAL = 7

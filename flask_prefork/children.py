@@ -10,9 +10,10 @@ import contextlib
 import os
 import signal
 import typing as t
+from functools import partial
 
+from . import dumps
 from . import size
-from . import socket_modes
 from . import vetting
 from .channel import Channel
 from .channel import close_all
@@ -20,6 +21,8 @@ from .channel import Frame
 from .channel import Kind
 from .channel import Malformed
 from .deadlines import Deadlines
+from .dumps import Dumps
+from .dumps import Then
 from .ending import UNDEAD
 from .log import logger
 from .parking import Connection
@@ -32,6 +35,7 @@ from .pool import State
 from .pool import Worker
 from .process import Departed
 from .process import Obituaries
+from .process import open_for_worker
 from .process import Process
 from .process import Reason
 from .process import Why
@@ -85,25 +89,27 @@ class Children:
         self._summary = summary
         self._processes: dict[int, Process] = {}
         self._obituaries = Obituaries()
+        self.dumps = Dumps()
 
     # Birth
 
     def start(self, worker: Worker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
-            ours, theirs = socket_modes.pair()
-        except OSError as e:  # EMFILE, ENFILE, ENOBUFS: there will be others
+            ours, theirs, dump = open_for_worker()
+        except OSError as e:
+            # EMFILE, ENFILE, ENOBUFS: there will be others.
             logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
             self.policy.failed(self.clock())
             self.pool.report(worker, Event.EXIT, self.clock())
             return
-        process = Process(worker, Channel(ours))
+        process = Process(worker, Channel(ours), dump)
         self._processes[worker.slot] = process
         self.bank.clear(worker.slot)
         self._show(worker)
         self.poller.watch(process.channel.fd, lambda: self._read(process))
         frame = Frame(Kind.SPAWN, self.number, worker.slot)
-        sent = self._tell(frame, [theirs.fileno()])
+        sent = self._tell(frame, [theirs.fileno(), dump])
         theirs.close()
         if not sent:
             self._dead(process, failed=False)
@@ -292,6 +298,22 @@ class Children:
             moment = moment if end is None else min(moment, end)
             self.send(worker, frame._replace(moment=moment), fds)
 
+    def show(self, worker: Worker, text: str = "", then: Then | None = None) -> None:
+        """Let a worker log where its threads are.
+
+        :param text: Why, for the log.
+        :param then: Is called when that is done, or when it didn't show them for
+            :data:`.dumps.PATIENCE`; not if it is dead by then.
+        """
+        process, now = self._processes[worker.slot], self.clock()
+        if process.pid:
+            record, state = self.bank.read(worker.slot), worker.state.name.lower()
+            header = dumps.header(worker.slot, process.pid, state, record, now, text)
+            send = partial(self._signal, process, dumps.SIGNAL)
+            self.dumps.ask(process, header, now, send, then)
+        elif then is not None:
+            then()
+
     def kill(self, worker: Worker, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
 
@@ -390,6 +412,8 @@ class Children:
         del self._processes[process.worker.slot]
         self.poller.forget(process.channel.fd)
         process.channel.close()
+        self.dumps.forget(process)
+        os.close(process.dump)
         if process.pidfd >= 0:
             self.poller.forget(process.pidfd)
             os.close(process.pidfd)

@@ -220,10 +220,12 @@ def _be_zygote(
     explicit: dict[str, t.Any],
 ) -> None:
     from . import launch
+    from . import log
 
     launch.ignore_foreign_signals()
     launch.take_signals()
     launch.show_on_request()
+    log.install_streams()
 
     from . import application
     from . import at_exit

@@ -16,6 +16,7 @@ import time
 import typing as t
 
 from . import banner
+from . import log
 from . import reaper
 from . import scoreboard
 from .descent import Descent
@@ -39,9 +40,9 @@ from .summary import Summary
 from .supervisor import Supervisor
 from .supervisor import Surroundings
 
-#: What a worker may need here: its channel, its pidfd, and a connection that it
-#: was handed.
-_WORKERS_DESCRIPTORS = 3
+#: What a worker may need here: its channel, its pidfd, what it shows its threads by,
+#: and a connection that it was handed.
+_WORKERS_DESCRIPTORS = 4
 #: How long the first idle worker waits for the others of the start, in seconds.
 _WARM_UP = 0.5
 
@@ -55,6 +56,7 @@ class Dispatcher:
 
     def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
         self.clock = time.monotonic
+        self._log = log.never_wait()
         self.supervisor = Supervisor(surroundings, self.clock)
         self.ending = Ending()
         self.status = 0
@@ -126,6 +128,7 @@ class Dispatcher:
             times.append(self._first_idle + _WARM_UP)
         times += [self.queues.deadline(), self.succession.deadline()]
         times += [self.supervisor.deadline(), self.observer.deadline()]
+        times.append(self._log.deadline())
         known = [moment for moment in times if moment is not None]
         return min(known) - self.clock() if known else None
 
@@ -155,6 +158,7 @@ class Dispatcher:
             self._look_after()
         self.descent.step(now)
         self._tell_observer(now)
+        self._log.step()
 
     def _adopt(self, zygote: Zygote) -> Generation:
         return Generation(
@@ -326,6 +330,7 @@ class Dispatcher:
         self.summary.close()
         os.close(self._scoreboard)
         self.poller.close()
+        self._log.finish()
         self._signals.close()
 
 

@@ -7,7 +7,6 @@ policy and stalls decide is carried out from here, by :mod:`.children`.
 from __future__ import annotations
 
 import os
-import signal
 import typing as t
 
 from . import launch
@@ -193,6 +192,7 @@ class Generation:
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""
         times = [self._late.deadline(), self.zygote.deadline()]
+        times.append(self.children.dumps.deadline())
         if not self.closed and self.alive:
             times.append(self._sizing.deadline())
         return min((time for time in times if time is not None), default=None)
@@ -286,6 +286,7 @@ class Generation:
         """
         self.zygote.step(now)
         self._late.step(now)
+        self.children.dumps.step(now)
         if not self.closed and self.settings is not None and self.alive:
             self._sizing.step(now, waiting, others, memory)
         self._tell_size()
@@ -318,7 +319,7 @@ class Generation:
         """
         for worker in self.pool:
             if worker.state in _AT_WORK or worker.suspect:
-                self.children.signal(worker, signal.SIGUSR2)
+                self.children.show(worker)
         if self.zygote.is_silent:
             self.zygote.show()
 

@@ -54,9 +54,7 @@ class Late:
         for worker in children.stalls.due(now):
             self._judge(worker, now)
         for worker in self._last_moments.pop(now):
-            why, state = self._shown.pop(worker)
-            if worker.state is state:
-                children.kill(worker, why)
+            self._kill(worker)
         for worker in children.killed.pop(now):
             logger.error(
                 "Worker %d (pid %d) lives on after SIGKILL; nobody waits for it.",
@@ -66,19 +64,20 @@ class Late:
             children.give_up(worker)
 
     def show(self, worker: Worker, why: Why) -> None:
-        """Let a worker log where it hangs, and kill it a moment later."""
+        """Let a worker log where it hangs; kill it when it has, or a moment later."""
         children = self._children
         if worker in self._shown or not children.pid(worker):
             return
         self._shown[worker] = why, worker.state
         self._last_moments.set(worker, self._clock() + LAST_MOMENT)
-        logger.warning(
-            "Worker %d (pid %d) is late: %s; its threads:",
-            worker.slot,
-            children.pid(worker),
-            why.text,
-        )
-        children.signal(worker, signal.SIGUSR2)
+        children.show(worker, f"late: {why.text}", lambda: self._kill(worker))
+
+    def _kill(self, worker: Worker) -> None:
+        """Its last moment is over."""
+        self._last_moments.discard(worker)
+        why, state = self._shown.pop(worker, (None, None))
+        if why is not None and worker.state is state:
+            self._children.kill(worker, why)
 
     def _judge(self, worker: Worker, now: float) -> None:
         """Do something about a request that takes long."""
@@ -92,15 +91,12 @@ class Late:
                 children.kill(worker, why)
             else:
                 self.show(worker, why)
-        elif verdict is not None:
-            aborted = verdict is Verdict.ABORT
-            logger.warning(
-                "Worker %d (pid %d) serves %s %s for %.1f s%s; its threads:",
-                worker.slot,
-                record.pid,
-                record.method,
-                record.target,
-                now - record.began,
-                f", without progress for {stalls.timeout:g} s" if aborted else "",
+        elif verdict is Verdict.ABORT:
+            # Only then, for the request's end would be shown instead.
+            children.show(
+                worker,
+                f"without progress for {stalls.timeout:g} s",
+                lambda: children.signal(worker, signal.SIGXCPU),
             )
-            children.signal(worker, signal.SIGXCPU if aborted else signal.SIGUSR2)
+        elif verdict is Verdict.SHOW:
+            children.show(worker)

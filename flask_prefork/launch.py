@@ -23,6 +23,7 @@ import typing as t
 
 from . import forks
 from . import origin
+from . import output_locks
 from . import socket_modes
 from .systemd import VARIABLES
 
@@ -109,12 +110,14 @@ def by_exec(generation: int) -> Zygote:
     ours, theirs = socket_modes.pair()
     try:
         theirs.set_inheritable(True)
-        pid = origin.again(
-            {**_first_environment(), VARIABLE: f"{theirs.fileno()}:{generation}"},
-            # A Ctrl-C while the interpreter starts would end it with a
-            # traceback; it unblocks them when it has its own handlers.
-            FOREIGN_SIGNALS,
-        )
+        told = {VARIABLE: f"{theirs.fileno()}:{generation}"}
+        with output_locks.inherited() as locks:
+            pid = origin.again(
+                {**_first_environment(), **told, **locks},
+                # A Ctrl-C while the interpreter starts would end it with a
+                # traceback; it unblocks them when it has its own handlers.
+                FOREIGN_SIGNALS,
+            )
     except BaseException:
         ours.close()
         raise

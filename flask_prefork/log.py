@@ -1,53 +1,144 @@
 """The dispatcher's log: the standard logging module, on standard error.
 
 A process that dispatches must not wait for whoever reads its log. httpd's
-parent once hung in writing to a pipe that nobody read (its 928aff8a02).
+parent once hung in writing to a pipe that nobody read (its 928aff8a02). All
+processes write whole records, one after the other (:mod:`.output`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
 import sys
+import time
+from collections import deque
+
+from . import output
+from . import output_locks
+from . import streams
+from .output import Output
+from .output import Turn
 
 #: What the dispatcher and the zygote have to say.
 logger = logging.getLogger("flask_prefork")
 
+#: Bytes that are kept for a reader that is slow.
+_MOST_KEPT = 1 << 20
+#: Seconds until it is tried again: first, and at most.
+_PAUSES = 0.01, 0.5
+#: Seconds that a process may take to get rid of what is kept when it ends.
+_LAST_WAIT = 1.0
 
-class NonBlockingHandler(logging.Handler):
-    """Writes whole lines to a descriptor, or drops them if that would wait.
 
-    A pipe that polls writable takes PIPE_BUF bytes at once (``pipe(7)``).
+class OutputHandler(logging.Handler):
+    """Writes records whole, and waits for the reader as long as others do.
 
     :param fd: Where to, standard error by default.
-    :ivar dropped: How many lines were lost since one was written.
     """
 
     def __init__(self, fd: int = 2) -> None:
         super().__init__()
-        self.fd = fd
-        self.dropped = 0
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        self.output = Output(fd)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, as one write."""
-        line = self.format(record)
-        if self.dropped:
-            line = f"({self.dropped} lines of the log were lost)\n{line}"
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        try:
-            for start in range(0, len(data), select.PIPE_BUF):
-                ready = self._poll.poll(0)
-                if not ready or not ready[0][1] & select.POLLOUT:
-                    self.dropped += 1
-                    return
-                os.write(self.fd, data[start : start + select.PIPE_BUF])
-        except OSError:
-            self.dropped += 1
+        """Write the record."""
+        self.output.write(self._encode(record))
+
+    def _encode(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+
+
+class NonBlockingHandler(OutputHandler):
+    """Writes records whole, and never waits: it keeps what can't be written yet.
+
+    Whoever has it calls :meth:`step` when :meth:`deadline` says so.
+
+    :ivar dropped: How many lines were lost since one was kept.
+    """
+
+    def __init__(self, fd: int = 2) -> None:
+        super().__init__(fd)
+        self._kept: deque[bytes] = deque()
+        self._size = 0
+        self._turn: Turn | None = None
+        self._pause = 0.0
+        #: When it is tried again; and since when an unfinished text hasn't moved.
+        self._next = 0.0
+        self._moved = 0.0
+
+    @property
+    def dropped(self) -> int:
+        return self.output.lost
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or keep it."""
+        text = self._encode(record)
+        data = self.output.announced(text)
+        if self._size + len(data) > _MOST_KEPT:
+            self.output.lose(text)
         else:
-            self.dropped = 0
+            self.output.kept()
+            self._kept.append(data)
+            self._size += len(data)
+        self.step()
+
+    def deadline(self) -> float | None:
+        """When to call :meth:`step` next, in monotonic seconds."""
+        return self._next if self._kept else None
+
+    def step(self) -> None:
+        """Write of what is kept whatever can be written now."""
+        now = time.monotonic()
+        if self._pause and now < self._next:
+            return
+        while self._kept:
+            turn = self._turn
+            if turn is None:
+                if not self.output.look():
+                    self._part_with(lost=True)
+                    continue
+                turn = Turn(self.output, self._kept[0])
+            before = turn.sent
+            try:
+                if turn.advance():
+                    turn.end()
+                    self._part_with(lost=False)
+                    continue
+            except OSError:
+                turn.end()
+                self._part_with(lost=True)
+                continue
+            if turn.sent > before:
+                self._moved, self._pause = now, 0.0
+            if not turn.sent:
+                # Others may have their turn before.
+                turn.end()
+            elif now >= self._moved + output.PATIENCE:
+                turn.end()
+                self._part_with(lost=True)
+                continue
+            else:
+                self._turn = turn
+            shortest, longest = _PAUSES
+            self._pause = min(max(2 * self._pause, shortest), longest)
+            self._next = now + self._pause
+            return
+
+    def _part_with(self, lost: bool) -> None:
+        self._turn = None
+        self._pause = 0.0
+        data = self._kept.popleft()
+        self._size -= len(data)
+        if lost:
+            self.output.lose(data)
+
+    def finish(self) -> None:
+        """Before the process ends: wait a moment for what is kept."""
+        end = time.monotonic() + _LAST_WAIT
+        while self._kept and time.monotonic() < end:
+            time.sleep(_PAUSES[0])
+            self._pause = 0.0
+            self.step()
 
 
 def open_standard_streams() -> None:
@@ -80,8 +171,32 @@ def discard_output() -> None:
 def set_up() -> None:
     """Let the log go to standard error, unless somebody configured it."""
     open_standard_streams()
+    output_locks.share()
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     if not logger.handlers:
-        logger.addHandler(NonBlockingHandler())
+        logger.addHandler(OutputHandler())
         logger.propagate = False
+
+
+def never_wait() -> NonBlockingHandler:
+    """Let this process never wait for whoever reads its log.
+
+    :return: What is to be called for that. Handlers of somebody else's stay.
+    """
+    handler = NonBlockingHandler()
+    for other in list(logger.handlers):
+        if type(other) is OutputHandler:
+            logger.removeHandler(other)
+            logger.addHandler(handler)
+    return handler
+
+
+def install_streams() -> None:
+    """Let standard output and error be given whole lines, in what the app runs in."""
+    streams.install(lambda lost: tell_lost("standard output", lost))
+
+
+def tell_lost(where: str, lost: int) -> None:
+    """Tell that lines were lost which were to go elsewhere than to standard error."""
+    logger.warning("%d lines for %s were lost.", lost, where)

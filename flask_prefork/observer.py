@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from . import launch
 from . import origin
+from . import output_locks
 from . import socket_modes
 from .address import Address
 from .channel import Channel
@@ -116,11 +117,12 @@ class Observer:
         try:
             theirs.set_inheritable(True)
             code = _CODE.format(path=sys.path, fd=theirs.fileno())
-            with self._supervisor.rights():
+            env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+            with self._supervisor.rights(), output_locks.inherited() as locks:
                 self.pid = origin.spawn(
                     sys.executable,
                     [sys.executable, "-c", code],
-                    {k: v for k, v in os.environ.items() if k not in VARIABLES},
+                    {**env, **locks},
                     launch.FOREIGN_SIGNALS,
                 )
         except OSError as e:

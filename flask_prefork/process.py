@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import enum
+import os
 import signal
+import socket
 import typing as t
 from collections import deque
 
 from . import cgroup
+from . import dumps
 from . import parking
+from . import socket_modes
 from .channel import Channel
 from .channel import Frame
 from .channel import Kind
@@ -75,11 +79,27 @@ LATE = {
 AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
 
+def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
+    """Open what the dispatcher and a worker have in common.
+
+    :return: Our end of the back channel, its end, and the file for its dumps.
+    :raises OSError: There are no descriptors left.
+    """
+    dump = dumps.create()
+    try:
+        ours, theirs = socket_modes.pair()
+    except OSError:
+        os.close(dump)
+        raise
+    return ours, theirs, dump
+
+
 class Process:
     """What the dispatcher holds of a worker's process.
 
     :ivar worker: Its place in the pool.
     :ivar channel: Our end of the back channel.
+    :ivar dump: Where it shows its threads, see :mod:`.dumps`.
     :ivar pid: 0 until the zygote told it.
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
     :ivar resumed: Parked connections that were handed to it, in their order; our
@@ -89,11 +109,21 @@ class Process:
     :ivar wanted: A signal that it gets as soon as its pid is known; 0 is none.
     """
 
-    __slots__ = ("channel", "pid", "pidfd", "resumed", "wanted", "why", "worker")
+    __slots__ = (
+        "channel",
+        "dump",
+        "pid",
+        "pidfd",
+        "resumed",
+        "wanted",
+        "why",
+        "worker",
+    )
 
-    def __init__(self, worker: Worker, channel: Channel) -> None:
+    def __init__(self, worker: Worker, channel: Channel, dump: int) -> None:
         self.worker = worker
         self.channel = channel
+        self.dump = dump
         self.pid = 0
         self.pidfd = -1
         self.resumed: deque[Connection] = deque()

@@ -35,6 +35,7 @@ def serve(
     slot: int,
     generation: int,
     channel: socket.socket,
+    dump: int,
     bank: Bank,
     servers: Sequence[PreforkServer],
     settings: Settings,
@@ -44,6 +45,7 @@ def serve(
 
     See :class:`.worker.Worker` for the other parameters.
 
+    :param dump: Where it shows its threads; see :mod:`.dumps`.
     :param life: What the app is told.
     :return: Not in this process: in one that a promoted worker leaves behind, which is
         to be the zygote. What it begins with.
@@ -56,7 +58,7 @@ def serve(
         launch.ignore_foreign_signals()
         worker = Worker(slot, generation, channel, bank, servers, settings)
         forks.when_app_forks(worker.disown)
-        _listen_to_signals(worker)
+        _listen_to_signals(worker, dump)
         at_exit.begin_in_libraries()
         forks.when_app_forks(_listen_no_more)
         if life.begin(slot, lambda: worker.requests):
@@ -66,7 +68,7 @@ def serve(
             finally:
                 life.end(slot, worker.pid)
             if worker.promotion is not None and life.bequeath(slot, _deadline(worker)):
-                begin = _leave_behind(worker, worker.promotion)
+                begin = _leave_behind(worker, worker.promotion, dump)
                 if begin is None:
                     # What was registered here is the zygote's.
                     at_exit.quit_now(status)
@@ -107,24 +109,22 @@ def _leave(status: int, worker: Worker | None) -> t.NoReturn:
         at_exit.run(status)
 
 
-def _listen_to_signals(worker: Worker) -> None:
+def _listen_to_signals(worker: Worker, dump: int) -> None:
     """Let the dispatcher ask where the app is, and abort a request."""
     forks.handle(signal.SIGXCPU, worker.abort)
     # Even an app that is deep in a C function is shown.
-    faulthandler.register(signal.SIGXCPU, chain=True)
-    faulthandler.register(signal.SIGUSR2)
+    faulthandler.register(signal.SIGUSR2, dump)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
 
 
 def _listen_no_more() -> None:
-    faulthandler.unregister(signal.SIGXCPU)
     faulthandler.unregister(signal.SIGUSR2)
 
 
 # Promotion
 
 
-def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
+def _leave_behind(worker: Worker, begin: Inherited, dump: int) -> Inherited | None:
     """Fork the zygote that follows.
 
     A worker that became it without a fork would have the old zygote for a parent. As
@@ -139,6 +139,7 @@ def _leave_behind(worker: Worker, begin: Inherited) -> Inherited | None:
         return None
     launch.wait_for_end(parent)
     _listen_no_more()
+    os.close(dump)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     worker.channel.close()
     if worker.scales is not None:

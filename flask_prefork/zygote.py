@@ -64,6 +64,7 @@ class Work(t.Protocol):
         slot: int,
         generation: int,
         channel: socket.socket,
+        dump: int,
         bank: Bank,
         servers: t.Sequence[PreforkServer],
         settings: Settings,
@@ -204,7 +205,7 @@ class Zygote:
         if frame.kind is Kind.LISTEN:
             self._listen(fds)
         elif frame.kind is Kind.SPAWN:
-            self._spawn(frame.slot, fds.pop(0))
+            self._spawn(frame.slot, fds.pop(0), fds[0])
         elif frame.kind is Kind.RELEASE:
             self._released = True
         elif frame.kind is Kind.HANDED_ON:
@@ -233,7 +234,7 @@ class Zygote:
                 self.own.append(sock)
             self.servers.append(self.make_server(sock, host))
 
-    def _spawn(self, slot: int, fd: int) -> None:
+    def _spawn(self, slot: int, fd: int, dump: int) -> None:
         self._handed = fd
         wanted = self.life.before_fork()
         self._handed = -1
@@ -250,7 +251,7 @@ class Zygote:
                 self._fault()
             pid = forks.fork(at_exit.begin)
             if not pid:
-                self._become_worker(slot, channel, mask)
+                self._become_worker(slot, channel, dump, mask)
         except OSError as e:
             number = e.errno or errno.EAGAIN
             frame = Frame(Kind.FAILED, self.generation, slot, number)
@@ -285,7 +286,7 @@ class Zygote:
             gc.freeze()
 
     def _become_worker(
-        self, slot: int, channel: socket.socket, mask: t.Iterable[int]
+        self, slot: int, channel: socket.socket, dump: int, mask: t.Iterable[int]
     ) -> t.NoReturn:
         assert self.bank is not None
         try:
@@ -301,6 +302,7 @@ class Zygote:
                 slot,
                 self.generation,
                 channel,
+                dump,
                 self.bank,
                 self.servers,
                 self.settings,

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import select
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork import log
+from flask_prefork import output
 from flask_prefork.log import logger
 from flask_prefork.log import NonBlockingHandler
+from flask_prefork.log import OutputHandler
 
 Pipe = tuple[int, int]
 
@@ -74,29 +77,68 @@ def test_format_is_the_users(pipe: Pipe) -> None:
     assert take(read) == "INFO: one\n"
 
 
-def test_full_pipe_loses_lines_and_says_how_many(pipe: Pipe) -> None:
+def step(handler: NonBlockingHandler) -> None:
+    """Do what the handler wants, when it wants it."""
+    while (moment := handler.deadline()) is not None and moment > time.monotonic():
+        time.sleep(moment - time.monotonic())
+    handler.step()
+
+
+def test_full_pipe_is_not_waited_for(pipe: Pipe) -> None:
     read, write = pipe
     handler = NonBlockingHandler(write)
     fill(write)
-    for _ in range(3):
-        emit(handler, "lost")
-    assert handler.dropped == 3
+    for number in range(3):
+        emit(handler, f"kept {number}")
     assert set(take(read)) == {"."}
-    emit(handler, "kept")
-    assert take(read) == "(3 lines of the log were lost)\nkept\n"
-    emit(handler, "kept too")
-    assert take(read) == "kept too\n"
+    step(handler)
+    assert take(read) == "kept 0\nkept 1\nkept 2\n"
+    assert handler.deadline() is None
+    assert handler.dropped == 0
 
 
-def test_lines_fill_a_pipe_without_waiting(pipe: Pipe) -> None:
+def test_what_is_kept_is_bounded_and_the_rest_counted(pipe: Pipe) -> None:
     read, write = pipe
     handler = NonBlockingHandler(write)
     sent = 0
     while not handler.dropped:
-        emit(handler, f"line {sent}")
+        emit(handler, f"line {sent}" + "x" * 1000)
         sent += 1
-    lines = take(read).splitlines()
-    assert lines == [f"line {number}" for number in range(sent - 1)]
+    emit(handler, "x" * 1000)
+    assert handler.dropped == 2
+    text = ""
+    while handler.deadline() is not None:
+        text += take(read)
+        step(handler)
+    emit(handler, "kept")
+    text += take(read)
+    lines = [f"line {number}" + "x" * 1000 for number in range(sent - 1)]
+    assert text.splitlines() == [*lines, "(2 lines of the log were lost)", "kept"]
+
+
+def test_long_line_that_is_not_taken_is_given_up(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = pipe
+    monkeypatch.setattr(output, "PATIENCE", 0.0)
+    handler = NonBlockingHandler(write)
+    emit(handler, "x" * 100_000)
+    step(handler)
+    assert handler.dropped == 1
+    assert handler.deadline() is None
+    assert set(take(read)) == {"x"}
+    emit(handler, "kept")
+    assert take(read) == "\n(1 lines of the log were lost)\nkept\n"
+
+
+def test_end_of_the_process_waits_a_moment(pipe: Pipe) -> None:
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    fill(write)
+    emit(handler, "kept")
+    take(read)
+    handler.finish()
+    assert take(read) == "kept\n"
 
 
 @given(st.integers(1, 3 * select.PIPE_BUF))
@@ -124,7 +166,7 @@ def test_closed_descriptor() -> None:
     handler = NonBlockingHandler(write)
     os.close(write)
     emit(handler, "lost")
-    emit(handler, "lost")
+    emit(handler, "x" * 1000)
     assert handler.dropped == 2
 
 
@@ -172,10 +214,17 @@ def test_set_up() -> None:
     log.set_up()
     log.set_up()
     (handler,) = logger.handlers
-    assert isinstance(handler, NonBlockingHandler)
-    assert handler.fd == 2
+    assert isinstance(handler, OutputHandler)
+    assert handler.output.fd == 2
     assert logger.isEnabledFor(logging.INFO)
     assert not logger.propagate
+
+
+@pytest.mark.usefixtures("untouched")
+def test_process_that_never_waits() -> None:
+    log.set_up()
+    handler = log.never_wait()
+    assert logger.handlers == [handler]
 
 
 @pytest.mark.usefixtures("untouched")
@@ -184,6 +233,7 @@ def test_configured_logger_stays_as_it_is() -> None:
     logger.addHandler(mine)
     logger.setLevel(logging.ERROR)
     log.set_up()
+    log.never_wait()
     assert logger.handlers == [mine]
     assert logger.level == logging.ERROR
     assert logger.propagate

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import typing as t
 from logging.handlers import WatchedFileHandler
 
 from .log_format import Entry
 from .log_format import Format
+
+Open = t.Callable[[str], t.TextIO]
 
 NAME = "flask_prefork.access"
 #: Standard output, as a file's name.
@@ -39,11 +42,27 @@ class AccessLogger:
             logger.handle(logger.makeRecord(NAME, logging.INFO, "", 0, line, (), None))
 
 
-def set_up(path: str | None) -> None:
+class _FileHandler(WatchedFileHandler):
+    """Writes to a file, which may be moved away at any time.
+
+    :param path: The file.
+    :param open_: Opens it.
+    """
+
+    def __init__(self, path: str, open_: Open) -> None:
+        self._open_ = open_
+        super().__init__(path)
+
+    def _open(self) -> t.Any:
+        return self._open_(self.baseFilename)
+
+
+def set_up(path: str | None, open_: Open) -> None:
     """Give the logger a handler, unless it has one.
 
     :param path: A file, which may be moved away at any time; ``-`` is standard
         output, ``None`` standard error.
+    :param open_: Opens a file to append text to it.
     :raises OSError: The file can't be written.
     """
     logger = logging.getLogger(NAME)
@@ -60,7 +79,7 @@ def set_up(path: str | None) -> None:
     elif path == STANDARD_OUTPUT:
         handler = logging.StreamHandler(sys.stdout)
     else:
-        handler = WatchedFileHandler(path, encoding="utf-8")
+        handler = _FileHandler(path, open_)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import socket
@@ -288,8 +289,7 @@ def test_nobody_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
     """The access log is a pipe, and its reader pauses until it is full.
 
     Workers wait for it to take their lines, the dispatcher doesn't. When it is read
-    again all goes on: no request and no line of the access log is lost. What the
-    dispatcher could not tell is counted.
+    again all goes on: no request and no line is lost.
     """
     with logging_to(pipe.writer, tmp_path, "--access-log") as (process, url):
         with Load(url, 4) as running:
@@ -305,6 +305,32 @@ def test_nobody_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
     log = pipe.finish()
     assert log.count(b'"GET / HTTP/1.1" 200') == len(report.answered) + 1
     assert b"workers: " in log
+
+
+def test_nobody_ever_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
+    """The access log is a pipe that is full and that nobody ever reads.
+
+    A worker waits for it ten seconds, once. From then on it serves without a log, and
+    when there is a reader it says how many lines were lost.
+    """
+    alone = ("--min-idle", "1", "--max-idle", "1", "--max-workers", "1")
+    with logging_to(pipe.writer, tmp_path, "--access-log", *alone) as (process, url):
+        client = Client(url)
+        assert client.ask().status == 200
+        pipe.fill()
+        assert client.ask().status == 200
+        # It has waited by then.
+        for _ in range(20):
+            assert client.ask().status == 200
+        pipe.read_on()
+        wait_for(lambda: not pipe.is_full())
+        assert client.ask().status == 200
+        _stops(process)
+    log = pipe.finish()
+    found = re.search(rb"\((\d+) lines of the log were lost\)\n.*\n", log)
+    assert found is not None
+    lines = log.count(b'"GET / HTTP/1.1" 200')
+    assert int(found[1]) + lines == 23
 
 
 def test_server_stops_though_nobody_reads_its_log(tmp_path: Path, pipe: Pipe) -> None:

@@ -1,0 +1,292 @@
+"""Texts that arrive whole in a descriptor to which many processes write.
+
+A write of up to ``PIPE_BUF`` bytes to a pipe isn't mixed with others (``pipe(7)``). A
+longer one is as soon as the pipe is full, and so are those to sockets and terminals;
+and whoever is killed in the middle leaves a piece of a line behind. So a long text is
+written under an exclusive lock, a short one under a shared one. To a file, a short
+text needs none, for it is one write.
+
+A mark beside each lock (:mod:`.output_locks`) tells that a text is unfinished. Who
+takes the lock and finds the mark begins a new line.
+
+Nobody waits for ever. Who isn't let in, or whose reader takes nothing, for
+:data:`PATIENCE` gives up; what follows isn't waited with until something was taken
+again. What was lost is counted, and told before the next text.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import threading
+import time
+import typing as t
+
+from .output_locks import LOCKS
+from .output_locks import share
+from .output_locks import Shared
+
+#: Seconds without any progress after which a text is given up.
+PATIENCE = 10.0
+#: Seconds after which it is given up although there is some.
+_LONGEST = 30.0
+#: Seconds between two looks at a lock that another process has: the first, the longest.
+_PAUSES = 0.0001, 0.01
+#: What a terminal is given at once, in bytes. It may have less room than a pipe that
+#: can be written to, and then it would be waited for.
+_TERMINAL_PIECE = 256
+
+#: Let a write fail instead of waiting, whoever else has opened the pipe or socket.
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "pwritev") else 0
+
+#: Threads take turns. A handler of a signal may write amid a text, so it is reentrant.
+_threads = threading.RLock()
+#: What came while a text was written, from a signal's handler: by the lock's number.
+_postponed: dict[int, list[tuple[Output, bytes]]] = {}
+
+
+def _renew() -> None:
+    """In a forked process: a thread that was left behind may have had the lock."""
+    global _threads
+    _threads = threading.RLock()
+    _postponed.clear()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
+class Output:
+    """A descriptor to which whole texts are written.
+
+    :param fd: The descriptor.
+    :param shared: Of whom it takes turns with; by default this server's processes.
+    :param tell: Is told how many lines were lost when there is somebody again who
+        takes them. By default they are told of the text itself, in a line before it.
+    :ivar lost: How many lines were lost since one was written.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        shared: Shared | None = None,
+        tell: t.Callable[[int], None] | None = None,
+    ) -> None:
+        self.fd = fd
+        self.lost = 0
+        self.shared = share() if shared is None else shared
+        self._tell = tell
+        #: What :meth:`Shared.pieces` was when it was given up; -1 is not.
+        self._gave_up = -1
+        #: Its lock's number; below 0 if it is to be looked at what it is.
+        self.index = -1
+        self._is_file = False
+        self._nowait = _NOWAIT
+        self._piece = select.PIPE_BUF
+
+    def write(self, data: bytes) -> bool:
+        """Write a text, which should end with its line.
+
+        :return: ``False`` if it is lost.
+        """
+        with _threads:
+            if self.index < 0 and not self.look():
+                return self.lose(data)
+            index = self.index
+            if index in _postponed:
+                _postponed[index].append((self, data))
+                return True
+            mine = _postponed[index] = []
+            try:
+                written = self._write(data)
+            finally:
+                del _postponed[index]
+            for other, text in mine:
+                other.write(text)
+            return written
+
+    def look(self) -> bool:
+        """See what the descriptor is now.
+
+        :return: ``False`` if it is closed.
+        """
+        try:
+            found = os.fstat(self.fd)
+        except OSError:
+            self.index = -1
+            return False
+        kind = stat.S_IFMT(found.st_mode)
+        is_terminal = kind == stat.S_IFCHR and os.isatty(self.fd)
+        self._is_file = kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not is_terminal
+        self._nowait = 0 if is_terminal or self._is_file else _NOWAIT
+        self._piece = _TERMINAL_PIECE if is_terminal else select.PIPE_BUF
+        self.index = (found.st_dev * 31 + found.st_ino) % LOCKS
+        return True
+
+    def announced(self, data: bytes) -> bytes:
+        """A text behind the line that tells what was lost before it, if anything."""
+        if not self.lost or self._tell is not None:
+            return data
+        return f"({self.lost} lines of the log were lost)\n".encode() + data
+
+    def lose(self, data: bytes) -> bool:
+        """Count a text that nobody takes."""
+        self.lost += max(1, data.count(b"\n"))
+        return False
+
+    def kept(self) -> bool:
+        """A text was taken."""
+        self._gave_up = -1
+        if self.lost:
+            lost, self.lost = self.lost, 0
+            if self._tell is not None:
+                self._tell(lost)
+        return True
+
+    def _write(self, data: bytes) -> bool:
+        text = self.announced(data)
+        if len(text) <= select.PIPE_BUF and self._write_at_once(text):
+            return self.kept()
+        turn = Turn(self, text)
+        try:
+            self._finish(turn)
+        except OSError:
+            # EPIPE, ENOSPC, EIO. Whoever reads may have been replaced.
+            self.index = -1
+        finally:
+            turn.end()
+        return self.kept() if turn.is_over else self.lose(data)
+
+    def _write_at_once(self, text: bytes) -> bool:
+        """Write a short text if nobody is in the middle of a long one.
+
+        :return: Whether it was written.
+        """
+        shared, index = self.shared, self.index
+        if not self._is_file and not self._nowait:
+            return False
+        if not self._is_file and not shared.lock(index, fcntl.LOCK_SH):
+            return False
+        try:
+            if shared.is_cut(index):
+                return False
+            sent = self.take(text)
+            if 0 < sent < len(text):
+                # A disk that is full now, or a socket.
+                shared.set_cut(index, True)
+            if sent and not self._is_file:
+                shared.count_piece(index)
+            return sent == len(text)
+        except OSError:
+            return False
+        finally:
+            if not self._is_file:
+                shared.unlock(index)
+
+    def take(self, text: bytes | memoryview) -> int:
+        """Let the descriptor take as much as it can without a wait.
+
+        :return: How many bytes; 0 if it would wait.
+        :raises OSError: It takes nothing any more.
+        """
+        try:
+            if self._is_file:
+                return os.write(self.fd, text)
+            if self._nowait:
+                try:
+                    return os.pwritev(self.fd, [text], -1, self._nowait)
+                except OSError as e:
+                    if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                        raise
+                # An older kernel, or another file by now.
+                self.look()
+                self._nowait = 0
+            if not self._is_ready(0):
+                return 0
+            return os.write(self.fd, text[: self._piece])
+        except BlockingIOError:
+            return 0
+
+    def _is_ready(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        # At its end too, which the next write tells.
+        return bool(poll.poll(max(seconds, 0) * 1000))
+
+    def _finish(self, turn: Turn) -> None:
+        """Wait for a turn, and for the reader, as long as there is progress."""
+        now = begun = time.monotonic()
+        pause, longest = _PAUSES
+        pieces = -1
+        quiet_since = now
+        while not turn.advance():
+            now = time.monotonic()
+            seen = self.shared.pieces(self.index)
+            if seen != pieces:
+                pieces, quiet_since = seen, now
+            left = min(quiet_since + PATIENCE, begun + _LONGEST) - now
+            if seen == self._gave_up or left <= 0:
+                self._gave_up = seen
+                return
+            # A descriptor that is ready and takes nothing is looked at now and then.
+            if not turn.holds or self._is_ready(left):
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, longest)
+
+
+class Turn:
+    """One text on its way, under the exclusive lock.
+
+    :param output: Where to.
+    :param text: The text.
+    :ivar holds: Whether it has the lock.
+    :ivar sent: Bytes that are written.
+    """
+
+    def __init__(self, output: Output, text: bytes) -> None:
+        self.holds = False
+        self._output = output
+        self._index = output.index
+        self._text = text
+        self.sent = 0
+        self._was_cut = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is written."""
+        return self.sent == len(self._text)
+
+    def advance(self) -> bool:
+        """Write what can be written without a wait.
+
+        :return: Whether all is written.
+        :raises OSError: No more will be taken.
+        """
+        shared, index = self._output.shared, self._index
+        if not self.holds:
+            if not shared.lock(index, fcntl.LOCK_EX):
+                return False
+            self.holds = True
+            self._was_cut = shared.is_cut(index)
+            if self._was_cut:
+                self._text = b"\n" + self._text
+        shared.set_cut(index, True)
+        rest = memoryview(self._text)
+        while self.sent < len(rest):
+            sent = self._output.take(rest[self.sent :])
+            if not sent:
+                return False
+            self.sent += sent
+            shared.count_piece(index)
+        return True
+
+    def end(self) -> None:
+        """Give the lock back, whether all is written or not."""
+        if self.holds:
+            shared, index = self._output.shared, self._index
+            cut = self._was_cut if not self.sent else not self.is_over
+            shared.set_cut(index, cut)
+            shared.unlock(index)
+            self.holds = False
