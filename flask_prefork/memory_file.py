@@ -6,6 +6,7 @@ be read-only, and a disk full.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 
@@ -24,7 +25,9 @@ def create(name: str) -> int:
     if hasattr(os, "memfd_create"):
         try:
             return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        except OSError:
-            pass  # forbidden by seccomp(2), or by vm.memfd_noexec
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # and no other kind of file could be had either
+            # Forbidden by seccomp(2), or by vm.memfd_noexec.
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import fcntl
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
 
 import pytest
+from forked import in_child
 
 from flask_prefork import dumps
 from flask_prefork.dumps import Dumps
@@ -288,3 +291,17 @@ def test_blocked_signal_is_seen(process: Process) -> None:
     os.waitpid(pid, 0)
     os.close(ready)
     os.close(go)
+
+
+def test_no_descriptor_is_left() -> None:
+    def work() -> int | None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            dumps.create()
+        except OSError as e:
+            # And not that there is no place for another kind of file.
+            return e.errno
+        return None
+
+    assert in_child(work) == errno.EMFILE
