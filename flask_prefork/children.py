@@ -322,6 +322,7 @@ class Children:
         if self.pool.workers[worker.slot] is not worker:
             return  # it has ended meanwhile
         process = self._processes[worker.slot]
+        self.dumps.forget(process)
         process.why = why
         self._depart(process, why)
         if self.pool.report(worker, Event.KILL, self.clock()):

@@ -208,7 +208,7 @@ def test_who_would_tell_the_cause_is_gone(
 @pytest.fixture
 def process() -> Iterator[Process]:
     ours, theirs = socket.socketpair()
-    process = Process(Worker(0, 0.0), Channel(ours))
+    process = Process(Worker(0, 0.0), Channel(ours), -1)
     yield process
     process.channel.close()
     theirs.close()

@@ -484,7 +484,7 @@ def test_worker_is_shown_before_it_is_killed(
     house.now += 0.6
     house.turn()
     assert house.killed() == [0]
-    assert "is late: it did not finish within the graceful timeout" in log.text
+    assert "late: it did not finish within the graceful timeout" in log.text
 
 
 @pytest.mark.parametrize(

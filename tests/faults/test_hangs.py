@@ -261,7 +261,7 @@ def test_a_worker_hangs_while_it_retires(start: Start) -> None:
     wait_for(mark.exists)
     server.signal(signal.SIGUSR2)
     server.wait_for_log(r"hanging\.py\", line \d+ in stay$")
-    late = server.wait_for_log(r"^Worker \d \(pid \d+\) is late: it did not finish")
+    late = server.wait_for_log(r"^Worker \d \(pid \d+\) .*late: it did not finish")
     server.wait_for_log(r"hanging\.py\", line \d+ in stay$", late.end())
     server.wait_for_log(
         r"was killed: it did not finish within the graceful", late.end()
@@ -276,7 +276,7 @@ def test_a_worker_hangs_before_it_is_idle(start: Start) -> None:
     """
     server, _ = start("after_fork:1", "--spawn-timeout", "1")
     late = server.wait_for_log(
-        r"^Worker \d \(pid \d+\) is late: it did not become idle"
+        r"^Worker \d \(pid \d+\) .*late: it did not become idle"
     )
     server.wait_for_log(r"hanging\.py\", line \d+ in stay$", late.end())
     server.wait_for_log(r"was killed: it did not become idle within", late.end())
