@@ -49,8 +49,8 @@ def nothing_before() -> None:
 
 
 @contextlib.contextmanager
-def cat(**streams: t.Any) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["cat", "-u"], **streams) as process:
+def cat(*line: str, **streams: t.Any) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(line or ["cat", "-u"], **streams) as process:
         try:
             yield process
         finally:
@@ -77,11 +77,10 @@ def test_a_helper_with_two_pipes() -> None:
 )
 def test_one_pipe(stream: str, harm: str) -> None:
     null = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    with cat(**{**null, stream: PIPE}) as process:
-        # Of an ended one it would be closed.
-        os.kill(process.pid, 19)
+    # One that has read its end would be over: of it the pipe would be closed.
+    with cat("sleep", "1000", **{**null, stream: PIPE}) as process:
         (finding,) = told()
-    assert finding.startswith(f"a pipe to the process {process.pid} (cat -u)")
+    assert finding.startswith(f"a pipe to the process {process.pid} (sleep 1000)")
     assert finding.endswith(f"is open; {harm}")
 
 

@@ -25,8 +25,9 @@ MAKERS = {
     "socket",
     "socketpair",
 }
-#: Who may: the first one for all others, and the second one for connections.
-ALLOWED = {"socket_modes.py", "http/server.py"}
+#: Who may: the first one for all others, the second one for connections, and the third
+#: one for what the app makes of one that it has taken over.
+ALLOWED = {"socket_modes.py", "http/server.py", "http/app_socket.py"}
 
 
 @pytest.fixture(params=[None, 0.0, 5.0], autouse=True)

@@ -120,7 +120,9 @@ class Client:
             with HTTPResponse(sock) as response:
                 try:
                     sock.sendall(f"{head}\r\n\r\n".encode())
-                    sock.sendall(self.body)
+                    if self.body:
+                        # Nothing at all is an error once a unix socket's end is closed.
+                        sock.sendall(self.body)
                     response.begin()
                 except ConnectionError:
                     if kept:

@@ -165,7 +165,7 @@ def test_app_leaves_threads_running(serve: Serve) -> None:
         ("/starts-nothing", "before start_response"),
         ("/returns-none", "TypeError"),
         ("/yields-text", "the app must yield bytes, not str"),
-        ("/bad-status", "malformed status"),
+        ("/bad-status", "no final status of HTTP"),
     ],
 )
 def test_app_breaks_the_rules_before_a_byte_is_sent(

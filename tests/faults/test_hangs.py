@@ -275,9 +275,7 @@ def test_a_worker_hangs_before_it_is_idle(start: Start) -> None:
     After the spawn timeout it is shown and killed, and another one is started.
     """
     server, _ = start("after_fork:1", "--spawn-timeout", "1")
-    late = server.wait_for_log(
-        r"^Worker \d \(pid \d+\) .*late: it did not become idle"
-    )
+    late = server.wait_for_log(r"^Worker \d \(pid \d+\) .*late: it did not become idle")
     server.wait_for_log(r"hanging\.py\", line \d+ in stay$", late.end())
     server.wait_for_log(r"was killed: it did not become idle within", late.end())
     wait_for(lambda: server.state().letters.count("I") >= 2)

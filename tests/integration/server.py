@@ -223,11 +223,11 @@ class Server(testing.Server):
     def zygotes(self) -> list[psutil.Process]:
         """The dispatcher's children but the observer."""
         children = psutil.Process(self.pid).children()
-        return [child for child in children if not _observes(child)]
+        return [child for child in children if not observes(child)]
 
     def processes(self) -> list[psutil.Process]:
         """All that belongs to it but the observer."""
-        return [one for one in group(self.pid) if not _observes(one)]
+        return [one for one in group(self.pid) if not observes(one)]
 
     def workers(self) -> list[int]:
         """The workers' pids, in the order of their start."""
@@ -342,7 +342,7 @@ def running(
             assert_group_ends(pid)
 
 
-def _observes(process: psutil.Process) -> bool:
+def observes(process: psutil.Process) -> bool:
     try:
         return any("flask_prefork.observe" in word for word in process.cmdline())
     except psutil.Error:

@@ -251,7 +251,8 @@ def test_the_access_log_is_that_of_flask_run(
         for server in (ours, theirs):
             wait_for(lambda s=server: len(access_lines(s.log())) >= len(REQUESTS))
             logs.append(access_lines(server.log()))
-    assert logs[0] == logs[1]
+    # Two workers have answered in turns, each of which writes its own lines.
+    assert sorted(logs[0]) == sorted(logs[1])
     assert len(logs[0]) == len(REQUESTS)
 
 
