@@ -77,6 +77,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a process was to start")
 
     monkeypatch.setattr(log, "set_up", lambda: None)
+    monkeypatch.setattr(log, "install_streams", lambda: None)
     monkeypatch.setattr(launch, "inherited", start)
     monkeypatch.setattr(launch, "by_fork", start)
 
@@ -105,6 +106,7 @@ def as_zygote(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Zygote]]:
         pass
 
     monkeypatch.setattr(log, "set_up", lambda: None)
+    monkeypatch.setattr(log, "install_streams", lambda: None)
     monkeypatch.setattr(launch, "ignore_foreign_signals", lambda: None)
     monkeypatch.setattr(launch, "show_on_request", lambda: None)
     monkeypatch.setattr(launch, "by_fork", lambda generation: begin)

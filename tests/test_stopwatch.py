@@ -54,9 +54,10 @@ class Turning(Dispatcher):
         not be told from a wait.
     """
 
+    phase = Phase.SERVING  # type: ignore[assignment]
+
     def __init__(self, time: Time, timeout: float) -> None:
         self.clock = self.time = time
-        self.phase = Phase.SERVING
         self.status = 0
         self.poller = self  # type: ignore[assignment]
         self.turns = 0
