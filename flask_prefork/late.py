@@ -13,12 +13,25 @@ from .children import Children
 from .deadlines import Deadlines
 from .ending import LAST_MOMENT
 from .log import logger
-from .pool import State
 from .pool import Worker
 from .process import LATE
 from .process import Reason
 from .process import Why
 from .stalls import Verdict
+
+
+class _Mark(t.NamedTuple):
+    """What a worker was shown for.
+
+    :param why: Why it is to be killed.
+    :param turns: How many times it had changed its state by then.
+    :param stalls: It was busy for too long. As it may go on in the same state, that is
+        judged again.
+    """
+
+    why: Why
+    turns: int
+    stalls: bool
 
 
 class Late:
@@ -31,8 +44,7 @@ class Late:
     def __init__(self, children: Children, clock: t.Callable[[], float]) -> None:
         self._children = children
         self._clock = clock
-        #: Those that were shown: why, and in which state.
-        self._shown: dict[Worker, tuple[Why, State]] = {}
+        self._shown: dict[Worker, _Mark] = {}
         self._last_moments: Deadlines[Worker] = Deadlines()
 
     def deadline(self) -> float | None:
@@ -54,7 +66,8 @@ class Late:
         for worker in children.stalls.due(now):
             self._judge(worker, now)
         for worker in self._last_moments.pop(now):
-            self._kill(worker)
+            if worker in self._shown:
+                self._kill(worker, self._shown[worker])
         for worker in children.killed.pop(now):
             logger.error(
                 "Worker %d (pid %d) lives on after SIGKILL; nobody waits for it.",
@@ -63,34 +76,50 @@ class Late:
             )
             children.give_up(worker)
 
-    def show(self, worker: Worker, why: Why) -> None:
-        """Let a worker log where it hangs; kill it when it has, or a moment later."""
-        children = self._children
-        if worker in self._shown or not children.pid(worker):
+    def show(self, worker: Worker, why: Why, stalls: bool = False) -> None:
+        """Let a worker log where it hangs; kill it when it has, or a moment later.
+
+        It lives on if it has come out of the state that it is in.
+
+        :param stalls: It is shown for what :mod:`.stalls` has judged.
+        """
+        children, before = self._children, self._shown.get(worker)
+        if not children.pid(worker):
             return
-        self._shown[worker] = why, worker.state
+        if before is not None and before.turns == worker.turns:
+            return
+        mark = self._shown[worker] = _Mark(why, worker.turns, stalls)
         self._last_moments.set(worker, self._clock() + LAST_MOMENT)
-        children.show(worker, f"late: {why.text}", lambda: self._kill(worker))
+        children.show(worker, f"late: {why.text}", lambda: self._kill(worker, mark))
 
-    def _kill(self, worker: Worker) -> None:
+    def _kill(self, worker: Worker, mark: _Mark) -> None:
         """Its last moment is over."""
+        if self._shown.get(worker) is not mark:
+            return  # it was shown once more, for something else
+        del self._shown[worker]
         self._last_moments.discard(worker)
-        why, state = self._shown.pop(worker, (None, None))
-        if why is not None and worker.state is state:
-            self._children.kill(worker, why)
+        if worker.turns != mark.turns:
+            return
+        if mark.stalls:
+            self._judge(worker, self._clock(), was_shown=True)
+        else:
+            self._children.kill(worker, mark.why)
 
-    def _judge(self, worker: Worker, now: float) -> None:
-        """Do something about a request that takes long."""
+    def _judge(self, worker: Worker, now: float, was_shown: bool = False) -> None:
+        """Do something about a request that takes long.
+
+        :param was_shown: It was judged so before, and shown.
+        """
         children, stalls = self._children, self._children.stalls
         record = children.bank.read(worker.slot)
         verdict = stalls.judge(worker, now, record)
         if verdict is Verdict.KILL:
             why = Why(Reason.TIMEOUT, stalls.describe(record))
-            if record.began and not record.upgraded:
+            if was_shown or (record.began and not record.upgraded):
                 # Its threads were shown when it was told to end.
                 children.kill(worker, why)
             else:
-                self.show(worker, why)
+                self.show(worker, why, stalls=True)
         elif verdict is Verdict.ABORT:
             # Only then, for the request's end would be shown instead.
             children.show(

@@ -28,6 +28,7 @@ class Worker:
     :ivar slot: The number, from 0.
     :ivar state: Where it is in its life.
     :ivar since: When it came into that state, in seconds.
+    :ivar turns: How many times it has changed its state.
     :ivar served: Requests it has reported.
     :ivar limit: Requests after which it is due to be replaced; 0 is never.
     :ivar suspect: It was ordered and is silent; its connection is others' now.
@@ -46,12 +47,14 @@ class Worker:
         "slot",
         "state",
         "suspect",
+        "turns",
     )
 
     def __init__(self, slot: int, now: float, limit: int = 0) -> None:
         self.slot = slot
         self.state = State.FREE
         self.since = now
+        self.turns = 0
         self.served = 0
         self.limit = limit
         self.suspect = False
@@ -218,6 +221,7 @@ class Pool:
         self.counts[old] -= 1
         self.counts[new] += 1
         worker.state = new
+        worker.turns += 1
         worker.since = now
         if new is State.IDLE:
             worker.ready = True

@@ -1,0 +1,186 @@
+"""Who is late, is shown and is killed; and who has gone on meanwhile."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from flask_prefork.deadlines import Deadlines
+from flask_prefork.ending import LAST_MOMENT
+from flask_prefork.late import Late
+from flask_prefork.pool import Event
+from flask_prefork.pool import Pool
+from flask_prefork.pool import State
+from flask_prefork.pool import Timeouts
+from flask_prefork.pool import Worker
+from flask_prefork.process import LATE
+from flask_prefork.process import Why
+from flask_prefork.record import Record
+from flask_prefork.stalls import Stalls
+
+#: How long a worker may be ordered and silent.
+SPAWN = 2.0
+TOO_LATE = LATE[State.RETIRING]
+
+
+class FakeChildren:
+    """Workers whose processes are told to do things.
+
+    :ivar record: What the worker tells of itself.
+    :ivar shown: What is to be called when the worker has shown where it is.
+    """
+
+    def __init__(self) -> None:
+        self.pool = Pool(2, Timeouts(order=1.0, spawn=SPAWN, retire=3.0))
+        self.stalls = Stalls(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
+        self.killed: Deadlines[Worker] = Deadlines()
+        self.bank = self
+        self.record = Record()
+        self.shown: list[t.Callable[[], None]] = []
+        self.signals: list[int] = []
+        self.dead: list[Why] = []
+
+    def read(self, slot: int) -> Record:
+        return self.record
+
+    def pid(self, worker: Worker) -> int:
+        return 100 + worker.slot
+
+    def show(
+        self, worker: Worker, text: str = "", then: t.Callable[[], None] | None = None
+    ) -> None:
+        if then is not None:
+            self.shown.append(then)
+
+    def signal(self, worker: Worker, number: int) -> None:
+        self.signals.append(number)
+
+    def kill(self, worker: Worker, why: Why) -> None:
+        self.dead.append(why)
+
+
+class World:
+    """A generation's only worker, and the time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.children = FakeChildren()
+        self.late = Late(t.cast(t.Any, self.children), lambda: self.now)
+        worker = self.children.pool.spawn(self.now)
+        assert worker is not None
+        self.worker = worker
+        self.report(Event.IDLE)
+
+    def report(self, event: Event) -> None:
+        assert self.children.pool.report(self.worker, event, self.now)
+
+    def order(self) -> None:
+        assert self.children.pool.order(1, self.now) == [self.worker]
+
+    def be_busy(self) -> None:
+        self.order()
+        self.report(Event.BUSY)
+        self.children.stalls.watch(self.worker, self.now)
+
+    def go_on(self, seconds: float) -> None:
+        """Let the time pass, and what is due be done."""
+        end = self.now + seconds
+        while (due := self.late.deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.late.step(self.now)
+        self.now = end
+
+    def go_on_until_shown(self) -> None:
+        while not self.children.shown:
+            self.go_on(0.1)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_who_stays_silent_is_killed(world: World) -> None:
+    world.order()
+    world.go_on_until_shown()
+    assert world.children.dead == []
+    world.go_on(LAST_MOMENT + 0.1)
+    assert world.children.dead == [LATE[State.ORDERED]]
+
+
+@pytest.mark.parametrize("has_shown", [True, False])
+def test_who_is_ordered_anew_lives(world: World, has_shown: bool) -> None:
+    """It has left the state and entered it again before its last moment was over."""
+    world.order()
+    world.go_on_until_shown()
+    world.report(Event.BUSY)
+    world.report(Event.IDLE)
+    world.order()
+    if has_shown:
+        world.children.shown[0]()
+    else:
+        world.go_on(LAST_MOMENT + 0.1)
+    assert world.children.dead == []
+    world.go_on(SPAWN + 2 * LAST_MOMENT)
+    assert world.children.dead == [LATE[State.ORDERED]]
+
+
+def test_who_has_gone_on_is_shown_for_the_next_reason(world: World) -> None:
+    world.order()
+    world.go_on_until_shown()
+    world.report(Event.BUSY)
+    world.late.show(world.worker, TOO_LATE)
+    first, second = world.children.shown
+    first()
+    assert world.children.dead == []
+    second()
+    assert world.children.dead == [TOO_LATE]
+
+
+def test_who_is_busy_without_a_request_is_killed(world: World) -> None:
+    world.be_busy()
+    world.go_on_until_shown()
+    world.children.shown[0]()
+    (why,) = world.children.dead
+    assert "without a request" in why.text
+
+
+def test_who_has_begun_a_request_lives(world: World) -> None:
+    """It was shown as busy without one, and is still busy."""
+    world.be_busy()
+    world.go_on_until_shown()
+    world.children.record = Record(began=world.now, method="GET", target="/")
+    world.children.shown[0]()
+    assert world.children.dead == []
+    # That one has its own time.
+    assert world.children.signals == []
+    world.go_on(0.9)
+    assert world.children.signals == []
+    assert world.children.dead == []
+
+
+def test_who_has_served_one_lives(world: World) -> None:
+    world.be_busy()
+    world.go_on_until_shown()
+    world.children.record = Record(requests=1)
+    world.go_on(LAST_MOMENT + 0.1)
+    assert world.children.dead == []
+
+
+def test_who_keeps_a_connection_that_the_app_has_taken_over(world: World) -> None:
+    world.be_busy()
+    world.children.record = Record(began=0.1, upgraded=0.1)
+    world.go_on_until_shown()
+    world.go_on(LAST_MOMENT + 0.1)
+    (why,) = world.children.dead
+    assert "its view didn't end" in why.text
+
+
+def test_a_connection_that_moves_again(world: World) -> None:
+    world.be_busy()
+    world.children.record = Record(began=0.1, upgraded=0.1)
+    world.go_on_until_shown()
+    world.children.record = Record(began=0.1, upgraded=0.1, moved=world.now)
+    world.children.shown[0]()
+    assert world.children.dead == []
