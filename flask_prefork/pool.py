@@ -305,7 +305,8 @@ class Pool:
         :param room: Whether one more worker is allowed.
         :return: A worker to start (it is STARTING now), and one to retire.
         """
-        if self._starting or len(self._retiring) > self._finishing:
+        # Not by their number: among those that finish there are killed ones too.
+        if self._starting or not all(one.finishing for one in self._retiring):
             return None, None
         if not self._due:
             # The one it was to replace has died.

@@ -179,6 +179,22 @@ def test_recycling_goes_on_beside_one_that_only_finishes() -> None:
     assert pool.recycle(0.0, room=False) == (None, workers[1])
 
 
+def test_who_is_killed_while_it_finishes_stands_for_no_other() -> None:
+    pool = Pool(4, max_requests=1)
+    workers = [pool.spawn(0.0) for _ in range(3)]
+    for worker in workers:
+        assert worker is not None
+        pool.report(worker, Event.IDLE, 0.0, 1)
+    first, second, third = (worker for worker in workers if worker is not None)
+    pool.finish(first, 0.0)
+    pool.report(first, Event.KILL, 0.0)
+    assert pool.recycle(0.0, room=False) == (None, second)
+    pool.report(second, Event.RETIRE, 0.0)
+    assert pool.recycle(0.0, room=False) == (None, None), "the second is yet to go"
+    pool.finish(second, 0.0)
+    assert pool.recycle(0.0, room=False) == (None, third)
+
+
 def test_recycling_without_room_retires_first() -> None:
     pool = idle_pool(2, 2, max_requests=1)
     worker = pool.lowest_idle()
