@@ -178,8 +178,10 @@ class Children:
             # A moment before the news of its exit; and one that lives on without its
             # channel is of no use.
             self.poller.forget(process.channel.fd)
-            if worker.state is not State.RETIRING:
-                self._hung_up(process)
+            if self._is_lost and process.pidfd < 0:
+                self._dead(process)
+            elif worker.state is not State.RETIRING:
+                self.kill(worker, None)
 
     def _take_in(self, process: Process, frames: list[Frame], fds: list[int]) -> None:
         worker = process.worker
@@ -328,7 +330,8 @@ class Children:
         if self.pool.report(worker, Event.KILL, self.clock()):
             self._show(worker)
             self._signal(process, signal.SIGKILL)
-            if process.pidfd >= 0:
+            # Without a pidfd its zygote tells, if there is one.
+            if process.pidfd >= 0 or (process.pid and self._is_lost):
                 self.killed.set(worker, self.clock() + UNDEAD)
 
     def give_up(self, worker: Worker) -> None:
@@ -355,12 +358,10 @@ class Children:
         for process in list(self._processes.values()):
             if not process.pid:
                 self._dead(process, failed=False)  # nobody has tried
-
-    def _hung_up(self, process: Process) -> None:
-        if self._is_lost and process.pidfd < 0:
-            self._dead(process)
-        else:
-            self.kill(process.worker, None)
+            elif process.pidfd < 0 and not self.poller.is_watched(process.channel.fd):
+                self._dead(process)  # it has hung up before
+            elif process.pidfd < 0 and process.worker.state is State.KILLED:
+                self.killed.set(process.worker, self.clock() + UNDEAD)
 
     def _ended(self, pid: int, status: int) -> None:
         self._summary.ended(self._obituaries.tell(pid, status))

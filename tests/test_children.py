@@ -20,6 +20,7 @@ from flask_prefork.poller import Poller
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
+from flask_prefork.process import AT_ONCE
 from flask_prefork.scoreboard import Bank
 from flask_prefork.summary import Summary
 
@@ -133,6 +134,65 @@ def test_what_was_handed_on_twice_is_taken_in_its_order(world: World) -> None:
     third = world.resume()
     world.die()
     assert world.ready == [second, third]
+
+
+def without_pidfd(world: World) -> None:
+    """The zygote has forked the worker, where there are no pidfds."""
+    pid = 2**30  # above any (proc(5), pid_max)
+    frame = Frame(Kind.SPAWNED, 1, world.worker.slot, pid)
+    world.children.spawned(frame, [], lambda pid, pidfd: None)
+    assert world.children.pid(world.worker) == pid
+
+
+def turn(world: World) -> None:
+    for callback in world.poller.wait(0):
+        callback()
+
+
+@pytest.mark.parametrize("retires", [False, True])
+def test_who_hung_up_before_its_zygote_was_lost_is_dead(
+    world: World, retires: bool
+) -> None:
+    without_pidfd(world)
+    if retires:
+        world.children.retire(world.worker)
+    world.process.close()
+    turn(world)
+    assert len(world.children.pool) == 1, "its zygote is to tell"
+    world.children.lost()
+    assert len(world.children.pool) == 0
+
+
+@pytest.mark.parametrize("retires", [False, True])
+def test_who_hangs_up_after_its_zygote_was_lost_is_dead(
+    world: World, retires: bool
+) -> None:
+    without_pidfd(world)
+    if retires:
+        world.children.retire(world.worker)
+    world.children.lost()
+    assert len(world.children.pool) == 1
+    world.process.close()
+    turn(world)
+    assert len(world.children.pool) == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_nobody_waits_for_ever_for_who_was_killed(world: World, before: bool) -> None:
+    """Where neither a pidfd nor a zygote tells of its end, and its channel is open."""
+    without_pidfd(world)
+    if before:
+        world.children.kill(world.worker, AT_ONCE)
+        assert world.children.killed.next() is None, "its zygote is to tell"
+    world.children.lost()
+    if not before:
+        world.children.kill(world.worker, AT_ONCE)
+    assert world.worker.state is State.KILLED
+    moment = world.children.killed.next()
+    assert moment is not None
+    assert world.children.killed.pop(moment) == [world.worker]
+    world.children.give_up(world.worker)
+    assert len(world.children.pool) == 0
 
 
 def test_nothing_is_taken_that_was_not_handed_on(world: World) -> None:
