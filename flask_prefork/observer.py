@@ -6,6 +6,7 @@ whether we still turn. Whatever becomes of it is no matter of the server's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -113,7 +114,11 @@ class Observer:
 
     def _start(self) -> None:
         self._start_at = None
-        ours, theirs = socket_modes.pair()
+        try:
+            ours, theirs = socket_modes.pair()
+        except OSError as e:
+            self._not_started(e)
+            return
         try:
             theirs.set_inheritable(True)
             code = _CODE.format(path=sys.path, fd=theirs.fileno())
@@ -127,8 +132,7 @@ class Observer:
                 )
         except OSError as e:
             ours.close()
-            logger.error("Can't start the observer: %s.", e)
-            self._retry(failed=True)
+            self._not_started(e)
             return
         finally:
             theirs.close()
@@ -136,6 +140,10 @@ class Observer:
         self._told = False
         self._hear_by = self._clock() + _UP
         self._poller.watch(self._channel.fd, self._read)
+
+    def _not_started(self, e: OSError) -> None:
+        logger.error("Can't start the observer: %s.", e)
+        self._retry(failed=True)
 
     def _tell(self, channel: Channel) -> None:
         """Hand it what it is to serve.
@@ -248,5 +256,5 @@ class Observer:
     def kill(self) -> None:
         """End it now."""
         if self.pid:
-            with self._supervisor.rights():
+            with self._supervisor.rights(), contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
