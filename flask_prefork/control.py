@@ -6,6 +6,7 @@ whether it listens, and what becomes of one that doesn't.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import typing as t
@@ -138,8 +139,10 @@ class Control:
 
     def _signal(self, number: int) -> None:
         if self.pid and not self.reaped:
-            # Not reaped, so the pid is still its own.
-            os.kill(self.pid, number)
+            # Not reaped, so the pid is still its own. But the app may have made it
+            # another user's (EPERM, kill(2)); then its deadline says so.
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, number)
 
     def step(self, now: float) -> None:
         """Do what its watchdog wants now."""

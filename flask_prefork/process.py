@@ -141,8 +141,8 @@ class Process:
         elif self.pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self.pidfd, number)
-            except ProcessLookupError:
-                pass
+            except (ProcessLookupError, PermissionError):
+                pass  # it has ended, or the app has made it another user's
         else:
             return False
         return True

@@ -6,6 +6,7 @@ dispatcher tells it over the control socket, and reports the outcome.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -221,8 +222,9 @@ class Zygote:
         elif (
             frame.kind is Kind.SIGNAL and self.workers.get(frame.argument) == frame.slot
         ):
-            # Not reaped yet, so the pid is still its.
-            os.kill(frame.argument, frame.place)
+            # Not reaped yet, so the pid is still its; perhaps as another user's.
+            with contextlib.suppress(PermissionError):
+                os.kill(frame.argument, frame.place)
 
     def _listen(self, fds: list[int]) -> None:
         hosts = read_document(fds.pop(0))

@@ -1,0 +1,68 @@
+"""Processes of which the app has made another user's: no signal of ours reaches them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork.channel import Channel
+from flask_prefork.control import Control
+from flask_prefork.launch import Zygote
+from flask_prefork.poller import Poller
+from flask_prefork.pool import Worker
+from flask_prefork.process import Process
+
+#: Above any (proc(5), pid_max).
+PID = 2**30
+
+
+def refuse(*args: object) -> t.NoReturn:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def test_a_zygote_that_may_not_be_killed_is_given_up(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "kill", refuse)
+    poller, lost = Poller(), []
+    control = Control(
+        Zygote(PID, pair[0], 1),
+        poller,
+        lambda: 100.0,
+        lambda frame, fds: None,
+        lambda: lost.append(True),
+    )
+    control.show()
+    control.kill("It is to end.")
+    assert lost == [True]
+    while not control.reaped:
+        moment = control.deadline()
+        assert moment is not None
+        control.step(moment)
+    assert f"(pid {PID}) lives on after SIGKILL" in caplog.text
+    poller.close()
+
+
+def test_a_worker_that_may_not_be_killed_was_tried(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse, raising=False)
+    process = Process(Worker(0, 0.0), Channel(pair[0]), -1)
+    process.pid, process.pidfd = PID, 0
+    assert process.signal(signal.SIGKILL), "its zygote can't do it either"
