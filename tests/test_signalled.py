@@ -1,4 +1,4 @@
-"""Processes of which the app has made another user's: no signal of ours reaches them."""
+"""Processes that the app has made another user's: no signal reaches them."""
 
 from __future__ import annotations
 
