@@ -59,7 +59,9 @@ class Poller:
         else:
             # Rounded up to what the system call counts in, lest the loop
             # spins through the last fraction.
-            seconds = math.ceil(min(max(seconds, 0.0), _LONGEST) * 1000) / 1000
+            # What is no number is no reason to sleep.
+            seconds = min(seconds, _LONGEST) if seconds > 0 else 0.0
+            seconds = math.ceil(seconds * 1000) / 1000
             events = self._poll.poll(seconds * self._unit)
         callbacks = self._callbacks
         return [callbacks[fd] for fd, _ in events if fd in callbacks]

@@ -31,6 +31,8 @@ _BUCKETS = 17
 _GROWN = _BUCKETS + len(BOUNDS) + 1
 _TEXT = 8 * (_GROWN + 2)
 _RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QddddQ{len(BOUNDS) + 1}QQQ{LINE}s{1 + LINE}p")
+#: More is no time: a worker may write anything here. In seconds; it is 34,865 years.
+_LATEST = 2.0**40
 #: Bytes of a record: a multiple of the processor's cache lines.
 SIZE = 704
 assert _RECORD.size <= SIZE
@@ -162,15 +164,21 @@ class Entry:
         counts[_BUCKETS + bisect_left(BOUNDS, spent)] += 1
 
 
+def _seconds(number: float) -> float:
+    """A time as the readers can reckon with; 0 for what is none."""
+    return number if 0.0 < number <= _LATEST else 0.0
+
+
 def read(board: mmap.mmap, start: int) -> Record:
-    """Read a record.
+    """Read a record, whatever a worker has made of it.
 
     :param start: Where it is on the scoreboard.
     """
     fields = _RECORD.unpack_from(board, start)
     numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:_GROWN]
     grown, by, line, grown_line = fields[_GROWN:]
-    began, moved, upgraded, spent, length = numbers[_BEGAN:]
+    began, moved, upgraded, spent = map(_seconds, numbers[_BEGAN:_LENGTH])
+    length = numbers[_LENGTH]
     method = target = ""
     if began:
         method, _, target = line[:length].decode("latin-1").partition(" ")
@@ -178,7 +186,7 @@ def read(board: mmap.mmap, start: int) -> Record:
     return Record(
         pid,
         generation,
-        since,
+        _seconds(since),
         requests,
         connections,
         sent,

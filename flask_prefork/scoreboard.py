@@ -121,7 +121,7 @@ class Bank:
 
     def states(self, count: int) -> str:
         """The letters of the first slots; those never used are NUL."""
-        return self._map[self._states : self._states + count].decode("ascii")
+        return self._map[self._states : self._states + count].decode("latin-1")
 
     # The worker's questions
 

@@ -133,7 +133,9 @@ class Stalls:
         if account.upgraded:
             return self._judge_upgraded(worker, now, account)
         began = account.began
-        moved = self._moved(account)
+        # It can't be later than now, unless somebody else has written there; and one
+        # that nobody looks at would never be late.
+        moved = min(self._moved(account), now)
         verdict = None
         stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:
@@ -146,8 +148,9 @@ class Stalls:
         if self.upgrade:
             # It may be taken over.
             times.append(now + self.upgrade)
-        if self.slow and self._shown.get(worker) != began and now < began + self.slow:
-            times.append(began + self.slow)
+        slow = min(began, now) + self.slow
+        if self.slow and self._shown.get(worker) != began and now < slow:
+            times.append(slow)
         elif self.slow:
             if self._shown.get(worker) != began:
                 self._shown[worker] = began

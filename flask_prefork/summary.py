@@ -40,6 +40,8 @@ _GENERATIONS = 4
 #: A write is so much shorter than a turn that a second try is rare.
 _TRIES = 100
 _NOBODY = -1
+#: The greatest number of a word.
+_MOST = 2**64 - 1
 
 
 class Part(t.NamedTuple):
@@ -110,11 +112,11 @@ class Sums(t.NamedTuple):
     buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
 
     def plus(self, record: Record) -> Sums:
-        """These and a worker's."""
+        """These and a worker's; none gets greater than its place on the scoreboard."""
         return Sums(
-            self.requests + record.requests,
-            self.connections + record.connections,
-            self.sent + record.sent,
+            min(self.requests + record.requests, _MOST),
+            min(self.connections + record.connections, _MOST),
+            min(self.sent + record.sent, _MOST),
             _add(self.classes, record.classes),
             self.spent + record.spent,
             _add(self.buckets, record.buckets),
@@ -122,7 +124,7 @@ class Sums(t.NamedTuple):
 
 
 def _add(one: Iterable[int], other: Iterable[int]) -> tuple[int, ...]:
-    return tuple(map(int.__add__, one, other))
+    return tuple(min(a + b, _MOST) for a, b in zip(one, other, strict=True))
 
 
 def last_words(record: Record, now: float) -> Record:
@@ -176,7 +178,7 @@ class _Block:
 
     def write(self, *values: t.Any) -> None:
         """Replace the numbers."""
-        count = self._count[0] + 1
+        count = self._count[0] + 1 & _MOST
         self._layout.pack_into(self._board, self._copies[count % 2], *values)
         self._count[0] = count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -118,7 +119,17 @@ class Calls:
 
 @pytest.mark.parametrize(
     ("seconds", "milliseconds"),
-    [(0, 0), (-1, 0), (1, 1000), (0.0001, 1), (0.0123, 13), (2.5, 2500)],
+    [
+        (0, 0),
+        (-1, 0),
+        (1, 1000),
+        (0.0001, 1),
+        (0.0123, 13),
+        (2.5, 2500),
+        (math.inf, 86400000),
+        (-math.inf, 0),
+        (math.nan, 0),
+    ],
 )
 def test_wait_is_rounded_up(poller: Poller, seconds: float, milliseconds: int) -> None:
     poller.close()
