@@ -22,8 +22,8 @@ from flask_prefork.channel import Kind
 from flask_prefork.children import Children
 from flask_prefork.late import Late
 from flask_prefork.phase import Phase
-from flask_prefork.poller import Poller
 from flask_prefork.policy import Policy
+from flask_prefork.poller import Poller
 from flask_prefork.pool import Event
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
