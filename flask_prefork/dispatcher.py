@@ -141,6 +141,8 @@ class Dispatcher:
         if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
             self._announce()
             self.supervisor.ready(self._state())
+        if self.phase is not Phase.LOADING:
+            self.queues.reserve(_WORKERS_DESCRIPTORS * self.succession.most)
         # Before all are ordered: while connections wait, nobody stays idle; and they
         # wait for who serves from now on.
         if self.phase is Phase.SERVING:
@@ -245,7 +247,6 @@ class Dispatcher:
             self.status = 1
             self.stop()
             return
-        self.queues.reserve(_WORKERS_DESCRIPTORS * settings.max_workers)
         self.ending.serve()
         self.succession.current.open(self.queues.listeners)
         doors = self.supervisor.doors()

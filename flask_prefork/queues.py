@@ -286,8 +286,11 @@ class Queues:
             self._close(oldest)
 
     def reserve(self, descriptors: int) -> None:
-        """Keep descriptors free for workers."""
+        """Keep descriptors free for workers; if they are more than before, at once."""
+        grows = descriptors > self._reserved
         self._reserved = descriptors
+        if grows:
+            self._make_room()
 
     # The end
 

@@ -70,6 +70,22 @@ class Succession:
         coming = [self.coming] if self.coming is not None else []
         return [*coming, self.current, *self.leaving]
 
+    @property
+    def most(self) -> int:
+        """How many workers there are, or may be before the next turn.
+
+        Those that serve are no more than the setting has it, but for the coming
+        generation's. Those that only finish come on top of both.
+        """
+        pools = [one.pool for one in self.all()]
+        serving = sum(pool.total for pool in pools)
+        finishing = sum(map(len, pools)) - serving
+        places = self.current.settings.max_workers if self.current.settings else 0
+        most = max(places, serving) + finishing
+        if self.coming is not None and self.coming.settings is not None:
+            most += self.coming.settings.max_workers
+        return most
+
     def parts(self) -> list[Part]:
         """What is told of the generations, the current one first."""
         parts = [Part(self.current.number, "current", self.current.opened)]

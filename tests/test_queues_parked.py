@@ -253,6 +253,20 @@ def test_descriptors_may_be_kept_free_for_others(hall: MakeHall) -> None:
     assert [has_ended(client) for client in clients] == [True] * 2 + [False] * 4
 
 
+@pytest.mark.usefixtures("small_reserve")
+def test_room_is_made_as_soon_as_others_need_it(hall: MakeHall) -> None:
+    """Before they are opened, not when the next connection is parked."""
+    room = hall(1, descriptors=20)
+    room.queues.reserve(8)
+    clients = [room.park()[1] for _ in range(9)]
+    assert not any(has_ended(client) for client in clients)
+    room.queues.reserve(12)
+    assert [has_ended(client) for client in clients] == [True] * 4 + [False] * 5
+    room.queues.reserve(8)
+    clients += [room.park()[1] for _ in range(4)]
+    assert not any(has_ended(client) for client in clients[4:])
+
+
 def test_the_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = queues_module.resource
     limits = [(100, 5000)]

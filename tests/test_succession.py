@@ -415,6 +415,35 @@ class Lot:
         raise AssertionError
 
 
+class Finishing(FakePool):
+    """Of its workers two only finish."""
+
+    @property
+    def total(self) -> int:
+        return len(self) - 2
+
+
+def test_how_many_workers_there_may_be(world: World) -> None:
+    settings = world[1].settings
+    most = settings.max_workers
+    assert most > 1
+    assert world.succession.most == most
+    world[1].pool = Finishing(["idle", "finishing", "finishing"])
+    assert world.succession.most == most + 2, "they are in nobody's way"
+    world.succession.begin()
+    world.turn()
+    assert world.succession.most == 2 * most + 2, "the next one has its first ones"
+    world.serve(2)
+    world[2].pool = FakePool(["idle"] * most)
+    world[1].pool = Finishing(["busy"] * (most + 2))
+    world.turn()
+    assert world.numbers() == (2, None, [1])
+    assert world.succession.most == 2 * most + 2, "all are still there"
+    world[1].pool = Finishing(["finishing"] * 2)
+    world.turn()
+    assert world.succession.most == most + 2
+
+
 def test_a_generation_without_a_zygote_has_no_plans() -> None:
     """It can't grow: to wake up for that would be to turn for nothing."""
     ours, theirs = socket.socketpair()
