@@ -27,9 +27,10 @@ _LINE_LIMIT = 1024
 #: are mostly extension are nobody's need.
 _EXTENSION_LIMIT = 16384
 
-#: What frames the chunks may take half as many bytes as the content, so many bytes
-#: more, and so many more each second: whoever sends a byte at a time as it comes may do
-#: so for ever, but a million of them at once cost more to decode than they are worth.
+#: What frames the chunks may take as many bytes as the content, so many bytes more, and
+#: so many more each second: whoever sends a line at a time is never stopped if it has
+#: five bytes, nor whoever sends a byte at a time as it comes; but a million of those at
+#: once cost more to decode than they are worth.
 _OVERHEAD_GRACE = 262144
 _OVERHEAD_RATE = 65536
 
@@ -128,7 +129,7 @@ class Decoder:
         self._size += length
         if self._limits.body and self._size > self._limits.body:
             raise BodyError(413, "body too large")
-        overhead = self._overhead + line + 2 - length / 2
+        overhead = self._overhead + line + 2 - length
         if overhead > _OVERHEAD_GRACE:
             raise BodyError(400, "chunks too small")
         self._overhead = overhead if overhead > 0 else 0
