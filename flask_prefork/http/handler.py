@@ -319,10 +319,7 @@ class PreforkRequestHandler(LoggingHandler):
                 response.status = e.status
             return
         except RequestTimeout as e:
-            if not response.status:
-                self._send_simple(Refused(503, str(e)), self.command == "HEAD")
-                response.status = 503
-            self._go_on(response)
+            self._time_out(e, response)
             return
         except Exception as e:
             self._fail(e, environ, response)
@@ -371,8 +368,18 @@ class PreforkRequestHandler(LoggingHandler):
                 self._execute(InternalServerError(), environ, response)
             except ClientDisconnected as e:
                 self.connection_dropped(e, environ)
+            except RequestTimeout as e:
+                # The app's error came a moment before it.
+                self._time_out(e, response)
         self._go_on(response)
         self._log_exception(error)
+
+    def _time_out(self, error: RequestTimeout, response: Response) -> None:
+        """Answer 503 if there is no answer yet."""
+        if not response.status:
+            self._send_simple(Refused(503, str(error)), self.command == "HEAD")
+            response.status = 503
+        self._go_on(response)
 
     # The environ.
 

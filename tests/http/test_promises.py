@@ -14,9 +14,11 @@ from harness import parse
 from harness import read_all
 from harness import Site
 from test_tls import tls
+from werkzeug.exceptions import InternalServerError
 from werkzeug.serving import make_ssl_devcert
 
 from flask_prefork.http import connection as connection_module
+from flask_prefork.http import handler
 from flask_prefork.http.errors import RequestTimeout
 from flask_prefork.http.server import PreforkRequestHandler
 
@@ -165,6 +167,26 @@ def test_unread_bodies(
         went_on = keeps_its_word(client)
     if goes_on is not None and not (secure and crowded):
         assert went_on is goes_on
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_timeout_comes_just_behind_the_apps_error(
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """While the error is answered, and before or after the answer has begun."""
+
+    class Interrupted(InternalServerError):
+        def __call__(self, environ: t.Any, start_response: t.Any) -> t.Any:
+            if not begun:
+                raise RequestTimeout("too late")
+            super().__call__(environ, start_response)
+            return Late([b"sorry"], RequestTimeout)
+
+    monkeypatch.setattr(handler, "InternalServerError", Interrupted)
+    site = make_site(fail)
+    data = site.exchange(POST + b"Connection: close\r\n\r\n")
+    assert data.startswith(b"HTTP/1.1 500 " if begun else b"HTTP/1.1 503 ")
+    assert site.monitor.calls[-1][:2] == ("end", 500 if begun else 503)
 
 
 @contextlib.contextmanager
