@@ -24,6 +24,7 @@ from .channel import Frame
 from .channel import Kind
 from .channel import receive_one
 from .channel import send_one
+from .http import app_socket
 from .http.contract import HEAD
 from .http.contract import KEEP_ALIVE
 from .http.contract import Parked
@@ -165,7 +166,10 @@ class Worker:
         """
         ours = [self.channel, *(server.socket for server in self.servers)]
         waiter = self._waiter.fileno() if self._waiter is not None else -1
-        forks.blind([self._serving, waiter, *(one.fileno() for one in ours)])
+        # Before its connection is gone, which the kernel is asked about.
+        offered = app_socket.lent()
+        fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
+        forks.blind(fds)
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import typing as t
+import weakref
 from collections.abc import Callable
 
 from . import traffic
@@ -34,6 +35,14 @@ _READS = {
     "recvmsg_into": 2,
 }
 _MODES = ("setblocking", "settimeout")
+#: Those that were given a descriptor.
+_woken: weakref.WeakSet[AppSocket] = weakref.WeakSet()
+
+
+def lent() -> list[int]:
+    """The descriptors of connections that are still ours, by which the app might use
+    them."""
+    return [sock.native_fileno() for sock in _woken if not sock.is_apps()]
 
 
 class AppSocket(Offer):
@@ -76,6 +85,7 @@ class AppSocket(Offer):
                 os.close(fd)
                 raise
             self._awake = True
+            _woken.add(self)
             if self._wire is not wire:
                 # It was over meanwhile.
                 self._closed = True
@@ -83,6 +93,16 @@ class AppSocket(Offer):
                 return
             if socket.getdefaulttimeout() is not None:
                 socket.socket.settimeout(self, None)
+
+    def native_fileno(self) -> int:
+        """Its descriptor, as it is; -1 if it has none any more."""
+        return socket.socket.fileno(self)
+
+    def is_apps(self) -> bool:
+        """As :meth:`is_taken`, but nothing is done about it; also when the request is
+        over."""
+        wire = self._wire
+        return wire is None or wire.taken or self.is_written()
 
     def fileno(self) -> int:
         """Its descriptor. Whatever is done by that shows in the kernel's figures."""

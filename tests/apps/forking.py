@@ -89,6 +89,13 @@ def in_view() -> t.Any:
     return fork()
 
 
+@app.get("/asked")
+def after_asking_the_socket() -> t.Any:
+    """The request's socket has a descriptor of its own since."""
+    request.environ["werkzeug.socket"].getpeername()
+    return fork()
+
+
 @app.get("/thread")
 def in_thread() -> t.Any:
     found: list[t.Any] = []

@@ -42,7 +42,7 @@ def assert_plain(child: t.Any) -> None:
 def test_children_of_views(serve: Serve, dispatch: str) -> None:
     server = serve("forking", *ONE, "--dispatch", dispatch)
     pid = server.get().json["pid"]
-    for path in ("/fork", "/thread", "/run"):
+    for path in ("/fork", "/asked", "/thread", "/run"):
         assert_plain(server.get(path).json)
     # Its parent has handed it pipes, and locks.
     for path in ("/pool", "/executor"):
