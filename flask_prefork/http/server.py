@@ -245,7 +245,7 @@ class PreforkServer(BaseWSGIServer):
                     return None
                 connection = shaken
             if not self._ours:
-                self._serve_otherwise(connection, address)
+                self._serve_otherwise(connection, address, resumed)
                 return None
             handler = self._handler(connection, address, self, resumed)
             parked: Parked | None = handler.parked
@@ -321,21 +321,30 @@ class PreforkServer(BaseWSGIServer):
             environ["flask_prefork.request_id"] = number
             environ["HTTP_X_REQUEST_ID"] = number
 
-    def _serve_otherwise(self, connection: socket.socket, address: t.Any) -> None:
+    def _serve_otherwise(
+        self, connection: socket.socket, address: t.Any, resumed: Parked | None
+    ) -> None:
         """Serve with a handler that is werkzeug's, as socketserver would."""
         told: TellingSocket | TellingSSLSocket
         if isinstance(connection, TellingSSLSocket):
             told = connection
-            told.progress = self.monitor.progress
         else:
-            told = TellingSocket.of(connection, self.monitor.progress)
-        told.settimeout(self.limits.header_timeout)
+            told = TellingSocket.of(connection)
+        told.progress = self.monitor.progress
+        told.rate = self.limits.min_data_rate
+        deadline = time.monotonic() + self.limits.header_timeout
+        if resumed is not None and resumed.kind == HEAD:
+            self.make_wire(told).low_water(1)
+            deadline = resumed.deadline
+        told.expect(deadline)
         connection = told
         try:
             self._handler(connection, address, self)
         except Exception:
             self.handle_error(connection, address)
         finally:
+            # The two refer to each other.
+            told.wire = None
             self.shutdown_request(connection)
 
     def handle_error(self, request: t.Any, client_address: t.Any) -> None:
@@ -366,9 +375,15 @@ class _Watched:
         status = 500
         sent = 0
         wire = self._server.make_wire(environ.get("werkzeug.socket"))
-        offered = self._server.offer(wire)
-        if wire.sock is not None:
+        limits = self._server.limits
+        options = environ.get("HTTP_CONNECTION", "").encode("latin-1")
+        offered = self._server.offer(wire, [(b"connection", options)])
+        told: t.Any = wire.sock
+        if told is not None:
             environ["werkzeug.socket"] = offered
+        is_ours = isinstance(told, (TellingSocket, TellingSSLSocket))
+        if is_ours:
+            told.begin(wire, limits.min_data_rate)
 
         def start(line: str, *args: t.Any) -> t.Any:
             nonlocal status
@@ -376,7 +391,7 @@ class _Watched:
             write = start_response(line, *args)
 
             def guarded(data: bytes) -> None:
-                if wire.taken:
+                if offered.is_taken():
                     raise TakenOver
                 write(data)
 
@@ -385,24 +400,28 @@ class _Watched:
         iterable: t.Any = None
         try:
             iterable = app(environ, start)
-            for data in iterable if not wire.taken else ():
-                if wire.taken:
+            for data in iterable if not offered.is_taken() else ():
+                if offered.is_taken():
                     break
                 yield data
                 sent += len(data)
         except Exception as e:
-            if not wire.taken:
+            if not offered.is_taken():
                 raise
             if not isinstance(e, ENDS):
                 self._server.handle_error(wire.sock, None)
         finally:
             offered.stop_watch()
+            offered.is_taken()
             monitor.end(101 if wire.taken else status, sent)
             if hasattr(iterable, "close"):
                 iterable.close()
             if not wire.taken:
                 offered.release()
+            else:
+                end_taken(offered, wire, monitor.crowded)
+            if is_ours:
+                told.end(time.monotonic() + limits.header_timeout)
         if wire.taken:
-            end_taken(offered, wire, monitor.crowded)
             # The handler ends without a response.
             raise TakenOver

@@ -1,49 +1,166 @@
-"""Sockets for handlers that know no monitor: they tell of what is read and written.
+"""Sockets for handlers that know no monitor: they tell of what is read and written,
+and bound how long a client may take.
 
 The server makes one of an accepted connection for werkzeug's own handler, and for what
 derives from that only. Whatever such a handler does with its ``connection``, ``rfile``
-or ``wfile`` goes through here.
+or ``wfile`` goes through here. Until the request is there one deadline holds for all of
+its head, and afterwards the same rates as with the server's own handler.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+import time
 import typing as t
 from collections.abc import Callable
 
+from .wire import CHUNK
+from .wire import Pace
+
 if t.TYPE_CHECKING:
+    from .wire import Wire
+
     _Base = socket.socket
 else:
     _Base = object
 
+#: Seconds to wait for who has used up its patience: what is there can still be read.
+_LEAST = 0.001
+
 
 class _Telling(_Base):
-    #: Called when something was read or written.
+    #: Called when something of a request or response was read or written.
     progress: Callable[[], None] = staticmethod(lambda: None)
+    #: The request's, by which the app may take the connection over.
+    wire: Wire | None = None
+    #: When the client must have sent its request, or must be gone after it; ``None``
+    #: meanwhile.
+    _deadline: float | None = None
+    #: As :meth:`begin` takes it, for who answers without the app.
+    rate = 0.0
+    _over = False
+    _reading: Pace
+    _writing: Pace
 
-    def recv(self, *args: t.Any) -> bytes:
-        data = super().recv(*args)
-        self.progress()
+    def expect(self, deadline: float) -> None:
+        """A request is to come.
+
+        :param deadline: For its whole head, as :func:`time.monotonic` tells it.
+        """
+        self._deadline = deadline
+        self.settimeout(None)
+
+    def begin(self, wire: Wire | None, rate: float) -> None:
+        """Its head is there.
+
+        :param wire: Of this connection.
+        :param rate: Bytes per second below which the client is too slow with its body
+            or the response; 0 for any.
+        """
+        self.wire = wire
+        self._deadline = None
+        self._over = False
+        self._reading = Pace(rate)
+        self._writing = Pace(rate)
+
+    def end(self, deadline: float) -> None:
+        """Its response is over. What comes now is a rest that nobody wants, or the
+        next head.
+
+        :param deadline: For all of it, as :func:`time.monotonic` tells it.
+        """
+        self._over = True
+        self._deadline = deadline
+
+    def _do(
+        self, use: Callable[..., t.Any], pace: Pace | None, *args: t.Any, **more: t.Any
+    ) -> t.Any:
+        """Read or write, for as long as the client may take.
+
+        :raises TimeoutError: It takes longer.
+        """
+        own = self.gettimeout()
+        if own == 0 or (self._deadline is None and self.wire and self.wire.taken):
+            # Nothing waits, or for as long as the app likes.
+            return self._tell(use(*args, **more))
+        if self._deadline is None:
+            assert pace is not None
+            limit = max(pace.patience(), _LEAST)
+        else:
+            limit = self._deadline - time.monotonic()
+            if limit <= 0:
+                raise TimeoutError("the client took too long")
+        super().settimeout(limit if own is None else min(own, limit))
+        start = time.monotonic()
+        moved = 0
+        try:
+            result = use(*args, **more)
+            moved = _size(result)
+        finally:
+            if pace is not None:
+                pace.account(time.monotonic() - start, moved)
+            if self.fileno() >= 0:
+                super().settimeout(own)
+        return self._tell(result)
+
+    def _tell(self, result: t.Any) -> t.Any:
+        if self._deadline is None:
+            self.progress()
+        return result
+
+    def _read(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
+        pace = self._reading if self._deadline is None else None
+        return self._do(use, pace, *args, **more)
+
+    def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
+        if self._deadline is not None and not self._over:
+            # A handler that answers by itself: it has its request.
+            self.begin(None, self.rate)
+        pace = self._writing if self._deadline is None else None
+        result = self._do(use, pace, *args, **more)
+        if self.wire is not None:
+            self.wire.sent += result
+        return result
+
+    def recv(self, *args: t.Any, **more: t.Any) -> bytes:
+        data: bytes = self._read(super().recv, *args, **more)
         return data
 
-    def recv_into(self, *args: t.Any) -> int:
-        count = super().recv_into(*args)
-        self.progress()
+    def recv_into(self, *args: t.Any, **more: t.Any) -> int:
+        count: int = self._read(super().recv_into, *args, **more)
         return count
 
-    def send(self, *args: t.Any) -> int:
-        count = super().send(*args)
-        self.progress()
+    def recvfrom(self, *args: t.Any, **more: t.Any) -> t.Any:
+        return self._read(super().recvfrom, *args, **more)
+
+    def recvfrom_into(self, *args: t.Any, **more: t.Any) -> t.Any:
+        return self._read(super().recvfrom_into, *args, **more)
+
+    def recvmsg(self, *args: t.Any, **more: t.Any) -> t.Any:
+        return self._read(super().recvmsg, *args, **more)
+
+    def recvmsg_into(self, *args: t.Any, **more: t.Any) -> t.Any:
+        return self._read(super().recvmsg_into, *args, **more)
+
+    def send(self, *args: t.Any, **more: t.Any) -> int:
+        count: int = self._write(super().send, *args, **more)
+        return count
+
+    def sendmsg(self, *args: t.Any, **more: t.Any) -> int:
+        count: int = self._write(super().sendmsg, *args, **more)
+        return count
+
+    def sendto(self, *args: t.Any, **more: t.Any) -> int:
+        count: int = self._write(super().sendto, *args, **more)
         return count
 
     def sendall(self, data: t.Any, flags: int = 0) -> None:
-        """As of a socket, but the time-out is for each part: the client of a large
-        response may take it slowly."""
+        """As of a socket, but the client of a large response may take it slowly."""
         with memoryview(data) as view, view.cast("B") as rest:
             sent = 0
             while sent < len(rest):
-                sent += self.send(rest[sent:], flags)
+                sent += self.send(rest[sent : sent + CHUNK], flags)
 
     def sendfile(self, file: t.Any, offset: int = 0, count: int | None = None) -> int:
         """As of a socket, without ``sendfile(2)``, which would tell of nothing before
@@ -51,27 +168,36 @@ class _Telling(_Base):
         return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined, no-any-return]
 
 
+def _size(result: t.Any) -> int:
+    """How many bytes a call has moved, by what it returned."""
+    if isinstance(result, tuple):
+        result = result[0]
+    return result if isinstance(result, int) else len(result)
+
+
 class TellingSocket(_Telling, socket.socket):
     """A plain one."""
 
     @classmethod
-    def of(
-        cls, connection: socket.socket, progress: Callable[[], None]
-    ) -> TellingSocket:
+    def of(cls, connection: socket.socket) -> TellingSocket:
         """Take over a connection.
 
         :param connection: It has no descriptor any more afterwards.
-        :param progress: Called when something was read or written.
         """
-        told = cls(
+        return cls(
             connection.family,
             connection.type,
             connection.proto,
             connection.detach(),
         )
-        told.progress = progress
-        return told
+
+    def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
+        wire = self.wire
+        if wire is not None and wire.guard is not None:
+            # The app has a socket of its own, and may have written by that.
+            wire.guard()
+        return super()._write(use, *args, **more)
 
 
-class TellingSSLSocket(_Telling, ssl.SSLSocket):
-    """One of TLS; ``sslsocket_class`` of the context makes it."""
+class TellingSSLSocket(_Telling, ssl.SSLSocket):  # type: ignore[misc]
+    """One of TLS; ``sslsocket_class`` of the context makes it. The app has no other."""

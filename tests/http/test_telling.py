@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import typing as t
 
@@ -14,6 +15,8 @@ from harness import Site
 from test_tls import tls
 from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
+
+from flask_prefork.http import wire
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 
@@ -127,3 +130,134 @@ def test_a_handler_that_uses_its_socket(make_site: t.Any) -> None:
     assert read_all(client) == b'"""'
     thread.join(10)
     assert t.cast(Counting, site.monitor).count >= 5
+
+
+class Restless(RecordingMonitor):
+    """Counts all that is told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def progress(self) -> None:
+        self.count += 1
+
+
+def drip(client: socket.socket) -> bool:
+    """Send a byte at a time, far more often than the client has to.
+
+    :return: Whether the connection came to its end before the last of them.
+    """
+    client.settimeout(0.02)
+    for _ in range(500):
+        try:
+            client.sendall(b"x")
+            if not client.recv(65536):
+                return True
+        except TimeoutError:
+            pass
+        except OSError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_head_has_a_deadline(
+    make_site: t.Any, certificate: t.Any, secure: bool
+) -> None:
+    site = make_site(
+        handler=WSGIRequestHandler,
+        limits={"header_timeout": 1.0},
+        ssl_context=certificate if secure else None,
+    )
+    monitor = Restless()
+    site.server.watch(monitor)
+    with tls(site) if secure else site.serving() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert drip(client)
+    assert monitor.calls == []
+    assert monitor.count == 0
+
+
+def test_a_body_has_a_rate(make_site: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GRACE", 0.3)
+    seen = []
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        with pytest.raises(TimeoutError) as caught:
+            environ["wsgi.input"].read()
+        seen.append(caught.value)
+        start_response("408 Request Timeout", [])
+        return []
+
+    site = make_site(
+        app, handler=WSGIRequestHandler, limits={"min_data_rate": 100_000.0}
+    )
+    with site.serving() as client:
+        client.sendall(POST.replace(b": 4", b": 4000"))
+        assert drip(client)
+    assert len(seen) == 1
+
+
+def test_a_body_may_pause_for_longer_than_a_head(make_site: t.Any) -> None:
+    site = make_site(
+        handler=WSGIRequestHandler,
+        limits={"header_timeout": 0.2, "min_data_rate": 0.0},
+    )
+    with site.serving() as client:
+        client.sendall(POST)
+        client.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(10)
+        client.sendall(b"abcd")
+        client.shutdown(socket.SHUT_WR)
+        (answer,) = parse(read_all(client))
+    assert answer.body == b"/|abcd"
+
+
+def test_what_nobody_reads_has_a_deadline(make_site: t.Any) -> None:
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        start_response("403 Forbidden", [])
+        return [b"no"]
+
+    site = make_site(app, handler=WSGIRequestHandler, limits={"header_timeout": 0.3})
+    monitor = Restless()
+    site.server.watch(monitor)
+    with site.serving() as client:
+        client.sendall(POST.replace(b": 4", b": 4000") + b"some")
+        assert drip(client)
+    assert [call[0] for call in monitor.calls] == ["begin", "end"]
+
+
+class Named(WSGIRequestHandler):
+    """Calls its socket in all ways that it may."""
+
+    def run_wsgi(self) -> None:
+        sock = self.connection
+        sock.settimeout(5)
+        sock.send(b"?")
+        buffer = bytearray(2)
+        assert sock.recv_into(buffer, nbytes=1, flags=0) == 1
+        data = bytes(buffer[:1])
+        if isinstance(sock, ssl.SSLSocket):
+            data += sock.recv(buflen=1, flags=0)
+            sock.send(data=data, flags=0)
+        else:
+            data += sock.recvfrom(1)[0]
+            sock.sendmsg([data])
+        assert sock.gettimeout() == 5
+        self.close_connection = True
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_handler_that_names_its_arguments(
+    make_site: t.Any, certificate: t.Any, secure: bool
+) -> None:
+    site = make_site(handler=Named, ssl_context=certificate if secure else None)
+    with tls(site) if secure else site.serving() as client:
+        client.sendall(POST)
+        # The file of what it reads has nothing of what follows.
+        assert client.recv(1) == b"?"
+        client.sendall(b"ab")
+        assert client.recv(2) == b"ab"
