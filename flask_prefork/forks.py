@@ -9,6 +9,7 @@ the app runs need none of that: handlers and descriptors end with ``execve(2)``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -25,6 +26,9 @@ _first: t.Callable[[], None] | None = None
 _foreign = False
 #: The signal masks of threads that fork.
 _masks: dict[int, set[int]] = {}
+#: What :func:`blind` puts in the place of descriptors, or -1. It is opened beforehand:
+#: in the child there may be no descriptor left, nor a ``/dev``.
+_null = -1
 
 
 def fork(first: t.Callable[[], None] | None = None) -> int:
@@ -55,7 +59,13 @@ def handle(number: int, handler: t.Callable[[int, t.Any], None]) -> None:
 
 
 def when_app_forks(callback: t.Callable[[], None]) -> None:
-    """Have something done in each child of the app's: let go of what is ours."""
+    """Have something done in each child of the app's: let go of what is ours.
+
+    :param callback: If it fails, the others are called all the same.
+    """
+    global _null
+    if _null < 0:
+        _null = _open_null()
     _callbacks.append(callback)
 
 
@@ -81,11 +91,20 @@ def blind(fds: t.Iterable[int]) -> None:
 
     :param fds: Those below 0 are passed over.
     """
-    null = os.open(os.devnull, os.O_RDWR)
     for fd in fds:
         if fd >= 0:
-            os.dup2(null, fd, inheritable=False)
-    os.close(null)
+            os.dup2(_null, fd, inheritable=False)
+
+
+def _open_null() -> int:
+    """Open what has nothing to read, for good."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except FileNotFoundError:
+        # A chroot(2) without /dev. A pipe that nobody writes to is at its end, too.
+        read, write = os.pipe()
+        os.close(write)
+        return read
 
 
 def _before() -> None:
@@ -106,20 +125,33 @@ def _after_in_child() -> None:
 
     Whichever thread has forked, it is the main one here, which may set handlers.
     """
-    if _forking != threading.get_ident():
-        _let_go()
-    elif _first is not None:
-        _first()
-    _after()
-    _masks.clear()
+    try:
+        if _forking != threading.get_ident():
+            _let_go()
+        elif _first is not None:
+            _first()
+    finally:
+        _after()
+        _masks.clear()
 
 
 def _let_go() -> None:
+    """Let go of all that is the server's, though some of it fail.
+
+    :raises BaseException: What a callback has raised, when all is done.
+    """
     global _foreign
     _foreign = True
-    for callback in _callbacks:
-        callback()
-    _callbacks.clear()
+    with contextlib.ExitStack() as rest:
+        # The last one first.
+        rest.callback(_close_null)
+        rest.callback(_reset_handlers)
+        for callback in reversed(_callbacks):
+            rest.callback(callback)
+        _callbacks.clear()
+
+
+def _reset_handlers() -> None:
     for number, handler in _handlers.items():
         # Not the app's own.
         if signal.getsignal(number) == handler:
@@ -128,6 +160,13 @@ def _let_go() -> None:
                 usual = signal.default_int_handler
             signal.signal(number, usual)
     _handlers.clear()
+
+
+def _close_null() -> None:
+    global _null
+    if _null >= 0:
+        os.close(_null)
+        _null = -1
 
 
 os.register_at_fork(

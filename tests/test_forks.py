@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
+import threading
 import typing as t
 from collections.abc import Iterator
 
@@ -67,6 +70,72 @@ def test_descriptors_of_the_servers() -> None:
         assert in_child(lambda: os.fstat(ours.fileno()).st_rdev == null)
         assert in_child(lambda: os.fstat(theirs.fileno()).st_rdev != null)
         assert os.fstat(ours.fileno()).st_rdev != null
+
+
+def test_a_callback_that_fails_keeps_nothing_else_from_its_end() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        done.append("failed")
+        raise OSError("no more descriptors")
+
+    forks.when_app_forks(lambda: done.append("first"))
+    forks.when_app_forks(fail)
+    forks.when_app_forks(lambda: done.append("last"))
+    expected = [["first", "failed", "last"], False, False, True]
+    assert in_child(lambda: [done, *state()]) == expected
+
+
+def test_the_first_thing_in_the_servers_own_child_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forks, "_first", lambda: 1 / 0)
+    monkeypatch.setattr(forks, "_forking", threading.get_ident())
+    monkeypatch.setattr(forks, "_masks", {threading.get_ident(): set()})
+    signal.pthread_sigmask(signal.SIG_BLOCK, [NUMBER])
+    with pytest.raises(ZeroDivisionError):
+        forks._after_in_child()
+    assert not blocked()
+
+
+def test_no_descriptors_are_left() -> None:
+    ours, theirs = socket.socketpair()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs, contextlib.ExitStack() as stack:
+        forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+        highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 9, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        # As many as it takes to hear of the child.
+        for fd in taken[-2:]:
+            os.close(fd)
+        for fd in taken[:-2]:
+            stack.callback(os.close, fd)
+        null = os.stat(os.devnull).st_rdev
+        seen = in_child(lambda: [os.fstat(ours.fileno()).st_rdev == null, *state()])
+    assert seen == [True, False, False, True]
+
+
+@pytest.mark.parametrize("has_null", [True, False])
+def test_descriptors_are_blinded_without_a_device(
+    monkeypatch: pytest.MonkeyPatch, has_null: bool
+) -> None:
+    """Where there is none, and where there is none any more."""
+    monkeypatch.setattr(forks, "_null", -1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if has_null:
+            forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+        monkeypatch.setattr(os, "devnull", "/none")
+        if not has_null:
+            forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+        made = forks._null
+        assert in_child(lambda: len(os.read(ours.fileno(), 1))) == 0
+    os.close(made)
 
 
 def test_the_servers_own_child(monkeypatch: pytest.MonkeyPatch) -> None:
