@@ -39,7 +39,7 @@ def leave(status: int, deadline: float, name: str) -> t.NoReturn:
     :param name: What the log calls it.
     """
     try:
-        last = _last(deadline)
+        last = last_part(deadline)
         watch(max(deadline - last / 4, time.monotonic() + _LAST_SECONDS), status, name)
         if not finish_threads(deadline - last, name):
             _end_processes()
@@ -49,7 +49,7 @@ def leave(status: int, deadline: float, name: str) -> t.NoReturn:
         at_exit.run(status)
 
 
-def _last(deadline: float) -> float:
+def last_part(deadline: float) -> float:
     """Seconds of what is left that are for the very end."""
     left = max(deadline - time.monotonic(), 0.0)
     return min(left * _LAST_PART, _LAST_SECONDS)

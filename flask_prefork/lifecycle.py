@@ -134,7 +134,8 @@ class Lifecycle:
     def bequeath(self, slot: int, deadline: float) -> bool:
         """In a worker that has ended, before it is forked as the next zygote.
 
-        :param deadline: How long threads that end by themselves are waited for.
+        :param deadline: When the process will be killed, in monotonic seconds. Threads
+            that end by themselves are waited for, but it must be able to end by then.
         :return: Whether it may be.
         """
         try:
@@ -143,7 +144,8 @@ class Lifecycle:
         except Exception:
             logger.exception("What the zygote can't share was not closed:")
             return False
-        leaving.join(deadline, leaving.executors_threads())
+        patience = deadline - leaving.last_part(deadline)
+        leaving.join(patience, leaving.executors_threads())
         if threads := fork_safety.threads():
             logger.error(
                 "Worker %d (pid %d) can't become the zygote, for threads run in it: %s."

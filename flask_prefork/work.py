@@ -67,11 +67,13 @@ def serve(
                 status = 0
             finally:
                 life.end(slot, worker.pid)
-            if worker.promotion is not None and life.bequeath(slot, _deadline(worker)):
-                begin = _leave_behind(worker, worker.promotion, dump)
-                if begin is None:
-                    # What was registered here is the zygote's.
-                    at_exit.quit_now(status)
+            if worker.promotion is not None:
+                _tell_of_work(worker)
+                if life.bequeath(slot, _deadline(worker)):
+                    begin = _leave_behind(worker, worker.promotion, dump)
+                    if begin is None:
+                        # What was registered here is the zygote's.
+                        at_exit.quit_now(status)
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:
@@ -98,15 +100,22 @@ def _leave(status: int, worker: Worker | None) -> t.NoReturn:
         elif worker is not None:
             for server in worker.servers:
                 server.socket.close()
-            if leaving.is_at_work():
-                frame = Frame(Kind.FINISHING, worker.generation, worker.slot)
-                worker.send(frame)
+            _tell_of_work(worker)
             name = f"Worker {worker.slot} (pid {worker.pid})"
             leaving.leave(status, _deadline(worker), name)
     except BaseException:
         traceback.print_exc()
     finally:
         at_exit.run(status)
+
+
+def _tell_of_work(worker: Worker) -> None:
+    """Tell the dispatcher if there is work to wait for: nobody is to wait for it too.
+
+    It does no harm to say so twice.
+    """
+    if leaving.is_at_work():
+        worker.send(Frame(Kind.FINISHING, worker.generation, worker.slot))
 
 
 def _listen_to_signals(worker: Worker, dump: int) -> None:

@@ -162,6 +162,26 @@ def test_a_worker_that_is_not_promoted_runs_its_own(
     assert journal.of("-load") == []
 
 
+def test_a_worker_that_is_not_promoted_has_time_for_its_end(
+    serve: Serve, journal: Journal, gate: Gate
+) -> None:
+    """It waits for a thread that doesn't end, and has nobody else wait for that."""
+    options = (*ONE, "--refork-after", "2", "--graceful-timeout", "5")
+    server = serve("registered", *options, env=journal.env)
+    pid = server.get("/register").json["pid"]
+    assert server.get(f"/thread?gate={gate.port}").json["pid"] == pid
+    held = gate.wait_for_one()
+    wait_for(lambda: ("before_exit", pid) in journal.events())
+    assert server.get().json["pid"] != pid
+    assert psutil.pid_exists(pid)
+    held.wait_until_dead()
+    server.wait_for_log(rf"^Worker 0 \(pid {pid}\) ends before its threads .*'mailer'")
+    wait_for(lambda: not psutil.pid_exists(pid))
+    assert ("atexit-worker", pid) in journal.events()
+    assert "late" not in server.log()
+    assert "killed" not in server.log()
+
+
 # Threads
 
 
