@@ -2,9 +2,10 @@
 
 A process shows its threads by :mod:`faulthandler`, in the handler of ``SIGUSR2``, even
 if it is deep in a C function. It writes piece by piece to a file in memory that it
-shares with the dispatcher and with nobody else. The dispatcher looks at it a moment
-later, and again, until the handler has returned. What came to be by then is logged at
-once, below a header that says whose it is.
+shares with the dispatcher, and with the zygote that has forked it, which reads it when
+the dispatcher is dead. Who reads it looks a moment later, and again, until the handler
+has returned. What came to be by then is logged at once, below a header that says whose
+it is.
 """
 
 from __future__ import annotations

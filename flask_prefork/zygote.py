@@ -34,11 +34,12 @@ from .channel import receive_one
 from .channel import send_one
 from .channel import write_document
 from .ending import GRACE
-from .ending import LAST_MOMENT
 from .fork_pipes import Own
 from .http.server import PreforkServer
 from .launch import Inherited
 from .lifecycle import Lifecycle
+from .orphans import Orphan
+from .orphans import Orphans
 from .scoreboard import Bank
 from .settings import Settings
 
@@ -107,8 +108,10 @@ class Zygote:
         self.own: list[socket.socket] = []
         #: The dispatcher's pidfd (``pidfd_open(2)``), where there are such; else -1.
         self.parent = -1
-        #: Slots of the workers that are alive, by pid.
-        self.workers: dict[int, int] = {}
+        #: The workers that are alive, by pid.
+        self.workers: dict[int, Orphan] = {}
+        #: They, when the dispatcher is dead and their time is over.
+        self._orphans: Orphans | None = None
         self._prepared = False
         #: The end of a channel that is for the next worker, or -1.
         self._handed = -1
@@ -206,7 +209,7 @@ class Zygote:
         if frame.kind is Kind.LISTEN:
             self._listen(fds)
         elif frame.kind is Kind.SPAWN:
-            self._spawn(frame.slot, fds.pop(0), fds[0])
+            self._spawn(frame.slot, fds.pop(0), fds.pop(0))
         elif frame.kind is Kind.RELEASE:
             self._released = True
         elif frame.kind is Kind.HANDED_ON:
@@ -220,7 +223,9 @@ class Zygote:
             self.life.resized(frame.argument)
             send_one(self.control, Frame(Kind.RESIZED, self.generation))
         elif (
-            frame.kind is Kind.SIGNAL and self.workers.get(frame.argument) == frame.slot
+            frame.kind is Kind.SIGNAL
+            and (worker := self.workers.get(frame.argument)) is not None
+            and worker.slot == frame.slot
         ):
             # Not reaped yet, so the pid is still its; perhaps as another user's.
             with contextlib.suppress(PermissionError):
@@ -258,11 +263,12 @@ class Zygote:
             number = e.errno or errno.EAGAIN
             frame = Frame(Kind.FAILED, self.generation, slot, number)
             send_one(self.control, frame)
+            os.close(dump)
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             channel.close()
-        self.workers[pid] = slot
+        self.workers[pid] = Orphan(pid, slot, dump)
         self._tell_of(slot, pid)
 
     def _prepare(self, channel: int) -> None:
@@ -299,6 +305,7 @@ class Zygote:
                 self._leash.close()
             for mine in (self._wake_up, self._signalled, self.control):
                 mine.close()
+            close_all([worker.dump for worker in self.workers.values()])
             self._forget_parent()
             begin = self.work(
                 slot,
@@ -336,17 +343,21 @@ class Zygote:
 
     def _reap(self) -> None:
         """Reap our workers, and nobody else's children (SpamAssassin bug 3625)."""
-        for pid, slot in list(self.workers.items()):
+        for pid, worker in list(self.workers.items()):
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 ended, status = pid, 0
             if ended:
                 del self.workers[pid]
-                if slot not in self.workers.values():
+                slot = worker.slot
+                if all(other.slot != slot for other in self.workers.values()):
                     # The next one in its place may have come first.
                     self.life.reaped(slot)
                 code = os.waitstatus_to_exitcode(status)
+                if self._orphans is not None:
+                    self._orphans.reaped(worker, code)
+                os.close(worker.dump)
                 frame = Frame(
                     Kind.EXITED, self.generation, slot, pid, moment=float(code)
                 )
@@ -368,6 +379,7 @@ class Zygote:
         ours = [self.control, self._wake_up, self._signalled, self._leash]
         ours += [server.socket for server in self.servers]
         mine = [self.parent, self._handed]
+        mine += [worker.dump for worker in self.workers.values()]
         forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
         if self.bank is not None:
             self.bank.detach()
@@ -398,21 +410,25 @@ class Zygote:
         """
         if not self.workers:
             return
+        assert self.bank is not None, "there are workers"
         deadline = time.monotonic() + self.settings.graceful_timeout
         poll = select.poll()
         poll.register(self._wake_up, select.POLLIN)
-        steps = [(signal.SIGUSR2, LAST_MOMENT), (signal.SIGKILL, GRACE)]
-        while self.workers:
+        is_over = False
+        while True:
             self._reap()
-            left = deadline - time.monotonic()
-            if left > 0 and self.workers:
-                if poll.poll(left * 1000):
-                    self._wake_up.recv(4096)
-            elif self.workers and steps:
-                # Where they hang is shown, a moment before they are killed.
-                number, pause = steps.pop(0)
-                for pid in self.workers:
-                    os.kill(pid, number)
-                deadline += pause
-            else:
+            now = time.monotonic()
+            if not self.workers or (is_over and now >= deadline):
                 return
+            if self._orphans is None and now >= deadline:
+                self._orphans = Orphans(self.workers.values(), self.bank, now)
+            moment = deadline
+            if self._orphans is not None and not is_over:
+                self._orphans.step(now)
+                if (due := self._orphans.deadline()) is None:
+                    # All are killed; they may be in a system call.
+                    is_over, due = True, now + GRACE
+                    deadline = due
+                moment = due
+            if poll.poll(max(moment - now, 0.0) * 1000):
+                self._wake_up.recv(4096)

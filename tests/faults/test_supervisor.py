@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
 ) -> None:
     """``kill -9`` of the dispatcher while a request does not end.
 
-    When the graceful timeout is over, the zygote kills its worker and ends too.
+    When the graceful timeout is over, the zygote logs where its worker hangs, kills it
+    and ends too.
     """
     server = serve("held", "--graceful-timeout", "0.5")
     request = server.send(gate.path)
@@ -127,6 +129,16 @@ def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
     with pytest.raises(ConnectionError):
         request.read()
     wait_for(lambda: not group(server.pid))
+    path = re.escape(gate.path)
+    late = "it did not finish within the graceful timeout"
+    server.wait_for_log(
+        rf"^Worker 0 \(pid {held.pid}\) serves GET {path} for .* s, late: {late};"
+        r" its threads:$"
+    )
+    server.wait_for_log(r'^  File ".*held\.py", line \d+ in ')
+    server.wait_for_log(
+        rf"^Worker 0 \(pid {held.pid}\) while serving GET {path} was killed: {late}\.$"
+    )
 
 
 def test_an_inherited_socket_outlives_the_server(serve: Serve) -> None:
