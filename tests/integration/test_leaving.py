@@ -110,9 +110,12 @@ def test_those_of_the_load_run_when_the_dispatcher_has_died(
 
 
 def test_a_thread_of_the_load_that_does_not_end(serve: Serve, journal: Journal) -> None:
-    """At-exit handlers run though, and the log tells of it."""
+    """At-exit handlers run though, and the log tells of it.
+
+    It is waited for no longer than a second, whatever the graceful timeout is.
+    """
     env = {**journal.env, "BACKGROUND": "1"}
-    server = serve("registered", *ONE, env=env)
+    server = serve("registered", *ONE, "--graceful-timeout", "3600", env=env)
     (zygote,) = [one.pid for one in server.zygotes()]
     server.signal(signal.SIGHUP)
     wait_for(lambda: not psutil.pid_exists(zygote))
