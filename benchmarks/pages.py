@@ -45,8 +45,8 @@ def notes(suite: Suite, results: Results) -> list[str]:
     options = Options(**meta.options)
     rounds = {trial.round for trial, one in results.outcomes.items() if one.figures}
     found = [
-        f"Rounds: {len(rounds)}, the order rotated; medians, (lowest–highest)."
-        f" {suite.method(options)}"
+        f"Rounds: {len(rounds)}, in rotating order. Figures are medians, with"
+        f" (lowest–highest). {suite.method(options)}"
     ]
 
     planned = [

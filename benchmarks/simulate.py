@@ -30,25 +30,25 @@ HEAD = """\
 The policies compared
 =====================
 
-What the rules of several servers for the size of their pool do with the same requests,
-in a simulation. Ours are the classes that the dispatcher runs, ``Policy`` and
-``Pool``; the others are models of what their documentation and source say. In each
-case all servers are given the same requests and the same limits.
+Several servers have rules for the size of their pool. A simulation compares these rules
+with the same requests. For our server it uses the classes that the dispatcher runs,
+``Policy`` and ``Pool``. For the other servers it uses models of their documentation and
+source. In each case all servers have the same requests and the same limits.
 
-A request's *waiting time* is all that it takes beyond its own service: in the queue,
-and for a process's first request. Workers cost from their fork to their exit
-(*worker-s*); *workers* is their mean number. What isn't simulated: processes don't slow
-each other down, a fork costs time but no memory, and messages between processes take
-none. ``python benchmarks/simulate.py --check`` holds the simulation against the real
-server.
+A request's *waiting time* is everything beyond its own service time: the time in the
+queue, and the additional time of a process's first request. *worker-s* is the time of
+all workers from their fork to their exit, and *workers* is their mean number. The
+simulation is simpler than a real server: processes don't slow each other down, a fork
+costs time but no memory, and messages between processes take no time. ``python
+benchmarks/simulate.py --check`` compares the simulation with the real server.
 
-A point can be tuned: with more idle workers every policy waits less and costs more. So
-each is run with several values of min-idle, and a setting is *beaten* when one of the
-other server's waits no longer on average and takes no more worker-seconds, and is
-better in one of them. Forks are not in that judgement, but in the tables: who ends
-workers at once needs few of them, and forks for every other request.
+Each policy can be tuned: with more idle workers, requests wait less and workers cost
+more. So each policy runs with several values of min-idle. A setting is *beaten* if a
+setting of the other server has no longer mean waiting time and no more worker-seconds,
+and is better in one of the two. Forks don't count for this, but they are in the tables:
+a server that ends workers at once has few workers, and forks for every other request.
 
-``python benchmarks/simulate.py --write docs`` makes this page and its pictures, in an
+``python benchmarks/simulate.py --write docs`` makes this page and its diagrams, in an
 environment that has matplotlib.
 
 .. image:: plots/waiting.svg

@@ -19,9 +19,9 @@ HEAD = """\
 Fault matrix
 ============
 
-Every row is a test that is run with the rest of the suite, most of them under a
-load of clients whose every request is accounted for. ``python
-docs/render_faults.py`` makes this page from the tests in ``tests/faults``.
+Each row is a test of the suite. Most of these tests run while clients send requests,
+and every request is accounted for. ``python docs/render_faults.py`` makes this page
+from the tests in ``tests/faults``.
 """
 
 

@@ -49,9 +49,9 @@ IDLE = f"idle pool, min-idle {FREE}"
 IDLE_ALL = "idle pool, min-idle all"
 BUSY = f"busy pool, min-idle {FREE}"
 POOLS = {
-    IDLE: f"all are idle after a peak, and {FREE} have to be",
-    IDLE_ALL: "all are idle, and have to be",
-    BUSY: f"all but {FREE} hold a slow request",
+    IDLE: f"All workers are idle after a peak, and min-idle is {FREE}.",
+    IDLE_ALL: "All workers are idle, and min-idle is all of them.",
+    BUSY: f"All workers but {FREE} serve a slow request.",
 }
 
 
@@ -249,7 +249,7 @@ def _pools(results: Results, case: str) -> Table:
             ]
             for name in sorted(rows, key=_number)
         ],
-        notes=[f"In it, {POOLS[case]}. {FREE} clients; one order for each connection."],
+        notes=[f"{POOLS[case]} {FREE} clients, one order for each connection."],
     )
 
 
@@ -282,7 +282,7 @@ def _charts(results: Results) -> list[Chart]:
 def _method(options: Options) -> str:
     return (
         f"Run lengths with the bare app, {options.workers} workers and `Connection:"
-        " close`. The dispatcher's CPU time is the kernel's, to the nanosecond; orders"
+        " close`. The kernel measures the dispatcher's CPU time, in nanoseconds. Orders"
         f" are counted in shared memory. {options.seconds:g} s for each figure."
     )
 

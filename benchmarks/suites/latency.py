@@ -142,7 +142,9 @@ def _table(results: Results, case: str) -> Table:
             ]
             for name in sorted(names, key=rank)
         ],
-        notes=["Of all rounds together; (lowest–highest) of single rounds."],
+        notes=[
+            "Figures are for all rounds together; (lowest–highest) of single rounds."
+        ],
     )
 
 
@@ -218,12 +220,12 @@ def _series(
 
 def _method(options: Options) -> str:
     return (
-        f"A Flask app that says hello, `Connection: close`, {options.workers} processes"
-        f" of each server where it has several, {options.seconds:g} s for each figure."
-        " Requests"
-        " arrive as many independent users' do (Poisson), the same for all servers of"
-        " a round, and latency counts from the moment that a request was to be sent"
-        " at. A quantile with fewer than 10 samples beyond it isn't shown."
+        "A Flask app that says hello, `Connection: close`. Servers with several"
+        f" processes have {options.workers}. {options.seconds:g} s for each figure."
+        " Requests arrive like those of many independent users (Poisson), at the same"
+        " times for all servers of a round. Latency is measured from the time at which"
+        " a request should be sent. A quantile with fewer than 10 samples beyond it"
+        " isn't shown."
     )
 
 

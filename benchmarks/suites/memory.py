@@ -244,15 +244,15 @@ def _short(results: Results) -> Table:
             for name in sorted(rows, key=rank)
         ],
         notes=[
-            f"All {POOL} were needed at once, in a peak before. Then {CLIENTS} clients"
-            f" ask, each with a timeout of {PATIENCE:g} s. {_EXPLAINED}"
+            f"All {POOL} workers were needed in a peak before. Then {CLIENTS} clients"
+            f" send requests, with a timeout of {PATIENCE:g} s. {_EXPLAINED}"
         ],
     )
 
 
 _EXPLAINED = (
-    f"Hot are workers that served more than {HOT:.0%} of the requests, cold those that"
-    " served none; medians of the workers, in MB."
+    f"Hot workers served more than {HOT:.0%} of the requests, and cold workers served"
+    " none. The sizes are medians of the workers, in MB."
 )
 
 
@@ -320,9 +320,9 @@ def _charts(results: Results) -> list[Chart]:
 
 def _method(options: Options) -> str:
     return (
-        "The memory limit is a cgroup's, and the swap space a file on this machine's"
-        f" disk. {options.seconds:g} s of load. Hotness as it is meant: ordered"
-        " dispatch should leave most workers cold, and these in swap."
+        "A cgroup limits the memory, and the swap space is a file on this machine's"
+        f" disk. {options.seconds:g} s of load. Ordered dispatch should leave most"
+        " workers cold, and these should stay swapped out."
     )
 
 

@@ -225,9 +225,9 @@ def _table(results: Results, case: str) -> Table:
             for name in sorted(rows, key=rank)
         ],
         notes=[
-            f"After {hold:g} s the first end, and those that still waited get their"
-            " workers: then all never ran at the same time. Time until the pool is as"
-            " before counts from the last response."
+            f"After {hold:g} s the first requests end, and those that still wait get"
+            " their workers. Then all requests never ran at the same time. The time"
+            " until the pool is as before is measured from the last response."
         ],
     )
 
@@ -272,10 +272,10 @@ def _charts(results: Results) -> list[Chart]:
 
 def _method(options: Options) -> str:
     return (
-        f"{options.workers} workers to begin with, where a server can be told so, and"
-        f" {round(options.step * ROOM)} at most; as many are to be spare as there are"
-        f" in the beginning. The pool's size was looked at every {PERIOD:g} s. The"
-        " plot shows the first round."
+        f"Servers begin with {options.workers} workers, if they have an option for it,"
+        f" and may have {round(options.step * ROOM)}. They keep as many workers idle as"
+        f" they begin with. The pool's size was read every {PERIOD:g} s. The plot shows"
+        " the first round."
     )
 
 

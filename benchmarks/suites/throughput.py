@@ -208,7 +208,7 @@ def _table(results: Results, case: str) -> Table:
         "processes, PSS MB",
         "errors",
     ]
-    notes = [f"Unless it says otherwise, a column is about {_clients(main)}."]
+    notes = [f"Columns that name no number of clients are for {_clients(main)}."]
 
     if alone:
         cost = spread(alone, ",.1f")
@@ -322,10 +322,10 @@ def _series(
 
 def _method(options: Options) -> str:
     return (
-        f"{options.workers} processes of each server where it has several and doesn't"
-        f" scale; those that scale begin with as many and may have {MOST}. wrk, with"
-        f" one thread, ran on the same machine, {options.seconds:g} s for each figure."
-        " Ratios are taken within a round."
+        f"Servers with several processes have {options.workers}. Those that scale begin"
+        f" with as many and may have {MOST}. wrk ran on the same machine with one"
+        f" thread, {options.seconds:g} s for each figure. Ratios are calculated within"
+        " a round."
     )
 
 

@@ -52,6 +52,6 @@ def render() -> str:
     """All metrics, as a table."""
     head = (
         ".. list-table::\n    :header-rows: 1\n    :widths: 42 12 12 34\n\n"
-        "    * - Name\n      - Type\n      - Labels\n      - What it tells"
+        "    * - Name\n      - Type\n      - Labels\n      - Meaning"
     )
     return "\n".join([head, *map(_row, families(EXAMPLE))])
