@@ -24,6 +24,10 @@ from .deadlines import Deadlines
 from .dumps import Dumps
 from .dumps import Then
 from .ending import UNDEAD
+from .exits import Departed
+from .exits import Obituaries
+from .exits import Reason
+from .exits import Why
 from .log import logger
 from .parking import Connection
 from .parking import ParkedConnections
@@ -33,12 +37,8 @@ from .pool import Event
 from .pool import Pool
 from .pool import State
 from .pool import Worker
-from .process import Departed
-from .process import Obituaries
 from .process import open_for_worker
 from .process import Process
-from .process import Reason
-from .process import Why
 from .scoreboard import Bank
 from .stalls import Stalls
 from .summary import Summary

@@ -10,11 +10,11 @@ import typing as t
 from .ending import Ending
 from .ending import Left
 from .ending import Step
+from .exits import AT_ONCE
 from .generation import TOO_LATE
 from .log import logger
 from .observer import Observer
 from .phase import Phase
-from .process import AT_ONCE
 from .queues import Queues
 from .succession import Succession
 from .supervisor import Supervisor

@@ -18,6 +18,10 @@ from .channel import write_document
 from .children import Children
 from .control import Control
 from .ending import GRACE
+from .exits import AT_ONCE
+from .exits import LATE
+from .exits import Reason
+from .exits import Why
 from .late import Late
 from .launch import Zygote
 from .parking import Connection
@@ -28,10 +32,6 @@ from .pool import Pool
 from .pool import State
 from .pool import Timeouts
 from .pool import Worker
-from .process import AT_ONCE
-from .process import LATE
-from .process import Reason
-from .process import Why
 from .scoreboard import Bank
 from .settings import MAX_SLOTS
 from .settings import Settings

@@ -12,11 +12,11 @@ import typing as t
 from .children import Children
 from .deadlines import Deadlines
 from .ending import LAST_MOMENT
+from .exits import LATE
+from .exits import Reason
+from .exits import Why
 from .log import logger
 from .pool import Worker
-from .process import LATE
-from .process import Reason
-from .process import Why
 from .stalls import Verdict
 
 

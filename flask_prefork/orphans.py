@@ -15,10 +15,10 @@ from functools import partial
 from . import dumps
 from .dumps import Dumps
 from .ending import LAST_MOMENT
+from .exits import Departed
+from .exits import LATE
+from .exits import Obituaries
 from .pool import State
-from .process import Departed
-from .process import LATE
-from .process import Obituaries
 from .scoreboard import Bank
 
 _WHY = LATE[State.RETIRING]

@@ -20,9 +20,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from collections.abc import Iterator
 
+from .exits import Reason
 from .phase import Phase
 from .policy import Policy
-from .process import Reason
 from .record import BOUNDS
 from .record import CLASSES
 from .record import Record

@@ -14,13 +14,13 @@ from flask_prefork import scoreboard
 from flask_prefork.channel import Frame
 from flask_prefork.channel import Kind
 from flask_prefork.children import Children
+from flask_prefork.exits import AT_ONCE
 from flask_prefork.parking import Connection
 from flask_prefork.parking import Wait
 from flask_prefork.poller import Poller
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
-from flask_prefork.process import AT_ONCE
 from flask_prefork.scoreboard import Bank
 from flask_prefork.summary import Summary
 

@@ -8,14 +8,14 @@ import pytest
 
 from flask_prefork.deadlines import Deadlines
 from flask_prefork.ending import LAST_MOMENT
+from flask_prefork.exits import LATE
+from flask_prefork.exits import Why
 from flask_prefork.late import Late
 from flask_prefork.pool import Event
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
 from flask_prefork.pool import Timeouts
 from flask_prefork.pool import Worker
-from flask_prefork.process import LATE
-from flask_prefork.process import Why
 from flask_prefork.record import Record
 from flask_prefork.stalls import Stalls
 

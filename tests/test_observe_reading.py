@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork import scoreboard
+from flask_prefork.exits import Reason
 from flask_prefork.growth import Grown
 from flask_prefork.observe.reading import About
 from flask_prefork.observe.reading import Board
@@ -20,7 +21,6 @@ from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.phase import Phase
 from flask_prefork.policy import Memory
 from flask_prefork.policy import Policy
-from flask_prefork.process import Reason
 from flask_prefork.record import Entry
 from flask_prefork.scoreboard import Bank
 from flask_prefork.summary import Departed

@@ -13,13 +13,13 @@ import pytest
 
 from flask_prefork import cgroup
 from flask_prefork.channel import Channel
+from flask_prefork.exits import Departed
+from flask_prefork.exits import Obituaries
+from flask_prefork.exits import Reason
+from flask_prefork.exits import Why
 from flask_prefork.pool import State
 from flask_prefork.pool import Worker
-from flask_prefork.process import Departed
-from flask_prefork.process import Obituaries
 from flask_prefork.process import Process
-from flask_prefork.process import Reason
-from flask_prefork.process import Why
 from flask_prefork.scoreboard import Record
 
 AT_REST = Record(42, requests=3, moved=9.0)

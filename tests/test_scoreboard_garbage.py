@@ -20,6 +20,7 @@ from flask_prefork import scoreboard
 from flask_prefork.channel import Frame
 from flask_prefork.channel import Kind
 from flask_prefork.children import Children
+from flask_prefork.exits import AT_ONCE
 from flask_prefork.late import Late
 from flask_prefork.phase import Phase
 from flask_prefork.policy import Policy
@@ -27,7 +28,6 @@ from flask_prefork.poller import Poller
 from flask_prefork.pool import Event
 from flask_prefork.pool import Pool
 from flask_prefork.pool import State
-from flask_prefork.process import AT_ONCE
 from flask_prefork.scoreboard import Bank
 from flask_prefork.stalls import Stalls
 from flask_prefork.summary import Reader

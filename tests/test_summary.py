@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork import scoreboard
+from flask_prefork.exits import Reason
 from flask_prefork.phase import Phase
 from flask_prefork.policy import Memory
 from flask_prefork.policy import Policy
-from flask_prefork.process import Reason
 from flask_prefork.record import BOUNDS
 from flask_prefork.record import Record
 from flask_prefork.scoreboard import Bank

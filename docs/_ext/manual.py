@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from flask_prefork import hooks
 from flask_prefork.cli import prefork_run
-from flask_prefork.process import Reason
+from flask_prefork.exits import Reason
 from flask_prefork.status import prefork_status
 
 if t.TYPE_CHECKING:

@@ -10,9 +10,9 @@ import mmap
 import typing as t
 from collections.abc import Mapping
 
+from ..exits import Reason
 from ..phase import Phase
 from ..pool import State
-from ..process import Reason
 from ..record import Record
 from ..scoreboard import Bank
 from ..settings import MAX_SLOTS
