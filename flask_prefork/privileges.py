@@ -7,6 +7,7 @@ it has to bind again, and to signal workers of any user.
 
 from __future__ import annotations
 
+import codecs
 import grp
 import os
 import pwd
@@ -19,6 +20,10 @@ from .access import Access
 #: The highest id. The one above it, -1, means "leave as it is" to the system
 #: calls (``setresuid(2)``).
 _MAX_ID = 2**32 - 2
+#: What the ``socket`` module and others look up when they need it first: host names
+#: are encoded by ``idna``, which needs ``punycode``. Without these modules even
+#: ``getfqdn("127.0.0.1")`` fails.
+_CODECS = ("ascii", "idna", "latin-1", "punycode", "unicode_escape", "utf-8")
 
 
 class Identity(t.NamedTuple):
@@ -143,6 +148,9 @@ def drop(identity: Identity, environ: MutableMapping[str, str] = os.environ) -> 
         process must end: it may be half of both.
     """
     changes_user = identity.uid != os.geteuid()
+    # The interpreter's files may be out of the user's reach.
+    for codec in _CODECS:
+        codecs.lookup(codec)
     # The user last: without root's rights the groups can't be changed. As root
     # the calls set the saved and the real id too (setuid(2)).
     os.setgroups(identity.groups)

@@ -241,6 +241,29 @@ def test_programs_get_the_new_environment() -> None:
     assert in_child(do) == ["/home/somebody", "somebody"]
 
 
+#: What needs codecs, where no more modules can be found.
+_OUT_OF_REACH = """
+import os, socket, sys
+from flask_prefork.privileges import Identity, drop
+drop(Identity(os.getuid(), os.getgid(), tuple(os.getgroups()), None, "/"))
+sys.meta_path.clear()
+socket.getfqdn("127.0.0.1")
+socket.getaddrinfo("127.0.0.1", 80)
+print("b\\u00fccher.example".encode("idna"), "\\n".encode("unicode_escape"))
+print("\\xe9".encode("latin1"), "a".encode("us-ascii"))
+"""
+
+
+@needs_root
+def test_host_names_are_known_where_the_interpreters_files_are_out_of_reach() -> None:
+    line = [sys.executable, "-S", "-c", _OUT_OF_REACH]
+    root = Path(__file__).parents[1]
+    env = {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "xn--bcher-kva.example" in done.stdout
+
+
 @needs_root
 @pytest.mark.parametrize("call", ["setgroups", "setgid", "setuid"])
 def test_call_without_effect_is_seen(call: str) -> None:
