@@ -155,6 +155,8 @@ class Dispatcher:
             self.queues.dispatch(self.succession.current)
         waiting = self.queues.unanswered(self.succession.current)
         self.succession.step(now, waiting)
+        # Whoever was told to retire in this turn is among them.
+        self.queues.look_behind(self.succession.current, self.succession.all())
         self.observer.step(now)
         if self.phase is Phase.SERVING:
             self._look_after()

@@ -94,6 +94,7 @@ class Pool:
     :param rng: Where the jitter comes from.
     :ivar outstanding: For each accept queue, how many orders may each still
         take a connection from it.
+    :ivar gone: How many workers have ended.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Pool:
         self.counts = dict.fromkeys(State, 0)
         self.counts[State.FREE] = size
         self.outstanding: Counter[int] = Counter()
+        self.gone = 0
         # Lowest first. A slot is in _free once; in _idle it may be listed
         # although it has gone on, so what comes off the top is looked at.
         self._free = list(range(size))
@@ -145,6 +147,11 @@ class Pool:
     def idle(self) -> int:
         """How many workers wait for orders."""
         return self.counts[State.IDLE]
+
+    @property
+    def retiring(self) -> int:
+        """How many workers were told to end."""
+        return self.counts[State.RETIRING]
 
     @property
     def suspects(self) -> int:
@@ -240,6 +247,7 @@ class Pool:
 
     def _release(self, worker: Worker) -> None:
         self.workers[worker.slot] = None
+        self.gone += 1
         self._finishing -= worker.finishing
         heapq.heappush(self._free, worker.slot)
         self._due.pop(worker, None)

@@ -25,6 +25,9 @@ from .sockets import Listener
 #: While orders are on their way, look this often whether more connections
 #: wait than orders, in seconds.
 _LOOK_AGAIN = 0.02
+#: While workers end that block in accept, look this often whether a connection was
+#: left behind, in seconds. The others take one in less.
+_LOOK_BEHIND = 0.05
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
 _HOLD = 0.01
@@ -78,6 +81,9 @@ class Queues:
         #: Listeners at which somebody knocked since the last dispatch.
         self._knocks: set[int] = set()
         self._look_again: float | None = None
+        self._look_behind: float | None = None
+        #: The workers that had ended, by generation, when that was looked at last.
+        self._gone: dict[int, int] = {}
         #: The workers for which a connection was held back last, and since when.
         self._held_for = b""
         self._held_since = 0.0
@@ -192,6 +198,34 @@ class Queues:
     def _knock(self, fd: int) -> t.Callable[[], None]:
         return lambda: self._knocks.add(fd)
 
+    def look_behind(
+        self, current: Generation, generations: Sequence[Generation]
+    ) -> None:
+        """Order workers that block in accept to take what was left behind.
+
+        A connection wakes one of them (EPOLLEXCLUSIVE, ``epoll_ctl(2)``). If that
+        one retires or dies before it accepts, the kernel wakes no other.
+
+        :param current: The generation that serves.
+        :param generations: All whose workers may have been woken.
+        """
+        if current.is_ordered:
+            self._look_behind = None
+            return
+        gone = {one.number: one.pool.gone for one in generations}
+        ending = gone != self._gone or any(one.pool.retiring for one in generations)
+        self._gone = gone
+        now = self._clock()
+        if self._look_behind is not None and now >= self._look_behind:
+            self._look_behind = None
+            for index in self._rotation():
+                waiting = self.listeners[index].waiting()
+                waiting -= current.pool.outstanding[index]
+                if waiting > 0 and current.pool.idle:
+                    current.order(waiting, index)
+        if ending and self._look_behind is None:
+            self._look_behind = now + _LOOK_BEHIND
+
     def unanswered(self, generation: Generation) -> int:
         """Connections for which nobody is idle."""
         if generation.pool.idle:
@@ -208,7 +242,7 @@ class Queues:
 
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
-        times = [self._look_again, self.lot.deadline()]
+        times = [self._look_again, self._look_behind, self.lot.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
 
     # Parked connections

@@ -55,6 +55,7 @@ class FakeGeneration:
     """A pool of workers that do what they are told, when the test says so."""
 
     def __init__(self, size: int) -> None:
+        self.number = 1
         self.pool = Pool(size)
         self.is_ordered = True
         self.ends = b""
