@@ -103,12 +103,14 @@ def find(files: dict[int, list[t.Any]], objects: list[t.Any]) -> dict[int, Holde
             fds: set[int] = set()
             for held in gc.get_referents(referrer):
                 fds |= level.get(id(held), set())
-            holder = _named(referrer, level)
+            by_fd = variables(referrer, level)
+            holder = _class(referrer)
             for fd in fds:
-                if rank(holder) < rank(found.get(fd, NOBODY)):
-                    found[fd] = holder
-            is_end = holder.is_variable or not _is_librarys(holder)
-            if not (holder.name and is_end):
+                named = by_fd.get(fd, holder)
+                if rank(named) < rank(found.get(fd, NOBODY)):
+                    found[fd] = named
+            is_end = by_fd or (holder.name and not _is_librarys(holder))
+            if not is_end:
                 above[id(referrer)] = fds
                 targets.append(referrer)
                 seen.add(id(referrer))
@@ -125,19 +127,24 @@ def rank(holder: Holder) -> tuple[bool, bool, bool, str]:
     return not holder.name, _is_librarys(holder), "._" in holder.name, holder.name
 
 
-def _named(holder: t.Any, ids: t.Collection[int]) -> Holder:
-    kind = type(holder)
-    if kind is dict:
+def variables(holder: t.Any, level: dict[int, set[int]]) -> dict[int, Holder]:
+    """The variables of a module that lead to files, by the descriptors.
+
+    :param holder: The module's namespace; anything else has none.
+    :param level: The descriptors that objects lead to, by their ids.
+    """
+    found: dict[int, Holder] = {}
+    if type(holder) is dict:
         module = sys.modules.get(str(holder.get("__name__")))
-        if module is None or vars(module) is not holder:
-            return NOBODY
-        names = [name for name, value in holder.items() if id(value) in ids]
-        return Holder(f"{module.__name__}.{names[0]}", True) if names else NOBODY
-    if issubclass(kind, _CONTAINERS):
-        return NOBODY
-    return _class(holder)
+        if module is not None and vars(module) is holder:
+            for name, value in holder.items():
+                for fd in level.get(id(value), ()):
+                    found.setdefault(fd, Holder(f"{module.__name__}.{name}", True))
+    return found
 
 
 def _class(one: t.Any) -> Holder:
+    if issubclass(type(one), _CONTAINERS):
+        return NOBODY
     name = f"{type(one).__module__}.{type(one).__qualname__}"
     return NOBODY if name.startswith(_NO_NAMES) else Holder(name)

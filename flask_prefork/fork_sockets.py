@@ -15,6 +15,7 @@ import sys
 import types
 import typing as t
 
+from . import fork_holders
 from . import socket_modes
 from .fork_traps import HOOK
 from .sockets import listens
@@ -243,15 +244,19 @@ class _Owners:
         holders = gc.get_referrers(*sockets)
         names = _names_of_attributes([one for one in holders if type(one) is dict])
         best: dict[int, tuple[t.Any, ...]] = {}
+        level = {number: {fd} for number, fd in fds.items()}
         for holder in holders:
-            name = names.get(id(holder)) or _holder(holder, fds.keys())
-            if name:
-                # Who uses a library is told which one, and not by what it has inside.
-                package = name.partition(".")[0]
-                rank = (package in sys.stdlib_module_names, "._" in name, name)
-                for held in gc.get_referents(holder):
-                    if (fd := fds.get(id(held))) is not None:
-                        best[fd] = min(best.get(fd, rank), rank)
+            called = names.get(id(holder)) or _holder(holder)
+            by_fd = fork_holders.variables(holder, level)
+            for held in gc.get_referents(holder):
+                if (fd := fds.get(id(held))) is None:
+                    continue
+                if name := called or by_fd.get(fd, fork_holders.NOBODY).name:
+                    # Who uses a library is told which one, and not by what it has
+                    # inside.
+                    package = name.partition(".")[0]
+                    rank = (package in sys.stdlib_module_names, "._" in name, name)
+                    best[fd] = min(best.get(fd, rank), rank)
         self._names.update({fd: rank[-1] for fd, rank in best.items()})
 
 
@@ -277,18 +282,12 @@ def _name(one: object) -> str:
     return f"{type(one).__module__}.{type(one).__qualname__}"
 
 
-def _holder(holder: t.Any, ids: t.Collection[int]) -> str:
-    """What people call who holds one of the sockets; nothing if it has no name."""
-    if type(holder) is not dict:
-        if type(holder) in (types.FrameType, list, set, tuple):
-            return ""
-        name = _name(holder)
-        return "" if name.startswith(("builtins.", "socket.", "_io.")) else name
-    module = sys.modules.get(str(holder.get("__name__")))
-    if module is None or vars(module) is not holder:
+def _holder(holder: t.Any) -> str:
+    """The class of who holds one of the sockets; nothing if that says nothing."""
+    if type(holder) in (types.FrameType, dict, list, set, tuple):
         return ""
-    variables = [name for name, value in holder.items() if id(value) in ids]
-    return f"{module.__name__}.{variables[0]}"
+    name = _name(holder)
+    return "" if name.startswith(("builtins.", "socket.", "_io.")) else name
 
 
 def _names_of_attributes(dicts: list[dict[str, t.Any]]) -> dict[int, str]:

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
 
 #: What a module's variable holds, for the length of a test.
 held: t.Any = None
+#: And another one.
+held_too: t.Any = None
 
 
 def told(path: Path | str, own: t.Collection[int] = ()) -> list[str]:
@@ -84,6 +86,26 @@ def test_a_variable_of_a_module(data: Path) -> None:
         assert told(data) == ["geo.database.Reader"]
         del reader
     held = None
+
+
+def test_each_variable_has_its_own(data: Path, tmp_path: Path) -> None:
+    global held, held_too
+    other = tmp_path / "other"
+    other.write_bytes(b"x")
+    with open(data, "rb") as held, open(other, "rb") as held_too:
+        files = {one.fileno(): [one.raw, one] for one in (held, held_too)}
+        found = fork_holders.find(files, gc.get_objects())
+        assert {fd: holder.name for fd, holder in found.items()} == {
+            held.fileno(): f"{__name__}.held",
+            held_too.fileno(): f"{__name__}.held_too",
+        }
+        # Through something else that holds it.
+        held_too = [held_too]
+        found = fork_holders.find(files, gc.get_objects())
+        assert found[held.fileno()].name == f"{__name__}.held"
+        assert found[held_too[0].fileno()].name == f"{__name__}.held_too"
+        del files, found
+    held = held_too = None
 
 
 def test_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ from flask_prefork.fork_sockets import Mended
 DEADLINE = 20
 #: What a module's variable holds, for the length of a test.
 held: socket.socket | None = None
+#: And another one.
+held_too: socket.socket | None = None
 
 
 class Peer:
@@ -322,6 +324,16 @@ def test_each_has_its_own(peer: Peer) -> None:
     }
     assert set(told) == expected
     assert len(told) == 3
+
+
+def test_each_variable_has_its_own(peer: Peer) -> None:
+    global held, held_too
+    with peer.connect() as held, peer.connect() as held_too:
+        assert sorted(peer.told()) == [
+            f"{peer.shown} ({__name__}.held) is open",
+            f"{peer.shown} ({__name__}.held_too) is open",
+        ]
+    held = held_too = None
 
 
 class Foreign:
