@@ -53,6 +53,8 @@ _USUAL_BLOCK = 2 << 20
 _LAST_MOMENT = 1.0
 #: How long the watcher may take until it knows the app's files, in seconds.
 _WATCHER_PATIENCE = 30.0
+#: What makes us call the app.
+_FOR_THE_APP = frozenset({Kind.SPAWN, Kind.READY, Kind.RESIZED})
 
 
 class Work(t.Protocol):
@@ -126,9 +128,7 @@ class Zygote:
         if hasattr(os, "pidfd_open"):
             self.parent = os.pidfd_open(os.getppid())
         self._wake_up, self._signalled = socket_modes.pair(blocking=False)
-        forks.handle(signal.SIGCHLD, lambda number, frame: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        self._hear_of_deaths()
         launch.ignore_foreign_signals()
         forks.when_app_forks(self._disown)
         launch.show_on_request()
@@ -153,6 +153,9 @@ class Zygote:
                 frame, fds = received
                 self._obey(frame, fds)
                 close_all(fds)
+                if frame.kind in _FOR_THE_APP:
+                    self._hear_of_deaths()
+                    self._reap()
         if not self._released:
             self._succeed()
         self._wait_for_workers()
@@ -162,6 +165,17 @@ class Zygote:
         # The watcher's end may be told when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
         self._finish()
+
+    def _hear_of_deaths(self) -> None:
+        """Let deaths of children end the wait for news.
+
+        Again after each hook: an event loop that runs in one takes the wake-up
+        descriptor, and leaves none (``asyncio``'s ``remove_signal_handler``). Deaths
+        in between weren't told to us.
+        """
+        forks.handle(signal.SIGCHLD, _wake)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     def _finish(self) -> None:
         """End what the app runs here, before the interpreter does so without an end."""
@@ -432,3 +446,7 @@ class Zygote:
                 moment = due
             if poll.poll(max(moment - now, 0.0) * 1000):
                 self._wake_up.recv(4096)
+
+
+def _wake(number: int, frame: object) -> None:
+    """The interpreter has written to the wake-up descriptor; that is all."""

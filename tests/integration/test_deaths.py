@@ -82,6 +82,19 @@ def test_a_busy_worker_is_killed(serve: Serve, gate: Gate) -> None:
     assert answer["pid"] != held.pid
 
 
+@pytest.mark.parametrize("hook", ["before_fork", "when_ready", "pool_resized"])
+def test_after_an_event_loop_has_run_in_a_hook(serve: Serve, hook: str) -> None:
+    limits = ("--min-idle", "2", "--max-workers", "2")
+    server = serve("looped", *limits, env={"HOOK": hook})
+    server.wait_for_log(r"^The loop has run\.$")
+    for _ in range(3):
+        server.wait_for_state("II")
+        dead = server.workers()[0]
+        os.kill(dead, signal.SIGKILL)
+        server.wait_for_log(rf"^Worker \d \(pid {dead}\) died: SIGKILL\.$")
+        _assert_tidy(server, "II")
+
+
 def test_a_stopped_worker_is_passed_over_and_replaced(serve: Serve) -> None:
     limits = ("--min-idle", "2", "--max-workers", "2", "--graceful-timeout", "1")
     server = serve("held", *limits, "--spawn-timeout", "1")
