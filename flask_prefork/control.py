@@ -165,8 +165,12 @@ class Control:
             )
             self.show()
         elif move is Move.KILL:
-            who = f"The zygote of generation {self.number} (pid {self.pid})"
-            self.kill(f"{who} was killed: {watchdog.late_for}.")
+            who, late = f"The zygote of generation {self.number}", watchdog.late_for
+            if self.pid:
+                self.kill(f"{who} (pid {self.pid}) was killed: {late}.")
+            else:
+                # Who was promoted may have left one behind, and that hangs.
+                self.kill(f"{who} never told its pid, and can't be killed: {late}.")
         elif move is Move.GIVE_UP:
             if self.pid:
                 logger.error(

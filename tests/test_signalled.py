@@ -59,6 +59,27 @@ def test_a_zygote_that_may_not_be_killed_is_given_up(
     poller.close()
 
 
+def test_nobody_is_said_to_be_killed_whose_pid_is_unknown(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    poller = Poller()
+    control = Control(
+        Zygote(0, pair[0], 1),
+        poller,
+        lambda: 100.0,
+        lambda frame, fds: None,
+        lambda: None,
+    )
+    control.watchdog.hurry(100.0, 1.0)
+    while not control.reaped:
+        moment = control.deadline()
+        assert moment is not None
+        control.step(moment)
+    assert "was killed" not in caplog.text
+    assert "never told its pid, and can't be killed: it did not come up" in caplog.text
+    poller.close()
+
+
 def test_a_worker_that_may_not_be_killed_was_tried(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
