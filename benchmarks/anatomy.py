@@ -27,12 +27,12 @@ from floor import RESPONSE
 from load import find_wrk
 from werkzeug import serving
 
-from flask_prefork import scoreboard
 from flask_prefork.http.contract import Limits
 from flask_prefork.http.head import read
 from flask_prefork.http.server import PreforkServer
-from flask_prefork.settings import resolve
-from flask_prefork.worker import Worker
+from flask_prefork.ipc import scoreboard
+from flask_prefork.settings.table import resolve
+from flask_prefork.worker.worker import Worker
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:5000\r\nConnection: close\r\n\r\n"
 ROUNDS = 7

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .extension import Prefork
-from .hooks import current_worker
-from .hooks import pool_resized
-from .hooks import reloaded
-from .hooks import worker_exiting
-from .hooks import worker_started
+from .zygote.hooks import current_worker
+from .zygote.hooks import pool_resized
+from .zygote.hooks import reloaded
+from .zygote.hooks import worker_exiting
+from .zygote.hooks import worker_started
 
 __all__ = [
     "Prefork",

@@ -22,17 +22,17 @@ from flask.cli import ScriptInfo
 from flask.cli import show_server_banner
 from flask.helpers import get_debug_flag
 
-from .keys import BORROWED
-from .keys import check_variables
-from .keys import variable_name
-from .settings import option_name
-from .settings import resolve
-from .settings import Row
-from .settings import ROWS
-from .settings import SettingsError
+from .settings.keys import BORROWED
+from .settings.keys import check_variables
+from .settings.keys import variable_name
+from .settings.table import option_name
+from .settings.table import resolve
+from .settings.table import Row
+from .settings.table import ROWS
+from .settings.table import SettingsError
 
 if t.TYPE_CHECKING:
-    from .launch import Inherited
+    from .ipc.spawn import Inherited
 
 
 def _borrowed_options() -> list[click.Parameter]:
@@ -145,13 +145,13 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
 
-    from . import launch
-    from . import log
+    from .ipc import spawn
+    from .system import log
 
     log.set_up()
-    begin = launch.inherited()
+    begin = spawn.inherited()
     if begin is None:
-        launch.take_signals()
+        spawn.take_signals()
         begin = _split(info, options, values)
     _be_zygote(begin, info, options, values)
 
@@ -161,13 +161,13 @@ def _split(
 ) -> Inherited:
     """Become the dispatcher, which ends with the command; and the first zygote,
     for which this returns."""
-    from . import launch
-    from . import log
-    from . import privileges
-    from . import systemd
-    from .sockets import BindError
-    from .sockets import numeric
-    from .terminal import Terminal
+    from .ipc import spawn
+    from .ipc.listener import BindError
+    from .ipc.listener import numeric
+    from .system import log
+    from .system import privileges
+    from .system import systemd
+    from .system.terminal import Terminal
 
     try:
         fds = systemd.listen_fds()
@@ -188,14 +188,14 @@ def _split(
         # A full disk, or nobody reads: no reason not to serve.
         log.discard_output()
     terminal = Terminal()
-    begin = launch.by_fork(generation=1)
-    if isinstance(begin, launch.Inherited):
+    begin = spawn.by_fork(generation=1)
+    if isinstance(begin, spawn.Inherited):
         for fd in fds:
             os.close(fd)
         return begin
 
-    from . import dispatcher
-    from .supervisor import Surroundings
+    from .dispatcher import loop
+    from .dispatcher.service import Surroundings
 
     surroundings = Surroundings(
         host,
@@ -208,7 +208,7 @@ def _split(
         access,
     )
     try:
-        sys.exit(dispatcher.serve(begin, surroundings))
+        sys.exit(loop.serve(begin, surroundings))
     finally:
         terminal.restore()
 
@@ -219,33 +219,33 @@ def _be_zygote(
     options: RunOptions,
     explicit: dict[str, t.Any],
 ) -> None:
-    from . import launch
-    from . import log
+    from .ipc import spawn
+    from .system import log
 
-    launch.ignore_foreign_signals()
-    launch.take_signals()
-    launch.show_on_request()
+    spawn.ignore_foreign_signals()
+    spawn.take_signals()
+    spawn.show_on_request()
     log.install_streams()
 
-    from . import application
-    from . import at_exit
-    from . import forks
-    from . import lifecycle
-    from . import privileges
-    from . import prometheus
-    from . import reach
-    from . import reloader
-    from . import work
-    from . import zygote
-    from .log import logger
+    from .system import forks
+    from .system import privileges
+    from .system.log import logger
+    from .worker import at_exit
+    from .worker import main
+    from .zygote import lifecycle
+    from .zygote import loading
+    from .zygote import permissions
+    from .zygote import process
+    from .zygote import prometheus
+    from .zygote import reloader
 
     identity = privileges.look_up(explicit["user"], explicit["group"])
     user = unreadable = ""
     if identity is not None:
-        sources = reach.sources(info.app_import_path)
+        sources = permissions.sources(info.app_import_path)
         privileges.drop(identity)
         user = identity.name or str(identity.uid)
-        unreadable = reach.complaint(user, sources)
+        unreadable = permissions.complaint(user, sources)
     debug = get_debug_flag()
     reload = debug if options.reload is None else options.reload
     debugger = debug if options.debugger is None else options.debugger
@@ -264,19 +264,21 @@ def _be_zygote(
     try:
         with prometheus.loading():
             first = begin.generation == 1
-            app, settings = application.load(
+            app, settings = loading.load(
                 info, explicit, defaults, shows_failure=reload and not first
             )
             if first:
-                settings = application.find_addresses(settings)
-            make_server = application.server_maker(
+                settings = loading.find_addresses(settings)
+            make_server = loading.server_maker(
                 app, settings, options.cert, debugger, options.host
             )
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
     except (LookupError, ImportError, OSError, NoAppException) as e:
         if user and isinstance(e, PermissionError) and e.filename is not None:
-            unreadable = reach.complaint(user, [os.fsdecode(e.filename)]) or unreadable
+            unreadable = (
+                permissions.complaint(user, [os.fsdecode(e.filename)]) or unreadable
+            )
         if not unreadable:
             raise
         raise click.ClickException(f"{unreadable} ({type(e).__name__}: {e})") from None
@@ -284,4 +286,4 @@ def _be_zygote(
         logger.warning("%s What is imported from there later will fail.", unreadable)
     forks.end_if_foreign()
     life = lifecycle.Lifecycle(app, begin.generation)
-    zygote.Zygote(begin, settings, make_server, work.serve, watch, life).run()
+    process.Zygote(begin, settings, make_server, main.serve, watch, life).run()

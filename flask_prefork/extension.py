@@ -1,8 +1,8 @@
 """The Flask extension: defaults of the configuration, and hooks.
 
 Apps make a :class:`Prefork` while they are loaded. The zygote finds it in the app that
-the command has loaded: ``application.py`` for its configuration, ``lifecycle.py`` for
-its hooks.
+the command has loaded: ``zygote/loading.py`` for its configuration,
+``zygote/lifecycle.py`` for its hooks.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import typing as t
 import weakref
 
-from .hooks import F
-from .hooks import Hooks
-from .settings import config_key
-from .settings import ROWS
+from .settings.table import config_key
+from .settings.table import ROWS
+from .zygote.hooks import F
+from .zygote.hooks import Hooks
 
 if t.TYPE_CHECKING:
     from flask import Flask

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from flask_prefork.cli import prefork_run
-from flask_prefork.settings import resolve
-from flask_prefork.settings import Settings
+from flask_prefork.settings.table import resolve
+from flask_prefork.settings.table import Settings
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

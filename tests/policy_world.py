@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 
-from flask_prefork.policy import Policy
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.pool import Worker
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Worker
 
 FORK = 0.01
 

@@ -7,16 +7,16 @@ import socket
 import typing as t
 from collections.abc import Iterator
 
-from flask_prefork import parking
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.parking import Connection
-from flask_prefork.parking import Wait
-from flask_prefork.poller import Poller
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import Worker
-from flask_prefork.queues import Queues
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.queues import Queues
+from flask_prefork.ipc import parked
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked import Wait
+from flask_prefork.system.poller import Poller
 
 
 class FakeListener:
@@ -143,7 +143,7 @@ class Hall:
         ours, client = socket.socketpair()
         self.clients.append(client)
         client.setblocking(False)
-        flags = parking.flags(wait, wakes)
+        flags = parked.flags(wait, wakes)
         end = self.now + seconds
         fd = ours.detach()
         self.queues.park(fd, Frame(Kind.PARK, 1, 0, have, 0, flags, end))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.records import CLASSES
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import PoolSample
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
-from flask_prefork.record import BOUNDS
-from flask_prefork.record import CLASSES
 
 MIB = 2**20
 #: In the middle of a reload, under some load.

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import launch
-from flask_prefork.launch import Zygote
-from flask_prefork.settings import resolve
-from flask_prefork.succession import Succession
-from flask_prefork.watchdog import Watchdog
+from flask_prefork.dispatcher.generations import Succession
+from flask_prefork.dispatcher.zygote_watchdog import Watchdog
+from flask_prefork.ipc import spawn
+from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.settings.table import resolve
 
 
 class FakePool(list[str]):
@@ -151,8 +151,8 @@ class World:
         self.killed: list[int] = []
         self.refusal: OSError | None = None
         self.generations: dict[int, FakeGeneration] = {}
-        monkeypatch.setattr(launch, "by_exec", self._start)
-        monkeypatch.setattr(launch, "by_promotion", self._promote)
+        monkeypatch.setattr(spawn, "by_exec", self._start)
+        monkeypatch.setattr(spawn, "by_promotion", self._promote)
         monkeypatch.setattr(os, "kill", self._kill)
         monkeypatch.setattr(os, "waitpid", self._wait)
         adopt = t.cast(t.Any, self._adopt)

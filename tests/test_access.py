@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork import access
-from flask_prefork.access import Access
-from flask_prefork.privileges import Identity
-from flask_prefork.privileges import look_up_access
-from flask_prefork.sockets import bind
-from flask_prefork.sockets import BindError
+from flask_prefork.ipc.listener import bind
+from flask_prefork.ipc.listener import BindError
+from flask_prefork.system import socket_access
+from flask_prefork.system.privileges import Identity
+from flask_prefork.system.privileges import look_up_access
+from flask_prefork.system.socket_access import Access
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give a file away"
@@ -41,14 +41,14 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_its_mode_is_what_was_asked_for(
     tmp_path: Path, sock: socket.socket, umask: int, mode: int
 ) -> None:
-    access.bind(sock, str(tmp_path / "s"), Access(mode))
+    socket_access.bind(sock, str(tmp_path / "s"), Access(mode))
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
 
 
 def test_its_mode_is_what_the_umask_leaves(
     tmp_path: Path, sock: socket.socket, umask: int
 ) -> None:
-    access.bind(sock, str(tmp_path / "s"), Access())
+    socket_access.bind(sock, str(tmp_path / "s"), Access())
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o777 & ~umask
 
 
@@ -60,7 +60,7 @@ def test_it_has_its_mode_before_it_has_a_name(
 
     monkeypatch.setattr(os, "chmod", refuse)
     monkeypatch.setattr(os, "fchmod", refuse)
-    access.bind(sock, str(tmp_path / "s"), Access(0o640))
+    socket_access.bind(sock, str(tmp_path / "s"), Access(0o640))
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o640
 
 

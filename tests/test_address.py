@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.address import Address
-from flask_prefork.address import parse
+from flask_prefork.settings.addresses import Address
+from flask_prefork.settings.addresses import parse
 
 
 @pytest.mark.parametrize(

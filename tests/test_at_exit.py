@@ -12,7 +12,7 @@ import weakref
 
 from forked import in_child
 
-from flask_prefork import at_exit
+from flask_prefork.worker import at_exit
 
 
 class Holder:

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.channel import BATCH
-from flask_prefork.channel import Channel
-from flask_prefork.channel import close_all
-from flask_prefork.channel import decode
-from flask_prefork.channel import Frame
-from flask_prefork.channel import FRAME_SIZE
-from flask_prefork.channel import Kind
-from flask_prefork.channel import Malformed
-from flask_prefork.channel import read_document
-from flask_prefork.channel import receive_one
-from flask_prefork.channel import send_one
-from flask_prefork.channel import TAG_SIZE
-from flask_prefork.channel import write_document
+from flask_prefork.ipc.channel import BATCH
+from flask_prefork.ipc.channel import Channel
+from flask_prefork.ipc.channel import close_all
+from flask_prefork.ipc.channel import decode
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import FRAME_SIZE
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import Malformed
+from flask_prefork.ipc.channel import read_document
+from flask_prefork.ipc.channel import receive_one
+from flask_prefork.ipc.channel import send_one
+from flask_prefork.ipc.channel import TAG_SIZE
+from flask_prefork.ipc.channel import write_document
 
 uint16 = st.integers(0, 2**16 - 1)
 uint32 = st.integers(0, 2**32 - 1)

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from flask_prefork import scoreboard
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.children import Children
-from flask_prefork.exits import AT_ONCE
-from flask_prefork.parking import Connection
-from flask_prefork.parking import Wait
-from flask_prefork.poller import Poller
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.pool import Worker
-from flask_prefork.scoreboard import Bank
-from flask_prefork.summary import Summary
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.workers import Children
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.exits import AT_ONCE
+from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked import Wait
+from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.stats import Summary
+from flask_prefork.system.poller import Poller
 
 
 class World:

@@ -20,15 +20,15 @@ from flask.cli import run_command
 from flask.cli import ScriptInfo
 from werkzeug.serving import WSGIRequestHandler
 
-from flask_prefork import application
-from flask_prefork import launch
-from flask_prefork import log
-from flask_prefork import work
-from flask_prefork import zygote
 from flask_prefork.cli import prefork_run
-from flask_prefork.settings import option_name
-from flask_prefork.settings import ROWS
-from flask_prefork.settings import Settings
+from flask_prefork.ipc import spawn
+from flask_prefork.settings.table import option_name
+from flask_prefork.settings.table import ROWS
+from flask_prefork.settings.table import Settings
+from flask_prefork.system import log
+from flask_prefork.worker import main
+from flask_prefork.zygote import loading
+from flask_prefork.zygote import process as zygote
 
 Run = t.Callable[..., Result]
 BORROWED = {
@@ -78,8 +78,8 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(log, "set_up", lambda: None)
     monkeypatch.setattr(log, "install_streams", lambda: None)
-    monkeypatch.setattr(launch, "inherited", start)
-    monkeypatch.setattr(launch, "by_fork", start)
+    monkeypatch.setattr(spawn, "inherited", start)
+    monkeypatch.setattr(spawn, "by_fork", start)
 
 
 class Zygote:
@@ -88,7 +88,7 @@ class Zygote:
     settings: Settings | None = None
 
     def __init__(
-        self, begin: launch.Inherited, settings: Settings, *rest: object
+        self, begin: spawn.Inherited, settings: Settings, *rest: object
     ) -> None:
         type(self).settings = settings
 
@@ -100,16 +100,16 @@ class Zygote:
 def as_zygote(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Zygote]]:
     """The command takes this process for the zygote's."""
     ours, theirs = socket.socketpair()
-    begin = launch.Inherited(theirs, 1)
+    begin = spawn.Inherited(theirs, 1)
 
     class Mine(Zygote):
         pass
 
     monkeypatch.setattr(log, "set_up", lambda: None)
     monkeypatch.setattr(log, "install_streams", lambda: None)
-    monkeypatch.setattr(launch, "ignore_foreign_signals", lambda: None)
-    monkeypatch.setattr(launch, "show_on_request", lambda: None)
-    monkeypatch.setattr(launch, "by_fork", lambda generation: begin)
+    monkeypatch.setattr(spawn, "ignore_foreign_signals", lambda: None)
+    monkeypatch.setattr(spawn, "show_on_request", lambda: None)
+    monkeypatch.setattr(spawn, "by_fork", lambda generation: begin)
     monkeypatch.setattr(zygote, "Zygote", Mine)
     with ours, theirs:
         yield Mine
@@ -383,7 +383,7 @@ def test_debugger_goes_with_debug_mode(
     ) -> None:
         seen.append((debugger, host))
 
-    monkeypatch.setattr(application, "server_maker", server_maker)
+    monkeypatch.setattr(loading, "server_maker", server_maker)
     info = ScriptInfo(create_app=lambda: Flask("shop"))
     run(f"--{'' if debug else 'no-'}debug", "--host=::1", obj=info)
     run("--debug", f"--{'' if debug else 'no-'}debugger", obj=info)
@@ -403,5 +403,5 @@ def test_any_subclass_of_werkzeugs_handler_will_do(
 
 def test_workers_run_workers_code() -> None:
     # The zygote gets its work from the command, as it doesn't import it.
-    assert callable(work.serve)
+    assert callable(main.serve)
     assert not hasattr(zygote, "worker")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.deadlines import Deadlines
+from flask_prefork.system.timers import Deadlines
 
 #: How late an item may be told, in seconds, and what floats may add to it.
 GRAIN = 0.05 + 1e-6

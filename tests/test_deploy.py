@@ -29,10 +29,10 @@ from deployed import unit
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from snapshots import SAMPLE
 
-from flask_prefork.address import parse
 from flask_prefork.cli import prefork_run
 from flask_prefork.observe.openmetrics import render
-from flask_prefork.settings import Settings
+from flask_prefork.settings.addresses import parse
+from flask_prefork.settings.table import Settings
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None,

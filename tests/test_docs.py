@@ -20,17 +20,17 @@ from manual_pages import PAGES
 from manual_pages import ROOT
 
 import flask_prefork
-from flask_prefork import hooks
 from flask_prefork import testing
-from flask_prefork.channel import Kind
 from flask_prefork.cli import prefork_run
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import TRANSITIONS
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.observe.command import prefork_status
 from flask_prefork.observe.openmetrics import families
-from flask_prefork.pool import State
-from flask_prefork.pool import TRANSITIONS
-from flask_prefork.settings import config_key
-from flask_prefork.settings import option_name
-from flask_prefork.settings import ROWS
-from flask_prefork.status import prefork_status
+from flask_prefork.settings.table import config_key
+from flask_prefork.settings.table import option_name
+from flask_prefork.settings.table import ROWS
+from flask_prefork.zygote import hooks
 
 SOURCE = sorted((ROOT / "flask_prefork").rglob("*.py"))
 

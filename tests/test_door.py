@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import door
-from flask_prefork.door import Handshakes
-from flask_prefork.sockets import bind
+from flask_prefork.ipc.listener import bind
+from flask_prefork.system import syn_filter
+from flask_prefork.system.syn_filter import Handshakes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
 ADDRESSES = ["127.0.0.1", "::1"]
@@ -40,7 +40,7 @@ def begin(listener: socket.socket) -> socket.socket:
 
 def test_nobody_new_comes_in(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()[:2]) as inside:
-        assert door.turn_away(listener)
+        assert syn_filter.turn_away(listener)
         with begin(listener) as outside:
             # The one that was there before can be accepted, and heard.
             inside.sendall(b"hello")
@@ -105,7 +105,7 @@ def test_who_is_on_the_way_in_is_awaited(listener: socket.socket, look: Look) ->
         socket.create_connection(listener.getsockname()[:2]) as sock,
         socket.create_connection(listener.getsockname()[:2]) as other,
     ):
-        door.turn_away(listener)
+        syn_filter.turn_away(listener)
         for client in (sock, other):
             assert look() and look()
             client.sendall(b"x")
@@ -153,7 +153,9 @@ def test_once_nobody_is_left_nobody_looks(
 ) -> None:
     """The dispatcher asks in each of its turns."""
     looks = []
-    monkeypatch.setattr(door, "_rows", lambda port: looks.append(port) or iter([]))
+    monkeypatch.setattr(
+        syn_filter, "_rows", lambda port: looks.append(port) or iter([])
+    )
     for _ in range(3):
         assert not handshakes.are_left()
     assert len(looks) == 1
@@ -190,10 +192,10 @@ def test_a_long_table_is_read_in_parts(
     looks = before = 0
     while handshakes.are_left():
         looks += 1
-        assert table.tell() - before <= door._BYTES
+        assert table.tell() - before <= syn_filter._BYTES
         before = table.tell()
         clock.now += 1
-    assert looks == 40_000 * len(row % (0, 0)) // door._BYTES
+    assert looks == 40_000 * len(row % (0, 0)) // syn_filter._BYTES
 
 
 def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import pytest
 from forked import in_child
 
-from flask_prefork import dumps
-from flask_prefork.dumps import Dumps
+from flask_prefork.ipc import dumps
+from flask_prefork.ipc.dumps import Dumps
 
 HEADER = "Worker 1 (pid 2) serves GET / for 3.0 s"
 

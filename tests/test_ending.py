@@ -10,11 +10,11 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.ending import Ending
-from flask_prefork.ending import GRACE
-from flask_prefork.ending import Left
-from flask_prefork.ending import Step
-from flask_prefork.phase import Phase
+from flask_prefork.dispatcher.ending import Ending
+from flask_prefork.dispatcher.ending import GRACE
+from flask_prefork.dispatcher.ending import Left
+from flask_prefork.dispatcher.ending import Step
+from flask_prefork.ipc.phase import Phase
 
 ALL = Left(False, 3, 2)
 NONE = Left(True, 0, 0)

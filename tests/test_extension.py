@@ -11,14 +11,14 @@ from flask import Flask
 import flask_prefork
 from flask_prefork import Prefork
 from flask_prefork.extension import configuration
-from flask_prefork.keys import BORROWED
-from flask_prefork.keys import check_variables
-from flask_prefork.keys import variable_name
-from flask_prefork.settings import config_key
-from flask_prefork.settings import option_name
-from flask_prefork.settings import resolve
-from flask_prefork.settings import ROWS
-from flask_prefork.settings import SettingsError
+from flask_prefork.settings.keys import BORROWED
+from flask_prefork.settings.keys import check_variables
+from flask_prefork.settings.keys import variable_name
+from flask_prefork.settings.table import config_key
+from flask_prefork.settings.table import option_name
+from flask_prefork.settings.table import resolve
+from flask_prefork.settings.table import ROWS
+from flask_prefork.settings.table import SettingsError
 
 
 def test_the_package_exports_what_it_says() -> None:

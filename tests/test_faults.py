@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from flask_prefork import faults
+from flask_prefork.system import faults
 
 
 def test_nothing_happens_unless_it_is_asked_for(

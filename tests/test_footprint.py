@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork import footprint
-from flask_prefork.footprint import Footprint
-from flask_prefork.footprint import Glance
+from flask_prefork.system import smaps
+from flask_prefork.system.smaps import Footprint
+from flask_prefork.system.smaps import Glance
 
 ROLLUP = """\
 55abbcae2000-7ffd088ec000 ---p 00000000 00:00 0                          [rollup]
@@ -38,19 +38,19 @@ def test_what_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(path)
         return builtins.open(file, mode)
 
-    monkeypatch.setattr(footprint, "open", read, raising=False)
+    monkeypatch.setattr(smaps, "open", read, raising=False)
     own = 10 + 1052 + 700
     found = Footprint(63020 * 1024, own * 1024, (own + 123628) * 1024)
-    assert footprint.read() == found
-    footprint.read(17)
+    assert smaps.read() == found
+    smaps.read(17)
     assert asked == ["/proc/self/smaps_rollup", "/proc/17/smaps_rollup"]
     # Of one that is about to end.
     file.write_text(ROLLUP.partition("\n")[0] + "\n")
-    assert footprint.read() is None
+    assert smaps.read() is None
 
 
 def test_nobody() -> None:
-    assert footprint.read(2**22 + 1) is None
+    assert smaps.read(2**22 + 1) is None
 
 
 def test_what_is_shared_is_not_its_own() -> None:
@@ -58,7 +58,7 @@ def test_what_is_shared_is_not_its_own() -> None:
     size = 32 * 2**20
     with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.write(b"x" * size)
-        before = footprint.read()
+        before = smaps.read()
         ours, theirs = os.pipe()
         pid = os.fork()
         if not pid:
@@ -68,11 +68,11 @@ def test_what_is_shared_is_not_its_own() -> None:
             finally:
                 os._exit(0)
         try:
-            shared = footprint.read()
-            child = footprint.read(pid)
+            shared = smaps.read()
+            child = smaps.read(pid)
             memory.seek(0)
             memory.write(b"y" * size)
-            after = footprint.read()
+            after = smaps.read()
         finally:
             os.close(theirs)
             os.close(ours)
@@ -94,8 +94,8 @@ def test_only_itself_can_look_at_who_has_changed_its_user() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-        own = footprint.read() is not None
-        return [own, in_child(lambda: footprint.read(os.getppid()) is not None)]
+        own = smaps.read() is not None
+        return [own, in_child(lambda: smaps.read(os.getppid()) is not None)]
 
     assert in_child(look) == [True, False]
 

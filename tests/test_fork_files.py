@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork import fork_files
-from flask_prefork import fork_holders
+from flask_prefork.zygote import fork_files
+from flask_prefork.zygote import fork_holders
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
 

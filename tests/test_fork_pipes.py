@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import fork_holders
-from flask_prefork import fork_pipes
-from flask_prefork import unix_peer
-from flask_prefork.fork_pipes import Own
+from flask_prefork.system import unix_peer
+from flask_prefork.zygote import fork_holders
+from flask_prefork.zygote import fork_pipes
+from flask_prefork.zygote.fork_pipes import Own
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
 

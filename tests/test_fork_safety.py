@@ -23,10 +23,10 @@ import sqlalchemy
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
-from flask_prefork import fork_safety
-from flask_prefork import fork_traps
-from flask_prefork.fork_safety import look
-from flask_prefork.fork_safety import mend
+from flask_prefork.zygote import fork_checks
+from flask_prefork.zygote import fork_libraries
+from flask_prefork.zygote.fork_checks import look
+from flask_prefork.zygote.fork_checks import mend
 
 #: How long a child may take, in seconds, before the test ends it.
 DEADLINE = 20
@@ -133,7 +133,7 @@ def test_a_finding_explains_its_librarys_threads(
         del pool
 
 
-@pytest.mark.parametrize("package", sorted(fork_traps.RENEWING))
+@pytest.mark.parametrize("package", sorted(fork_libraries.RENEWING))
 def test_threads_that_start_anew_by_themselves(news: News, package: str) -> None:
     with running(f"{package}.worker"):
         assert not news()
@@ -182,10 +182,10 @@ def database(app: Flask, tmp_path: Path) -> Iterator[SQLAlchemy]:
     for engine in engines.values():
         engine.dispose()
     # What tests renewed in this process has to be closed in it, too.
-    for pool in fork_safety._foreign_pools:
+    for pool in fork_checks._foreign_pools:
         pool.dispose()  # type: ignore[attr-defined]
-    fork_safety._foreign_pools.clear()
-    fork_safety._foreign.clear()
+    fork_checks._foreign_pools.clear()
+    fork_checks._foreign.clear()
 
 
 def test_engines_are_renewed(app: Flask, database: SQLAlchemy) -> None:
@@ -229,7 +229,7 @@ def test_password_of_a_database_is_not_told(app: Flask) -> None:
         url = sqlalchemy.make_url("postgresql://me:secret@db/x")
         pool = Pool()
 
-    findings = fork_safety._pools({"default": t.cast(t.Any, Engine())})
+    findings = fork_checks._pools({"default": t.cast(t.Any, Engine())})
     assert "postgresql://me:***@db/x" in only(findings)
 
 
@@ -289,14 +289,14 @@ def test_connections_that_a_worker_has_left_to_the_zygote(app: Flask) -> None:
         try:
             with socket.create_connection(("127.0.0.1", port)):
                 mend(app)
-                fork_safety.part(app)
+                fork_checks.part(app)
                 assert connections() == 0
                 # This one is not among them.
                 with socket.create_connection(("127.0.0.1", port)):
                     assert connections() == 1
         finally:
-            fork_safety._foreign_pools.clear()
-            fork_safety._foreign.clear()
+            fork_checks._foreign_pools.clear()
+            fork_checks._foreign.clear()
 
 
 def test_an_engine_with_options_of_its_own(
@@ -372,7 +372,7 @@ def test_where_an_engines_connections_lead(url: str, places: set[int | str]) -> 
             name = self.url.get_backend_name()
             self.dialect = types.SimpleNamespace(name=name)
 
-    mended = fork_safety._mended(t.cast(t.Any, Engine()))
+    mended = fork_checks._mended(t.cast(t.Any, Engine()))
     assert mended.places == places
     assert mended.most == 2
 

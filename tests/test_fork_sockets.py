@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from werkzeug.serving import make_ssl_devcert
 
-from flask_prefork.fork_sockets import look
-from flask_prefork.fork_sockets import Mended
+from flask_prefork.zygote.fork_sockets import look
+from flask_prefork.zygote.fork_sockets import Mended
 
 #: How long a thread may wait for what must come, in seconds.
 DEADLINE = 20

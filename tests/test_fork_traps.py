@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_prefork.fork_traps import find
+from flask_prefork.zygote.fork_libraries import find
 
 News = Callable[[], list[str]]
 

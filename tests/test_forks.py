@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from forked import in_child
 
-from flask_prefork import forks
+from flask_prefork.system import forks
 
 NUMBER = signal.SIGUSR1
 

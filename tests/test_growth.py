@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.growth import _MOST
-from flask_prefork.growth import Grown
-from flask_prefork.growth import Growth
+from flask_prefork.ipc.growth import _MOST
+from flask_prefork.ipc.growth import Grown
+from flask_prefork.ipc.growth import Growth
 
 MIB = 2**20
 

@@ -15,15 +15,15 @@ from flask import current_app
 from flask import Flask
 
 from flask_prefork import current_worker
-from flask_prefork import hooks
 from flask_prefork import pool_resized
 from flask_prefork import Prefork
 from flask_prefork import reloaded
 from flask_prefork import worker_exiting
 from flask_prefork import worker_started
-from flask_prefork.fork_pipes import Own
-from flask_prefork.lifecycle import Lifecycle
-from flask_prefork.log import logger
+from flask_prefork.system.log import logger
+from flask_prefork.zygote import hooks
+from flask_prefork.zygote.fork_pipes import Own
+from flask_prefork.zygote.lifecycle import Lifecycle
 
 
 @pytest.fixture(autouse=True)

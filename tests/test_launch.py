@@ -11,17 +11,17 @@ import typing as t
 
 import pytest
 
-from flask_prefork import launch
-from flask_prefork import origin
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.channel import receive_one
-from flask_prefork.channel import send_one
+from flask_prefork.ipc import spawn
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import receive_one
+from flask_prefork.ipc.channel import send_one
+from flask_prefork.system import origin
 
 # Says over the control socket what it is, then waits for its end.
 _CHILD = """
 import os, signal
-from flask_prefork import launch
+from flask_prefork.ipc import spawn
 from flask_prefork.channel import *
 begin = launch.inherited()
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -53,7 +53,7 @@ def hear(control: socket.socket) -> Frame:
     return frame
 
 
-def end(zygote: launch.Zygote) -> int:
+def end(zygote: spawn.Zygote) -> int:
     """Let go of a zygote.
 
     :return: Its exit code.
@@ -64,37 +64,37 @@ def end(zygote: launch.Zygote) -> int:
 
 
 def test_nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(launch.VARIABLE, raising=False)
-    assert launch.inherited() is None
+    monkeypatch.delenv(spawn.VARIABLE, raising=False)
+    assert spawn.inherited() is None
 
 
 def test_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
-    monkeypatch.setenv(launch.VARIABLE, f"{theirs.detach()}:41")
-    begin = launch.inherited()
+    monkeypatch.setenv(spawn.VARIABLE, f"{theirs.detach()}:41")
+    begin = spawn.inherited()
     assert begin is not None
     with ours, begin.control:
         assert begin.generation == 41
         assert not begin.control.get_inheritable()
         assert begin.control.getblocking()
         # The app's own children are no zygotes.
-        assert launch.VARIABLE not in os.environ
+        assert spawn.VARIABLE not in os.environ
 
 
 def test_by_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
-    zygote = launch.by_exec(5)
+    zygote = spawn.by_exec(5)
     assert zygote.generation == 5
     frame = hear(zygote.control)
     assert frame.generation == 5
     assert frame.slot == zygote.pid != os.getpid()
     # A Ctrl-C while it starts does it no harm.
-    assert frame.argument == len(launch.FOREIGN_SIGNALS)
+    assert frame.argument == len(spawn.FOREIGN_SIGNALS)
     assert not frame.place
     assert not frame.flags
     assert end(zygote) == 7
-    assert launch.VARIABLE not in os.environ
+    assert spawn.VARIABLE not in os.environ
 
 
 def test_by_exec_shares_nothing_but_the_control_socket(
@@ -102,7 +102,7 @@ def test_by_exec_shares_nothing_but_the_control_socket(
 ) -> None:
     ours, theirs = socket.socketpair()
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
-    zygote = launch.by_exec(1)
+    zygote = spawn.by_exec(1)
     with ours:
         hear(zygote.control)
         theirs.close()
@@ -122,15 +122,15 @@ def test_by_exec_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socketpair", remember)
     monkeypatch.setattr(sys, "executable", "/no/such/interpreter")
     with pytest.raises(FileNotFoundError):
-        launch.by_exec(1)
+        spawn.by_exec(1)
     assert [end.fileno() for end in made] == [-1, -1]
 
 
 def test_by_fork() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        started = launch.by_fork(3)
-        if isinstance(started, launch.Inherited):
+        started = spawn.by_fork(3)
+        if isinstance(started, spawn.Inherited):
             _be_forked(started)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
@@ -138,13 +138,13 @@ def test_by_fork() -> None:
     frame = hear(started.control)
     assert started.generation == frame.generation == 3
     assert frame.slot == started.pid
-    assert frame.argument == len(launch.FOREIGN_SIGNALS)
+    assert frame.argument == len(spawn.FOREIGN_SIGNALS)
     assert end(started) == 7
     # Until the dispatcher has its handlers.
-    assert blocked >= set(launch.FOREIGN_SIGNALS)
+    assert blocked >= set(spawn.FOREIGN_SIGNALS)
 
 
-def _be_forked(begin: launch.Inherited) -> t.NoReturn:
+def _be_forked(begin: spawn.Inherited) -> t.NoReturn:
     """The forked child's part: not a line of pytest may run in it."""
     try:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -152,7 +152,7 @@ def _be_forked(begin: launch.Inherited) -> t.NoReturn:
             Kind.LOADED,
             begin.generation,
             slot=os.getpid(),
-            argument=len(blocked & set(launch.FOREIGN_SIGNALS)),
+            argument=len(blocked & set(spawn.FOREIGN_SIGNALS)),
         )
         send_one(begin.control, frame)
         receive_one(begin.control)
@@ -166,8 +166,8 @@ def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     thread = threading.Thread(target=done.wait)
     thread.start()
     try:
-        zygote = launch.by_fork(2)
-        assert isinstance(zygote, launch.Zygote)
+        zygote = spawn.by_fork(2)
+        assert isinstance(zygote, spawn.Zygote)
         assert hear(zygote.control).generation == 2
         assert end(zygote) == 7
     finally:
@@ -177,7 +177,7 @@ def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _IGNORES = """
 import os, signal, sys
-from flask_prefork import launch
+from flask_prefork.ipc import spawn
 signal.pthread_sigmask(signal.SIG_BLOCK, launch.FOREIGN_SIGNALS)
 launch.ignore_foreign_signals()
 assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(launch.FOREIGN_SIGNALS)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork import log
-from flask_prefork import output
-from flask_prefork.log import logger
-from flask_prefork.log import NonBlockingHandler
-from flask_prefork.log import OutputHandler
+from flask_prefork.system import log
+from flask_prefork.system import output
+from flask_prefork.system.log import logger
+from flask_prefork.system.log import NonBlockingHandler
+from flask_prefork.system.log import OutputHandler
 
 Pipe = tuple[int, int]
 

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from snapshots import SAMPLE
 from snapshots import snapshots
 
-from flask_prefork import supervisor
+from flask_prefork.dispatcher import service
+from flask_prefork.ipc.listener import BindError
 from flask_prefork.observe.agent import Agent
 from flask_prefork.observe.agent import idle_capacity
 from flask_prefork.observe.agent import line
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import WorkerView
-from flask_prefork.settings import resolve
-from flask_prefork.settings import SettingsError
-from flask_prefork.sockets import BindError
-from flask_prefork.systemd import Notifier
+from flask_prefork.settings.table import resolve
+from flask_prefork.settings.table import SettingsError
+from flask_prefork.system.systemd import Notifier
 
 
 def server(
@@ -262,9 +262,9 @@ def test_possible_settings() -> None:
     assert resolve({"admin": "unix:/run/x", "agent_check": "0"}).admin
 
 
-def listen(port: int, agent: str) -> supervisor.Supervisor:
-    around = supervisor.Surroundings("127.0.0.1", port, "http", (), Notifier({}))
-    made = supervisor.Supervisor(around, lambda: 0.0)
+def listen(port: int, agent: str) -> service.Supervisor:
+    around = service.Surroundings("127.0.0.1", port, "http", (), Notifier({}))
+    made = service.Supervisor(around, lambda: 0.0)
     for listener in made.listen(16, None, agent):
         listener.close()
     return made

@@ -12,6 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from snapshots import SAMPLE
 from snapshots import snapshots
 
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.ipc.records import BOUNDS
 from flask_prefork.observe.openmetrics import PHASES
 from flask_prefork.observe.openmetrics import render
 from flask_prefork.observe.openmetrics import ROLES
@@ -20,8 +22,6 @@ from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import STATES
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
-from flask_prefork.pool import State
-from flask_prefork.record import BOUNDS
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -14,10 +14,10 @@ from browser import Browser
 from browser import chromium
 from shown import Shown
 
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.records import BOUNDS
 from flask_prefork.observe import page
-from flask_prefork.phase import Phase
-from flask_prefork.pool import State
-from flask_prefork.record import BOUNDS
 
 EMPTY = [0] * (len(BOUNDS) + 1)
 SCRIPTS = sorted(path for path in page._FILES if path.endswith(".js"))

@@ -9,24 +9,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import scoreboard
-from flask_prefork.exits import Reason
-from flask_prefork.growth import Grown
+from flask_prefork.dispatcher.policy import Memory
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.growth import Grown
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.records import Entry
+from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.stats import Departed
+from flask_prefork.ipc.stats import Part
+from flask_prefork.ipc.stats import Reader
+from flask_prefork.ipc.stats import Summary
 from flask_prefork.observe.reading import About
 from flask_prefork.observe.reading import Board
 from flask_prefork.observe.reading import Circumstances
 from flask_prefork.observe.reading import READY_WITHIN
 from flask_prefork.observe.reading import take
 from flask_prefork.observe.snapshot import Snapshot
-from flask_prefork.phase import Phase
-from flask_prefork.policy import Memory
-from flask_prefork.policy import Policy
-from flask_prefork.record import Entry
-from flask_prefork.scoreboard import Bank
-from flask_prefork.summary import Departed
-from flask_prefork.summary import Part
-from flask_prefork.summary import Reader
-from flask_prefork.summary import Summary
 
 ABOUT = About(7, 100.0, ("http://127.0.0.1:5000",), "1.2")
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import origin
-from flask_prefork import socket_modes
-from flask_prefork.observer import Observer
-from flask_prefork.poller import Poller
+from flask_prefork.dispatcher.observer import Observer
+from flask_prefork.system import origin
+from flask_prefork.system import socket_modes
+from flask_prefork.system.poller import Poller
 
 
 class Outside:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork import origin
-from flask_prefork.origin import DirectoryError
-from flask_prefork.queues import raise_descriptor_limit
+from flask_prefork.dispatcher.queues import raise_descriptor_limit
+from flask_prefork.system import origin
+from flask_prefork.system.origin import DirectoryError
 
 #: Writes where it runs, and what it may.
 CODE = """

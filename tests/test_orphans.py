@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import dumps
-from flask_prefork.ending import LAST_MOMENT
-from flask_prefork.orphans import Orphan
-from flask_prefork.orphans import Orphans
-from flask_prefork.record import Record
+from flask_prefork.dispatcher.ending import LAST_MOMENT
+from flask_prefork.ipc import dumps
+from flask_prefork.ipc.records import Record
+from flask_prefork.zygote.orphans import Orphan
+from flask_prefork.zygote.orphans import Orphans
 
 NOW = 100.0
 WHY = "it did not finish within the graceful timeout"

@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork import output
-from flask_prefork import output_locks
-from flask_prefork.output import Output
-from flask_prefork.output import Turn
-from flask_prefork.output_locks import Shared
+from flask_prefork.system import output
+from flask_prefork.system import output_locks
+from flask_prefork.system.output import Output
+from flask_prefork.system.output import Turn
+from flask_prefork.system.output_locks import Shared
 
 WRITERS = 6
 LINES = 40

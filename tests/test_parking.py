@@ -11,13 +11,13 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork import parking
-from flask_prefork.deadlines import Deadlines
-from flask_prefork.parking import Connection
-from flask_prefork.parking import FIRST_DELAY
-from flask_prefork.parking import LAST_DELAY
-from flask_prefork.parking import Lot
-from flask_prefork.parking import Wait
+from flask_prefork.ipc import parked as parking
+from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked import FIRST_DELAY
+from flask_prefork.ipc.parked import LAST_DELAY
+from flask_prefork.ipc.parked import Lot
+from flask_prefork.ipc.parked import Wait
+from flask_prefork.system.timers import Deadlines
 
 #: How late a deadline may be told of, in seconds: a bit above the precision.
 LATE = 0.051

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.pidfile import PidFile
-from flask_prefork.pidfile import PidFileError
+from flask_prefork.system.pid_file import PidFile
+from flask_prefork.system.pid_file import PidFileError
 
 
 class Server:

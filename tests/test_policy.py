@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from policy_world import make
 from policy_world import Server
 
-from flask_prefork.policy import MAX_BACK_OFF
-from flask_prefork.policy import Memory
-from flask_prefork.policy import Policy
-from flask_prefork.policy import STEP
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.pool import Worker
-from flask_prefork.weights import Weights
+from flask_prefork.dispatcher.memory import Weights
+from flask_prefork.dispatcher.policy import MAX_BACK_OFF
+from flask_prefork.dispatcher.policy import Memory
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.dispatcher.policy import STEP
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Worker
 
 
 def test_growth_doubles_while_it_is_short() -> None:

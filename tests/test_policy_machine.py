@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from policy_world import make
 from policy_world import Server
 
-from flask_prefork.pool import Event
-from flask_prefork.pool import State
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import State
 
 
 class Machine(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.poller import Poller
+from flask_prefork.system.poller import Poller
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -13,12 +13,12 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.pool import Timeouts
-from flask_prefork.pool import TRANSITIONS
-from flask_prefork.pool import Worker
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Timeouts
+from flask_prefork.dispatcher.pool import TRANSITIONS
+from flask_prefork.dispatcher.pool import Worker
 
 REPORTS = [Event.IDLE, Event.BUSY, Event.RETIRE, Event.KILL, Event.EXIT]
 

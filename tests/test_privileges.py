@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork.privileges import drop
-from flask_prefork.privileges import Identity
-from flask_prefork.privileges import look_up
-from flask_prefork.privileges import may_signal
+from flask_prefork.system.privileges import drop
+from flask_prefork.system.privileges import Identity
+from flask_prefork.system.privileges import look_up
+from flask_prefork.system.privileges import may_signal
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can become somebody else"
@@ -244,7 +244,7 @@ def test_programs_get_the_new_environment() -> None:
 #: What needs codecs, where no more modules can be found.
 _OUT_OF_REACH = """
 import os, socket, sys
-from flask_prefork.privileges import Identity, drop
+from flask_prefork.system.privileges import Identity, drop
 drop(Identity(os.getuid(), os.getgid(), tuple(os.getgroups()), None, "/"))
 sys.meta_path.clear()
 socket.getfqdn("127.0.0.1")

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import cgroup
-from flask_prefork.channel import Channel
-from flask_prefork.exits import Departed
-from flask_prefork.exits import Obituaries
-from flask_prefork.exits import Reason
-from flask_prefork.exits import Why
-from flask_prefork.pool import State
-from flask_prefork.pool import Worker
-from flask_prefork.process import Process
-from flask_prefork.scoreboard import Record
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.worker_handle import Process
+from flask_prefork.ipc.channel import Channel
+from flask_prefork.ipc.exits import Departed
+from flask_prefork.ipc.exits import Obituaries
+from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.exits import Why
+from flask_prefork.ipc.scoreboard import Record
+from flask_prefork.system import cgroup
 
 AT_REST = Record(42, requests=3, moved=9.0)
 STALLED = Why(Reason.TIMEOUT, "no progress for 1 s")

@@ -16,8 +16,8 @@ from prometheus_client import metrics
 from prometheus_client import values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from flask_prefork import prometheus
-from flask_prefork.log import logger
+from flask_prefork.system.log import logger
+from flask_prefork.zygote import prometheus
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from queue_hall import Hall
 from queue_hall import halls
 from queue_hall import MakeHall
 
-from flask_prefork.parking import Connection
-from flask_prefork.pool import Event
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.ipc.parked import Connection
 
 #: Longer than a connection is held back for anybody, or a listener unwatched.
 LONG = 0.1

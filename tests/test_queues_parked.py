@@ -11,11 +11,11 @@ from queue_hall import halls
 from queue_hall import has_ended
 from queue_hall import MakeHall
 
-from flask_prefork import queues as queues_module
-from flask_prefork.parking import Connection
-from flask_prefork.parking import Wait
-from flask_prefork.pool import Event
-from flask_prefork.queues import raise_descriptor_limit
+from flask_prefork.dispatcher import queues as queues_module
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.queues import raise_descriptor_limit
+from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked import Wait
 
 #: Longer than a connection is held back for anybody, or a listener unwatched.
 LONG = 0.1

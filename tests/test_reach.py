@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork import reach
+from flask_prefork.zygote import permissions
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can become somebody else"
@@ -34,7 +34,7 @@ def asked(*paths: Path) -> t.Any:
         os.setgroups([])
         os.setgid(54322)
         os.setuid(54321)
-        return reach.complaint("web", map(str, paths))
+        return permissions.complaint("web", map(str, paths))
 
     return in_child(ask)
 
@@ -82,7 +82,7 @@ def test_where_an_app_is_loaded_from(
     monkeypatch.setattr(sys, "path", ["", str(tmp_path / "none"), "/", "src"])
     library = os.path.dirname(os.__file__)
     common = [library, "/", str(tmp_path / "src")]
-    assert reach.sources(None) == [*common, str(tmp_path)]
-    assert reach.sources("shop") == [*common, str(tmp_path)]
-    assert reach.sources("src/shop.py:make('a/b')") == common
-    assert reach.sources("/usr/shop:app") == [*common, "/usr"]
+    assert permissions.sources(None) == [*common, str(tmp_path)]
+    assert permissions.sources("shop") == [*common, str(tmp_path)]
+    assert permissions.sources("src/shop.py:make('a/b')") == common
+    assert permissions.sources("/usr/shop:app") == [*common, "/usr"]

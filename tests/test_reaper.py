@@ -15,12 +15,12 @@ import typing as t
 import pytest
 from forked import in_child
 
-from flask_prefork.launch import Inherited
-from flask_prefork.lifecycle import Lifecycle
-from flask_prefork.reaper import become_subreaper
-from flask_prefork.reaper import reap_orphans
-from flask_prefork.settings import resolve
-from flask_prefork.zygote import Zygote
+from flask_prefork.ipc.spawn import Inherited
+from flask_prefork.settings.table import resolve
+from flask_prefork.system.reaper import become_subreaper
+from flask_prefork.system.reaper import reap_orphans
+from flask_prefork.zygote.lifecycle import Lifecycle
+from flask_prefork.zygote.process import Zygote
 
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has subreapers"

@@ -9,30 +9,30 @@ from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flask_prefork import record
-from flask_prefork.growth import Grown
-from flask_prefork.record import BOUNDS
-from flask_prefork.record import Entry
-from flask_prefork.record import Record
+from flask_prefork.ipc import records
+from flask_prefork.ipc.growth import Grown
+from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.records import Entry
+from flask_prefork.ipc.records import Record
 
 
 @pytest.fixture
 def board() -> Iterator[mmap.mmap]:
-    board = mmap.mmap(-1, 3 * record.SIZE + 1)
+    board = mmap.mmap(-1, 3 * records.SIZE + 1)
     yield board
     board.close()
 
 
 @pytest.fixture
 def entry(board: mmap.mmap) -> Iterator[Entry]:
-    entry = Entry(board, record.SIZE, mark=3 * record.SIZE)
+    entry = Entry(board, records.SIZE, mark=3 * records.SIZE)
     entry.enter(1234, 7, 1.5)
     yield entry
     entry.release()
 
 
 def read(board: mmap.mmap) -> Record:
-    return record.read(board, record.SIZE)
+    return records.read(board, records.SIZE)
 
 
 def test_new_worker(board: mmap.mmap, entry: Entry) -> None:
@@ -96,11 +96,11 @@ def test_any_request_fits_its_record_and_no_other(
 ) -> None:
     entry.begin(1.0, method, target)
     found = read(board)
-    sent = f"{method} {target}".encode("latin-1", "replace")[: record.LINE]
+    sent = f"{method} {target}".encode("latin-1", "replace")[: records.LINE]
     shown = f"{found.method} {found.target}".encode("latin-1")
-    assert shown[: record.LINE] == sent
+    assert shown[: records.LINE] == sent
     assert found[:11] == Record(pid=1234, generation=7, since=1.5, began=1.0)[:11]
-    assert record.read(board, 0) == record.read(board, 2 * record.SIZE) == Record()
+    assert records.read(board, 0) == records.read(board, 2 * records.SIZE) == Record()
 
 
 def test_upgraded_request(board: mmap.mmap, entry: Entry) -> None:
@@ -119,8 +119,8 @@ def test_upgraded_request(board: mmap.mmap, entry: Entry) -> None:
 
 
 def test_mapping_can_be_closed_after_release() -> None:
-    board = mmap.mmap(-1, record.SIZE)
-    entry = Entry(board, 0, record.SIZE)
+    board = mmap.mmap(-1, records.SIZE)
+    entry = Entry(board, 0, records.SIZE)
     with pytest.raises(BufferError):
         board.close()
     entry.release()
@@ -132,7 +132,7 @@ def test_which_requests_have_grown_it(board: mmap.mmap, entry: Entry) -> None:
     before = read(board)
     grown = Grown(2**40, 2**33, "GET /leak/" + "y" * 300)
     entry.grow(grown)
-    cut = grown._replace(line=grown.line[: record.LINE])
+    cut = grown._replace(line=grown.line[: records.LINE])
     assert read(board) == before._replace(grown=cut)
     entry.grow(Grown())
     assert read(board) == before

@@ -7,15 +7,15 @@ import typing as t
 
 import pytest
 
-from flask_prefork import scales
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.growth import Grown
-from flask_prefork.scales import INTERVAL
-from flask_prefork.scales import LEAST
-from flask_prefork.scales import PART
-from flask_prefork.scales import Scales
-from flask_prefork.settings import resolve
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.growth import Grown
+from flask_prefork.settings.table import resolve
+from flask_prefork.worker import memory_sampler
+from flask_prefork.worker.memory_sampler import INTERVAL
+from flask_prefork.worker.memory_sampler import LEAST
+from flask_prefork.worker.memory_sampler import PART
+from flask_prefork.worker.memory_sampler import Scales
 
 MIB = 2**20
 
@@ -138,7 +138,7 @@ def test_all_looks_together_take_a_small_part_of_the_time(world: World) -> None:
     ],
 )
 def test_who_has_scales(settings: dict[str, str], are: bool) -> None:
-    assert (scales.of(resolve(settings)) is not None) == are
+    assert (memory_sampler.of(resolve(settings)) is not None) == are
 
 
 def test_a_look_that_is_interrupted_puts_off_no_other(world: World) -> None:
@@ -264,7 +264,7 @@ def test_who_has_grown_it(world: World) -> None:
 )
 def test_how_much_is_told_at_once(settings: dict[str, t.Any], step: float) -> None:
     """All together may have grown by an eighth of the budget without a word."""
-    made = scales.of(resolve(settings))
+    made = memory_sampler.of(resolve(settings))
     assert made is not None
     assert made._step == step
     made.close()

@@ -15,23 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork import record
-from flask_prefork import scoreboard
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.children import Children
-from flask_prefork.exits import AT_ONCE
-from flask_prefork.late import Late
-from flask_prefork.phase import Phase
-from flask_prefork.policy import Policy
-from flask_prefork.poller import Poller
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.scoreboard import Bank
-from flask_prefork.stalls import Stalls
-from flask_prefork.summary import Reader
-from flask_prefork.summary import Summary
+from flask_prefork.dispatcher.late import Late
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.watchdog import Stalls
+from flask_prefork.dispatcher.workers import Children
+from flask_prefork.ipc import records
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.exits import AT_ONCE
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.stats import Reader
+from flask_prefork.ipc.stats import Summary
+from flask_prefork.system.poller import Poller
 
 #: Monotonic seconds.
 NOW = 1000.0
@@ -44,7 +44,7 @@ numbers = st.one_of(
     st.integers(0, 2**64 - 1).map(lambda number: struct.pack("=Q", number)),
     st.sampled_from([bytes(8), b"\xff" * 8, struct.pack("=d", math.nan)]),
 )
-rows = st.lists(numbers, min_size=record.SIZE // 8, max_size=record.SIZE // 8).map(
+rows = st.lists(numbers, min_size=records.SIZE // 8, max_size=records.SIZE // 8).map(
     b"".join
 )
 
@@ -84,7 +84,7 @@ class World:
     def scribble(self, row: bytes) -> None:
         with mmap.mmap(self.board, scoreboard.SIZE) as board:
             start = self.bank._record(self.worker.slot)
-            board[start : start + record.SIZE] = row
+            board[start : start + records.SIZE] = row
 
     def close(self) -> None:
         self.process.close()
@@ -129,15 +129,15 @@ def test_what_a_worker_writes_ends_only_itself(garbage: list[bytes]) -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0, 1e308])
 def test_what_is_no_time_is_none(world: World, field: str, number: float) -> None:
     words = {"since": 2, "began": 12, "moved": 13, "upgraded": 14, "spent": 15}
-    row = bytearray(record.SIZE)
+    row = bytearray(records.SIZE)
     struct.pack_into("=d", row, 8 * words[field], number)
     world.scribble(bytes(row))
-    assert world.bank.read(world.worker.slot) == record.Record()
+    assert world.bank.read(world.worker.slot) == records.Record()
 
 
 def test_counts_stop_at_the_greatest_that_fits(world: World) -> None:
     """The sums of all that have died have no more room than each has."""
-    row = bytearray(b"\xff" * record.SIZE)
+    row = bytearray(b"\xff" * records.SIZE)
     world.scribble(bytes(row))
     for _ in range(2):
         dead = world.bank.read(world.worker.slot)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork import footprint
-from flask_prefork.settings import config_key
-from flask_prefork.settings import MAX_SLOTS
-from flask_prefork.settings import option_name
-from flask_prefork.settings import resolve
-from flask_prefork.settings import Row
-from flask_prefork.settings import ROWS
-from flask_prefork.settings import Settings
-from flask_prefork.settings import SettingsError
+from flask_prefork.settings.table import config_key
+from flask_prefork.settings.table import MAX_SLOTS
+from flask_prefork.settings.table import option_name
+from flask_prefork.settings.table import resolve
+from flask_prefork.settings.table import Row
+from flask_prefork.settings.table import ROWS
+from flask_prefork.settings.table import Settings
+from flask_prefork.settings.table import SettingsError
+from flask_prefork.system import smaps
 
 NUMBERS = [name for name, row in ROWS.items() if row.kind in (int, float)]
 WORDS = [
@@ -220,7 +220,7 @@ def test_a_budget_that_is_to_be_found_out() -> None:
 def test_a_system_that_does_not_tell_of_memory(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(footprint, "read", lambda: None)
+    monkeypatch.setattr(smaps, "read", lambda: None)
     assert message({name: "200M"}) == (
         f"{option_name(name)} needs /proc/self/smaps_rollup, which this system doesn't"
         " have; Linux does since 4.14."

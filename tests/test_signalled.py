@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.channel import Channel
-from flask_prefork.control import Control
-from flask_prefork.launch import Zygote
-from flask_prefork.poller import Poller
-from flask_prefork.pool import Worker
-from flask_prefork.process import Process
+from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.worker_handle import Process
+from flask_prefork.dispatcher.zygote_handle import Control
+from flask_prefork.ipc.channel import Channel
+from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.system.poller import Poller
 
 #: Above any (proc(5), pid_max).
 PID = 2**30

@@ -8,7 +8,7 @@ import signal
 
 from forked import in_child
 
-from flask_prefork.signals import Signals
+from flask_prefork.system.signals import Signals
 
 
 def arrived(signals: Signals) -> list[int]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.policy import Policy
-from flask_prefork.pool import Pool
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.dispatcher.pool import Pool
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_prefork import size
+from flask_prefork.settings import size
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import flask_prefork
-from flask_prefork import socket_modes
-from flask_prefork.fork_sockets import look
 from flask_prefork.http.server import PreforkServer
+from flask_prefork.system import socket_modes
+from flask_prefork.zygote.fork_sockets import look
 
 ROOT = Path(flask_prefork.__file__).parent
 #: What makes a socket object.

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork import sock_diag
-from flask_prefork import sockets
-from flask_prefork.sockets import bind
-from flask_prefork.sockets import BindError
-from flask_prefork.sockets import Listener
-from flask_prefork.sockets import shut
+from flask_prefork.ipc import listener as sockets
+from flask_prefork.ipc.listener import bind
+from flask_prefork.ipc.listener import BindError
+from flask_prefork.ipc.listener import Listener
+from flask_prefork.ipc.listener import shut
+from flask_prefork.system import sock_diag
 
 Open = Callable[..., Listener]
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.pool import Worker
-from flask_prefork.stalls import GRACE
-from flask_prefork.stalls import Stalls
-from flask_prefork.stalls import Verdict
+from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.watchdog import GRACE
+from flask_prefork.dispatcher.watchdog import Stalls
+from flask_prefork.dispatcher.watchdog import Verdict
 
 PAUSE = 10.0
 #: The precision of deadlines, in seconds.

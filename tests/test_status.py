@@ -19,17 +19,17 @@ from fake_observer import Admin
 from fake_observer import serving
 from snapshots import SAMPLE
 
-from flask_prefork.address import parse
+from flask_prefork.dispatcher.service import ADMIN_SUFFIX
 from flask_prefork.observe import client
 from flask_prefork.observe import finding
 from flask_prefork.observe.client import AskError
 from flask_prefork.observe.client import NobodyThere
+from flask_prefork.observe.command import prefork_status
 from flask_prefork.observe.json import render
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.text import render as render_text
 from flask_prefork.observe.watch import watch
-from flask_prefork.status import prefork_status
-from flask_prefork.supervisor import ADMIN_SUFFIX
+from flask_prefork.settings.addresses import parse
 
 HEAD = "flask_prefork 0.1.0 serving, ready, pid 3003"
 TOKEN = "open sesame"
@@ -401,7 +401,7 @@ def test_other_commands_pay_next_to_nothing() -> None:
     """The module is imported by every ``flask`` command."""
     code = (
         "import flask.cli, sys; before = set(sys.modules);"
-        "import flask_prefork.status; print(*set(sys.modules) - before)"
+        "import flask_prefork.observe.command; print(*set(sys.modules) - before)"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -413,7 +413,7 @@ def test_other_commands_pay_next_to_nothing() -> None:
         text=True,
     )
     more = set(found.stdout.split()) - set(base.stdout.split())
-    assert more == {"flask_prefork.status"}
+    assert more == {"flask_prefork.observe.command"}
 
 
 def test_address_of_a_name() -> None:

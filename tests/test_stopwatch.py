@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flask_prefork.dispatcher import Dispatcher
-from flask_prefork.phase import Phase
-from flask_prefork.stopwatch import Stopwatch
+from flask_prefork.dispatcher.loop import Dispatcher
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.system.pause_detector import Stopwatch
 
 STOP = 10.0
 #: Longer than a turn, and shorter or longer than the stop.

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from forked import in_child
 
-from flask_prefork import log
-from flask_prefork import streams
-from flask_prefork.output import Output
-from flask_prefork.streams import WholeLines
+from flask_prefork.system import log
+from flask_prefork.system import streams
+from flask_prefork.system.output import Output
+from flask_prefork.system.streams import WholeLines
 
 
 class Kept(Output):

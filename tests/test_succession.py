@@ -15,12 +15,12 @@ from successions import FakePool
 from successions import FakeWorker
 from successions import World
 
-from flask_prefork import scoreboard
-from flask_prefork.generation import Generation
-from flask_prefork.launch import Zygote
-from flask_prefork.poller import Poller
-from flask_prefork.summary import Part
-from flask_prefork.summary import Summary
+from flask_prefork.dispatcher.generation import Generation
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.stats import Part
+from flask_prefork.ipc.stats import Summary
+from flask_prefork.system.poller import Poller
 
 
 @pytest.fixture

@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flask_prefork import scoreboard
-from flask_prefork.exits import Reason
-from flask_prefork.phase import Phase
-from flask_prefork.policy import Memory
-from flask_prefork.policy import Policy
-from flask_prefork.record import BOUNDS
-from flask_prefork.record import Record
-from flask_prefork.scoreboard import Bank
-from flask_prefork.summary import last_words
-from flask_prefork.summary import Part
-from flask_prefork.summary import Reader
-from flask_prefork.summary import Summary
-from flask_prefork.summary import Sums
+from flask_prefork.dispatcher.policy import Memory
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.records import Record
+from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.stats import last_words
+from flask_prefork.ipc.stats import Part
+from flask_prefork.ipc.stats import Reader
+from flask_prefork.ipc.stats import Summary
+from flask_prefork.ipc.stats import Sums
 
 
 class Header:

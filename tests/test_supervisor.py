@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.pidfile import PidFileError
-from flask_prefork.privileges import Identity
-from flask_prefork.sockets import BindError
-from flask_prefork.supervisor import Supervisor
-from flask_prefork.supervisor import Surroundings
-from flask_prefork.systemd import Notifier
+from flask_prefork.dispatcher.service import Supervisor
+from flask_prefork.dispatcher.service import Surroundings
+from flask_prefork.ipc.listener import BindError
+from flask_prefork.system.pid_file import PidFileError
+from flask_prefork.system.privileges import Identity
+from flask_prefork.system.systemd import Notifier
 
 NOBODY = Identity(54321, 54322, (54322, 54323), "nobody", "/")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork import systemd
-from flask_prefork.systemd import listen_fds
-from flask_prefork.systemd import Notifier
+from flask_prefork.system import systemd
+from flask_prefork.system.systemd import listen_fds
+from flask_prefork.system.systemd import Notifier
 
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has abstract addresses"
@@ -47,7 +47,7 @@ os.execv(sys.executable, [sys.executable, "-c", service])
 """
 _SERVICE = """
 import json, os, socket
-from flask_prefork.systemd import listen_fds
+from flask_prefork.system.systemd import listen_fds
 try:
     fds = listen_fds()
 except ValueError as e:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.terminal import Terminal
+from flask_prefork.system.terminal import Terminal
 
 # Runs in a session of its own, with a terminal of its own.
 _IN_A_TERMINAL = """
 import fcntl, os, termios
-from flask_prefork.terminal import Terminal
+from flask_prefork.system.terminal import Terminal
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 {before}
 terminal = Terminal()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.policy import Memory
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
-from flask_prefork.pool import State
-from flask_prefork.pool import Worker
-from flask_prefork.weights import AHEAD
-from flask_prefork.weights import Weights
+from flask_prefork.dispatcher.memory import AHEAD
+from flask_prefork.dispatcher.memory import Weights
+from flask_prefork.dispatcher.policy import Memory
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import Worker
 
 
 def idle_pool(count: int) -> Pool:

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import parking
-from flask_prefork import scoreboard
-from flask_prefork import worker
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.channel import receive_one
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import PreforkServer
-from flask_prefork.parking import Wait
-from flask_prefork.scales import Scales
-from flask_prefork.scoreboard import Bank
-from flask_prefork.settings import resolve
-from flask_prefork.worker import Worker
+from flask_prefork.ipc import parked
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import receive_one
+from flask_prefork.ipc.parked import Wait
+from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.settings.table import resolve
+from flask_prefork.worker import worker
+from flask_prefork.worker.memory_sampler import Scales
+from flask_prefork.worker.worker import Worker
 
 #: How long to wait for what must come, in seconds.
 DEADLINE = 20
@@ -99,7 +99,7 @@ class Boss:
     def resume(self, connection: socket.socket) -> None:
         """Hand it a connection."""
         frame = Frame(
-            Kind.RESUME, 1, 0, 0, 0, parking.flags(Wait.HEAD, 0), time.monotonic() + 60
+            Kind.RESUME, 1, 0, 0, 0, parked.flags(Wait.HEAD, 0), time.monotonic() + 60
         )
         socket.send_fds(self.channel, [frame.encode()], [connection.fileno()])
         connection.close()

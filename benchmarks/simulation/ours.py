@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import typing as t
 
-from flask_prefork.policy import Policy
-from flask_prefork.pool import Event
-from flask_prefork.pool import Pool
+from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import Pool
 
 from .engine import Process
 from .engine import Server

@@ -19,10 +19,10 @@ from docutils.parsers.rst import directives
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from flask_prefork import hooks
 from flask_prefork.cli import prefork_run
-from flask_prefork.exits import Reason
-from flask_prefork.status import prefork_status
+from flask_prefork.ipc.exits import Reason
+from flask_prefork.observe.command import prefork_status
+from flask_prefork.zygote import hooks
 
 if t.TYPE_CHECKING:
     import click

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 import click
 
-from flask_prefork.settings import config_key
-from flask_prefork.settings import Row
-from flask_prefork.settings import ROWS
+from flask_prefork.settings.table import config_key
+from flask_prefork.settings.table import Row
+from flask_prefork.settings.table import ROWS
 
 
 class Entry(t.NamedTuple):

@@ -1,4 +1,4 @@
-"""A worker's life as a diagram, drawn from ``flask_prefork.pool.TRANSITIONS``.
+"""A worker's life as a diagram, drawn from the pool's ``TRANSITIONS``.
 
 What the table has is drawn, and nothing else. Where a state stands in the picture is
 written down here; a new state without a place makes the build fail.
@@ -14,9 +14,9 @@ from drawing import picture
 from drawing import Point
 from drawing import text
 
-from flask_prefork.pool import Event
-from flask_prefork.pool import State
-from flask_prefork.pool import TRANSITIONS
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.dispatcher.pool import TRANSITIONS
 
 _WIDTH, _HEIGHT = 96.0, 40.0
 _PLACES = {

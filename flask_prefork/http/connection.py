@@ -12,6 +12,7 @@ import typing as t
 
 from werkzeug.serving import WSGIRequestHandler
 
+from ..system.peers import LOCAL
 from .contract import HEAD
 from .contract import KEEP_ALIVE
 from .contract import Parked
@@ -20,7 +21,6 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .head import Head
 from .head import read
-from .peers import LOCAL
 from .receive_buffer import is_crammed
 from .takeover import Offer
 from .takeover import shut

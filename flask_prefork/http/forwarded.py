@@ -15,9 +15,9 @@ import re
 import typing as t
 from urllib.parse import unquote
 
+from ..system.peers import LOCAL
+from ..system.peers import Peers
 from .errors import Refused
-from .peers import LOCAL
-from .peers import Peers
 from .target import check_authority
 
 #: An address, or one with a port: some proxies tell that too.

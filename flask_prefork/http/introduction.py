@@ -10,19 +10,19 @@ from __future__ import annotations
 import time
 import typing as t
 
+from ..system.peers import LOCAL
 from .connection import MOMENT
 from .connection import STEP
 from .contract import HEAD
 from .contract import Parked
 from .errors import ClientDisconnected
-from .peers import LOCAL
 from .proxy_protocol import from_tag
 from .proxy_protocol import Malformed
 from .proxy_protocol import read
 from .proxy_protocol import Source
 
 if t.TYPE_CHECKING:
-    from .peers import Peers
+    from ..system.peers import Peers
     from .wire import Wire
 
 

@@ -19,6 +19,7 @@ from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
+from ..system.peers import LOCAL
 from .access_log import date_time
 from .access_log import escape
 from .access_log import escape_lines
@@ -41,7 +42,6 @@ from .handler import PreforkRequestHandler
 from .introduction import introduce
 from .introduction import Introduction
 from .introduction import remember
-from .peers import LOCAL
 from .proxy_protocol import Malformed
 from .request_id import RequestIds
 from .takeover import ENDS
@@ -58,8 +58,8 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from _typeshed.wsgi import WSGIEnvironment
 
+    from ..system.peers import Peers
     from .access_logger import AccessLogger
-    from .peers import Peers
     from .takeover import Fields
 
 __all__ = [

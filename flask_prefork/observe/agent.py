@@ -45,8 +45,8 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from ..phase import Phase
-from ..pool import State
+from ..dispatcher.pool import State
+from ..ipc.phase import Phase
 from .arrivals import arrivals
 from .snapshot import Snapshot
 

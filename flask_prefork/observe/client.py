@@ -12,8 +12,8 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from http.client import HTTPException
 
-from .. import socket_modes
-from ..address import Address
+from ..settings.addresses import Address
+from ..system import socket_modes
 from .json import parse
 from .snapshot import Snapshot
 

@@ -13,17 +13,17 @@ import time
 import typing as t
 from collections import deque
 
-from .. import socket_modes
 from ..http.contract import HEAD
 from ..http.contract import KEEP_ALIVE
 from ..http.contract import Limits
 from ..http.contract import NullMonitor
 from ..http.contract import Parked
 from ..http.server import PreforkServer
-from ..parking import Connection
-from ..parking import Lot
-from ..parking import Wait
-from ..poller import Poller
+from ..ipc.parked import Connection
+from ..ipc.parked import Lot
+from ..ipc.parked import Wait
+from ..system import socket_modes
+from ..system.poller import Poller
 from .background import in_background
 
 if t.TYPE_CHECKING:

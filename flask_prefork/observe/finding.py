@@ -10,14 +10,14 @@ import os
 import typing as t
 from urllib.parse import urlsplit
 
-from ..address import Address
-from ..address import parse
+from ..settings.addresses import Address
+from ..settings.addresses import parse
 from .client import Answer
 from .client import ask
 from .client import AskError
 from .client import NobodyThere
 
-#: What the file beside the pid file is called (``supervisor.py`` writes it).
+#: What the file beside the pid file is called (``dispatcher/service.py`` writes it).
 SUFFIX = ".admin"
 #: What is longer is neither a number nor an address.
 _MOST = 4096

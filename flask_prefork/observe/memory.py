@@ -12,7 +12,7 @@ import typing as t
 from collections.abc import Iterable
 from collections.abc import Mapping
 
-from .. import footprint
+from ..system import smaps
 
 #: How often a worker is looked at, in seconds.
 _INTERVAL = 5.0
@@ -27,7 +27,7 @@ def pss(pid: int) -> int | None:
     :return: ``None`` if the system doesn't tell (``proc_pid_smaps_rollup(5)``), or
         not us.
     """
-    found = footprint.read(pid)
+    found = smaps.read(pid)
     return found.pss if found is not None else None
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import accumulate
 
-from ..phase import Phase
-from ..record import BOUNDS
+from ..ipc.phase import Phase
+from ..ipc.records import BOUNDS
 from .snapshot import Snapshot
 from .snapshot import STATES
 from .snapshot import Totals

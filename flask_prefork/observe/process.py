@@ -14,17 +14,17 @@ import time
 import typing as t
 from importlib import metadata
 
-from .. import launch
-from .. import log
-from .. import privileges
-from .. import socket_modes
-from ..channel import Channel
-from ..channel import Frame
-from ..channel import Kind
-from ..channel import read_document
-from ..channel import receive_one
-from ..channel import send_one
-from ..sockets import Listener
+from ..ipc import spawn
+from ..ipc.channel import Channel
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import read_document
+from ..ipc.channel import receive_one
+from ..ipc.channel import send_one
+from ..ipc.listener import Listener
+from ..system import log
+from ..system import privileges
+from ..system import socket_modes
 from .agent import Agent
 from .background import in_background
 from .background import or_end
@@ -183,7 +183,7 @@ def main(fd: int) -> t.NoReturn:
     :param fd: Our end of the channel.
     """
     log.set_up()
-    launch.ignore_foreign_signals()
+    spawn.ignore_foreign_signals()
     or_end(_observe, fd)
     # Threads that wait for clients are no reason to stay.
     os._exit(0)

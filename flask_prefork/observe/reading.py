@@ -10,16 +10,16 @@ import mmap
 import typing as t
 from collections.abc import Mapping
 
-from ..exits import Reason
-from ..phase import Phase
-from ..pool import State
-from ..record import Record
-from ..scoreboard import Bank
-from ..settings import MAX_SLOTS
-from ..summary import Departed
-from ..summary import Figures
-from ..summary import Reader
-from ..summary import Sums
+from ..dispatcher.pool import State
+from ..ipc.exits import Reason
+from ..ipc.phase import Phase
+from ..ipc.records import Record
+from ..ipc.scoreboard import Bank
+from ..ipc.stats import Departed
+from ..ipc.stats import Figures
+from ..ipc.stats import Reader
+from ..ipc.stats import Sums
+from ..settings.table import MAX_SLOTS
 from .snapshot import GenerationView
 from .snapshot import PoolSample
 from .snapshot import Snapshot

@@ -11,9 +11,9 @@ import typing as t
 from dataclasses import dataclass
 from dataclasses import field
 
-from ..pool import State
-from ..record import BOUNDS
-from ..record import CLASSES
+from ..dispatcher.pool import State
+from ..ipc.records import BOUNDS
+from ..ipc.records import CLASSES
 
 #: The states that a worker may be in, by their letters.
 STATES = {s.value: s.name.lower() for s in State if s is not State.FREE}

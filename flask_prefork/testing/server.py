@@ -17,9 +17,9 @@ from pathlib import Path
 
 from xprocess import XProcess
 
-from ..address import Address
 from ..observe.client import ask
 from ..observe.snapshot import Snapshot
+from ..settings.addresses import Address
 from .starter import PreforkStarter
 from .starter import STEP
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from xprocess import ProcessStarter
 from xprocess import XProcess
 
-from ..address import Address
 from ..observe.client import ask
 from ..observe.client import AskError
+from ..settings.addresses import Address
 
 #: Seconds between two looks at something that no event tells.
 STEP = 0.02

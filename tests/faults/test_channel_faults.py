@@ -17,21 +17,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork import scoreboard
-from flask_prefork import vetting
-from flask_prefork.channel import Frame
-from flask_prefork.channel import FRAME_SIZE
-from flask_prefork.channel import Kind
-from flask_prefork.channel import receive_one
-from flask_prefork.channel import send_one
-from flask_prefork.channel import write_document
-from flask_prefork.generation import Generation
-from flask_prefork.launch import Zygote
-from flask_prefork.poller import Poller
-from flask_prefork.queues import Queues
-from flask_prefork.settings import resolve
-from flask_prefork.sockets import bind
-from flask_prefork.summary import Summary
+from flask_prefork.dispatcher import vetting
+from flask_prefork.dispatcher.generation import Generation
+from flask_prefork.dispatcher.queues import Queues
+from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import FRAME_SIZE
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import receive_one
+from flask_prefork.ipc.channel import send_one
+from flask_prefork.ipc.channel import write_document
+from flask_prefork.ipc.listener import bind
+from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.stats import Summary
+from flask_prefork.settings.table import resolve
+from flask_prefork.system.poller import Poller
 
 NUMBER = 7
 #: The first worker's pid, if there were one: no process can have it.

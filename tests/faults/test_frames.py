@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.channel import Frame
-from flask_prefork.channel import Kind
-from flask_prefork.channel import send_one
-from flask_prefork.channel import write_document
-from flask_prefork.settings import resolve
+from flask_prefork.ipc.channel import Frame
+from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import send_one
+from flask_prefork.ipc.channel import write_document
+from flask_prefork.settings.table import resolve
 
 from .test_channel_faults import FIRST_PID
 from .test_channel_faults import House

@@ -6,8 +6,8 @@ import typing as t
 
 import pytest
 
-from flask_prefork.settings import resolve
-from flask_prefork.settings import SettingsError
+from flask_prefork.settings.table import resolve
+from flask_prefork.settings.table import SettingsError
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http.errors import Refused
 from flask_prefork.http.forwarded import apply
-from flask_prefork.http.peers import parse
+from flask_prefork.system.peers import parse
 
 PEERS = parse("127.0.0.1,10.0.0.0/8")
 NAMES = ("FOR", "PROTO", "HOST", "PORT", "PREFIX")

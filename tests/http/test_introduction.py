@@ -20,10 +20,10 @@ from harness import Site
 from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
-from flask_prefork.http import peers
 from flask_prefork.http.contract import HEAD
 from flask_prefork.http.contract import KEEP_ALIVE
 from flask_prefork.http.contract import Parked
+from flask_prefork.system import peers
 
 HEADER = b"PROXY TCP4 1.2.3.4 5.6.7.8 567 443\r\n"
 HEADER_2 = (

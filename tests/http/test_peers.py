@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flask_prefork.http.peers import LOCAL
-from flask_prefork.http.peers import parse
+from flask_prefork.system.peers import LOCAL
+from flask_prefork.system.peers import parse
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from harness import Site
 
 from flask_prefork.http.access_logger import AccessLogger
 from flask_prefork.http.log_format import compile_format
-from flask_prefork.http.peers import parse
 from flask_prefork.http.request_id import RequestIds
+from flask_prefork.system.peers import parse
 
 MADE = r"[0-9a-f]{21}-[0-9a-f]{6,}"
 

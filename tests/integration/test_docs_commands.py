@@ -29,9 +29,9 @@ from manual_pages import commands
 from manual_pages import PAGES
 from manual_pages import ROOT
 
-from flask_prefork.address import Address
 from flask_prefork.observe.client import ask
 from flask_prefork.observe.client import AskError
+from flask_prefork.settings.addresses import Address
 
 from .conftest import Run
 from .gate import DEADLINE

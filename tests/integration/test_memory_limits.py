@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork import cgroup
-from flask_prefork import footprint
+from flask_prefork.system import cgroup
+from flask_prefork.system import smaps
 
 from .conftest import Run
 from .conftest import Serve
@@ -85,7 +85,7 @@ def test_without_room_the_old_one_goes_first(serve: Serve, dispatch: str) -> Non
 def _pss(server: Server) -> int:
     """What zygote and workers have in memory."""
     (zygote,) = server.zygotes()
-    found = [footprint.read(pid) for pid in (zygote.pid, *server.workers())]
+    found = [smaps.read(pid) for pid in (zygote.pid, *server.workers())]
     return sum(one.pss for one in found if one is not None)
 
 

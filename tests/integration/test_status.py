@@ -39,7 +39,7 @@ WITHOUT_RICH = [
     sys.executable,
     "-c",
     "import sys; sys.modules['rich.live'] = None;"
-    " from flask_prefork.status import prefork_status; prefork_status()",
+    " from flask_prefork.observe.command import prefork_status; prefork_status()",
 ]
 TOKEN = "open-sesame"
 WIDTH, HEIGHT = 100, 40

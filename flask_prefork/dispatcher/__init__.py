@@ -1,0 +1,1 @@
+"""The dispatcher: the process that the user started, which orders the workers."""

@@ -1,0 +1,47 @@
+"""What the log says when the server begins to serve.
+
+The dispatcher calls :func:`show` once, when the first workers are idle. A reload is
+announced by ``generations.py`` instead.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..system.log import logger
+from .generation import Generation
+from .queues import Queues
+from .service import Supervisor
+
+
+def show(generation: Generation, queues: Queues, supervisor: Supervisor) -> None:
+    """Say what runs where. Whoever reads it can connect at once.
+
+    :param generation: The one that serves.
+    """
+    settings = generation.settings
+    assert settings is not None, "nothing is served before the app is loaded"
+    for listener in queues.listeners:
+        for address in listener.addresses(supervisor.surroundings.scheme):
+            logger.info(" * Running on %s", address)
+    if supervisor.admin_address is not None:
+        logger.info(" * Status on %s", supervisor.admin_address.reached().url)
+        if not (supervisor.admin_address.is_local or settings.admin_token):
+            logger.warning(
+                "Whoever reaches %s can see what is served; an --admin-token would"
+                " keep others out.",
+                supervisor.admin_address,
+            )
+    if supervisor.agent_address is not None:
+        logger.info(" * Agent check on %s", supervisor.agent_address.reached())
+    logger.info(
+        " * Generation %d: %d to %d workers, %d to %d idle, %s dispatch",
+        generation.number,
+        settings.min_workers,
+        settings.max_workers,
+        settings.min_idle,
+        settings.max_idle,
+        settings.dispatch,
+    )
+    logger.info(" * Dispatcher %d, zygote %d", os.getpid(), generation.pid)
+    logger.info("Press CTRL+C to quit")

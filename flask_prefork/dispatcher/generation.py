@@ -1,0 +1,407 @@
+"""One generation as the dispatcher sees it: a zygote and its workers.
+
+The dispatcher makes a :class:`Generation` for each zygote that it starts. What pool,
+policy and stalls decide is carried out from here, by :mod:`.workers`.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ..ipc import spawn as launch
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import write_document
+from ..ipc.exits import AT_ONCE
+from ..ipc.exits import LATE
+from ..ipc.exits import Reason
+from ..ipc.exits import Why
+from ..ipc.listener import Listener
+from ..ipc.parked import Connection
+from ..ipc.parked import ParkedConnections
+from ..ipc.scoreboard import Bank
+from ..ipc.spawn import Zygote
+from ..ipc.stats import Summary
+from ..settings import size
+from ..settings.table import MAX_SLOTS
+from ..settings.table import Settings
+from ..system.poller import Poller
+from . import vetting
+from .ending import GRACE
+from .late import Late
+from .policy import Policy
+from .pool import Pool
+from .pool import State
+from .pool import Timeouts
+from .pool import Worker
+from .sizing import Sizing
+from .watchdog import Stalls
+from .workers import Children
+from .zygote_handle import Control
+
+#: Workers that die before their first idle, in a row, before a generation
+#: that has never served is given up.
+MAX_FAILURES = 5
+#: A worker that resumes a parked connection takes from no accept queue.
+_NO_QUEUE = -1
+
+GIVEN_UP = Why(Reason.STOP, "its generation is given up")
+TOO_LATE = LATE[State.RETIRING]
+_AT_WORK = (State.STARTING, State.BUSY, State.RETIRING)
+
+
+class Generation:
+    """A zygote and its workers.
+
+    :param zygote: The zygote, just started.
+    :param poller: The dispatcher's poll set.
+    :param scoreboard: The descriptor of the shared scoreboard.
+    :param clock: Monotonic seconds.
+    :param lot: Where connections go that its workers hand back.
+    :param summary: Where it is counted what they do.
+    :param is_known: Whether a process is another one of the server's.
+    """
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        poller: Poller,
+        scoreboard: int,
+        clock: t.Callable[[], float],
+        lot: ParkedConnections,
+        summary: Summary,
+        is_known: t.Callable[[int], bool] = lambda pid: False,
+    ) -> None:
+        self.number = zygote.generation
+        self.clock = clock
+        self.settings: Settings | None = None
+        #: No new workers from now on.
+        self.closed = False
+        #: A file of its app has changed.
+        self.outdated = False
+        self._has_changed = False
+        self._is_known = is_known
+        #: Its zygote was a worker of the generation before.
+        self.is_promoted = False
+        #: Requests after which a worker is to be promoted; 0 is none.
+        self._refork_after = 0
+        self.bank = Bank(scoreboard, self.number)
+        self.children = Children(
+            self.number, self.bank, poller, clock, lot, self._tell, summary
+        )
+        self.zygote = Control(
+            zygote, poller, clock, self._from_zygote, self.children.lost
+        )
+        self._late = Late(self.children, clock)
+        self._sizing = Sizing(self.children, clock, summary)
+        self._summary = summary
+        self._others_wait = False
+        self._serves = False
+        self._size = 0
+        self._size_is_told = True
+        self._scoreboard = scoreboard
+
+    # What the dispatcher asks
+
+    @property
+    def pool(self) -> Pool:
+        """Its workers."""
+        return self.children.pool
+
+    @property
+    def policy(self) -> Policy:
+        """How many there should be."""
+        return self.children.policy
+
+    @property
+    def memory(self) -> int:
+        """What its zygote and its workers have in memory together, in bytes."""
+        return self.children.weights.total(self.pool)
+
+    @property
+    def pid(self) -> int:
+        """Its zygote's process; 0 until that is known."""
+        return self.zygote.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether its zygote still listens to us."""
+        return self.zygote.alive
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the zygote has loaded the app."""
+        return self.settings is not None
+
+    @property
+    def opened(self) -> bool:
+        """Whether its zygote was given what to serve on."""
+        return bool(self.pool.workers)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all workers that it starts with were idle."""
+        pool = self.pool
+        return self.children.ever_idle and len(pool) > 0 and not pool.starting
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it never got a worker idle in so many starts."""
+        return not self.children.ever_idle and self.policy.failures >= MAX_FAILURES
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was to come from a worker, and never came."""
+        return not self.pid and not self.alive
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its workers wait for orders, or block in accept."""
+        return self.settings is not None and self.settings.dispatch == "ordered"
+
+    @property
+    def recycles(self) -> bool:
+        """Whether there may be something for :meth:`recycle` to do."""
+        over = bool(self.children.weights.over) or self.policy.budget > 0
+        return over or self.pool.recycles
+
+    def seasoned(self) -> Worker | None:
+        """The lowest-numbered idle worker, if it is to be promoted."""
+        if not (self._refork_after and self.alive):
+            return None
+        worker = self.pool.lowest_idle()
+        wanted = worker is not None and worker.served >= self._refork_after
+        return worker if wanted else None
+
+    def is_looking(self) -> bool:
+        """Whether a worker has a connection, but no request of it yet."""
+        return any(
+            worker.state is State.BUSY and not self.bank.read(worker.slot).began
+            for worker in self.pool
+        )
+
+    def endings(self) -> bytes:
+        """Which workers below the lowest idle one are about to accept again.
+
+        :return: A byte for each; if not 0, another one each time it does so.
+        """
+        lowest = self.pool.lowest_idle()
+        return self.bank.endings(lowest.slot) if lowest is not None else b""
+
+    def deadline(self) -> float | None:
+        """When :meth:`step` should run next if nothing happens before."""
+        times = [self._late.deadline(), self.zygote.deadline()]
+        times.append(self.children.dumps.deadline())
+        if not self.closed and self.alive:
+            times.append(self._sizing.deadline())
+        return min((time for time in times if time is not None), default=None)
+
+    # What the dispatcher does
+
+    def open(
+        self, listeners: t.Sequence[Listener], before: Policy | None = None
+    ) -> None:
+        """Give the zygote what its workers serve on, and start the first ones.
+
+        :param before: The policy of the generation before, if what was adjusted in it
+            by hand is to hold.
+        """
+        settings = self.settings
+        assert settings is not None, "the app is loaded"
+        self.bank.reset()
+        self.children.pool = Pool(
+            # Places for those, too, that only finish what the app's threads do.
+            min(2 * settings.max_workers, MAX_SLOTS),
+            Timeouts(spawn=settings.spawn_timeout, retire=settings.graceful_timeout),
+            max_requests=settings.max_requests,
+            jitter=settings.max_requests_jitter,
+        )
+        self.children.policy = Policy.of(settings, self.clock())
+        if before is not None:
+            self.policy.adjust(before.min_idle - settings.min_idle)
+        self.children.weights.limit = size.parse(settings.max_worker_memory)
+        self.children.stalls = Stalls.of(settings)
+        try:
+            document = write_document([(one.host, one.inherited) for one in listeners])
+        except OSError as e:
+            self.zygote.kill(f"Can't tell the zygote what to serve on: {e}.")
+            return
+        fds = [document, self._scoreboard, *(one.fd for one in listeners)]
+        self._tell(Frame(Kind.LISTEN, self.number), fds)
+        os.close(document)
+        self._sizing.begin()
+
+    def order(self, count: int, queue: int) -> None:
+        """Order idle workers to accept, the lowest-numbered first.
+
+        :param count: Connections that wait and that nobody was ordered to take.
+        :param queue: The listener they wait on.
+        """
+        assert self.settings is not None
+        for worker in self.pool.order(count, self.clock(), queue):
+            self._summary.orders += 1
+            run = self.settings.run_length
+            if worker.limit:
+                run = max(1, min(run, worker.limit - worker.served))
+            frame = Frame(Kind.ORDER, self.number, worker.slot, run, queue)
+            self.children.send(worker, frame)
+
+    def resume(self, connection: Connection) -> None:
+        """Hand a parked connection to the lowest-numbered idle worker.
+
+        There must be one.
+        """
+        (worker,) = self.pool.order(1, self.clock(), _NO_QUEUE)
+        self.children.resume(worker, connection)
+
+    def tell_others_wait(self, wait: bool) -> None:
+        """Tell the workers whether parked connections wait for their turn."""
+        if wait != self._others_wait:
+            self._others_wait = wait
+            self.bank.set_others_wait(wait)
+
+    def tell_ready(self, follows: bool) -> None:
+        """Tell the app, once, that the generation serves.
+
+        :param follows: It has taken over from another.
+        """
+        if not self._serves:
+            self._serves = True
+            self._tell(Frame(Kind.READY, self.number, argument=int(follows)))
+
+    def _tell_size(self) -> None:
+        """Tell the app how many workers there are, as fast as it takes it in."""
+        size = len(self.pool)
+        if self.alive and self._size_is_told and size != self._size:
+            self._size, self._size_is_told = size, False
+            self._tell(Frame(Kind.RESIZED, self.number, argument=size))
+
+    def step(self, now: float, waiting: int, others: int, memory: int = 0) -> None:
+        """Do what pool, policy and stalls want now.
+
+        :param waiting: Connections that nobody was ordered to take.
+        :param others: Processes of another generation.
+        :param memory: What these have in memory, in bytes.
+        """
+        self.zygote.step(now)
+        self._late.step(now)
+        self.children.dumps.step(now)
+        if not self.closed and self.settings is not None and self.alive:
+            self._sizing.step(now, waiting, others, memory)
+        self._tell_size()
+
+    def promote(self, worker: Worker, generation: int, control: int) -> None:
+        """Let a worker leave the zygote of another generation behind, once.
+
+        :param control: That zygote's end of its control socket.
+        """
+        self._refork_after = 0
+        self.children.promote(worker, generation, control)
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        """Replace a worker that is due; see :meth:`step`."""
+        if not self.closed and self.alive:
+            self._sizing.recycle(now, others, memory)
+
+    def pardon(self, seconds: float) -> None:
+        """Give all workers more time: nobody listened to them for so long."""
+        now = self.clock()
+        self.pool.pardon(now, seconds)
+        self.children.stalls.pardon(now, seconds)
+        self.zygote.watchdog.pardon(seconds)
+
+    def show_busy(self) -> None:
+        """Let all who are at something log their threads' tracebacks.
+
+        That is every worker but those that wait for orders, and a zygote that loads the
+        app or that hasn't done yet what it was told.
+        """
+        for worker in self.pool:
+            if worker.state in _AT_WORK or worker.suspect:
+                self.children.show(worker)
+        if self.zygote.is_silent:
+            self.zygote.show()
+
+    def show_late(self) -> None:
+        """Log of each worker that is left where it hangs."""
+        for worker in self.pool:
+            self._late.show(worker, TOO_LATE)
+
+    def drain(self) -> None:
+        """Start no more workers; let connections end with their request."""
+        self.closed = True
+        self.bank.set_draining()
+
+    def retire(self, end: float | None = None) -> None:
+        """Let all workers finish what they serve, then exit; start no more.
+
+        :param end: When they will be killed, if that is before their own deadline.
+        """
+        self.closed = True
+        for worker in list(self.pool):
+            self.children.retire(worker, end)
+
+    def hand_on(self) -> None:
+        """Tell the zygote that another one has inherited what is to run at its end."""
+        self._tell(Frame(Kind.HANDED_ON, self.number))
+
+    def kill_all(self, why: Why) -> None:
+        """Send SIGKILL to every worker that is left."""
+        self.closed = True
+        for worker in list(self.pool):
+            self.children.kill(worker, why)
+
+    def kill_unfinished(self) -> None:
+        """Send SIGKILL to every worker that isn't waiting for orders."""
+        for worker in list(self.pool):
+            if worker.state is not State.IDLE:
+                self.children.kill(worker, AT_ONCE)
+
+    def release(self) -> None:
+        """Let the zygote end: it bounds the time of what the app does then."""
+        graceful = self.settings.graceful_timeout if self.settings is not None else 0.0
+        self.zygote.release(graceful + GRACE)
+
+    def close(self) -> None:
+        """Close all that is left of it here."""
+        self.release()
+        self.children.close()
+        self.bank.close()
+
+    # The zygote's channel
+
+    def _tell(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+        return self.zygote.tell(frame, fds)
+
+    def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
+        kind, pid = frame.kind, frame.argument
+        if kind is Kind.PROMOTED and not self.pid:
+            if self._is_known(pid) or not launch.is_child(pid):
+                raise ValueError(f"process {pid} is no child, or is dead")
+            self.zygote.pid = pid
+            self.is_promoted = True
+        elif kind is Kind.LOADED and fds and not self.loaded:
+            self._load(frame, fds[0])
+        elif kind is Kind.SPAWNED:
+            self.children.spawned(frame, fds, self._vet)
+        elif kind is Kind.FAILED:
+            self.children.failed(frame)
+        elif kind is Kind.EXITED:
+            self.children.exited(frame)
+        elif kind is Kind.RESIZED:
+            self._size_is_told = True
+        elif kind is Kind.CHANGED and not self._has_changed:
+            self.outdated = self._has_changed = True
+
+    def _vet(self, pid: int, pidfd: int) -> None:
+        if self._is_known(pid):
+            raise ValueError(f"process {pid} is another one")
+        vetting.worker(pid, pidfd, self.pid)
+
+    def _load(self, frame: Frame, document: int) -> None:
+        self.settings = settings = vetting.settings(document)
+        self.zygote.loaded(settings.spawn_timeout)
+        if not self.is_promoted:
+            self._refork_after = settings.refork_after
+        self.children.weights.zygote = frame.argument * 1024

@@ -1,0 +1,329 @@
+"""Generations: which one serves, which one is to follow, and which ones leave.
+
+The dispatcher asks for reloads and reports zygotes that have ended; this module does
+what follows from that. It doesn't know why a reload is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from collections.abc import Sequence
+
+from ..ipc import spawn
+from ..ipc.listener import Listener
+from ..ipc.spawn import Zygote
+from ..ipc.stats import Part
+from ..system.log import logger
+from .generation import Generation
+from .generation import GIVEN_UP
+from .service import Supervisor
+
+#: A zygote that died is replaced after this, doubled with each that can't load
+#: the app, up to the maximum, in seconds.
+_RETRY = 0.5
+_MAX_RETRY = 30.0
+
+
+class Succession:
+    """All generations.
+
+    :param zygote: The first generation's, just started.
+    :param adopt: Makes a generation of a zygote.
+    :param supervisor: Hears of reloads, and has the rights to start zygotes.
+    :param clock: Monotonic seconds.
+
+    :ivar current: The generation that is ordered.
+    :ivar coming: The one that is to follow it.
+    :ivar leaving: Those that finish what they serve.
+    :ivar retry_at: When a dead zygote is to be replaced.
+    :ivar reloads: How many generations have taken over from another.
+    """
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        adopt: t.Callable[[Zygote], Generation],
+        supervisor: Supervisor,
+        clock: t.Callable[[], float],
+    ) -> None:
+        self._adopt = adopt
+        self._supervisor = supervisor
+        self._clock = clock
+        self.current = adopt(zygote)
+        self.coming: Generation | None = None
+        self.leaving: list[Generation] = []
+        self.retry_at: float | None = None
+        self.reloads = 0
+        self._retries = 0
+        #: The current generation's zygote is dead, and that was taken in.
+        self._is_bereaved = False
+
+    @property
+    def zygotes(self) -> dict[int, Generation]:
+        """All zygotes that aren't reaped, by pid."""
+        found = ((one.zygote, one) for one in self.all())
+        return {z.pid: one for z, one in found if z.pid and not z.reaped}
+
+    def all(self) -> list[Generation]:
+        """Every generation that there is something left of."""
+        coming = [self.coming] if self.coming is not None else []
+        return [*coming, self.current, *self.leaving]
+
+    @property
+    def most(self) -> int:
+        """How many workers there are, or may be before the next turn.
+
+        Those that serve are no more than the setting has it, but for the coming
+        generation's. Those that only finish come on top of both.
+        """
+        pools = [one.pool for one in self.all()]
+        serving = sum(pool.total for pool in pools)
+        finishing = sum(map(len, pools)) - serving
+        places = self.current.settings.max_workers if self.current.settings else 0
+        most = max(places, serving) + finishing
+        if self.coming is not None and self.coming.settings is not None:
+            most += self.coming.settings.max_workers
+        return most
+
+    def parts(self) -> list[Part]:
+        """What is told of the generations, the current one first."""
+        parts = [Part(self.current.number, "current", self.current.opened)]
+        if self.coming is not None:
+            parts.append(Part(self.coming.number, "coming", self.coming.opened))
+        for one in self.leaving:
+            if len(one.pool):
+                parts.append(Part(one.number, "leaving", one.opened))
+        return parts
+
+    def begin(self) -> None:
+        """Load the app anew, in a generation that is to follow the current one.
+
+        One that is still on its way is given up for it.
+        """
+        self.abandon()
+        number = self._next_number()
+        self._supervisor.reloading()
+        try:
+            with self._supervisor.rights():
+                zygote = spawn.by_exec(number)
+        except OSError as e:
+            logger.error("Can't start a zygote: %s.", e)
+            self._give_up()
+            return
+        self.coming = self._adopt(zygote)
+        logger.info("Generation %d is loading.", number)
+
+    def refork(self) -> None:
+        """Let a worker that has served enough leave the next zygote behind.
+
+        The app isn't loaded anew then. A reload goes before.
+        """
+        if self.coming is not None or self.retry_at is not None:
+            return
+        worker = self.current.seasoned()
+        if worker is None:
+            return
+        number = self._next_number()
+        try:
+            zygote, control = spawn.by_promotion(number)
+        except OSError as e:
+            logger.error("Can't promote worker %d: %s.", worker.slot, e)
+            return
+        self.coming = self._adopt(zygote)
+        with control:
+            self.current.promote(worker, number, control.fileno())
+        settings = self.current.settings
+        assert settings is not None, "its workers serve"
+        # The worker's end, and then there is nothing to load.
+        limit = settings.graceful_timeout + settings.spawn_timeout
+        self.coming.zygote.watchdog.hurry(self._clock(), limit)
+        logger.info("Generation %d is to come from worker %d.", number, worker.slot)
+
+    def _next_number(self) -> int:
+        number = max(generation.number for generation in self.all()) + 1
+        # The other half of the scoreboard than the current generation's.
+        return number + (number - self.current.number + 1) % 2
+
+    def abandon(self) -> None:
+        """Give the coming generation up, if there is one, or will be."""
+        self.retry_at = None
+        generation, self.coming = self.coming, None
+        if generation is None:
+            return
+        generation.kill_all(GIVEN_UP)
+        generation.zygote.kill()
+        self.leaving.append(generation)
+
+    def change(self, now: float, listeners: Sequence[Listener]) -> None:
+        """Do what the state of the generations asks for."""
+        coming = self.coming
+        if coming is not None and coming.ready:
+            self._promote(coming)
+        elif coming is not None and (
+            coming.hopeless or coming.lost or coming.zygote.was_killed
+        ):
+            logger.error("Generation %d is given up.", coming.number)
+            self.abandon()
+            self._give_up()
+        if self.current.zygote.was_killed:
+            self._lose()
+        # Before the next one opens: it may wait for the place of who leaves now,
+        # and nothing else may happen for long.
+        self._dismiss()
+        self._open(listeners)
+        if self.current.outdated or (
+            self.retry_at is not None and now >= self.retry_at
+        ):
+            self.current.outdated = False
+            self.begin()
+
+    def step(self, now: float, waiting: int) -> None:
+        """Let each generation do what it wants now.
+
+        :param waiting: Connections that nobody was ordered to take; the current
+            generation is to.
+        """
+        for generation in self.all():
+            # Of who comes, the first workers have to, however many the others are.
+            others, memory = (0, 0)
+            if generation is not self.coming:
+                others, memory = self._others(generation)
+            asked = waiting if generation is self.current else 0
+            generation.step(now, asked, others, memory)
+
+    def recycle(self, now: float) -> None:
+        """Replace a worker of the current generation that has served for long."""
+        if self.current.recycles:
+            self.current.recycle(now, *self._others(self.current))
+
+    def _others(self, generation: Generation) -> tuple[int, int]:
+        """How many workers all others have, and bytes of memory."""
+        others = [one for one in self.all() if one is not generation]
+        return sum(g.pool.total for g in others), sum(g.memory for g in others)
+
+    def _open(self, listeners: Sequence[Listener]) -> None:
+        """Let the coming generation start workers, as soon as there is a place."""
+        coming = self.coming
+        if coming is not None and coming.loaded and not coming.opened:
+            # Its half of the scoreboard may still be in use.
+            parities = [g.number % 2 for g in (self.current, *self.leaving)]
+            if coming.number % 2 not in parities:
+                # The app's settings are what they were, and nobody asked for a reload.
+                coming.open(
+                    listeners, self.current.policy if coming.is_promoted else None
+                )
+
+    def _promote(self, coming: Generation) -> None:
+        logger.info("Generation %d serves.", coming.number)
+        coming.tell_ready(follows=True)
+        old, self.current, self.coming = self.current, coming, None
+        self._retries = 0
+        self._is_bereaved = False
+        self.reloads += 1
+        if coming.is_promoted:
+            old.hand_on()
+        old.retire()
+        self.leaving.append(old)
+        self._supervisor.ready(f"generation {coming.number} serves")
+
+    def _dismiss(self) -> None:
+        """Part with generations that have no worker left."""
+        for generation in list(self.leaving):
+            if not len(generation.pool):
+                generation.release()
+                if generation.pid not in self.zygotes:
+                    generation.close()
+                    self.leaving.remove(generation)
+
+    def reap(self) -> list[tuple[Generation, int]]:
+        """Take in which zygotes have ended.
+
+        :return: Their generations, with the exit status, or the signal's number
+            below 0.
+        """
+        ended: list[tuple[Generation, int]] = []
+        for pid, generation in self.zygotes.items():
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found, status = pid, 0
+            if found:
+                generation.zygote.reaped = True
+                ended.append((generation, os.waitstatus_to_exitcode(status)))
+        return ended
+
+    def bereaved(self, generation: Generation) -> None:
+        """While the server serves, a generation's zygote has ended."""
+        if generation is self.coming:
+            number, current = generation.number, self.current.number
+            if generation.loaded or not len(self.current.pool):
+                how = "ended" if generation.loaded else "could not be loaded"
+                logger.error("Generation %d %s; %s.", number, how, self._who_serves())
+            else:
+                logger.error(
+                    "Generation %d could not be loaded; generation %d serves on.",
+                    number,
+                    current,
+                )
+            self.abandon()
+            self._give_up()
+        elif generation is self.current:
+            generation.release()
+            self._lose()
+
+    def _lose(self) -> None:
+        """The current generation can have no more workers, as its zygote is dead."""
+        if self._is_bereaved:
+            return
+        self._is_bereaved = True
+        pause = self._retry()
+        number, follows = self.current.number, "loading another"
+        if self.coming is not None:
+            follows = f"generation {self.coming.number} is on its way"
+        elif pause:
+            follows = f"another one is loaded in {pause:g} s"
+        if self.current.zygote.was_killed:
+            logger.error("Generation %d has no zygote; %s.", number, follows)
+        elif follows != "loading another":
+            logger.error("The zygote (pid %d) died; %s.", self.current.pid, follows)
+        else:
+            logger.error("The zygote (pid %d) died; loading another.", self.current.pid)
+
+    def _who_serves(self) -> str:
+        number = self.current.number
+        if not len(self.current.pool):
+            return f"generation {number} has no workers left"
+        return f"generation {number} serves on"
+
+    def _give_up(self) -> None:
+        """A reload has failed, and the current generation serves on."""
+        self._supervisor.ready(self._who_serves())
+        self._retry()
+
+    def _retry(self) -> float:
+        """If the current generation's zygote is dead, load another in a while.
+
+        :return: In how many seconds.
+        """
+        if self.current.alive or self.coming is not None:
+            return 0.0
+        pause = min(_RETRY * 2**self._retries, _MAX_RETRY) if self._retries else 0.0
+        self._retries = min(self._retries + 1, 30)
+        self.retry_at = self._clock() + pause
+        return pause
+
+    @property
+    def attempts(self) -> int:
+        """How many zygotes were to replace a dead one, and none of them served."""
+        return self._retries
+
+    def deadline(self) -> float | None:
+        """When to look again if nothing happens before."""
+        times = [self.retry_at, *(generation.deadline() for generation in self.all())]
+        return min((moment for moment in times if moment is not None), default=None)
+
+    def close(self) -> None:
+        """Close all that is left of them here."""
+        for generation in self.all():
+            generation.close()

@@ -1,0 +1,351 @@
+"""The dispatcher: the process that the user started.
+
+It binds, polls, orders workers to accept, and decides how many there are. It
+never imports the app and never reads a byte from a client, and it waits for
+nothing but its poll. ``cli.py`` runs it. It starts zygotes by ``ipc/spawn.py`` and
+keeps each of them, with its workers, in a :class:`.generation.Generation`.
+``queues.py`` decides who is served next and ``generations.py`` which generation
+serves; this module is the server's life, from coming up to going down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import typing as t
+
+from ..ipc import scoreboard
+from ..ipc.listener import BindError
+from ..ipc.phase import Phase
+from ..ipc.spawn import Zygote
+from ..ipc.stats import Summary
+from ..settings.table import Settings
+from ..system import log
+from ..system import reaper
+from ..system.log import logger
+from ..system.pause_detector import Stopwatch
+from ..system.pid_file import PidFileError
+from ..system.poller import Poller
+from ..system.signals import Signals
+from . import banner
+from .ending import Ending
+from .generation import Generation
+from .generation import MAX_FAILURES
+from .generations import Succession
+from .observer import Observer
+from .queues import Queues
+from .queues import raise_descriptor_limit
+from .service import Supervisor
+from .service import Surroundings
+from .shutdown import Descent
+
+#: What a worker may need here: its channel, its pidfd, what it shows its threads by,
+#: and a connection that it was handed.
+_WORKERS_DESCRIPTORS = 4
+#: How long the first idle worker waits for the others of the start, in seconds.
+_WARM_UP = 0.5
+
+
+class Dispatcher:
+    """The server's main loop.
+
+    :param zygote: The first generation's, just started.
+    :param surroundings: What the command was started with.
+    """
+
+    def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
+        self.clock = time.monotonic
+        self._log = log.never_wait()
+        self.supervisor = Supervisor(surroundings, self.clock)
+        self.ending = Ending()
+        self.status = 0
+        self.poller = Poller()
+        self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
+        self._scoreboard = scoreboard.create()
+        self.summary = Summary(self._scoreboard)
+        self.observer = Observer(
+            self.supervisor, self.poller, self._scoreboard, self.clock
+        )
+        self._announced = False
+        self._first_idle: float | None = None
+        self._actions: dict[int, t.Callable[[], None]] = {
+            signal.SIGTERM: self.drain,
+            signal.SIGINT: self.stop,
+            signal.SIGQUIT: self.stop,
+            signal.SIGHUP: self.reload,
+            signal.SIGTTIN: lambda: self._adjust(1),
+            signal.SIGTTOU: lambda: self._adjust(-1),
+            signal.SIGUSR1: self._tell_state,
+            signal.SIGUSR2: self._show_busy,
+            signal.SIGCHLD: self._reap,
+        }
+        self._signals = Signals(self._actions)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
+        self.poller.watch(self._signals.fileno(), self._read_signals)
+        self.succession = Succession(zygote, self._adopt, self.supervisor, self.clock)
+        self.descent = Descent(
+            self.ending, self.succession, self.queues, self.observer, self.supervisor
+        )
+
+    # The loop
+
+    def run(self) -> int:
+        """Serve until told to stop.
+
+        :return: The exit status.
+        """
+        try:
+            # A zygote may have ended before its signal could be told.
+            self._reap()
+            stopwatch = Stopwatch(self.clock)
+            while self.phase is not Phase.STOPPED:
+                patience = self._patience()
+                self._pardon(stopwatch.lap())
+                callbacks = self.poller.wait(patience)
+                self._pardon(stopwatch.lap(patience))
+                for callback in callbacks:
+                    callback()
+                self._pardon(stopwatch.lap())
+                # Judged by the time that was accounted for, not by a later one.
+                self._turn(stopwatch.now)
+        finally:
+            self._clean_up()
+        return self.status
+
+    def _pardon(self, seconds: float) -> None:
+        """Put off all deadlines by the time that we, and perhaps they, were stopped."""
+        if not seconds:
+            return
+        self.ending.pardon(seconds)
+        self.observer.pardon(seconds)
+        for generation in self.succession.all():
+            generation.pardon(seconds)
+
+    def _patience(self) -> float | None:
+        times = [self.ending.deadline()]
+        if self._first_idle is not None and not self._announced:
+            times.append(self._first_idle + _WARM_UP)
+        times += [self.queues.deadline(), self.succession.deadline()]
+        times += [self.supervisor.deadline(), self.observer.deadline()]
+        times.append(self._log.deadline())
+        known = [moment for moment in times if moment is not None]
+        return min(known) - self.clock() if known else None
+
+    def _turn(self, now: float) -> None:
+        """After all news was taken in: decide and act."""
+        if self.supervisor.deadline() is not None:
+            self.supervisor.tell(now, self._state())
+        if self.phase is Phase.LOADING and self.succession.current.loaded:
+            self._open()
+        if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
+            self._announce()
+            self.supervisor.ready(self._state())
+        if self.phase is not Phase.LOADING:
+            self.queues.reserve(_WORKERS_DESCRIPTORS * self.succession.most)
+        # Before all are ordered: while connections wait, nobody stays idle; and they
+        # wait for who serves from now on.
+        if self.phase is Phase.SERVING:
+            self.succession.change(now, self.queues.listeners)
+            if self._announced:
+                self.succession.refork()
+        self.succession.recycle(now)
+        draining = self.phase is Phase.DRAINING
+        if draining or (self._announced and self.phase is Phase.SERVING):
+            self.queues.dispatch(self.succession.current)
+        waiting = self.queues.unanswered(self.succession.current)
+        self.succession.step(now, waiting)
+        # Whoever was told to retire in this turn is among them.
+        self.queues.look_behind(self.succession.current, self.succession.all())
+        self.observer.step(now)
+        if self.phase is Phase.SERVING:
+            self._look_after()
+        self.descent.step(now)
+        self._tell_observer(now)
+        self._log.step()
+
+    def _adopt(self, zygote: Zygote) -> Generation:
+        return Generation(
+            zygote,
+            self.poller,
+            self._scoreboard,
+            self.clock,
+            self.queues,
+            self.summary,
+            self._is_known,
+        )
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether a process is one of ours already."""
+        return (
+            pid == self.observer.pid
+            or pid in self.succession.zygotes
+            or any(one.children.has(pid) for one in self.succession.all())
+        )
+
+    @property
+    def phase(self) -> Phase:
+        """Where the server is in its life."""
+        return self.ending.phase
+
+    def _tell_observer(self, now: float) -> None:
+        """Put into shared memory what the workers don't tell themselves."""
+        current = self.succession.current
+        # Load balancers are to see it as soon as we know.
+        phase = self.phase
+        if phase is Phase.SERVING and self.ending.drain_at is not None:
+            phase = Phase.DRAINING
+        elif phase is Phase.SERVING and not self._announced:
+            phase = Phase.LOADING
+        self.summary.write(
+            now,
+            phase,
+            current.policy,
+            current.pool.idle,
+            len(self.queues.lot),
+            self.succession.reloads,
+            self.succession.parts(),
+        )
+
+    # Signals
+
+    def _read_signals(self) -> None:
+        for number in self._signals.read():
+            action = self._actions.get(number)
+            if action is not None:
+                action()
+
+    def _adjust(self, step: int) -> None:
+        logger.info("min-idle is %d now.", self.succession.current.policy.adjust(step))
+
+    def _show_busy(self) -> None:
+        for generation in self.succession.all():
+            generation.show_busy()
+
+    def _tell_state(self) -> None:
+        logger.info(self._state())
+
+    def _state(self) -> str:
+        parts = [f"workers: {self.succession.current.pool.letters()}"]
+        for other in self.succession.all():
+            if other is not self.succession.current:
+                parts.append(f"generation {other.number}: {other.pool.letters()}")
+        parts.append(f"{self.queues.waiting()} waiting")
+        return ", ".join(parts)
+
+    # Coming up
+
+    def _open(self) -> None:
+        """The first generation's app is loaded: bind, and start workers."""
+        settings = self._settings
+        try:
+            self.queues.listeners = self.supervisor.listen(
+                settings.backlog, settings.admin, settings.agent_check
+            )
+        except (BindError, PidFileError) as e:
+            # As werkzeug does: no traceback, no timestamp. And nobody waits for a
+            # reader.
+            logger.error("%s", e)
+            self.status = 1
+            self.stop()
+            return
+        self.ending.serve()
+        self.succession.current.open(self.queues.listeners)
+        doors = self.supervisor.doors()
+        if doors:
+            self.observer.open(doors, settings.admin_token, self.queues.listeners)
+
+    def _look_after(self) -> None:
+        """Give up if nobody ever begins to serve."""
+        starts = 0
+        if self.succession.current.hopeless:
+            starts = self.succession.current.policy.failures
+        elif not self._announced and self.succession.attempts > MAX_FAILURES:
+            starts = self.succession.attempts
+        if starts:
+            logger.error("No worker became ready in %d starts; giving up.", starts)
+            self.status = 1
+            self.stop()
+
+    def _is_warm(self, now: float) -> bool:
+        """Whether all of the first workers are idle.
+
+        The first connections are for slot 0, also if it is idle a moment after
+        slot 1. A worker that takes long keeps nobody waiting for it.
+        """
+        if self._first_idle is None:
+            if not self.succession.current.pool.idle:
+                return False
+            self._first_idle = now
+        return self.succession.current.ready or now >= self._first_idle + _WARM_UP
+
+    def _announce(self) -> None:
+        self._announced = True
+        self.succession.current.tell_ready(follows=False)
+        banner.show(self.succession.current, self.queues, self.supervisor)
+        self.supervisor.adopt_orphans()
+
+    # Reloading
+
+    @property
+    def _settings(self) -> Settings:
+        settings = self.succession.current.settings
+        assert settings is not None, "nothing is served before the app is loaded"
+        return settings
+
+    def reload(self) -> None:
+        """HUP: load the app anew, and let the present workers finish."""
+        if self.phase is Phase.SERVING and self.ending.drain_at is None:
+            self.succession.begin()
+
+    def _reap(self) -> None:
+        self.observer.reap()
+        for pid, status in reaper.reap_orphans(self.succession.zygotes):
+            for generation in self.succession.all():
+                generation.children.orphan_ended(pid, status)
+        for bereaved, status in self.succession.reap():
+            if self.phase is Phase.LOADING:
+                # It has said why; say the same to whoever started us.
+                self.status = status if status > 0 else 1
+                self.stop()
+            elif self.phase is Phase.SERVING:
+                self.succession.bereaved(bereaved)
+
+    # Going down
+
+    def drain(self) -> None:
+        """TERM: serve what waits and what runs, then end. Twice: at once."""
+        delay = graceful = 0.0
+        if self.phase is Phase.SERVING:
+            delay = self._settings.drain_delay
+            graceful = self._settings.graceful_timeout
+        self.descent.term(self.clock(), delay, graceful)
+
+    def stop(self) -> None:
+        """INT, QUIT: end at once; what runs is killed. Twice: this instant."""
+        self.descent.interrupt(self.clock())
+
+    def _clean_up(self) -> None:
+        self.descent.close_queues()
+        self.succession.close()
+        self.observer.release()
+        self.supervisor.close()
+        self.summary.close()
+        os.close(self._scoreboard)
+        self.poller.close()
+        self._log.finish()
+        self._signals.close()
+
+
+def serve(zygote: Zygote, surroundings: Surroundings) -> int:
+    """Run the dispatcher. Called by the command, which exits with the result.
+
+    :param zygote: The first generation's, just started.
+    :param surroundings: What the command was started with.
+    :return: The exit status.
+    """
+    status = Dispatcher(zygote, surroundings).run()
+    # While the interpreter goes down it takes its handlers away, and one signal more
+    # would change how this process ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    return status

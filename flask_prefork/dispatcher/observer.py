@@ -1,0 +1,260 @@
+"""The observer as the dispatcher holds it: started, listened to, started again.
+
+The process itself is in :mod:`.observe`. It reads shared memory, and asks us only
+whether we still turn. Whatever becomes of it is no matter of the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import typing as t
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+from ..ipc import spawn
+from ..ipc.channel import Channel
+from ..ipc.channel import close_all
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import Malformed
+from ..ipc.channel import write_document
+from ..ipc.listener import Listener
+from ..settings.addresses import Address
+from ..system import origin
+from ..system import output_locks
+from ..system import socket_modes
+from ..system.log import logger
+from ..system.poller import Poller
+from ..system.systemd import VARIABLES
+from .service import Supervisor
+
+#: One that was killed is replaced after this: who asks meanwhile waits in the
+#: listening socket's queue, and no longer than a probe does. For one that failed by
+#: itself it is doubled each time, up to the maximum. In seconds.
+_PAUSE = 0.05
+_MAX_PAUSE = 2.0
+#: How long it may take to come up, and how long it may be silent then: it pings once
+#: a second. In seconds.
+_UP = 30.0
+_SILENT = 10.0
+#: What it runs; its modules are found where ours were.
+_CODE = (
+    "import sys; sys.path[:] = {path!r};"
+    " from flask_prefork.observe.process import main; main({fd})"
+)
+
+
+def _is_guarded(address: Address | None) -> bool:
+    """Whether only this machine's users are meant, whose browsers could be abused."""
+    return address is not None and address.is_local and not address.path
+
+
+class Observer:
+    """At most one process that tells what goes on.
+
+    :param supervisor: Has the rights to start it, and its socket.
+    :param poller: The dispatcher's poll set.
+    :param scoreboard: The descriptor of the shared scoreboard.
+    :param clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        poller: Poller,
+        scoreboard: int,
+        clock: t.Callable[[], float],
+    ) -> None:
+        #: Its process; 0 while there is none.
+        self.pid = 0
+        self._supervisor = supervisor
+        self._poller = poller
+        self._scoreboard = scoreboard
+        self._clock = clock
+        self._begun = clock()
+        self._channel: Channel | None = None
+        self._told = False
+        self._doors: Mapping[str, Listener] = {}
+        self._listeners: Sequence[Listener] = ()
+        #: What it is told; nothing before it is wanted, and when it isn't any more.
+        self._about: dict[str, t.Any] = {}
+        #: When it was heard last, and what is to be heard next by then.
+        self._hear_by: float | None = None
+        self._pauses = 0
+        self._start_at: float | None = None
+
+    def open(
+        self,
+        doors: Mapping[str, Listener],
+        token: str | None,
+        listeners: Sequence[Listener],
+    ) -> None:
+        """Begin to tell.
+
+        :param doors: Where it is asked, see :meth:`.Supervisor.doors`.
+        :param token: What it is to ask for, if anything.
+        :param listeners: The sockets whose queues it tells of.
+        """
+        outside = self._supervisor.surroundings
+        self._listeners = listeners
+        self._doors = doors
+        self._about = {
+            "doors": [*doors],
+            "pid": os.getpid(),
+            "begun": self._begun,
+            "addresses": [one.addresses(outside.scheme)[0] for one in listeners],
+            "token": token,
+            "guarded": _is_guarded(self._supervisor.admin_address),
+            "identity": outside.identity,
+        }
+        self._start()
+
+    def _start(self) -> None:
+        self._start_at = None
+        try:
+            ours, theirs = socket_modes.pair()
+        except OSError as e:
+            self._not_started(e)
+            return
+        try:
+            theirs.set_inheritable(True)
+            code = _CODE.format(path=sys.path, fd=theirs.fileno())
+            env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+            with self._supervisor.rights(), output_locks.inherited() as locks:
+                self.pid = origin.spawn(
+                    sys.executable,
+                    [sys.executable, "-c", code],
+                    {**env, **locks},
+                    spawn.FOREIGN_SIGNALS,
+                )
+        except OSError as e:
+            ours.close()
+            self._not_started(e)
+            return
+        finally:
+            theirs.close()
+        self._channel = Channel(ours)
+        self._told = False
+        self._hear_by = self._clock() + _UP
+        self._poller.watch(self._channel.fd, self._read)
+
+    def _not_started(self, e: OSError) -> None:
+        logger.error("Can't start the observer: %s.", e)
+        self._retry(failed=True)
+
+    def _tell(self, channel: Channel) -> None:
+        """Hand it what it is to serve.
+
+        Only when it listens to us: sockets on their way to a process that still
+        imports its modules would outlive our death, and clients would connect to
+        nobody.
+        """
+        self._told = True
+        try:
+            document = write_document(self._about)
+        except OSError as e:
+            logger.error("Can't tell the observer what to serve: %s.", e)
+            self._hang_up()
+            self.kill()
+            return
+        fds = [document, self._scoreboard]
+        fds += [one.fd for one in (*self._doors.values(), *self._listeners)]
+        channel.send(Frame(Kind.OBSERVE, 0), fds)
+        os.close(document)
+
+    def _read(self) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            received = channel.receive()
+            if received is not None:
+                close_all(received[1])
+                for frame in received[0]:
+                    self._hear(channel, frame)
+                return
+        except ValueError as e:
+            logger.error("The observer sent garbage: %s.", e)
+        # It is dead, or will be; its end is told by a signal.
+        self._hang_up()
+        self.kill()
+
+    def _hear(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind is not Kind.PING:
+            raise Malformed(f"{frame.kind.name} is not for it to send")
+        self._hear_by = self._clock() + _SILENT
+        if self._told:
+            channel.send(frame)
+        else:
+            self._tell(channel)
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        self._hear_by = None
+        if channel is not None:
+            self._poller.forget(channel.fd)
+            channel.close()
+
+    def reap(self) -> None:
+        """Take in whether it has ended."""
+        if not self.pid:
+            return
+        try:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            found, status = self.pid, 0
+        if not found:
+            return
+        how = os.waitstatus_to_exitcode(status)
+        pid, self.pid = self.pid, 0
+        self._hang_up()
+        if self._about:
+            logger.error("The observer (pid %d) died: status %d.", pid, how)
+            self._retry(failed=how >= 0)
+
+    def _retry(self, failed: bool) -> None:
+        self._pauses = min(self._pauses + 1, 30) if failed else 0
+        self._start_at = self._clock() + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
+
+    def pardon(self, seconds: float) -> None:
+        """Give it more time: so long it may have been stopped as we were."""
+        if self._hear_by is not None:
+            self._hear_by += seconds
+
+    def deadline(self) -> float | None:
+        """When :meth:`step` should run next."""
+        return self._hear_by if self._start_at is None else self._start_at
+
+    def step(self, now: float) -> None:
+        """Start another one in the place of one that is dead, or hangs."""
+        if self._hear_by is not None and now >= self._hear_by:
+            logger.error("The observer (pid %d) is silent: it is killed.", self.pid)
+            self._hang_up()
+            self.kill()
+        if self._start_at is not None and now >= self._start_at:
+            self._start()
+
+    def close_queues(self) -> None:
+        """Nobody listens any more, and no socket may be left for clients to try."""
+        self._listeners = ()
+        if self._channel is None or not self._told:
+            return
+        if not self._channel.send(Frame(Kind.CLOSED, 0)):
+            # It doesn't read, and holds on to them.
+            self._hang_up()
+            self.kill()
+
+    def release(self) -> None:
+        """Let it end: it does when nobody holds the other end of its channel."""
+        self._about = {}
+        self._start_at = None
+        self._hang_up()
+
+    def kill(self) -> None:
+        """End it now."""
+        if self.pid:
+            with self._supervisor.rights(), contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)

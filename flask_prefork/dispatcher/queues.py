@@ -1,0 +1,371 @@
+"""What waits for a worker: the accept queues, and parked connections.
+
+The dispatcher calls :meth:`Queues.dispatch` once it has taken in all news. The
+descriptors of everything that waits are held here; :mod:`.parked` decides about
+parked connections, and the generation's pool which worker to order.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import typing as t
+from collections.abc import Sequence
+
+from ..ipc import parked
+from ..ipc.channel import Frame
+from ..ipc.listener import Listener
+from ..ipc.parked import Connection
+from ..ipc.parked import Lot
+from ..system.log import logger
+from ..system.poller import Poller
+from . import vetting
+from .generation import Generation
+
+#: While orders are on their way, look this often whether more connections
+#: wait than orders, in seconds.
+_LOOK_AGAIN = 0.02
+#: While workers end that block in accept, look this often whether a connection was
+#: left behind, in seconds. The others take one in less.
+_LOOK_BEHIND = 0.05
+#: How long a connection is kept for a worker that has handed its last byte to
+#: the kernel and is about to accept, in seconds.
+_HOLD = 0.01
+#: No setting lets a connection wait for longer than a day, in seconds.
+_FAR = 2 * 86400.0
+#: How long a client that is on its way in when the server stops may take until
+#: its connection can be accepted, in seconds. It may never send a byte.
+_LAST_STEPS = 1.0
+#: How long a client that was told that its connection goes on may take to use it when
+#: the server stops, in seconds. The response to that says that it ends.
+_LAST_REQUEST = 1.0
+#: Descriptors that are left for workers and all else.
+_RESERVE = 64
+
+
+def raise_descriptor_limit() -> int:
+    """Raise RLIMIT_NOFILE to its hard limit (``getrlimit(2)``).
+
+    It is for this process alone: what it starts has the limit that it had before, see
+    :mod:`.origin`.
+
+    :return: How many descriptors this process may have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1_048_576)
+    try:
+        # The hard one stays: without root's rights there is no way back up.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft
+    return wanted
+
+
+class Queues:
+    """Everything that waits.
+
+    :param poller: The dispatcher's poll set.
+    :param clock: Monotonic seconds.
+    :param descriptors: How many this process may have.
+    """
+
+    def __init__(
+        self, poller: Poller, clock: t.Callable[[], float], descriptors: int
+    ) -> None:
+        self.listeners: Sequence[Listener] = ()
+        self.lot = Lot()
+        self._poller = poller
+        self._clock = clock
+        self._descriptors = descriptors
+        self._reserved = 0
+        #: Listeners at which somebody knocked since the last dispatch.
+        self._knocks: set[int] = set()
+        self._look_again: float | None = None
+        self._look_behind: float | None = None
+        #: The workers that had ended, by generation, when that was looked at last.
+        self._gone: dict[int, int] = {}
+        #: The workers for which a connection was held back last, and since when.
+        self._held_for = b""
+        self._held_since = 0.0
+        #: Whether the next worker is for a parked connection.
+        self._parked_turn = True
+        self._next_listener = 0
+        self._full = False
+        #: Until when the server's end waits for who is on the way in.
+        self._patience = 0.0
+
+    # Dispatch
+
+    def dispatch(self, generation: Generation) -> None:
+        """Order workers to accept, or hand them parked connections."""
+        self._expire()
+        self._look_again = None
+        ordered = generation.is_ordered
+        if self.lot.ready:
+            self._take_turns(generation, ordered)
+        elif ordered:
+            for index in self._rotation():
+                if not generation.pool.idle:
+                    break
+                waiting = self._unordered(generation, index)
+                if waiting > 0:
+                    generation.order(waiting, index)
+        generation.tell_others_wait(bool(self.lot.ready))
+        self._knocks.clear()
+        if ordered:
+            self._arm(generation)
+
+    def _take_turns(self, generation: Generation, ordered: bool) -> None:
+        """Serve parked connections and accept queues by turns.
+
+        If either came first always, the other would starve: with as many busy
+        kept-alive connections as workers nobody would ever accept.
+        """
+        waiting: dict[int, int] = {}
+        if ordered and generation.pool.idle:
+            for index in self._rotation():
+                # No knock is to be relied on: while nobody is idle, nobody
+                # listens for it.
+                waiting[index] = self._unordered(generation, index, look=True)
+        while generation.pool.idle:
+            queue = next((i for i, count in waiting.items() if count > 0), None)
+            if self.lot.ready and (self._parked_turn or queue is None):
+                generation.resume(self.lot.ready.popleft())
+            elif queue is not None:
+                generation.order(1, queue)
+                waiting[queue] -= 1
+            else:
+                break
+            self._parked_turn = not self._parked_turn
+
+    def _rotation(self) -> list[int]:
+        count = len(self.listeners)
+        if count < 2:
+            return list(range(count))
+        self._next_listener = (self._next_listener + 1) % count
+        start = self._next_listener
+        return [*range(start, count), *range(start)]
+
+    def _unordered(self, generation: Generation, index: int, look: bool = False) -> int:
+        """Connections on a listener that nobody was ordered to take."""
+        listener = self.listeners[index]
+        outstanding = generation.pool.outstanding[index]
+        unsure = look or outstanding or listener.fd in self._knocks
+        if not unsure and self._poller.is_watched(listener.fd):
+            return 0  # it would have knocked
+        waiting = listener.waiting() - outstanding
+        if waiting <= 0:
+            return 0
+        return waiting - self._held_back(generation)
+
+    def _held_back(self, generation: Generation) -> int:
+        """How many connections lower-numbered workers will take in a moment.
+
+        A worker that has sent the last byte of a response accepts again within
+        microseconds; a client that has read it may be faster. Such a worker is
+        as good as idle, and it is the hot one.
+        """
+        endings = generation.endings()
+        about_to_accept = len(endings) - endings.count(0)
+        if not about_to_accept:
+            return 0
+        now = self._clock()
+        if endings != self._held_for:
+            self._held_for = endings
+            self._held_since = now
+        if now >= self._held_since + _HOLD:
+            return 0
+        self._look_again = self._held_since + _HOLD
+        return about_to_accept
+
+    def _arm(self, generation: Generation) -> None:
+        """Poll a listener while somebody is idle and no order is on its way.
+
+        A queue that is being served would go on knocking.
+        """
+        idle = generation.pool.idle
+        held = self._look_again is not None
+        for index, listener in enumerate(self.listeners):
+            wanted = idle and not held and not generation.pool.outstanding[index]
+            watched = self._poller.is_watched(listener.fd)
+            if wanted and not watched:
+                self._poller.watch(listener.fd, self._knock(listener.fd))
+            elif watched and not wanted:
+                self._poller.forget(listener.fd)
+            if idle and not wanted and not held:
+                self._look_again = self._clock() + _LOOK_AGAIN
+
+    def _knock(self, fd: int) -> t.Callable[[], None]:
+        return lambda: self._knocks.add(fd)
+
+    def look_behind(
+        self, current: Generation, generations: Sequence[Generation]
+    ) -> None:
+        """Order workers that block in accept to take what was left behind.
+
+        A connection wakes one of them (EPOLLEXCLUSIVE, ``epoll_ctl(2)``). If that
+        one retires or dies before it accepts, the kernel wakes no other.
+
+        :param current: The generation that serves.
+        :param generations: All whose workers may have been woken.
+        """
+        if current.is_ordered:
+            self._look_behind = None
+            return
+        gone = {one.number: one.pool.gone for one in generations}
+        ending = gone != self._gone or any(one.pool.retiring for one in generations)
+        self._gone = gone
+        now = self._clock()
+        if self._look_behind is not None and now >= self._look_behind:
+            self._look_behind = None
+            for index in self._rotation():
+                waiting = self.listeners[index].waiting()
+                waiting -= current.pool.outstanding[index]
+                if waiting > 0 and current.pool.idle:
+                    current.order(waiting, index)
+        if ending and self._look_behind is None:
+            self._look_behind = now + _LOOK_BEHIND
+
+    def unanswered(self, generation: Generation) -> int:
+        """Connections for which nobody is idle."""
+        if generation.pool.idle:
+            return 0
+        outstanding = generation.pool.outstanding
+        return len(self.lot.ready) + sum(
+            max(0, listener.waiting() - outstanding[index])
+            for index, listener in enumerate(self.listeners)
+        )
+
+    def waiting(self) -> int:
+        """The length of all accept queues together."""
+        return sum(listener.waiting() for listener in self.listeners)
+
+    def deadline(self) -> float | None:
+        """When to dispatch again if nothing happens before."""
+        times = [self._look_again, self._look_behind, self.lot.deadline()]
+        return min((moment for moment in times if moment is not None), default=None)
+
+    # Parked connections
+
+    def park(self, fd: int, frame: Frame) -> None:
+        """Take over a connection that a worker hands back.
+
+        :param fd: Our descriptor of it, owned from now on.
+        :param frame: What the worker says of it (PARK).
+        :raises ValueError: It can't be: the connection isn't taken over, lest what
+            one worker got wrong is the next one's trouble.
+        """
+        wait, wakes = parked.from_flags(frame.flags)
+        if not 0 <= frame.moment < self._clock() + _FAR:
+            raise ValueError(f"a connection can't wait until {frame.moment}")
+        if self.listeners and frame.place >= len(self.listeners):
+            raise ValueError(f"there is no listener {frame.place}")
+        families = {listener.sock.family for listener in self.listeners}
+        if not families or not vetting.connection(fd, families):
+            # Nobody is served any more; or the client has gone.
+            os.close(fd)
+            return
+        self._make_room()
+        connection = Connection(
+            fd, frame.place, wait, frame.moment, frame.argument, wakes, frame.tag
+        )
+        if self.lot.park(connection, self._clock()):
+            self._watch(connection)
+
+    def put_back(self, connection: Connection) -> None:
+        """A worker died before it took the connection: it is the next one's."""
+        self.lot.ready.appendleft(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        try:
+            self._poller.watch(connection.fd, lambda: self._wake(connection))
+        except OSError as e:
+            # ENOMEM, ENOSPC (epoll_ctl(2)).
+            logger.error("Can't wait for a connection: %s.", e.strerror)
+            self._close(connection)
+
+    def _wake(self, connection: Connection) -> None:
+        if connection not in self.lot:
+            return  # closed by a callback of the same batch
+        self._poller.forget(connection.fd)
+        self.lot.wake(connection)
+
+    def _expire(self) -> None:
+        expired = self.lot.expire(self._clock())
+        for connection in expired.close:
+            self._close(connection)
+        for connection in expired.late:
+            self._poller.forget(connection.fd)
+        for connection in expired.watch:
+            self._watch(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self.lot.remove(connection)
+        self._poller.forget(connection.fd)
+        os.close(connection.fd)
+
+    def _make_room(self) -> None:
+        """Give up the longest-idle connections when descriptors run out."""
+        while len(self.lot) + _RESERVE + self._reserved >= self._descriptors:
+            oldest = self.lot.longest_idle()
+            if oldest is None:
+                return
+            if not self._full:
+                self._full = True
+                logger.warning(
+                    "All %d descriptors are in use; closing the connections that"
+                    " are idle for the longest time.",
+                    self._descriptors,
+                )
+            self._close(oldest)
+
+    def reserve(self, descriptors: int) -> None:
+        """Keep descriptors free for workers; if they are more than before, at once."""
+        grows = descriptors > self._reserved
+        self._reserved = descriptors
+        if grows:
+            self._make_room()
+
+    # The end
+
+    def turn_away(self) -> None:
+        """Let nobody new in; who is on the way in is still served."""
+        self._patience = self._clock() + _LAST_STEPS
+        for listener in self.listeners:
+            listener.turn_away()
+
+    def is_served(self, generation: Generation) -> bool:
+        """Whether nobody waits: no connection, no begun request, and nobody who may
+        just be about to begin one."""
+        if not generation.pool.total:
+            return True  # nor is anybody left who could serve
+        now = self._clock()
+        if generation.is_looking():
+            # What it looks at may come back as a connection that waits.
+            self._look_again = now + _LOOK_AGAIN
+            return False
+        # Before the look at the accept queues, to which it goes from there.
+        if now < self._patience and any(one.is_awaited() for one in self.listeners):
+            self._look_again = now + _LOOK_AGAIN
+            return False
+        idle_since = self.lot.last_idle_since()
+        if idle_since is not None and now < idle_since + _LAST_REQUEST:
+            self._look_again = idle_since + _LAST_REQUEST
+            return False
+        return not (
+            self.lot.ready
+            or self.lot.heads
+            or any(generation.pool.outstanding.values())
+            or self.waiting()
+        )
+
+    def close(self) -> None:
+        """Refuse new connections, and close those between two requests."""
+        # First: their descriptors may be wanted for who waits at a listener.
+        for connection in self.lot.clear():
+            self._close(connection)
+        for listener in self.listeners:
+            self._poller.forget(listener.fd)
+            listener.shut()
+            listener.close()
+        self.listeners = ()

@@ -1,0 +1,235 @@
+"""Who watches over the server from outside: systemd, a pid file, rights, orphans.
+
+The dispatcher calls it at the turns of its life. What the modules ``systemd``,
+``pidfile``, ``privileges`` and ``reaper`` can do is put together here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import typing as t
+
+from ..ipc.listener import AS_IT_IS
+from ..ipc.listener import bind
+from ..ipc.listener import BindError
+from ..ipc.listener import Listener
+from ..settings import addresses
+from ..settings.addresses import Address
+from ..system import reaper
+from ..system.pid_file import PidFile
+from ..system.privileges import Identity
+from ..system.socket_access import Access
+from ..system.systemd import Notifier
+
+#: How often systemd is told how the server fares, in seconds.
+_STATUS_INTERVAL = 5.0
+#: What is appended to a pid file's name for the file with the admin address.
+ADMIN_SUFFIX = ".admin"
+#: Connections that may wait for the observer while it is started again.
+_OBSERVER_BACKLOG = 64
+#: Of its unix socket: what it tells is for nobody else.
+_ADMIN_MODE = 0o600
+
+
+class Surroundings(t.NamedTuple):
+    """What the command was started with, apart from the app's settings.
+
+    :param host: What to listen on, see :func:`.listener.bind`.
+    :param port: The TCP port.
+    :param scheme: ``http`` or ``https``, for the banner.
+    :param fds: Listening sockets that systemd has passed; they go before host
+        and port.
+    :param notifier: Tells systemd how the server fares.
+    :param pid_file: Where to write the pid, if anywhere.
+    :param identity: Who the zygotes and workers become, if not who we are.
+    :param access: Of the unix socket that the app is served on, if it is on one.
+    """
+
+    host: str
+    port: int
+    scheme: str
+    fds: t.Sequence[int]
+    notifier: Notifier
+    pid_file: str | None = None
+    identity: Identity | None = None
+    access: Access = AS_IT_IS
+
+
+class Supervisor:
+    """The dispatcher's side of what is around it.
+
+    :param surroundings: What the command was started with.
+    :param clock: Monotonic seconds.
+
+    :ivar admin: Where the observer is to serve its site, if anywhere.
+    :ivar admin_address: The same, to be shown.
+    :ivar agent: Where it is to answer HAProxy, if anywhere.
+    :ivar agent_address: The same, to be shown.
+    """
+
+    def __init__(
+        self, surroundings: Surroundings, clock: t.Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self.surroundings = surroundings
+        self.admin: Listener | None = None
+        self.admin_address: Address | None = None
+        self.agent: Listener | None = None
+        self.agent_address: Address | None = None
+        self._notifier = surroundings.notifier
+        path = surroundings.pid_file
+        self._pid_file = PidFile(path) if path is not None else None
+        self._tell_at = clock() if self._notifier.listened_to else None
+
+    def listen(
+        self, backlog: int, admin: str | None = None, agent: str | None = None
+    ) -> list[Listener]:
+        """Bind, write the pid file, and give up the rights that this needed.
+
+        :param admin: Where the observer is to serve its site, if anywhere.
+        :param agent: Where it is to answer HAProxy, if anywhere.
+        :raises BindError: An address can't be listened on.
+        :raises PidFileError: The pid file can't be written.
+        """
+        outside = self.surroundings
+        hosts = [f"fd://{fd}" for fd in outside.fds] or [outside.host]
+        listeners: list[Listener] = []
+        try:
+            for host in hosts:
+                listeners.append(bind(host, outside.port, backlog, outside.access))
+            if admin is not None:
+                self._listen_for_admin(addresses.parse(admin))
+            if agent is not None:
+                self._listen_for_agent(addresses.parse(agent))
+            if self._pid_file is not None:
+                self._pid_file.create()
+                beside = self.admin_address
+                self._pid_file.write_beside(
+                    ADMIN_SUFFIX, None if beside is None else f"{beside.reached()}\n"
+                )
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            self._close_doors()
+            raise
+        self._lower()
+        return listeners
+
+    def _listen_beside(
+        self,
+        wanted: Address,
+        name: str,
+        access: Access = AS_IT_IS,
+    ) -> Listener:
+        """Bind an address of the observer's, which can't be the app's."""
+        outside = self.surroundings
+        if not outside.fds and wanted.clashes(outside.host, outside.port):
+            raise BindError(
+                f"The app is to be served on {wanted}; give the {name} another"
+                f" {'path' if wanted.path else 'port'}."
+            )
+        host = f"unix://{wanted.path}" if wanted.path else wanted.host
+        try:
+            return bind(host, wanted.port, _OBSERVER_BACKLOG, access)
+        except BindError as e:
+            raise BindError(f"The {name} {wanted} can't be had. {e}") from None
+
+    def _listen_for_agent(self, wanted: Address) -> None:
+        self.agent = self._listen_beside(wanted, "agent check's address")
+        self.agent_address = wanted._replace(port=self.agent.port)
+        # Its clients wait for us to speak first.
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):
+            self.agent.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+
+    def _listen_for_admin(self, wanted: Address) -> None:
+        identity = self.surroundings.identity
+        owner = (identity.uid, identity.gid) if identity is not None else (-1, -1)
+        access = Access(_ADMIN_MODE, *owner)
+        listener = self._listen_beside(wanted, "admin address", access)
+        self.admin = listener
+        if listener.path is None:
+            self.admin_address = wanted._replace(port=listener.port)
+            return
+        self.admin_address = wanted._replace(path=listener.path)
+
+    def doors(self) -> dict[str, Listener]:
+        """Where the observer is to serve: ``admin``, ``agent``, both or neither."""
+        known = {"admin": self.admin, "agent": self.agent}
+        return {name: door for name, door in known.items() if door is not None}
+
+    def _close_doors(self) -> None:
+        for door in self.doors().values():
+            door.close()
+        self.admin = self.agent = None
+
+    # Rights
+
+    def _lower(self) -> None:
+        """Act as the user from now on; root's id is kept aside (seteuid(2))."""
+        identity = self.surroundings.identity
+        if identity is not None:
+            os.setgroups(identity.groups)
+            os.setegid(identity.gid)
+            os.seteuid(identity.uid)
+
+    @contextlib.contextmanager
+    def rights(self) -> t.Iterator[None]:
+        """Act as who started the server: to start a zygote, or to clean up."""
+        lowered = self.surroundings.identity is not None and os.geteuid() != os.getuid()
+        if lowered:
+            os.seteuid(os.getuid())
+            os.setegid(os.getgid())
+        try:
+            yield
+        finally:
+            if lowered:
+                self._lower()
+
+    # Telling systemd
+
+    def ready(self, status: str) -> None:
+        """The server serves, for the first time or again."""
+        self._notifier.ready(status)
+
+    def reloading(self) -> None:
+        """A reload begins."""
+        self._notifier.reloading()
+
+    def stopping(self) -> None:
+        """The server goes down."""
+        self._notifier.stopping()
+
+    def deadline(self) -> float | None:
+        """When :meth:`tell` is due, in seconds."""
+        return self._tell_at
+
+    def tell(self, now: float, status: str) -> None:
+        """Say that the loop turns, and how the server fares."""
+        if self._tell_at is None or now < self._tell_at:
+            return
+        self._notifier.watchdog()
+        self._notifier.status(status)
+        interval = self._notifier.watchdog_interval or _STATUS_INTERVAL
+        self._tell_at = now + min(interval, _STATUS_INTERVAL)
+
+    # Orphans
+
+    def adopt_orphans(self) -> None:
+        """Be the parent of processes that lose theirs.
+
+        In a container that is so anyway (PID 1); elsewhere it lets us reap the
+        workers of a zygote that was killed.
+        """
+        with self.rights():
+            # The interpreter's files, of which it needs some, may be out of reach.
+            reaper.become_subreaper()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._notifier.close()
+        with self.rights():
+            self._close_doors()
+            if self._pid_file is not None:
+                self._pid_file.remove()

@@ -1,0 +1,146 @@
+"""The server goes down: what :mod:`.ending` decides is done here.
+
+The dispatcher tells of signals, and lets it step in each turn.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..ipc.exits import AT_ONCE
+from ..ipc.phase import Phase
+from ..system.log import logger
+from .ending import Ending
+from .ending import Left
+from .ending import Step
+from .generation import TOO_LATE
+from .generations import Succession
+from .observer import Observer
+from .queues import Queues
+from .service import Supervisor
+
+
+class Descent:
+    """Takes the steps to the server's end.
+
+    :param ending: Decides which and when.
+    :param succession: All generations.
+    :param queues: All that waits.
+    :param observer: Ends after all workers.
+    :param supervisor: Hears of it, and has the rights to clean up.
+    """
+
+    def __init__(
+        self,
+        ending: Ending,
+        succession: Succession,
+        queues: Queues,
+        observer: Observer,
+        supervisor: Supervisor,
+    ) -> None:
+        self._ending = ending
+        self._succession = succession
+        self._queues = queues
+        self._observer = observer
+        self._supervisor = supervisor
+        self._now = 0.0
+        self._steps: dict[Step, t.Callable[[], None]] = {
+            Step.DRAIN: self._drain,
+            Step.CLOSE: self._close,
+            Step.CUT: self._cut,
+            Step.SHOW_WORKERS: self._show_workers,
+            Step.KILL_WORKERS: self._kill_workers,
+            Step.RELEASE: self._release,
+            Step.SHOW_ZYGOTES: self._show_zygotes,
+            Step.KILL: self._kill,
+        }
+
+    def term(self, now: float, delay: float, graceful: float) -> None:
+        """End gracefully, see :meth:`.Ending.term`."""
+        self._now = now
+        self._take(self._ending.term(now, delay, graceful))
+
+    def interrupt(self, now: float) -> None:
+        """End at once, see :meth:`.Ending.interrupt`."""
+        self._now = now
+        self._take(self._ending.interrupt(now))
+
+    def step(self, now: float) -> None:
+        """Do what is due."""
+        self._now = now
+        while (step := self._ending.step(now, self._left())) is not None:
+            self._take(step)
+
+    def _take(self, step: Step | None) -> None:
+        if step is not None:
+            self._steps[step]()
+
+    def _left(self) -> Left:
+        line = self._succession
+        draining = self._ending.phase is Phase.DRAINING
+        return Left(
+            draining and self._queues.is_served(line.current),
+            sum(len(generation.pool) for generation in line.all()),
+            len(line.zygotes) + bool(self._observer.pid),
+        )
+
+    def close_queues(self) -> None:
+        """Accept nothing more."""
+        # A unix socket's path is removed by who made it.
+        with self._supervisor.rights():
+            self._queues.close()
+        self._observer.close_queues()
+
+    def _drain(self) -> None:
+        self._supervisor.stopping()
+        self._succession.abandon()
+        with self._supervisor.rights():
+            # A unix socket's path is removed.
+            self._queues.turn_away()
+        for generation in self._succession.all():
+            generation.drain()
+
+    def _close(self) -> None:
+        self.close_queues()
+        for generation in self._succession.all():
+            generation.retire(self._ending.deadline())
+
+    def _cut(self) -> None:
+        self._supervisor.stopping()
+        self.close_queues()
+        self._succession.abandon()
+        for generation in self._succession.all():
+            generation.kill_unfinished()
+            generation.retire(self._now)
+
+    def _show_workers(self) -> None:
+        for generation in self._succession.all():
+            generation.show_late()
+
+    def _kill_workers(self) -> None:
+        why = AT_ONCE if self._ending.is_hurried else TOO_LATE
+        for generation in self._succession.all():
+            generation.kill_all(why)
+
+    def _release(self) -> None:
+        self._observer.release()
+        for generation in self._succession.all():
+            generation.release()
+
+    def _show_zygotes(self) -> None:
+        for generation in self._succession.zygotes.values():
+            logger.error(
+                "The zygote of generation %d (pid %d) did not end; its threads:",
+                generation.number,
+                generation.pid,
+            )
+            generation.zygote.show()
+
+    def _kill(self) -> None:
+        self._supervisor.stopping()
+        self.close_queues()
+        self._observer.release()
+        self._observer.kill()
+        for generation in self._succession.all():
+            generation.kill_all(AT_ONCE)
+            generation.zygote.kill()

@@ -1,0 +1,145 @@
+"""How many workers one generation has: what the policy decides is carried out here.
+
+:class:`.generation.Generation` asks for it in each turn of the dispatcher, as long as
+it may start workers.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..ipc.stats import Summary
+from ..settings import size
+from ..system.log import logger
+from .policy import Memory
+from .policy import Policy
+from .pool import Pool
+from .pool import State
+from .workers import Children
+
+#: So many workers may be on order at once: more would not fit into the buffer of
+#: the zygote's socket, if it is slow to fork.
+_MAX_UNBORN = 64
+
+
+class Sizing:
+    """One generation's growth and shrinkage.
+
+    :param children: Its workers.
+    :param clock: Monotonic seconds.
+    :param summary: Where shortages of memory are counted.
+    """
+
+    def __init__(
+        self, children: Children, clock: t.Callable[[], float], summary: Summary
+    ) -> None:
+        self._children = children
+        self._clock = clock
+        self._summary = summary
+
+    @property
+    def _pool(self) -> Pool:
+        return self._children.pool
+
+    @property
+    def _policy(self) -> Policy:
+        return self._children.policy
+
+    def begin(self) -> None:
+        """Start the first workers."""
+        self._spawn(self._policy.first())
+
+    def step(self, now: float, waiting: int, others: int, memory: int) -> None:
+        """Start and retire as many workers as the policy wants now.
+
+        :param waiting: Connections that nobody was ordered to take.
+        :param others: Processes of another generation.
+        :param memory: What these have in memory, in bytes.
+        """
+        pool, policy, weights = self._pool, self._policy, self._children.weights
+        used = weights.memory(pool, memory)
+        at_work = pool.counts[State.BUSY] + pool.counts[State.ORDERED] - pool.suspects
+        ending = pool.total - pool.idle - pool.starting - at_work + others
+        wanted = policy.grow(
+            now,
+            idle=pool.idle,
+            starting=pool.starting,
+            total=pool.total,
+            waiting=waiting,
+            others=others,
+            memory=used,
+            ending=ending,
+        )
+        self._tell_limits(pool.total + others, ending)
+        if wanted:
+            self._spawn(wanted)
+        surplus = policy.shrink(now, idle=pool.idle, total=pool.total)
+        for worker in pool.highest_idle(surplus):
+            self._children.retire(worker)
+        excess, most = policy.excess(idle=pool.idle, total=pool.total, memory=used)
+        if excess:
+            # Those have their memory until they are gone.
+            excess -= weights.leaving(pool)
+            for worker in weights.coldest(pool, excess, most):
+                self._children.retire(worker)
+
+    def recycle(self, now: float, others: int, memory: int) -> None:
+        """Replace a worker that is due; see :meth:`step`."""
+        pool, policy, weights = self._pool, self._policy, self._children.weights
+        used = weights.memory(pool, memory)
+        self._expire(used)
+        if not pool.recycles:
+            return
+        room = policy.room(pool.total, others, used) > 0
+        if not policy.may_replace(now, idle=pool.idle, total=pool.total, room=room):
+            return
+        for worker in list(weights.urgent):
+            if worker.state is State.IDLE:
+                self._children.retire(worker)
+        new, old = pool.recycle(now, room)
+        if new is not None:
+            self._children.start(new)
+        if old is not None:
+            self._children.retire(old)
+
+    def _expire(self, memory: Memory) -> None:
+        """Let those be due who have too much memory."""
+        weights = self._children.weights
+        while weights.over:
+            self._children.replace(weights.over.pop(), "")
+        if leak := self._policy.leak(memory):
+            leak -= weights.leaving(self._pool)
+            for worker in weights.grown(leak):
+                self._children.replace(worker, ", too much for the memory budget")
+
+    def deadline(self) -> float | None:
+        """When to step, or to recycle, next if nothing happens before, in seconds."""
+        times = [self._policy.deadline()]
+        if self._pool.recycles:
+            times.append(self._policy.back_off(self._clock()))
+        return min((moment for moment in times if moment is not None), default=None)
+
+    def _tell_limits(self, total: int, ending: int) -> None:
+        policy = self._policy
+        if policy.crowds.is_new():
+            logger.warning("max-workers reached: all %d workers are busy.", total)
+        if policy.endings.is_new():
+            logger.warning(
+                "No place for another worker: %d of %d have yet to end.", ending, total
+            )
+        if policy.shortages.is_new():
+            self._summary.shortages += 1
+            logger.warning(
+                "memory-budget reached: %d workers and what they share take %s of %s.",
+                total,
+                size.show(policy.memory),
+                size.show(policy.budget),
+            )
+
+    def _spawn(self, count: int) -> None:
+        # The others are still short, and come when these are there.
+        for _ in range(min(count, _MAX_UNBORN - self._children.unborn)):
+            worker = self._pool.spawn(self._clock())
+            if worker is None:
+                break
+            self._children.start(worker)

@@ -1,0 +1,163 @@
+"""What another process says of itself is looked at before it is believed.
+
+Zygotes and workers run the app, which may write anything to any descriptor. Whatever
+comes over a back channel costs at most the process that sent it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import stat
+import typing as t
+
+from ..settings.table import check_addresses
+from ..settings.table import option_name
+from ..settings.table import ROWS
+from ..settings.table import Settings
+from ..system import privileges
+from ..system import socket_modes
+
+#: The longest document that a zygote sends, in bytes: its settings.
+_LONGEST = 1 << 20
+#: No exit status and no signal's number is above this.
+_MOST = 255
+
+
+def settings(fd: int) -> Settings:
+    """Read the settings that a zygote sends.
+
+    :param fd: The document's descriptor, which is left open.
+    :raises ValueError: They can't be such.
+    """
+    found = _document(fd)
+    if not isinstance(found, dict) or found.keys() != ROWS.keys():
+        raise ValueError("a document doesn't hold the settings")
+    said = {name: option_name(name) for name in ROWS}
+    values = {name: row.convert(found[name], name) for name, row in ROWS.items()}
+    check_addresses(values, said)
+    for field in dataclasses.fields(Settings):
+        if values[field.name] is None and "None" not in str(field.type):
+            raise ValueError(f"the setting {field.name} is missing")
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _document(fd: int) -> t.Any:
+    """Read a document that rode along, without ever waiting for it.
+
+    :raises ValueError: It is no file, or it holds no JSON.
+    """
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > _LONGEST:
+        raise ValueError("a document is no file, or is too long")
+    try:
+        return json.loads(os.pread(fd, about.st_size, 0))
+    except (OSError, RecursionError) as e:
+        raise ValueError(f"a document can't be read: {e}") from None
+
+
+def connection(fd: int, families: t.Container[int]) -> bool:
+    """Whether a descriptor is a connection that may be waited for.
+
+    :param families: Those of the sockets that connections are accepted from.
+    :return: ``False`` if its client has gone.
+    :raises ValueError: It is something else.
+    """
+    try:
+        sock = socket_modes.look_at(os.dup(fd))
+    except OSError as e:
+        raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
+    with sock:
+        if sock.type != socket.SOCK_STREAM or sock.family not in families:
+            raise ValueError("what is to be parked is no connection of ours")
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("what is to be parked is a listening socket")
+        try:
+            sock.getpeername()
+        except OSError:
+            return False
+    return True
+
+
+def _see_pidfd(fd: int, pid: int) -> None:
+    """See that a descriptor is a process's pidfd (``pidfd_open(2)``).
+
+    :raises ValueError: It isn't.
+    """
+    # A directory of /proc can be signalled too, but not polled.
+    if _signals_nobody(fd):
+        return  # it was one's that has ended
+    try:
+        whose = fields(f"/proc/self/fdinfo/{fd}").get("Pid")
+    except OSError:
+        return  # no /proc is mounted
+    # -1, or nothing, if it has ended meanwhile.
+    if whose is None and not _signals_nobody(fd):
+        raise ValueError("what came with a process is no pidfd")
+    if whose is not None and whose[0] not in (str(pid), "-1"):
+        raise ValueError(f"a pidfd is process {whose[0]}'s, not {pid}'s")
+
+
+def _signals_nobody(fd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    except ProcessLookupError:
+        return True
+    except OSError as e:
+        raise ValueError(f"what came with a process is no pidfd: {e}") from None
+    return False
+
+
+def worker(pid: int, pidfd: int, zygote: int) -> None:
+    """See that a process is a zygote's worker, and that we may signal it.
+
+    :param pid: What the zygote says.
+    :param pidfd: Its pidfd, or -1.
+    :param zygote: The zygote's process.
+    :raises ValueError: It isn't.
+    """
+    if pidfd >= 0:
+        _see_pidfd(pidfd, pid)
+    if pid <= 1 or pid == os.getpid() or not privileges.may_signal(pid, pidfd):
+        raise ValueError(f"process {pid} is no worker of its own")
+    try:
+        parent = int(fields(f"/proc/{pid}/status")["PPid"][0])
+    except (OSError, LookupError):
+        return  # it has ended, or there is no /proc
+    # Of a zygote that has ended, the children are somebody else's.
+    if parent != zygote and not has_ended(zygote):
+        raise ValueError(f"process {pid} is no child of its zygote")
+
+
+def status(moment: float) -> int:
+    """The exit status, or the signal's number below 0, that a zygote tells of.
+
+    :raises ValueError: It can't be one.
+    """
+    if not -_MOST <= moment <= _MOST:
+        raise ValueError(f"there is no exit status {moment}")
+    return int(moment)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended, without reaping it."""
+    if not hasattr(os, "waitid"):
+        return True
+    try:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, pid, options) is not None
+    except ChildProcessError:
+        return True
+
+
+def fields(path: str) -> dict[str, list[str]]:
+    """A file of ``proc(5)`` with a name and values in each line.
+
+    :raises OSError: If there is none.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = (line.partition(":") for line in file)
+        return {name: values.split() for name, _, values in lines}

@@ -1,0 +1,193 @@
+"""Requests that take too long: what to do with whom, and when.
+
+Pure. The dispatcher (``generation.py``) asks at :meth:`Stalls.deadline` about the
+workers that are busy, tells what the scoreboard says of their requests, and acts.
+"""
+
+from __future__ import annotations
+
+import enum
+import typing as t
+from collections import deque
+
+from ..system.timers import Deadlines
+from .pool import Worker
+
+if t.TYPE_CHECKING:
+    from ..settings.table import Settings
+
+#: How long a request that was told to end may take to do so, in seconds.
+GRACE = 5.0
+#: How many pardons are remembered.
+_PARDONS = 100
+
+
+class Account(t.Protocol):
+    """What a worker says of itself: :class:`.records.Record`."""
+
+    @property
+    def requests(self) -> int:
+        """How many it has served."""
+
+    @property
+    def began(self) -> float:
+        """When its request began, in seconds; 0 if it is between two requests."""
+
+    @property
+    def moved(self) -> float:
+        """When something was last read or written."""
+
+    @property
+    def upgraded(self) -> float:
+        """When the app took over its connection, in seconds; 0 if it hasn't."""
+
+
+class Verdict(enum.Enum):
+    """What is to be done about a request."""
+
+    #: Write every thread's traceback to the log.
+    SHOW = "show"
+    #: The same, and let the request end with an error.
+    ABORT = "abort"
+    #: It did not: kill the process.
+    KILL = "kill"
+
+
+class Stalls:
+    """Watches the requests of one generation.
+
+    :param timeout: Seconds without progress after which a request is aborted; 0
+        is never.
+    :param slow: Seconds after which a request's traceback is logged; 0 is never.
+    :param pause: How many seconds a worker may wait for a client outside of a
+        request.
+    :param upgrade: Seconds without progress after which the worker ends a connection
+        that the app has taken over; 0 is never.
+    """
+
+    def __init__(
+        self, timeout: float, slow: float, pause: float, upgrade: float = 0.0
+    ) -> None:
+        self.timeout = timeout
+        self.slow = slow
+        self.pause = pause
+        self.upgrade = upgrade
+        self._checks: Deadlines[Worker] = Deadlines()
+        # Requests that were dealt with, by the time they began.
+        self._shown: dict[Worker, float] = {}
+        self._aborted: dict[Worker, float] = {}
+        # Between two requests: what was seen of it, and since when.
+        self._between: dict[Worker, tuple[int, float, float]] = {}
+        # What is pardoned: until when, and how many seconds before.
+        self._pardons: deque[tuple[float, float]] = deque(maxlen=_PARDONS)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Stalls:
+        """What the settings want."""
+        pause = settings.header_timeout + settings.keep_alive
+        upgrade = settings.upgrade_timeout
+        return cls(settings.timeout, settings.slow_log, pause, upgrade)
+
+    def watch(self, worker: Worker, now: float) -> None:
+        """The worker is busy."""
+        limits = [one for one in (self.timeout, self.slow, self.upgrade) if one]
+        if limits:
+            self._checks.set(worker, now + min(limits))
+
+    def forget(self, worker: Worker) -> None:
+        """It isn't any more."""
+        self._checks.discard(worker)
+        self._shown.pop(worker, None)
+        self._aborted.pop(worker, None)
+        self._between.pop(worker, None)
+
+    def pardon(self, now: float, seconds: float) -> None:
+        """Nobody has looked at the workers for so long, and they may have slept too."""
+        self._pardons.append((now, seconds))
+        for worker, (requests, moved, since) in self._between.items():
+            self._between[worker] = requests, moved, min(since + seconds, now)
+
+    def _moved(self, account: Account) -> float:
+        """When something would have moved last, if nobody had slept since."""
+        moved = max(account.began, account.moved)
+        slept = (min(seconds, until - moved) for until, seconds in self._pardons)
+        return moved + sum(part for part in slept if part > 0)
+
+    def due(self, now: float) -> list[Worker]:
+        """The workers to :meth:`judge` now."""
+        return self._checks.pop(now)
+
+    def deadline(self) -> float | None:
+        """When to ask for :meth:`due` next, in seconds."""
+        return self._checks.next()
+
+    def judge(self, worker: Worker, now: float, account: Account) -> Verdict | None:
+        """Decide about a worker's request.
+
+        :param account: The worker's.
+        """
+        if not account.began:
+            self.watch(worker, now)
+            return self._judge_pause(worker, now, account)
+        self._between.pop(worker, None)
+        if account.upgraded:
+            return self._judge_upgraded(worker, now, account)
+        began = account.began
+        # It can't be later than now, unless somebody else has written there; and one
+        # that nobody looks at would never be late.
+        moved = min(self._moved(account), now)
+        verdict = None
+        stalled = self.timeout and moved + self.timeout <= now
+        if stalled and self._aborted.get(worker) == began:
+            return Verdict.KILL
+        if stalled:
+            self._aborted[worker] = self._shown[worker] = began
+            self._checks.set(worker, now + GRACE)
+            return Verdict.ABORT
+        times = [moved + self.timeout] if self.timeout else []
+        if self.upgrade:
+            # It may be taken over.
+            times.append(now + self.upgrade)
+        slow = min(began, now) + self.slow
+        if self.slow and self._shown.get(worker) != began and now < slow:
+            times.append(slow)
+        elif self.slow:
+            if self._shown.get(worker) != began:
+                self._shown[worker] = began
+                verdict = Verdict.SHOW
+            # For the next request of the same standing order.
+            times.append(now + self.slow)
+        self._checks.set(worker, min(times))
+        return verdict
+
+    def describe(self, account: Account) -> str:
+        """Why :meth:`judge` wants the worker killed, in words."""
+        if account.upgraded:
+            return f"silent for {self.upgrade:g} s, and its view didn't end"
+        if not account.began:
+            return "it was busy for too long without a request"
+        return f"no progress for {self.timeout:g} s, and it didn't end"
+
+    def _judge_upgraded(
+        self, worker: Worker, now: float, account: Account
+    ) -> Verdict | None:
+        """Decide about a worker whose app has the connection.
+
+        The worker itself ends the connection, which the app should notice.
+        """
+        self.watch(worker, now)
+        until = self._moved(account) + self.upgrade + GRACE
+        if self.upgrade and until <= now:
+            return Verdict.KILL
+        return None
+
+    def _judge_pause(
+        self, worker: Worker, now: float, account: Account
+    ) -> Verdict | None:
+        """Decide about a worker that is busy without a request."""
+        requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))
+        if (requests, moved) != (account.requests, account.moved):
+            self._between[worker] = account.requests, account.moved, now
+        elif self.timeout and since + self.pause + self.timeout <= now:
+            return Verdict.KILL
+        return None

@@ -1,0 +1,421 @@
+"""The workers of one generation, as the dispatcher holds them: birth, news, death.
+
+:mod:`.generation` decides which workers to start, order, retire or kill, and this
+module does it. What the processes report goes into the pool here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import typing as t
+from functools import partial
+
+from ..ipc import dumps
+from ..ipc.channel import Channel
+from ..ipc.channel import close_all
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import Malformed
+from ..ipc.dumps import Dumps
+from ..ipc.dumps import Then
+from ..ipc.exits import Departed
+from ..ipc.exits import Obituaries
+from ..ipc.exits import Reason
+from ..ipc.exits import Why
+from ..ipc.parked import Connection
+from ..ipc.parked import ParkedConnections
+from ..ipc.scoreboard import Bank
+from ..ipc.stats import Summary
+from ..settings import size
+from ..system.log import logger
+from ..system.poller import Poller
+from ..system.timers import Deadlines
+from . import vetting
+from .ending import UNDEAD
+from .memory import Weights
+from .policy import Policy
+from .pool import Event
+from .pool import Pool
+from .pool import State
+from .pool import Worker
+from .watchdog import Stalls
+from .worker_handle import open_for_worker
+from .worker_handle import Process
+
+Fds = t.Sequence[int]
+Tell = t.Callable[[Frame, Fds], bool]
+
+
+class Children:
+    """One generation's workers.
+
+    :param number: The generation's.
+    :param bank: Its half of the scoreboard.
+    :param poller: The dispatcher's poll set.
+    :param clock: Monotonic seconds.
+    :param lot: Where connections go that workers hand back.
+    :param tell: Sends a frame to the zygote, ``False`` if it is gone.
+    :param summary: Where they are counted.
+
+    :ivar ever_idle: Whether any of them was ever idle.
+    :ivar killed: Those that were sent SIGKILL, until they must be dead.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        bank: Bank,
+        poller: Poller,
+        clock: t.Callable[[], float],
+        lot: ParkedConnections,
+        tell: Tell,
+        summary: Summary,
+    ) -> None:
+        self.number = number
+        self.bank = bank
+        self.poller = poller
+        self.clock = clock
+        self.pool = Pool(0)
+        self.policy = Policy(1, 1, 1, 1, 1.0, clock())
+        self.stalls = Stalls(0.0, 0.0, 0.0)
+        self.weights = Weights()
+        self.killed: Deadlines[Worker] = Deadlines()
+        self.ever_idle = False
+        self._is_lost = False
+        self._lot = lot
+        self._tell = tell
+        self._summary = summary
+        self._processes: dict[int, Process] = {}
+        self._obituaries = Obituaries()
+        self.dumps = Dumps()
+
+    # Birth
+
+    def start(self, worker: Worker) -> None:
+        """Let the zygote fork a process for a worker that is STARTING."""
+        try:
+            ours, theirs, dump = open_for_worker()
+        except OSError as e:
+            # EMFILE, ENFILE, ENOBUFS: there will be others.
+            logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
+            self.policy.failed(self.clock())
+            self.pool.report(worker, Event.EXIT, self.clock())
+            return
+        process = Process(worker, Channel(ours), dump)
+        self._processes[worker.slot] = process
+        self.bank.clear(worker.slot)
+        self._show(worker)
+        self.poller.watch(process.channel.fd, lambda: self._read(process))
+        frame = Frame(Kind.SPAWN, self.number, worker.slot)
+        sent = self._tell(frame, [theirs.fileno(), dump])
+        theirs.close()
+        if not sent:
+            self._dead(process, failed=False)
+
+    def has(self, pid: int) -> bool:
+        """Whether a process is one of them."""
+        return any(process.pid == pid for process in self._processes.values())
+
+    def pid(self, worker: Worker) -> int:
+        """A worker's process; 0 while there is none, or none any more."""
+        process = self._processes.get(worker.slot)
+        return process.pid if process is not None and process.worker is worker else 0
+
+    @property
+    def unborn(self) -> int:
+        """How many the zygote was told to fork, and hasn't yet."""
+        return sum(not process.pid for process in self._processes.values())
+
+    def spawned(
+        self, frame: Frame, fds: list[int], vet: t.Callable[[int, int], None]
+    ) -> None:
+        """The zygote has forked it (SPAWNED).
+
+        :param vet: Raises :exc:`ValueError` if pid and pidfd can't be a worker's.
+        """
+        process = self._processes.get(frame.slot)
+        if process is None or process.pid:
+            return
+        vet(frame.argument, fds[0] if fds else -1)
+        process.pid = frame.argument
+        self._summary.spawned += 1
+        # The others that it was told to fork have their time from now on too.
+        for other in self._processes.values():
+            if not other.pid or other is process:
+                self.pool.renew(other.worker, self.clock())
+        if fds:
+            self.poller.watch(fds[0], lambda: self._dead(process))
+            process.pidfd = fds.pop(0)
+        if process.wanted:
+            if process.worker.state is State.KILLED:
+                self._depart(process, process.why)
+            self._signal(process, process.wanted)
+
+    def failed(self, frame: Frame) -> None:
+        """The zygote could not fork it (FAILED)."""
+        process = self._processes.get(frame.slot)
+        if process is not None and not process.pid:
+            reason = os.strerror(frame.argument)
+            logger.error("Can't fork worker %d: %s.", frame.slot, reason)
+            self._dead(process)
+
+    # News
+
+    def _read(self, process: Process) -> None:
+        worker = process.worker
+        if self._processes.get(worker.slot) is not process:
+            return  # closed by a callback of the same batch
+        try:
+            received = process.channel.receive()
+            if received is not None:
+                self._take_in(process, *received)
+        except (ValueError, OverflowError, OSError) as e:
+            self.kill(worker, Why(Reason.GARBAGE, f"it sent garbage: {e}"))
+            return
+        if received is None:
+            # A moment before the news of its exit; and one that lives on without its
+            # channel is of no use.
+            self.poller.forget(process.channel.fd)
+            if self._is_lost and process.pidfd < 0:
+                self._dead(process)
+            elif worker.state is not State.RETIRING:
+                self.kill(worker, None)
+
+    def _take_in(self, process: Process, frames: list[Frame], fds: list[int]) -> None:
+        worker = process.worker
+        now = self.clock()
+        try:
+            for frame in frames:
+                if frame.generation != self.number:
+                    continue
+                if frame.kind is Kind.IDLE:
+                    if not worker.ready:
+                        self.ever_idle = True
+                        self.policy.started(now)
+                    self.pool.report(worker, Event.IDLE, now, frame.argument)
+                    if worker.due:
+                        self.bank.set_stop(worker.slot)
+                    self.stalls.forget(worker)
+                elif frame.kind is Kind.BUSY:
+                    if self.pool.report(worker, Event.BUSY, now):
+                        self.stalls.watch(worker, now)
+                    if frame.flags and process.resumed:
+                        # It is the worker's alone now. Without the flag it is busy
+                        # with what it has accepted itself (blocking dispatch).
+                        os.close(process.resumed.popleft().fd)
+                elif frame.kind is Kind.FINISHING:
+                    self.pool.finish(worker, now)
+                    self.bank.set_stop(worker.slot)
+                elif frame.kind is Kind.WEIGHED:
+                    self.weights.weigh(worker, frame.argument * 1024, bool(frame.flags))
+                elif frame.kind is Kind.PARK and fds:
+                    self._lot.park(fds[0], frame)
+                    del fds[0]
+                    self._summary.parked += 1
+                else:
+                    raise Malformed(f"{frame.kind.name} is not for workers to send")
+        finally:
+            close_all(fds)
+        self._show(worker)
+
+    def replace(self, worker: Worker, why: str) -> None:
+        """Let a worker be replaced for what it has in memory, and say so."""
+        if self.bank.is_stopped(worker.slot):
+            return
+        logger.info(
+            "Worker %d (pid %d) has %s for itself%s; it is to be replaced.%s",
+            worker.slot,
+            self._processes[worker.slot].pid,
+            size.show(self.weights.of(worker)),
+            why,
+            self.bank.read(worker.slot).grown.describe(),
+        )
+        self.pool.expire(worker)
+        self.bank.set_stop(worker.slot)
+
+    def _show(self, worker: Worker) -> None:
+        self.bank.set_state(worker.slot, worker.state.value)
+
+    # Orders
+
+    def send(self, worker: Worker, frame: Frame, fds: Fds = ()) -> None:
+        """Send a worker a frame; one that doesn't read is killed."""
+        self._show(worker)
+        process = self._processes[worker.slot]
+        if not process.channel.send(frame, fds):
+            self._unsent(process)
+
+    def resume(self, worker: Worker, connection: Connection) -> None:
+        """Hand a worker a parked connection.
+
+        Until it reports that it took it, its death puts the connection back.
+        """
+        self._show(worker)
+        process = self._processes[worker.slot]
+        self._summary.resumed += 1
+        if not process.send_on(connection, self.number):
+            self._unsent(process)
+
+    def _unsent(self, process: Process) -> None:
+        """It does not read, or it has just died by itself."""
+        why = Why(Reason.SILENT, "its back channel is full")
+        self.kill(process.worker, None if process.channel.ended else why)
+
+    def signal(self, worker: Worker, number: int) -> None:
+        """Send a worker's process a signal."""
+        self._signal(self._processes[worker.slot], number)
+
+    def _signal(self, process: Process, number: int) -> None:
+        if not process.signal(number):
+            slot = process.worker.slot
+            self._tell(Frame(Kind.SIGNAL, self.number, slot, process.pid, number), ())
+
+    # Death
+
+    def retire(self, worker: Worker, end: float | None = None) -> None:
+        """Let a worker finish what it serves, then exit, within the graceful timeout.
+
+        :param end: When it will be killed, if that is before.
+        """
+        frame = Frame(Kind.RETIRE, self.number, worker.slot)
+        self._part_with(worker, frame, end=end)
+
+    def promote(self, worker: Worker, generation: int, control: int) -> None:
+        """Let a worker end as well, and leave a zygote behind.
+
+        :param control: The zygote's end of its control socket.
+        """
+        frame = Frame(Kind.PROMOTE, self.number, worker.slot, generation)
+        self._part_with(worker, frame, [control])
+
+    def _part_with(
+        self, worker: Worker, frame: Frame, fds: Fds = (), end: float | None = None
+    ) -> None:
+        now = self.clock()
+        moment = now + self.pool.timeouts.retire
+        if self.pool.report(worker, Event.RETIRE, now):
+            self.bank.set_stop(worker.slot)
+            moment = moment if end is None else min(moment, end)
+            self.send(worker, frame._replace(moment=moment), fds)
+
+    def show(self, worker: Worker, text: str = "", then: Then | None = None) -> None:
+        """Let a worker log where its threads are.
+
+        :param text: Why, for the log.
+        :param then: Is called when that is done, or when it didn't show them for
+            :data:`.dumps.PATIENCE`; not if it is dead by then.
+        """
+        process, now = self._processes[worker.slot], self.clock()
+        if process.pid:
+            record, state = self.bank.read(worker.slot), worker.state.name.lower()
+            header = dumps.header(worker.slot, process.pid, state, record, now, text)
+            send = partial(self._signal, process, dumps.SIGNAL)
+            self.dumps.ask(process, header, now, send, then)
+        elif then is not None:
+            then()
+
+    def kill(self, worker: Worker, why: Why | None) -> None:
+        """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
+
+        :param why: ``None`` if it is dead already, by itself.
+        """
+        if self.pool.workers[worker.slot] is not worker:
+            return  # it has ended meanwhile
+        process = self._processes[worker.slot]
+        self.dumps.forget(process)
+        process.why = why
+        self._depart(process, why)
+        if self.pool.report(worker, Event.KILL, self.clock()):
+            self._show(worker)
+            self._signal(process, signal.SIGKILL)
+            # Without a pidfd its zygote tells, if there is one.
+            if process.pidfd >= 0 or (process.pid and self._is_lost):
+                self.killed.set(worker, self.clock() + UNDEAD)
+
+    def give_up(self, worker: Worker) -> None:
+        """Free the slot of one that not even SIGKILL ends; it won't run again."""
+        self._dead(self._processes[worker.slot])
+
+    def exited(self, frame: Frame) -> None:
+        """The zygote has reaped it (EXITED)."""
+        process = self._processes.get(frame.slot)
+        if process is not None and process.pid == frame.argument:
+            self._dead(process)
+        self._ended(frame.argument, vetting.status(frame.moment))
+
+    def orphan_ended(self, pid: int, status: int) -> None:
+        """A process that had lost its zygote was reaped: perhaps one of ours."""
+        for process in list(self._processes.values()):
+            if process.pid == pid:
+                self._dead(process)
+        self._ended(pid, status)
+
+    def lost(self) -> None:
+        """The zygote is gone; without a pidfd, a channel's end tells of an exit."""
+        self._is_lost = True
+        for process in list(self._processes.values()):
+            if not process.pid:
+                self._dead(process, failed=False)  # nobody has tried
+            elif process.pidfd < 0 and not self.poller.is_watched(process.channel.fd):
+                self._dead(process)  # it has hung up before
+            elif process.pidfd < 0 and process.worker.state is State.KILLED:
+                self.killed.set(process.worker, self.clock() + UNDEAD)
+
+    def _ended(self, pid: int, status: int) -> None:
+        self._summary.ended(self._obituaries.tell(pid, status))
+
+    def _depart(self, process: Process, why: Why | None) -> None:
+        worker = process.worker
+        if process.pid:
+            record = self.bank.read(worker.slot)
+            departed = Departed(worker.slot, worker.state, why, record)
+            self._obituaries.note(process.pid, departed)
+
+    def _dead(self, process: Process, failed: bool = True) -> None:
+        """A process is known to be dead: its slot is free."""
+        worker = process.worker
+        if self._processes.get(worker.slot) is not process:
+            return
+        self._hear_out(process)
+        self._depart(process, None)
+        if failed and not worker.ready:
+            self.policy.failed(self.clock())
+        self.pool.report(worker, Event.EXIT, self.clock())
+        self.killed.discard(worker)
+        self.stalls.forget(worker)
+        self.weights.forget(worker)
+        self._forget(process)
+        record = self.bank.read(worker.slot)
+        with self._summary.departing(self.number, worker.slot, record, self.clock()):
+            self.bank.clear(worker.slot)
+
+    def _hear_out(self, process: Process) -> None:
+        """Take in what a dead process has said: it may have parked a connection.
+
+        Its pidfd and its zygote may be heard before its last frames.
+        """
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            for received in process.channel.rest():
+                self._take_in(process, *received)
+
+    def close(self) -> None:
+        """Close all that is left here of their processes."""
+        for process in list(self._processes.values()):
+            self._forget(process)
+        for reason in self._obituaries.close():
+            self._summary.ended(reason)
+
+    def _forget(self, process: Process) -> None:
+        while process.resumed:
+            # The first that it was handed is the next one's first again.
+            self._lot.put_back(process.resumed.pop())
+        del self._processes[process.worker.slot]
+        self.poller.forget(process.channel.fd)
+        process.channel.close()
+        self.dumps.forget(process)
+        os.close(process.dump)
+        if process.pidfd >= 0:
+            self.poller.forget(process.pidfd)
+            os.close(process.pidfd)

@@ -1,0 +1,218 @@
+"""A zygote as the dispatcher holds it: its process, its control socket, its watchdog.
+
+:class:`.generation.Generation` says what it is told, and takes in what it says. Here is
+whether it listens, and what becomes of one that doesn't.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import typing as t
+
+from ..ipc.channel import Channel
+from ..ipc.channel import close_all
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.spawn import Zygote
+from ..system.log import logger
+from ..system.poller import Poller
+from .zygote_watchdog import Move
+from .zygote_watchdog import Stage
+from .zygote_watchdog import Watchdog
+
+#: What the watchdog waits for after these were sent, for the log.
+_OWED = {
+    Kind.SPAWN: "it did not fork worker {0.slot} within {1:g} s",
+    Kind.READY: "it did not come back from when_ready hooks within {1:g} s",
+    Kind.RESIZED: "it did not take in the pool's size within {1:g} s",
+}
+#: By what it answers these.
+_ANSWERS = (Kind.SPAWNED, Kind.FAILED, Kind.READY, Kind.RESIZED)
+#: How long one that hung up may take to exit, in seconds.
+_HUNG_UP = 10.0
+
+
+class Control:
+    """One zygote.
+
+    :param zygote: It, just started.
+    :param poller: The dispatcher's poll set.
+    :param clock: Monotonic seconds.
+    :param take_in: Takes in a frame with its descriptors; those that it wants are
+        popped. What it raises costs the zygote its life.
+    :param lost: Called once, when nobody listens at the other end any more.
+
+    :ivar pid: Its process; 0 until that is known.
+    :ivar alive: It still listens to us.
+    :ivar reaped: It has ended, and its pid may be another's; or it can't be ended, and
+        nobody waits for it any more.
+    :ivar watchdog: What it owes us.
+    """
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        poller: Poller,
+        clock: t.Callable[[], float],
+        take_in: t.Callable[[Frame, list[int]], None],
+        lost: t.Callable[[], None],
+    ) -> None:
+        self.number = zygote.generation
+        self.pid = zygote.pid
+        self.alive = True
+        self.reaped = False
+        self.watchdog = Watchdog(clock())
+        #: How long it may take for what it is asked, in seconds.
+        self.limit = 0.0
+        self._clock = clock
+        self._poller = poller
+        self._take_in = take_in
+        self._lost = lost
+        self._channel = Channel(zygote.control)
+        poller.watch(self._channel.fd, self._read)
+
+    def loaded(self, limit: float) -> None:
+        """It has loaded the app.
+
+        :param limit: How many seconds it has from now on for what it is asked.
+        """
+        self.limit = limit
+        self.watchdog.loaded(limit)
+
+    def tell(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+        """Send it a frame; one that doesn't read is killed.
+
+        :return: ``False`` if it is gone.
+        """
+        if not self.alive:
+            return False
+        if not self._channel.send(frame, fds):
+            # It has just died by itself, or its socket is full.
+            if self._channel.ended:
+                self._hang_up("it closed its control socket")
+            else:
+                self.kill(f"The zygote of generation {self.number} does not listen.")
+        elif frame.kind in _OWED:
+            what = _OWED[frame.kind].format(frame, self.limit)
+            self.watchdog.asked(self._clock(), what)
+        return self.alive
+
+    def release(self, seconds: float) -> None:
+        """Let it end: it does when nobody holds its control socket.
+
+        :param seconds: How long it may take.
+        """
+        if self.alive:
+            self._channel.send(Frame(Kind.RELEASE, self.number))
+            self._let_go()
+            what = f"it did not end within {seconds:g} s"
+            self.watchdog.end(self._clock(), seconds, what)
+
+    def _let_go(self) -> None:
+        self.alive = False
+        self._poller.forget(self._channel.fd)
+        self._channel.close()
+        self._lost()
+
+    def _hang_up(self, why: str) -> None:
+        """It won't listen any more, and is about to end, or has ended."""
+        self._let_go()
+        self.watchdog.end(self._clock(), _HUNG_UP, why)
+
+    def kill(self, why: str = "") -> None:
+        """Send it SIGKILL.
+
+        :param why: For the log, if it has to know.
+        """
+        if why:
+            logger.error(why)
+        if self.alive:
+            self._let_go()
+        self._signal(signal.SIGKILL)
+        self.watchdog.killed(self._clock())
+
+    def show(self) -> None:
+        """Let it log the tracebacks of its threads."""
+        self._signal(signal.SIGUSR2)
+
+    def _signal(self, number: int) -> None:
+        if self.pid and not self.reaped:
+            # Not reaped, so the pid is still its own. But the app may have made it
+            # another user's (EPERM, kill(2)); then its deadline says so.
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, number)
+
+    def step(self, now: float) -> None:
+        """Do what its watchdog wants now."""
+        watchdog = self.watchdog
+        move = None if self.reaped else watchdog.move(now)
+        if move is Move.TELL:
+            logger.warning(
+                "Generation %d has been loading for %g s; the zygote's (pid %d)"
+                " threads:",
+                self.number,
+                watchdog.loading_for,
+                self.pid,
+            )
+            self.show()
+        elif move is Move.SHOW:
+            logger.error(
+                "The zygote of generation %d is late: %s; its threads:",
+                self.number,
+                watchdog.late_for,
+            )
+            self.show()
+        elif move is Move.KILL:
+            who, late = f"The zygote of generation {self.number}", watchdog.late_for
+            if self.pid:
+                self.kill(f"{who} (pid {self.pid}) was killed: {late}.")
+            else:
+                # Who was promoted may have left one behind, and that hangs.
+                self.kill(f"{who} never told its pid, and can't be killed: {late}.")
+        elif move is Move.GIVE_UP:
+            if self.pid:
+                logger.error(
+                    "The zygote (pid %d) lives on after SIGKILL; nobody waits for it.",
+                    self.pid,
+                )
+            self.reaped = True
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it loads, or owes an answer: it is of interest where it is."""
+        return not self.reaped and self.watchdog.deadline() is not None
+
+    def deadline(self) -> float | None:
+        """When :meth:`step` should run next."""
+        return None if self.reaped else self.watchdog.deadline()
+
+    def _read(self) -> None:
+        if not self.alive:
+            return
+        try:
+            received = self._channel.receive()
+            if received is not None:
+                self._hear(*received)
+        except (ValueError, TypeError, OverflowError, OSError) as e:
+            self.kill(f"The zygote sent garbage: {e}.")
+            return
+        if received is None:
+            self._hang_up("it closed its control socket")
+
+    def _hear(self, frames: list[Frame], fds: list[int]) -> None:
+        try:
+            for frame in frames:
+                if frame.generation != self.number:
+                    continue
+                self._take_in(frame, fds)
+                if frame.kind in _ANSWERS:
+                    self.watchdog.answered(self._clock())
+        finally:
+            close_all(fds)
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was sent SIGKILL from here."""
+        return self.watchdog.stage in (Stage.KILLED, Stage.GIVEN_UP)

@@ -1,0 +1,1 @@
+"""What processes share: frames, the scoreboard, listening sockets."""

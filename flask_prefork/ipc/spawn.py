@@ -1,0 +1,219 @@
+"""Start a zygote: by fork for the first generation, by exec for a reloaded app.
+
+The command calls :func:`by_fork` when it starts, and ``dispatcher/generations.py``
+calls
+:func:`by_exec` for each reload. A zygote started by exec has a fresh interpreter, so a
+reload sees new code and new dependencies, whatever this command had imported. At the
+start of the command nothing is stale yet, and a fork saves importing Flask a second
+time, which takes half of the time until the first response.
+
+A worker may be promoted too (:func:`by_promotion`): the zygote that it leaves behind
+has what requests have loaded.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import typing as t
+
+from ..system import forks
+from ..system import origin
+from ..system import output_locks
+from ..system import socket_modes
+from ..system.systemd import VARIABLES
+
+#: Names the descriptor of a zygote's control socket, and its generation.
+VARIABLE = "FLASK_PREFORK_ZYGOTE"
+
+#: What the user or a supervisor may send to all processes at once (a
+#: terminal's Ctrl-C, systemd's KillMode=control-group). They are for the
+#: dispatcher; zygote and workers pass over them.
+FOREIGN_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+class Zygote(t.NamedTuple):
+    """A zygote that was started.
+
+    :param pid: Its process; 0 until it has told that.
+    :param control: The dispatcher's end of its control socket.
+    :param generation: Its number.
+    """
+
+    pid: int
+    control: socket.socket
+    generation: int
+
+
+class Inherited(t.NamedTuple):
+    """What the zygote process itself has to begin with.
+
+    :param control: Its end of the control socket.
+    :param generation: Its number.
+    """
+
+    control: socket.socket
+    generation: int
+
+
+def inherited() -> Inherited | None:
+    """Whether this process was started as a zygote, by :func:`by_exec`."""
+    # Popped, lest the app's own children take themselves for zygotes.
+    value = os.environ.pop(VARIABLE, None)
+    if value is None:
+        return None
+    fd, generation = (int(part) for part in value.split(":"))
+    os.set_inheritable(fd, False)
+    return Inherited(socket_modes.adopt(fd, blocking=True), int(generation))
+
+
+def by_fork(generation: int) -> Zygote | Inherited:
+    """Become two processes: the dispatcher and its first zygote.
+
+    The foreign signals are blocked in both, until they have their handlers.
+
+    :return: The zygote, to the dispatcher; to the zygote what it begins with.
+    """
+    origin.note()
+    if threading.active_count() > 1:
+        # A plugin of the `flask` command has started a thread, and fork(2)
+        # would leave its locks as they are at this moment.
+        return by_exec(generation)
+    ours, theirs = socket_modes.pair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
+    pid = forks.fork()
+    if pid:
+        theirs.close()
+        return Zygote(pid, ours, generation)
+    ours.close()
+    return Inherited(theirs, generation)
+
+
+def by_exec(generation: int) -> Zygote:
+    """Run the same command line again, as a zygote.
+
+    :raises OSError: If the process can't be started.
+    """
+    ours, theirs = socket_modes.pair()
+    try:
+        theirs.set_inheritable(True)
+        told = {VARIABLE: f"{theirs.fileno()}:{generation}"}
+        with output_locks.inherited() as locks:
+            pid = origin.again(
+                {**_first_environment(), **told, **locks},
+                # A Ctrl-C while the interpreter starts would end it with a
+                # traceback; it unblocks them when it has its own handlers.
+                FOREIGN_SIGNALS,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Zygote(pid, ours, generation)
+
+
+def by_promotion(generation: int) -> tuple[Zygote, socket.socket]:
+    """Prepare a zygote that a worker is to leave behind (``worker/main.py``).
+
+    :return: The zygote, and its end of the control socket, for the worker.
+    :raises OSError: If there are no descriptors left.
+    """
+    ours, theirs = socket_modes.pair()
+    return Zygote(0, ours, generation), theirs
+
+
+def is_child(pid: int) -> bool:
+    """Whether a process is this one's child, and lives.
+
+    :param pid: What somebody else says; any number.
+    """
+    try:
+        # 0 and numbers below it mean any of several (waitpid(2)).
+        return pid > 0 and os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
+
+
+def wait_for_end(pidfd: int) -> None:
+    """Wait until a process is a zombie, and its children are somebody else's.
+
+    :param pidfd: Its pidfd (``pidfd_open(2)``), which is closed.
+    """
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.close(pidfd)
+
+
+def _first_environment() -> dict[str, str]:
+    """The environment that this command was started with.
+
+    What it has taken from ``.flaskenv`` since then must not hide what is in that
+    file now.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
+    except OSError:
+        return dict(os.environ)
+    found = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
+    return {name: value for name, value in found.items() if name not in VARIABLES}
+
+
+def ignore_foreign_signals() -> None:
+    """Let the signals that are for the dispatcher pass, in zygote and workers.
+
+    By handlers that do nothing: a signal that is set to be ignored would stay
+    so in programs that the app runs (``execve(2)``).
+    """
+    # What is registered isn't again, though another handler has taken its place.
+    faulthandler.unregister(signal.SIGUSR2)
+    for number in FOREIGN_SIGNALS:
+        forks.handle(number, _pass)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+def take_signals() -> None:
+    """Take all signals, if whoever started this process has blocked or ignored some.
+
+    Both are inherited (``execve(2)``).
+    """
+    for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTTIN, signal.SIGTTOU):
+        # The others that the server lives by have handlers in all its processes.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def show_on_request() -> None:
+    """Log all threads' tracebacks on USR2: the dispatcher asks where the process is.
+
+    It shows even an app that is deep in a C function. To be called when the foreign
+    signals are ignored.
+    """
+    # By number: the app may put something else in sys.stderr's place.
+    faulthandler.register(signal.SIGUSR2, 2)
+    forks.when_app_forks(_show_no_more)
+
+
+def _show_no_more() -> None:
+    faulthandler.unregister(signal.SIGUSR2)
+
+
+def _pass(number: int, frame: object) -> None:
+    pass

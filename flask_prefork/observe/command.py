@@ -1,0 +1,133 @@
+"""The command ``flask prefork-status``.
+
+Every ``flask`` command imports this module, so what only this one needs is imported
+when it runs. It loads no app: the server is found by its address or its pid file,
+and asked over HTTP.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+import click
+from click.core import ParameterSource
+
+if t.TYPE_CHECKING:
+    from .finding import Place
+
+_PREFIX = "FLASK_PREFORK_RUN_"
+_COMMAND_LINE = ParameterSource.COMMANDLINE
+
+
+class _Seconds(click.FloatRange):
+    """As its base, which lets nan through."""
+
+    def convert(self, value: t.Any, *where: t.Any) -> float:
+        number = float(super().convert(value, *where))
+        if number != number:
+            self.fail(f"{value!r} is not a number of seconds.", *where)
+        return number
+
+
+@click.command("prefork-status", short_help="Show how a running server fares.")
+@click.option(
+    "--admin",
+    metavar="ADDRESS",
+    envvar=f"{_PREFIX}ADMIN",
+    help="The server's --admin address: PORT, HOST:PORT, unix:PATH or an http URL.",
+)
+@click.option(
+    "--pid",
+    "pid_file",
+    metavar="FILE",
+    envvar=f"{_PREFIX}PID",
+    help="Find the server by its --pid file instead.",
+)
+@click.option(
+    "--admin-token",
+    metavar="TOKEN",
+    envvar=f"{_PREFIX}ADMIN_TOKEN",
+    help="The server's --admin-token. Others see what is on a command line; its"
+    " variable is safer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the server's own JSON.")
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=_Seconds(0.1, 3600),
+    metavar="SECONDS",
+    help="The time between two looks of --watch. [default: 1]",
+)
+def prefork_status(
+    admin: str | None,
+    pid_file: str | None,
+    admin_token: str | None,
+    as_json: bool,
+    watch: bool,
+    interval: float | None,
+) -> None:
+    """Show how a running server fares: its pool, its queue, and each worker.
+
+    The server has to be started with --admin. It is found by --admin or --pid here,
+    or by the variables FLASK_PREFORK_RUN_ADMIN and FLASK_PREFORK_RUN_PID. It answers
+    also while all its workers are busy.
+
+    The exit status is 0 if it answered, 1 if it couldn't be asked, and 2 if the
+    command is used wrongly.
+    """
+    if watch and as_json:
+        raise click.UsageError("--json prints one look; give it without --watch.")
+    if interval is not None and not watch:
+        raise click.UsageError("--interval has no effect without --watch.")
+    if admin_token and not (admin_token.isascii() and admin_token.isprintable()):
+        raise click.UsageError("--admin-token must be of printable ASCII characters.")
+
+    from .client import AskError
+
+    try:
+        place = _find(admin, pid_file)
+        if watch:
+            _watch(place, admin_token, 1.0 if interval is None else interval)
+        elif as_json:
+            click.echo(place.ask(admin_token).data)
+        else:
+            _look(place, admin_token)
+    except AskError as e:
+        raise click.ClickException(str(e)) from None
+
+
+def _find(admin: str | None, pid_file: str | None) -> Place:
+    """Where the server is; the command line goes before the environment."""
+    from . import finding
+
+    source = click.get_current_context().get_parameter_source
+    said = {n for n in ("admin", "pid_file") if source(n) is _COMMAND_LINE}
+    if len(said) == 2:
+        raise click.UsageError("--admin and --pid both tell the server; give one.")
+    if pid_file is not None and (admin is None or said == {"pid_file"}):
+        return finding.by_pid_file(pid_file)
+    if admin is None:
+        raise click.UsageError(
+            "Which server? Give its --admin address or its --pid file, or set"
+            f" {_PREFIX}ADMIN or {_PREFIX}PID."
+        )
+    try:
+        return finding.by_address(admin)
+    except ValueError as e:
+        raise click.BadParameter(f"{e}.", param_hint="'--admin'") from None
+
+
+def _look(place: Place, token: str | None) -> None:
+    from .watch import draw
+
+    click.echo(draw(place.ask(token).snapshot))
+
+
+def _watch(place: Place, token: str | None, interval: float) -> None:
+    try:
+        from .watch import watch
+
+        watch(lambda: place.ask(token).snapshot, interval)
+    except KeyboardInterrupt:
+        # That is how to end it.
+        pass

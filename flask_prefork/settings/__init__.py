@@ -1,0 +1,1 @@
+"""All settings: one table, and how they are spelled."""

@@ -1,0 +1,401 @@
+"""Every setting of the server, in one table.
+
+From the rows here come the options of ``flask prefork-run`` (``cli.py``),
+the ``PREFORK_*`` keys of ``app.config``, their validation, and the reference
+in the docs. Imported by every ``flask`` command, so it imports next to
+nothing.
+
+Precedence: command line, environment, ``app.config``, default.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import fields
+
+from . import keys
+from .keys import config_key as config_key
+from .keys import option_name as option_name
+from .spec import Row as Row
+from .spec import SettingsError as SettingsError
+from .spec import Value as Value
+
+#: The scoreboard's places for a generation; unused ones are holes in a sparse file.
+MAX_SLOTS = 10_000
+
+
+def _row(help: str, kind: type, default: Value = None, **more: t.Any) -> t.Any:
+    return field(metadata={"row": Row(help, kind, default, **more)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, resolved. Made by :func:`resolve`."""
+
+    min_idle: int = _row(
+        "Keep at least this many workers idle.",
+        int, 2, unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    max_idle: int = _row(
+        "Retire idle workers above this number when they weren't needed for"
+        " the idle timeout.",
+        int, default_text="twice min-idle", unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    min_workers: int = _row(
+        "Never fewer workers than this.",
+        int, default_text="min-idle", unit="workers", least=1, most=MAX_SLOTS,
+    )  # fmt: skip
+    max_workers: int = _row(
+        "Never more workers than this.",
+        int, default_text="40, or min-idle if that is more", unit="workers",
+        least=1, most=MAX_SLOTS, fallback="WEB_CONCURRENCY",
+    )  # fmt: skip
+    idle_timeout: float = _row(
+        "A worker that was needed at no moment of this time is surplus.",
+        float, 10.0, unit="seconds", least=0.1, most=86400 * 365,
+    )  # fmt: skip
+    max_requests: int = _row(
+        "Replace a worker after this many requests; 0 is never.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    max_requests_jitter: int = _row(
+        "Add a random number up to this to max-requests, for each worker.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    max_worker_memory: str | None = _row(
+        "Replace a worker that has more memory for itself than this, as 200M, when it"
+        " is idle; 0 is never.",
+        str, default_text="never", size=True,
+    )  # fmt: skip
+    memory_budget: str | None = _row(
+        "Start no workers, and retire idle ones, when zygote and workers together have"
+        " more memory than this, as 2G; auto is by the control group's limit; 0 is no"
+        " limit.",
+        str, default_text="no limit", size=True, words=("auto",),
+    )  # fmt: skip
+    dispatch: str = _row(
+        "Order the lowest-numbered idle worker to accept, or let all block in"
+        " accept as traditional preforkers do.",
+        str, "ordered", choices=("ordered", "blocking"),
+    )  # fmt: skip
+    run_length: int = _row(
+        "How many connections a worker may take on one order while no"
+        " lower-numbered worker is idle; 1 is an order for each connection.",
+        int, 64, unit="connections", least=1, most=65535,
+    )  # fmt: skip
+    timeout: float = _row(
+        "Abort a request that makes no progress for so long, and log where it is;"
+        " 0 is never, and the default with the debugger.",
+        float, 60.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    slow_log: float = _row(
+        "Log the tracebacks of requests that take longer than this; 0 is never.",
+        float, 0.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    drain_delay: float = _row(
+        "When told to stop, go on accepting for so long, until load balancers"
+        " have noticed.",
+        float, 0.0, unit="seconds", least=0, most=86400,
+    )  # fmt: skip
+    graceful_timeout: float = _row(
+        "How long workers may finish what they serve when they retire.",
+        float, 30.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    spawn_timeout: float = _row(
+        "How long a new worker may take to become idle, an ordered one to answer,"
+        " and the zygote to fork.",
+        float, 30.0, unit="seconds", least=1, most=86400 * 365,
+    )  # fmt: skip
+    header_timeout: float = _row(
+        "How long a client may take to send a request's head.",
+        float, 10.0, unit="seconds", least=0.1, most=86400,
+    )  # fmt: skip
+    keep_alive: float = _row(
+        "How long a connection may wait for its next request; 0 closes it after"
+        " each response.",
+        float, 15.0, unit="seconds", least=0, most=86400,
+    )  # fmt: skip
+    upgrade_timeout: float = _row(
+        "End a connection that the app took over if silent for so long; 0 is never.",
+        float, 0.0, unit="seconds", least=0, most=86400 * 365,
+    )  # fmt: skip
+    min_data_rate: float = _row(
+        "Give a client up that sends a body or takes a response slower than this;"
+        " 0 is never.",
+        float, 240.0, unit="bytes per second", least=0,
+    )  # fmt: skip
+    limit_request_line: int = _row(
+        "The longest request line; a longer one is answered with 414.",
+        int, 8190, unit="bytes", least=64, most=65536,
+    )  # fmt: skip
+    limit_request_fields: int = _row(
+        "The most header fields; more are answered with 431.",
+        int, 100, unit="fields", least=1, most=32768,
+    )  # fmt: skip
+    limit_request_field_size: int = _row(
+        "The longest header field; a longer one is answered with 431.",
+        int, 8190, unit="bytes", least=64, most=65536,
+    )  # fmt: skip
+    limit_request_body: int = _row(
+        "The longest request body; a longer one is answered with 413; 0 is no"
+        " limit.",
+        int, 0, unit="bytes", least=0,
+    )  # fmt: skip
+    backlog: int = _row(
+        "How many connections may wait in the kernel's accept queue.",
+        int, default_text="the system's maximum", unit="connections",
+        least=1, most=2**31 - 1,
+    )  # fmt: skip
+    pid: str | None = _row(
+        "Write the server's pid to this file.",
+        str, default_text="none", early=True,
+    )  # fmt: skip
+    user: str | None = _row(
+        "Load and serve the app as this user, by name or number.",
+        str, default_text="who starts it", early=True,
+    )  # fmt: skip
+    group: str | None = _row(
+        "Load and serve the app as this group, by name or number.",
+        str, default_text="the user's", early=True,
+    )  # fmt: skip
+    socket_mode: str | None = _row(
+        "The permissions of the unix socket that --host makes, an octal number such as"
+        " 660. Who may write to it may connect.",
+        str, default_text="by the umask, or 660 with socket-group", early=True,
+    )  # fmt: skip
+    socket_group: str | None = _row(
+        "The group of the unix socket that --host makes, by name or number, such as the"
+        " proxy's.",
+        str, default_text="the user's", early=True,
+    )  # fmt: skip
+    admin: str | None = _row(
+        "Serve a status page, /status.json, /metrics, /livez and /readyz here: PORT,"
+        " HOST:PORT or unix:PATH. A port alone is for this machine only.",
+        str, default_text="none",
+    )  # fmt: skip
+    admin_token: str | None = _row(
+        "Ask for this on the admin address, as a bearer token or as the password;"
+        " not for /livez and /readyz.",
+        str, default_text="none",
+    )  # fmt: skip
+    agent_check: str | None = _row(
+        "Tell HAProxy's agent-check here how much is idle: PORT or HOST:PORT. A port"
+        " alone is for this machine only.",
+        str, default_text="none",
+    )  # fmt: skip
+    forwarded_allow_ips: str | None = _row(
+        "Believe the X-Forwarded-* headers of these peers: addresses and networks"
+        " with commas between, unix: for those on unix sockets, * for all.",
+        str, default_text="nobody's",
+    )  # fmt: skip
+    proxy_protocol: bool = _row(
+        "Read a header of the PROXY protocol, version 1 or 2, at the beginning of each"
+        " connection, and close connections without one.",
+        bool, False,
+    )  # fmt: skip
+    proxy_allow_from: str | None = _row(
+        "The proxies that may send headers of the PROXY protocol; a list as for"
+        " forwarded-allow-ips.",
+        str, default_text="nobody",
+    )  # fmt: skip
+    access_log: bool = _row("Log every request.", bool, True)
+    access_log_format: str | None = _row(
+        "What is logged of a request: common, combined, json, or a text with the atoms"
+        " of gunicorn's, such as %(h)s, and %(slot)s and %(generation)s.",
+        str, default_text="as 'flask run' logs, or combined with access-logfile",
+    )  # fmt: skip
+    access_logfile: str | None = _row(
+        "Log requests to this file; - is standard output.",
+        str, default_text="standard error",
+    )  # fmt: skip
+    gc_freeze: bool = _row(
+        "Keep what the app made before the fork out of the garbage collector's"
+        " sight, so that workers share its memory for longer.",
+        bool, True,
+    )  # fmt: skip
+    refork_after: int = _row(
+        "Once for each load of the app, let a worker that has served so many requests"
+        " become the zygote, so that workers share what requests have loaded; 0 is"
+        " never, as with --reload.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    request_handler: str | None = _row(
+        "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
+        " in the form 'module:Class'.",
+        str, default_text="ours",
+    )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Value]:
+        """The settings by name, fit for JSON."""
+        return asdict(self)
+
+
+#: The table: name (as in Python) to row, in the order of the docs.
+ROWS: Mapping[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings)}
+
+
+def resolve(
+    explicit: Mapping[str, Value],
+    config: Mapping[str, t.Any] | None = None,
+    defaults: Mapping[str, Value] | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> Settings:
+    """Put the layers of settings together and check them.
+
+    :param explicit: What the command line or the environment said, by name;
+        ``None`` where they said nothing.
+    :param config: The app's whole configuration; only ``PREFORK_*`` is read.
+    :param defaults: Defaults other than the table's.
+    :param sources: How to speak of explicit settings; by their options if not
+        given.
+    :raises SettingsError: In one sentence, for the first thing that can't be; for
+        unknown keys in one for each.
+    """
+    keys.check(config or {}, ROWS)
+    values: dict[str, t.Any] = {}
+    said: dict[str, str] = {}
+    for name, row in ROWS.items():
+        key = config_key(name)
+        if explicit.get(name) is not None:
+            said[name] = (sources or {}).get(name, option_name(name))
+            values[name] = row.convert(explicit[name], said[name])
+        elif config is not None and config.get(key) is not None and row.early:
+            raise SettingsError(keys.too_late(name))
+        elif config is not None and config.get(key) is not None:
+            values[name], said[name] = row.convert(config[key], key), key
+        else:
+            values[name] = (defaults or {}).get(name, row.default)
+    _check(values, said)
+    _derive(values, said)
+    return Settings(**values)
+
+
+#: Settings that ``http/checks.py`` looks at, if one of them was given.
+_HTTP = (
+    "forwarded_allow_ips",
+    "proxy_protocol",
+    "proxy_allow_from",
+    "access_log_format",
+    "access_logfile",
+)
+#: Pairs of which the first can't be above the second.
+_ORDER = (
+    ("min_idle", "max_idle"),
+    ("min_idle", "max_workers"),
+    ("min_workers", "max_workers"),
+)
+
+
+def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    # Only what was said is held against each other: a default gives way.
+    for low, high in _ORDER:
+        if low in said and high in said and values[low] > values[high]:
+            raise SettingsError(
+                f"{said[low]} ({values[low]}) is above {said[high]} ({values[high]});"
+                f" give a {said[low]} of {values[high]} or less,"
+                f" or a {said[high]} of {values[low]} or more."
+            )
+    if said.get("max_requests_jitter") and not values["max_requests"]:
+        raise SettingsError(
+            f"{said['max_requests_jitter']} has no effect without a"
+            f" {option_name('max_requests')} above 0."
+        )
+    _check_memory(values, said)
+    _check_refork(values, said)
+    check_addresses(values, said)
+    _check_token(values, said)
+    _check_http(values, said)
+
+
+def _check_memory(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    for name in ("max_worker_memory", "memory_budget"):
+        if name in said and values[name] != "0":
+            from ..system import smaps
+
+            if smaps.read() is None:
+                raise SettingsError(
+                    f"{said[name]} needs /proc/self/smaps_rollup, which this system"
+                    " doesn't have; Linux does since 4.14."
+                )
+
+
+def _check_refork(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    after, most = values["refork_after"], values["max_requests"]
+    if after and not hasattr(os, "pidfd_open"):
+        raise SettingsError(
+            f"{said['refork_after']} needs pidfd_open(2), which this system doesn't"
+            " have; Linux does since 5.3."
+        )
+    if after and most and after >= most:
+        raise SettingsError(
+            f"{said['refork_after']} ({after}) has no effect, for workers are replaced"
+            f" by {said['max_requests']} ({most}) before; give less than that."
+        )
+
+
+def check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    """See that the addresses beside the app's can be such; else raise an error."""
+    from . import addresses
+
+    found = {}
+    for name in ("admin", "agent_check"):
+        if values[name] is not None:
+            try:
+                found[name] = addresses.parse(values[name])
+            except ValueError as e:
+                raise SettingsError(f"{said[name]}: {e}.") from None
+    agent = found.get("agent_check")
+    if agent is None:
+        return
+    if agent.path:
+        raise SettingsError(
+            f"{said['agent_check']} must be PORT or HOST:PORT, for HAProxy asks its"
+            " agents by TCP."
+        )
+    if "admin" in found and found["admin"].clashes(agent.host, agent.port):
+        raise SettingsError(
+            f"{said['agent_check']} must have another port than {said['admin']}."
+        )
+
+
+def _check_token(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    token = values["admin_token"]
+    if token is None:
+        return
+    # What a header can carry as it is.
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise SettingsError(
+            f"{said['admin_token']} must be of printable ASCII characters without"
+            " spaces."
+        )
+    if values["admin"] is None:
+        raise SettingsError(
+            f"{said['admin_token']} has no effect without {option_name('admin')}."
+        )
+
+
+def _check_http(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    if any(name in said for name in _HTTP):
+        from ..http import checks
+
+        checks.check(values, said)
+
+
+def _derive(values: dict[str, t.Any], said: Mapping[str, str]) -> None:
+    if "min_idle" not in said:
+        bounds = [values[k] for k in ("max_workers", "max_idle") if k in said]
+        values["min_idle"] = min([values["min_idle"], *bounds])
+    if values["max_idle"] is None:
+        values["max_idle"] = min(2 * values["min_idle"], MAX_SLOTS)
+    if values["max_workers"] is None:
+        needed = max(values["min_idle"], values["min_workers"] or 0)
+        values["max_workers"] = max(40, needed)
+    if values["min_workers"] is None:
+        values["min_workers"] = values["min_idle"]
+    if values["backlog"] is None:
+        values["backlog"] = 2**31 - 1  # the kernel takes its own maximum

@@ -1,0 +1,1 @@
+"""Linux and POSIX, without a concept of this server."""

@@ -1,0 +1,408 @@
+"""A worker: waits for orders, accepts, serves, reports.
+
+``main.py`` makes it in a freshly forked process and runs it. What the dispatcher has
+to know goes over the back channel in frames; what others may want to look at is on the
+scoreboard.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+import typing as t
+from collections.abc import Sequence
+
+from ..http import app_socket
+from ..http.contract import HEAD
+from ..http.contract import KEEP_ALIVE
+from ..http.contract import Parked
+from ..http.errors import RequestTimeout
+from ..ipc import parked as parking
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import receive_one
+from ..ipc.channel import send_one
+from ..ipc.listener import Listener
+from ..ipc.listener import Waiter
+from ..ipc.parked import Wait
+from ..ipc.scoreboard import Bank
+from ..ipc.spawn import Inherited
+from ..settings.table import Settings
+from ..system import faults
+from ..system import forks
+from ..system import socket_modes
+from . import memory_sampler
+from .memory_sampler import Scales
+
+if t.TYPE_CHECKING:
+    from ..http.server import PreforkServer
+
+#: While the system has no descriptors or memory for another connection, a
+#: worker would spin on its order. Seconds it waits instead.
+_PAUSE = 0.05
+#: How long a worker waits for the next connection of its standing order before
+#: it reports that it is idle, in milliseconds.
+_MOMENT = 1
+
+
+class Worker:
+    """One process's state; the servers see it as their monitor.
+
+    :param slot: Its number, from 0.
+    :param generation: The generation it is of.
+    :param channel: Its end of the back channel, blocking.
+    :param bank: Its generation's half of the scoreboard.
+    :param servers: One for each listening socket, in the dispatcher's order.
+    :param settings: All settings.
+
+    :ivar promotion: What a zygote begins with that it is to leave behind, if any.
+    :ivar deadline: When it will be killed, if it was told to end.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        generation: int,
+        channel: socket.socket,
+        bank: Bank,
+        servers: Sequence[PreforkServer],
+        settings: Settings,
+    ) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.channel = channel
+        self.bank = bank
+        self.servers = servers
+        self.settings = settings
+        self.abortable = False  # set while the app runs (http.contract.Monitor)
+        self._fault = faults.at("worker-ordered")
+        self.pid = os.getpid()
+        #: TLS connections can't move to another process.
+        self.stays = any(server.ssl_context is not None for server in servers)
+        self.queues = [Listener(server.socket, "") for server in servers]
+        self.waits = []
+        for server in servers:
+            wait = select.poll()
+            wait.register(server.socket, select.POLLIN)
+            self.waits.append(wait)
+            server.watch(self)
+        self.requests = 0
+        self.connections = 0
+        self._reported = 0
+        self.scales = memory_sampler.of(settings)
+        self.promotion: Inherited | None = None
+        self.deadline: float | None = None
+        #: The descriptor of the connection that is served, or -1.
+        self._serving = -1
+        self._waiter: Waiter | None = None
+        self.entry = bank.entry(slot)
+        self.entry.enter(self.pid, generation, time.monotonic())
+
+    # What the servers tell and ask (http.contract.Monitor)
+
+    def begin(self, method: str, path: str) -> None:
+        """A request's head was read."""
+        self.entry.begin(time.monotonic(), method, path)
+        if self.scales is not None:
+            self.scales.begin(method, path)
+
+    def progress(self) -> None:
+        """Something of the request was read or written."""
+        self.entry.move(time.monotonic())
+
+    def upgrade(self) -> None:
+        """The app has taken the connection over."""
+        self.abortable = False
+        self.entry.upgrade(time.monotonic())
+
+    def end(self, status: int, sent: int) -> None:
+        """Its response is over."""
+        now = time.monotonic()
+        self.requests += 1
+        self.entry.end(now, status, sent)
+        if self.scales is not None and self.scales.served(now):
+            self._weigh(self.scales)
+
+    def ending(self) -> None:
+        """The connection's last byte is about to be sent."""
+        self.entry.turn()
+
+    def draining(self) -> bool:
+        """Whether kept-alive connections should end."""
+        return self.bank.is_draining() or (self.stays and self._is_stopped())
+
+    def leaving(self) -> bool:
+        """Whether connections should end that the app has taken over."""
+        return self.bank.is_draining() or self.bank.is_retiring(self.slot)
+
+    def crowded(self) -> bool:
+        """Whether others wait for a worker."""
+        bank, limit = self.bank, self.settings.max_requests
+        return (
+            # Who replaces it is told by its next report, not while it serves on.
+            (limit and self.requests - self._reported >= limit)
+            or bank.others_wait()
+            or self._is_stopped()
+            or any(queue.is_waited_on() for queue in self.queues)
+        )
+
+    def _is_stopped(self) -> bool:
+        """Whether to take no more connections on the standing order.
+
+        The dispatcher says so; and who has too much memory doesn't wait for that.
+        """
+        over = self.scales is not None and self.scales.is_over
+        return over or self.bank.is_stopped(self.slot)
+
+    def disown(self) -> None:
+        """In a process that the app has forked: let go of what is this worker's.
+
+        The child may live on, and neither the client nor the dispatcher would see
+        that an end is closed. Or it returns from the view like its parent, and
+        must not answer a second time; perhaps in the middle of the next response.
+        """
+        ours = [self.channel, *(server.socket for server in self.servers)]
+        waiter = self._waiter.fileno() if self._waiter is not None else -1
+        # Before its connection is gone, which the kernel is asked about.
+        offered = app_socket.lent()
+        fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
+        forks.blind(fds)
+        self.entry.release()
+        self.bank.detach()
+        self.entry = self.bank.entry(self.slot)
+        for server in self.servers:
+            server.access_log = False
+
+    # The loop
+
+    def abort(self, number: int, frame: object) -> None:
+        """End the request with an error, if it's the one that was meant (SIGXCPU)."""
+        record = self.bank.read(self.slot)
+        silent = time.monotonic() - max(record.began, record.moved)
+        if self.abortable and record.began and silent >= self.settings.timeout:
+            self.abortable = False
+            raise RequestTimeout(f"no progress for {self.settings.timeout:g} s")
+
+    def run(self) -> None:
+        """Serve until told to retire, or until the dispatcher is gone."""
+        if not self._report(Kind.IDLE):
+            return
+        if self.settings.dispatch == "blocking":
+            self._run_blocking()
+        else:
+            self._run_ordered()
+
+    def _run_ordered(self) -> None:
+        if self.scales is not None:
+            self._waiter = Waiter(self.channel, [])
+        waiter = self._waiter
+        while True:
+            if waiter is not None:
+                self._settle(waiter)
+            received = receive_one(self.channel)
+            if received is None or not self._obey(*received):
+                return
+
+    def _run_blocking(self) -> None:
+        # Not accept() itself, which nothing but a signal could end; and
+        # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
+        waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
+        while True:
+            self._settle(waiter)
+            index = None if self._is_handed(waiter) else waiter.wait()
+            if index is None:
+                received = receive_one(self.channel)
+                if received is None or not self._obey(*received):
+                    return
+                continue
+            before = self.connections
+            self._serve_run(index, self.settings.run_length, ordered=False)
+            if self.connections > before and not self._report(Kind.IDLE):
+                return
+
+    def _is_handed(self, waiter: Waiter) -> bool:
+        """Whether news come, for which others at a listener have to wait a moment.
+
+        Who is to be replaced lets the dispatcher see that it is idle; and parked
+        connections have a turn, however many come anew.
+        """
+        if self._is_stopped():
+            return waiter.hears(_PAUSE)
+        return self.bank.others_wait() and waiter.hears(_MOMENT / 1000)
+
+    def _obey(self, frame: Frame, fds: list[int]) -> bool:
+        """Do what a frame says.
+
+        :return: ``False`` to retire.
+        """
+        if frame.generation != self.generation:
+            return False
+        if frame.kind in (Kind.RETIRE, Kind.PROMOTE):
+            self.deadline = frame.moment or None
+        if frame.kind is Kind.ORDER:
+            if self._fault is not None:
+                self._fault()
+            self._serve_run(frame.place, frame.argument, ordered=True)
+        elif frame.kind is Kind.RESUME and fds:
+            if not self._report(Kind.BUSY, taken=1):
+                return False
+            self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
+            if self.settings.dispatch == "blocking":
+                self._take_turn()
+        elif frame.kind is Kind.PROMOTE and fds:
+            control = socket_modes.adopt(fds[0], blocking=True)
+            self.promotion = Inherited(control, frame.argument)
+            return False
+        else:
+            return False  # RETIRE
+        return self._report(Kind.IDLE)
+
+    def _resume(self, frame: Frame, connection: socket.socket) -> None:
+        """Go on with a connection that was parked."""
+        wait, wakes = parking.from_flags(frame.flags)
+        try:
+            address = connection.getpeername()
+        except OSError:
+            connection.close()  # the client has gone
+            return
+        # One that waited for its turn has its next request there already.
+        kind = HEAD if wait is Wait.HEAD else KEEP_ALIVE
+        parked = Parked(kind, frame.moment, frame.argument, False, frame.tag)
+        self._serve_one(frame.place, connection, address, parked, wakes)
+
+    def _take_turn(self) -> None:
+        """After a parked connection, serve one from each listener.
+
+        The next parked one may be on its way here already, and so on.
+        """
+        for index in range(len(self.servers)):
+            if not self._is_stopped():
+                self._serve_run(index, 1, ordered=False, told=True)
+
+    def _serve_one(
+        self,
+        index: int,
+        connection: socket.socket,
+        address: t.Any,
+        resumed: Parked | None = None,
+        wakes: int = 0,
+    ) -> None:
+        """Serve a connection until it ends or has to wait."""
+        self._serving = connection.fileno()
+        parked = self.servers[index].serve(connection, address, resumed)
+        self._serving = -1
+        if forks.is_foreign():
+            # The app has forked, and this is its child, not the worker
+            # (SpamAssassin bug 4370).
+            os._exit(0)
+        if parked is None:
+            return
+        wait = Wait.WORKER if parked.ready else Wait(parked.kind)
+        # One that was woken for no whole head is looked at less and less often.
+        if resumed is not None and resumed.kind == HEAD and wait is Wait.HEAD:
+            wakes += 1
+        else:
+            wakes = 0
+        if parked.have and not parked.ready:
+            try:
+                # Quiet until there is one more byte, or the end (socket(7)).
+                mark = parked.have + 1
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+            except OSError:
+                pass
+        frame = Frame(
+            Kind.PARK,
+            self.generation,
+            self.slot,
+            parked.have,
+            index,
+            parking.flags(wait, wakes),
+            parked.deadline,
+            parked.tag,
+        )
+        send_one(self.channel, frame, [connection.fileno()])
+        connection.close()
+
+    def _serve_run(
+        self, index: int, length: int, ordered: bool, told: bool = False
+    ) -> None:
+        """Take connections from one listener as long as the standing order holds.
+
+        :param told: The dispatcher knows that it is busy.
+        """
+        server = self.servers[index]
+        for turn in range(length):
+            try:
+                try:
+                    connection, address = server.accept()
+                except BlockingIOError:
+                    if not (turn and ordered and self._knocks_soon(index)):
+                        return
+                    connection, address = server.accept()
+            except BlockingIOError:
+                return
+            except OSError as e:
+                if not isinstance(e, ConnectionError):
+                    # ENFILE, ENOBUFS, ENOMEM: somebody else's luck may be better
+                    # (accept(2)).
+                    time.sleep(_PAUSE)
+                if e.errno == errno.EMFILE:
+                    # The app has used up this process's descriptors. As long as
+                    # it waits for orders, the connection would be ordered to it.
+                    raise
+                return
+            if not (turn or told) and not self._report(Kind.BUSY):
+                connection.close()
+                return
+            self.connections += 1
+            self.entry.accept()
+            if self.stays:
+                self.progress()  # a silent client is no fault of this process
+            self._serve_one(index, connection, address)
+            if self._is_stopped() or self.bank.others_wait():
+                return
+            if ordered and self.bank.lower_is_idle(self.slot):
+                return
+
+    def _knocks_soon(self, index: int) -> bool:
+        """Wait a moment for the next connection of a standing order.
+
+        No lower-numbered worker is idle, so this one is who would be ordered next,
+        and asking for the order costs more than the moment.
+        """
+        self.ending()
+        knocks = self.waits[index].poll(_MOMENT)
+        return bool(knocks) and not self._is_stopped()
+
+    def _settle(self, waiter: Waiter) -> None:
+        """If nothing is to be done for a while, tell what the last work has left."""
+        if self.scales is not None and self.scales.is_due(waiter.is_quiet):
+            self._weigh(self.scales)
+
+    def _weigh(self, scales: Scales) -> None:
+        """Tell the dispatcher what this worker has for itself."""
+        frame = scales.frame(self.generation, self.slot)
+        self.entry.grow(scales.growth.most())
+        self.send(frame)
+
+    def _report(self, kind: Kind, taken: int = 0) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone. See :attr:`.Kind.BUSY`."""
+        served = 0
+        if kind is Kind.IDLE:
+            # It stays marked as about to accept: until this report is read, a
+            # connection would be another's.
+            served, self._reported = self.requests - self._reported, self.requests
+        else:
+            self.entry.take()
+        return self.send(Frame(kind, self.generation, self.slot, served, flags=taken))
+
+    def send(self, frame: Frame) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone."""
+        try:
+            os.write(self.channel.fileno(), frame.encode())
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""The zygote: the process that loads the app and forks the workers."""

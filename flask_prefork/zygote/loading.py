@@ -1,0 +1,268 @@
+"""The app in the zygote: loading it, and making servers for it.
+
+The command calls this in the zygote's process, before there is a zygote's loop: first
+:func:`load`, then :func:`server_maker`, whose result the zygote calls for each
+listening socket.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import socket
+import sys
+import tempfile
+import traceback
+import typing as t
+from dataclasses import replace
+
+from werkzeug.serving import generate_adhoc_ssl_pair
+from werkzeug.serving import load_ssl_context
+from werkzeug.serving import WSGIRequestHandler
+from werkzeug.utils import import_string
+
+from ..extension import configuration
+from ..http import access_logger
+from ..http.access_logger import AccessLogger
+from ..http.contract import Limits
+from ..http.handler import PreforkRequestHandler
+from ..http.log_format import compile_format
+from ..http.request_log import LoggingHandler
+from ..http.server import PreforkServer
+from ..ipc import listener
+from ..settings import addresses
+from ..settings import size
+from ..settings.table import resolve
+from ..settings.table import Settings
+from ..settings.table import SettingsError
+from ..settings.table import Value
+from ..system import cgroup
+from ..system import memory_file
+from ..system import peers
+from ..system import streams
+from ..system.log import logger
+from ..system.log import tell_lost
+from ..system.peers import Peers
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import WSGIEnvironment
+    from flask.cli import ScriptInfo
+
+    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+#: Of a control group's limit so much is for dispatcher and observer (measured: 16
+#: and 19 MiB), and of the rest this part for the pool; the others are the kernel's.
+AUTO_REST = 40 * 2**20
+AUTO_PART = 0.9
+#: Where this process's open files have names (``proc_pid_fd(5)``).
+_OWN_FILES = "/proc/self/fd"
+
+
+def load(
+    info: ScriptInfo,
+    explicit: t.Mapping[str, Value],
+    defaults: t.Mapping[str, Value],
+    *,
+    shows_failure: bool,
+) -> tuple[WSGIApplication, Settings]:
+    """Load the app and resolve the settings.
+
+    :param info: What the ``flask`` command knows of the app.
+    :param explicit: The settings from command line and environment.
+    :param defaults: Defaults other than the table's.
+    :param shows_failure: Instead of an app that can't be loaded return one that
+        raises the error at each request, as ``flask run`` does when it reloads.
+    :raises SettingsError: For what the app's configuration says.
+    """
+    try:
+        app = info.load_app()
+    except Exception as e:
+        if not shows_failure:
+            raise
+        traceback.print_exc()
+        failure = e
+
+        def failed(
+            environ: WSGIEnvironment, start_response: StartResponse
+        ) -> t.Iterable[bytes]:
+            raise failure from None
+
+        return failed, _with_budget(resolve(explicit, None, defaults))
+    # Configuring the app's logging has disabled the loggers that were there, unless
+    # it was asked not to (logging.config).
+    logger.disabled = False
+    return app, _with_budget(resolve(explicit, configuration(app), defaults))
+
+
+def _with_budget(settings: Settings) -> Settings:
+    """Make a number of a memory budget that is to be found out."""
+    if settings.memory_budget != "auto":
+        return settings
+    limit = cgroup.memory_limit()
+    if limit is None:
+        logger.warning(
+            "No control group limits this server's memory, so --memory-budget auto"
+            " doesn't either."
+        )
+        return replace(settings, memory_budget=None)
+    budget = max(int((limit - AUTO_REST) * AUTO_PART), size.LEAST)
+    return replace(settings, memory_budget=str(budget))
+
+
+def find_addresses(settings: Settings) -> Settings:
+    """Put numbers in place of names: the dispatcher, which binds, asks nobody.
+
+    :raises SettingsError: If there is no such name.
+    """
+    return replace(
+        settings,
+        admin=_numeric(settings.admin),
+        agent_check=_numeric(settings.agent_check),
+    )
+
+
+def _numeric(text: str | None) -> str | None:
+    wanted = None if text is None else addresses.parse(text)
+    # A name that stands in a file, and is better to read.
+    if wanted is None or wanted.host == "localhost":
+        return text
+    try:
+        return str(wanted._replace(host=listener.numeric(wanted.host)))
+    except listener.BindError as e:
+        raise SettingsError(str(e)) from None
+
+
+def server_maker(
+    app: WSGIApplication, settings: Settings, cert: t.Any, debugger: bool, host: str
+) -> MakeServer:
+    """Prepare all that the servers for the listening sockets have in common.
+
+    :param app: What to serve.
+    :param cert: What ``--cert`` and ``--key`` gave: ``None``, ``"adhoc"``, the
+        paths of certificate and key, or an SSL context.
+    :param debugger: Show tracebacks in the browser.
+    :param host: The name under which the debugger may be used.
+    :raises SettingsError: If the request handler is none.
+    """
+    if debugger:
+        from werkzeug.debug import DebuggedApplication
+
+        # The console's frames live in one process: with more workers, the
+        # next request would go to one that doesn't know them.
+        console = settings.max_workers == 1
+        if not console:
+            logger.info(
+                " * The debugger shows tracebacks; its console needs a single"
+                " worker (--max-workers 1)"
+            )
+        app = DebuggedApplication(app, evalex=console)
+        app.trusted_hosts.append(host)
+    # The first request of each worker would look for it (werkzeug's routing).
+    codecs.lookup("idna")
+    handler = _load_handler(settings.request_handler)
+    logs = _access_logger(settings, handler)
+    context = _ssl_context(cert)
+    limits = Limits(
+        request_line=settings.limit_request_line,
+        fields=settings.limit_request_fields,
+        field_size=settings.limit_request_field_size,
+        body=settings.limit_request_body,
+        header_timeout=settings.header_timeout,
+        keep_alive=settings.keep_alive,
+        min_data_rate=settings.min_data_rate,
+        upgrade_timeout=settings.upgrade_timeout,
+    )
+
+    def make_server(sock: socket.socket, host: str) -> PreforkServer:
+        return PreforkServer(
+            app,
+            sock,
+            handler,
+            limits,
+            ssl_context=context,
+            access_log=settings.access_log,
+            access_logger=logs,
+            forwarders=_peers(settings.forwarded_allow_ips),
+            proxies=_peers(settings.proxy_allow_from),
+        )
+
+    return make_server
+
+
+def _peers(text: str | None) -> Peers | None:
+    return None if text is None else peers.parse(text)
+
+
+def _access_logger(
+    settings: Settings, handler: type[WSGIRequestHandler]
+) -> AccessLogger | None:
+    """What logs requests, if not the handler as ``flask run``'s does."""
+    text, path = settings.access_log_format, settings.access_logfile
+    if not settings.access_log or (text is None and path is None):
+        return None
+    if not issubclass(handler, LoggingHandler):
+        raise SettingsError(
+            f"The request handler {settings.request_handler!r} has its own way of"
+            " logging; derive it from"
+            " flask_prefork.http.handler.PreforkRequestHandler to use"
+            " --access-log-format and --access-logfile."
+        )
+    try:
+        access_logger.set_up(path, _open_log)
+    except OSError as e:
+        raise SettingsError(
+            f"Can't write the access log to {path}: {e.strerror or e}."
+        ) from None
+    return AccessLogger(compile_format(text or "combined"))
+
+
+def _open_log(path: str) -> t.TextIO:
+    return streams.append(path, lambda lost: tell_lost("the access log", lost))
+
+
+def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
+    if name is None:
+        return PreforkRequestHandler
+    try:
+        handler = import_string(name)
+    except ImportError as e:
+        reason = str(e).partition("\n")[0]
+        raise SettingsError(
+            f"Can't import the request handler {name!r}: {reason}"
+        ) from None
+    if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
+        raise SettingsError(
+            f"The request handler {name!r} is no subclass of"
+            " werkzeug.serving.WSGIRequestHandler."
+        )
+    return handler
+
+
+def _ssl_context(cert: t.Any) -> t.Any:
+    if isinstance(cert, tuple):
+        return load_ssl_context(*cert)
+    if cert != "adhoc":
+        return cert
+    from cryptography.hazmat.primitives import serialization
+
+    # werkzeug's own function leaves the files to atexit, which runs in every
+    # worker.
+    certificate, key = generate_adhoc_ssl_pair()
+    encoding = serialization.Encoding.PEM
+    data = certificate.public_bytes(encoding) + key.private_bytes(
+        encoding,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    # OpenSSL reads files by their names only.
+    if sys.platform == "linux" and os.path.isdir(_OWN_FILES):
+        with open(memory_file.create("flask_prefork_certificate"), "wb") as file:
+            file.write(data)
+            file.flush()
+            return load_ssl_context(f"{_OWN_FILES}/{file.fileno()}")
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(data)
+        named.flush()
+        return load_ssl_context(named.name)

@@ -1,0 +1,452 @@
+"""The zygote: loads the app, forks workers, reaps them.
+
+The command runs it in a process of its own (``ipc/spawn.py``). It does what the
+dispatcher tells it over the control socket, and reports the outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import time
+import typing as t
+
+from ..dispatcher.ending import GRACE
+from ..http.server import PreforkServer
+from ..ipc import listener
+from ..ipc import spawn
+from ..ipc.channel import close_all
+from ..ipc.channel import Frame
+from ..ipc.channel import Kind
+from ..ipc.channel import read_document
+from ..ipc.channel import receive_one
+from ..ipc.channel import send_one
+from ..ipc.channel import write_document
+from ..ipc.scoreboard import Bank
+from ..ipc.spawn import Inherited
+from ..settings import size
+from ..settings.table import Settings
+from ..system import faults
+from ..system import forks
+from ..system import smaps
+from ..system import socket_modes
+from ..worker import at_exit
+from ..worker import leaving
+from . import reloader
+from .fork_pipes import Own
+from .lifecycle import Lifecycle
+from .orphans import Orphan
+from .orphans import Orphans
+
+if t.TYPE_CHECKING:
+    Watch = t.Callable[[t.Callable[[], None]], None]
+    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+
+#: Bytes of a block that is freed for glibc to see, :meth:`Zygote._prepare` says why.
+_USUAL_BLOCK = 2 << 20
+#: How long a dispatcher may take to die once it has closed its sockets, in seconds.
+_LAST_MOMENT = 1.0
+#: How long the watcher may take until it knows the app's files, in seconds.
+_WATCHER_PATIENCE = 30.0
+#: What makes us call the app.
+_FOR_THE_APP = frozenset({Kind.SPAWN, Kind.READY, Kind.RESIZED})
+
+
+class Work(t.Protocol):
+    """What a forked worker does: :func:`.main.serve`.
+
+    It returns where it has left a process behind that is to be the next zygote.
+    """
+
+    def __call__(
+        self,
+        slot: int,
+        generation: int,
+        channel: socket.socket,
+        dump: int,
+        bank: Bank,
+        servers: t.Sequence[PreforkServer],
+        settings: Settings,
+        life: Lifecycle,
+    ) -> Inherited: ...
+
+
+class Zygote:
+    """The zygote's loop.
+
+    :param begin: The control socket and the generation.
+    :param settings: All settings, resolved with the app's configuration.
+    :param make_server: Makes the server for one listening socket.
+    :param work: What a worker does.
+    :param watch: What the process does that watches the app's files; it ends with
+        :data:`.reloader.CHANGED`.
+    :param life: What the app is told of its workers.
+    """
+
+    def __init__(
+        self,
+        begin: Inherited,
+        settings: Settings,
+        make_server: MakeServer,
+        work: Work,
+        watch: Watch | None,
+        life: Lifecycle,
+    ) -> None:
+        self.control = begin.control
+        self.generation = begin.generation
+        self.settings = settings
+        self.make_server = make_server
+        self.work = work
+        self.watch = watch
+        self.life = life
+        self.servers: list[PreforkServer] = []
+        self.bank: Bank | None = None
+        #: The listening sockets that end with the server.
+        self.own: list[socket.socket] = []
+        #: The dispatcher's pidfd (``pidfd_open(2)``), where there are such; else -1.
+        self.parent = -1
+        #: The workers that are alive, by pid.
+        self.workers: dict[int, Orphan] = {}
+        #: They, when the dispatcher is dead and their time is over.
+        self._orphans: Orphans | None = None
+        self._prepared = False
+        #: The end of a channel that is for the next worker, or -1.
+        self._handed = -1
+        self._released = False
+        self._handed_on = False
+        self._fault = faults.at("zygote-fork")
+        self._watcher = 0
+        self._leash: socket.socket | None = None
+
+    def run(self) -> None:
+        """Serve the dispatcher until it lets go of the control socket."""
+        if hasattr(os, "pidfd_open"):
+            self.parent = os.pidfd_open(os.getppid())
+        self._wake_up, self._signalled = socket_modes.pair(blocking=False)
+        self._hear_of_deaths()
+        spawn.ignore_foreign_signals()
+        forks.when_app_forks(self._disown)
+        spawn.show_on_request()
+        if self.watch is not None:
+            self._start_watcher(self.watch)
+        document = write_document(self.settings.as_dict())
+        frame = Frame(Kind.LOADED, self.generation, argument=self._weight())
+        send_one(self.control, frame, [document])
+        os.close(document)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self._wake_up, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake_up.fileno() in ready:
+                self._wake_up.recv(4096)
+                self._reap()
+            if self.control.fileno() in ready:
+                received = receive_one(self.control)
+                if received is None:
+                    break
+                frame, fds = received
+                self._obey(frame, fds)
+                close_all(fds)
+                if frame.kind in _FOR_THE_APP:
+                    self._hear_of_deaths()
+                    self._reap()
+        if not self._released:
+            self._succeed()
+        self._wait_for_workers()
+        if self._watcher:
+            # It ends by itself, unless it is stopped.
+            os.kill(self._watcher, signal.SIGKILL)
+        # The watcher's end may be told when the descriptor is closed already.
+        signal.set_wakeup_fd(-1)
+        self._finish()
+
+    def _hear_of_deaths(self) -> None:
+        """Let deaths of children end the wait for news.
+
+        Again after each hook: an event loop that runs in one takes the wake-up
+        descriptor, and leaves none (``asyncio``'s ``remove_signal_handler``). Deaths
+        in between weren't told to us.
+        """
+        forks.handle(signal.SIGCHLD, _wake)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+    def _finish(self) -> None:
+        """End what the app runs here, before the interpreter does so without an end."""
+        name = f"The zygote (pid {os.getpid()})"
+        now = time.monotonic()
+        leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
+        finished = leaving.finish_threads(now + _LAST_MOMENT, name)
+        if self._handed_on:
+            at_exit.quit_now(0)
+        if not finished:
+            at_exit.run(0)
+
+    def _weight(self) -> int:
+        """KiB of what was loaded, if there is a budget for it."""
+        found = smaps.read() if size.parse(self.settings.memory_budget) else None
+        # What it shares with the dispatcher too: that is what workers share with it.
+        return found.written // 1024 if found is not None else 0
+
+    def _start_watcher(self, watch: Watch) -> None:
+        """Fork the process that watches files, and wait until it knows them.
+
+        What changes from then on is seen.
+        """
+        ours, theirs = socket_modes.pair()
+        self._watcher = forks.fork()
+        if not self._watcher:
+            try:
+                signal.set_wakeup_fd(-1)
+                for mine in (ours, self._wake_up, self._signalled, self.control):
+                    mine.close()
+                self._forget_parent()
+                reloader.run(watch, theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+        # One that hangs keeps nobody from serving.
+        ready = select.poll()
+        ready.register(ours, select.POLLIN)
+        ready.poll(_WATCHER_PATIENCE * 1000)
+        # It ends when this end is closed, however this process ends.
+        self._leash = ours
+
+    def _obey(self, frame: Frame, fds: list[int]) -> None:
+        """Do what a frame says; what is taken of its descriptors is popped."""
+        if frame.kind is Kind.LISTEN:
+            self._listen(fds)
+        elif frame.kind is Kind.SPAWN:
+            self._spawn(frame.slot, fds.pop(0), fds.pop(0))
+        elif frame.kind is Kind.RELEASE:
+            self._released = True
+        elif frame.kind is Kind.HANDED_ON:
+            self._handed_on = True
+            at_exit.hand_on()
+        elif frame.kind is Kind.READY:
+            at_exit.inherit()
+            self.life.ready(bool(frame.argument))
+            send_one(self.control, Frame(Kind.READY, self.generation))
+        elif frame.kind is Kind.RESIZED:
+            self.life.resized(frame.argument)
+            send_one(self.control, Frame(Kind.RESIZED, self.generation))
+        elif (
+            frame.kind is Kind.SIGNAL
+            and (worker := self.workers.get(frame.argument)) is not None
+            and worker.slot == frame.slot
+        ):
+            # Not reaped yet, so the pid is still its; perhaps as another user's.
+            with contextlib.suppress(PermissionError):
+                os.kill(frame.argument, frame.place)
+
+    def _listen(self, fds: list[int]) -> None:
+        hosts = read_document(fds.pop(0))
+        self.bank = Bank(fds[0], self.generation)
+        close_all([fds.pop(0)])
+        for host, inherited in hosts:
+            sock = socket_modes.adopt(fds.pop(0), blocking=False)
+            if not inherited:
+                self.own.append(sock)
+            self.servers.append(self.make_server(sock, host))
+
+    def _spawn(self, slot: int, fd: int, dump: int) -> None:
+        self._handed = fd
+        wanted = self.life.before_fork()
+        self._handed = -1
+        if wanted and not self._prepared:
+            self._prepare(fd)
+        channel = socket_modes.adopt(fd, blocking=True)
+        # But for the one that shows where a handler of the app's hangs.
+        blocked = signal.valid_signals() - {signal.SIGUSR2}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            if not wanted:
+                raise OSError(errno.ECANCELED, "a hook has failed")
+            if self._fault is not None:
+                self._fault()
+            pid = forks.fork(at_exit.begin)
+            if not pid:
+                self._become_worker(slot, channel, dump, mask)
+        except OSError as e:
+            number = e.errno or errno.EAGAIN
+            frame = Frame(Kind.FAILED, self.generation, slot, number)
+            send_one(self.control, frame)
+            os.close(dump)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            channel.close()
+        self.workers[pid] = Orphan(pid, slot, dump)
+        self._tell_of(slot, pid)
+
+    def _prepare(self, channel: int) -> None:
+        """Before the first fork.
+
+        :param channel: The first worker's end of its channel.
+        """
+        self._prepared = True
+        ends = [self.control, self._wake_up, self._signalled]
+        ends += [self._leash] if self._leash is not None else []
+        fds = [channel, *(end.fileno() for end in ends)]
+        own = Own(fds, [self._watcher], os.getppid())
+        self.life.prepare([server.socket for server in self.servers], own)
+        # A worker would give what a large body or page took back to the kernel after
+        # each request, and get it again page by page, zeroed. What glibc keeps follows
+        # the size of blocks that were freed: up to twice this one (mallopt(3),
+        # M_MMAP_THRESHOLD). No page of it is touched.
+        bytes(_USUAL_BLOCK)
+        if self.settings.gc_freeze:
+            # What the app has made stays out of the collector's sight, which
+            # would write to its pages in every worker. What nobody holds was collected
+            # before it was looked at (fork_safety.py).
+            gc.freeze()
+
+    def _become_worker(
+        self, slot: int, channel: socket.socket, dump: int, mask: t.Iterable[int]
+    ) -> t.NoReturn:
+        assert self.bank is not None
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if self._leash is not None:
+                self._leash.close()
+            for mine in (self._wake_up, self._signalled, self.control):
+                mine.close()
+            close_all([worker.dump for worker in self.workers.values()])
+            self._forget_parent()
+            begin = self.work(
+                slot,
+                self.generation,
+                channel,
+                dump,
+                self.bank,
+                self.servers,
+                self.settings,
+                self.life,
+            )
+            self._follow(begin)
+        finally:
+            os._exit(1)
+
+    def _follow(self, begin: Inherited) -> t.NoReturn:
+        """A worker was promoted, and this is the process that it has left behind."""
+        frame = Frame(Kind.PROMOTED, begin.generation, argument=os.getpid())
+        send_one(begin.control, frame)
+        life = self.life.of(begin.generation)
+        # No watcher: an app whose files are watched isn't for long.
+        Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
+        at_exit.run(0)
+
+    def _tell_of(self, slot: int, pid: int) -> None:
+        fds = []
+        if hasattr(os, "pidfd_open"):
+            try:
+                # Not reaped yet, so the pid can't be another's.
+                fds.append(os.pidfd_open(pid))
+            except OSError:
+                pass
+        send_one(self.control, Frame(Kind.SPAWNED, self.generation, slot, pid), fds)
+        close_all(fds)
+
+    def _reap(self) -> None:
+        """Reap our workers, and nobody else's children (SpamAssassin bug 3625)."""
+        for pid, worker in list(self.workers.items()):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended, status = pid, 0
+            if ended:
+                del self.workers[pid]
+                slot = worker.slot
+                if all(other.slot != slot for other in self.workers.values()):
+                    # The next one in its place may have come first.
+                    self.life.reaped(slot)
+                code = os.waitstatus_to_exitcode(status)
+                if self._orphans is not None:
+                    self._orphans.reaped(worker, code)
+                os.close(worker.dump)
+                frame = Frame(
+                    Kind.EXITED, self.generation, slot, pid, moment=float(code)
+                )
+                send_one(self.control, frame)
+        if self._watcher:
+            try:
+                ended, status = os.waitpid(self._watcher, os.WNOHANG)
+            except ChildProcessError:
+                # The app has reaped it: what it saw isn't known any more.
+                ended, status = self._watcher, 0
+            if ended:
+                self._watcher = 0
+                if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
+                    send_one(self.control, Frame(Kind.CHANGED, self.generation))
+
+    def _disown(self) -> None:
+        """In a process that the app has forked: let go of what is the zygote's."""
+        signal.set_wakeup_fd(-1)
+        ours = [self.control, self._wake_up, self._signalled, self._leash]
+        ours += [server.socket for server in self.servers]
+        mine = [self.parent, self._handed]
+        mine += [worker.dump for worker in self.workers.values()]
+        forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
+        if self.bank is not None:
+            self.bank.detach()
+
+    def _forget_parent(self) -> None:
+        if self.parent >= 0:
+            os.close(self.parent)
+
+    def _succeed(self) -> None:
+        """The control socket has ended without a word: is the dispatcher dead?
+
+        Then nobody else refuses new connections, and workers that are still busy
+        would hold the port, and who waits for it would wait for them. A dying process
+        closes its sockets a moment before it is dead.
+        """
+        if self.parent < 0:
+            return
+        poll = select.poll()
+        poll.register(self.parent, select.POLLIN)
+        if poll.poll(_LAST_MOMENT * 1000):
+            for sock in self.own:
+                listener.shut(sock)
+
+    def _wait_for_workers(self) -> None:
+        """The dispatcher is gone: workers end after what they serve, or are killed.
+
+        Idle ones see the end of their channels by themselves.
+        """
+        if not self.workers:
+            return
+        assert self.bank is not None, "there are workers"
+        deadline = time.monotonic() + self.settings.graceful_timeout
+        poll = select.poll()
+        poll.register(self._wake_up, select.POLLIN)
+        is_over = False
+        while True:
+            self._reap()
+            now = time.monotonic()
+            if not self.workers or (is_over and now >= deadline):
+                return
+            if self._orphans is None and now >= deadline:
+                self._orphans = Orphans(self.workers.values(), self.bank, now)
+            moment = deadline
+            if self._orphans is not None and not is_over:
+                self._orphans.step(now)
+                if (due := self._orphans.deadline()) is None:
+                    # All are killed; they may be in a system call.
+                    is_over, due = True, now + GRACE
+                    deadline = due
+                moment = due
+            if poll.poll(max(moment - now, 0.0) * 1000):
+                self._wake_up.recv(4096)
+
+
+def _wake(number: int, frame: object) -> None:
+    """The interpreter has written to the wake-up descriptor; that is all."""
