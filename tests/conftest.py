@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 
 if t.TYPE_CHECKING:
-    from browser import Browser
-    from shown import Shown
+    from observe.browser import Browser
+    from observe.shown import Shown
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("flask_prefork", deadline=None)
@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(
 
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Browser]:
-    from browser import chromium
+    from observe.browser import chromium
 
     with chromium() as browser:
         yield browser
@@ -96,7 +96,7 @@ def browser(chrome: Browser) -> Browser:
 @pytest.fixture
 def shown() -> Iterator[Shown]:
     """The observer's site, without a server behind it."""
-    from shown import Shown
+    from observe.shown import Shown
 
     with Shown() as shown:
         yield shown

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from deployed import command_lines
-from deployed import DEPLOY
-from deployed import dockerfile
-from deployed import ROOT
-from deployed import SERVICE
-from deployed import the
-from deployed import unit
+from deploy.deployed import command_lines
+from deploy.deployed import DEPLOY
+from deploy.deployed import dockerfile
+from deploy.deployed import ROOT
+from deploy.deployed import SERVICE
+from deploy.deployed import the
+from deploy.deployed import unit
 
 from . import namespaces
 from .admin import Admin

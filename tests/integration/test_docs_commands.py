@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manual_pages import all_commands
-from manual_pages import Block
-from manual_pages import blocks
-from manual_pages import commands
-from manual_pages import PAGES
-from manual_pages import ROOT
+from manual.pages import all_commands
+from manual.pages import Block
+from manual.pages import blocks
+from manual.pages import commands
+from manual.pages import PAGES
+from manual.pages import ROOT
 
 from flask_prefork.observe.client import ask
 from flask_prefork.observe.client import AskError

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from browser import Browser
+from observe.browser import Browser
 
 from .conftest import Serve
 from .gate import Gate

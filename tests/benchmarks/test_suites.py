@@ -1,0 +1,189 @@
+"""The benchmarks' suites and their command line, with invented figures.
+
+No server is started here, and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import typing as t
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import options
+import pages
+from histogram import Histogram
+from progress import schedule
+from results import Meta
+from results import Outcome
+from results import Results
+from suites import SUITES
+from suites.reaction import evaluated
+from suites.throughput import ALONE
+
+
+def made_up(name: str) -> Results:
+    """Results of a suite as a run would write them, of invented figures."""
+    _, chosen = options.parse(SUITES, [name, "--rounds", "2"])
+    chosen_here = chosen[name]
+    suite = SUITES[name]
+    trials = schedule(2, suite.cases(chosen_here), suite.shared)
+    settings = {
+        key: value
+        for key, value in vars(chosen_here).items()
+        if not isinstance(value, Path)
+    }
+    results = Results(Meta("python benchmarks", settings, "a machine", {}))
+    for number, trial in enumerate(trials, 1):
+        figures = [FIGURES[name](number, clients) for clients in (1, 16, 64, 256)]
+        kept = figures if name == "throughput" else figures[:1]
+        results.outcomes[trial] = Outcome(trial, tuple(json.loads(json.dumps(kept))))
+    return results
+
+
+def _load(number: int) -> dict[str, t.Any]:
+    return {"rate": 1000.0 + number, "cpu": 50.0, "p50": 1.0, "p99": 2.0, "errors": {}}
+
+
+def _group(pss: float) -> dict[str, float]:
+    return {"workers": 2, "pss": pss, "private": 1024, "swapped": 0}
+
+
+FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
+    "throughput": lambda number, clients: {
+        **_load(number),
+        "clients": clients,
+        "pss": 30.0,
+        "processes": 3,
+    },
+    "latency": lambda number, clients: {
+        "rate": 100.0 + number,
+        "planned": 2000,
+        "answered": 2000,
+        "errors": {"timeout": 3},
+        "latencies": Histogram.of([900.0 + number] * 2000).json(),
+        "lag_p99": 9000,
+        "kept_up": bool(number % 2),
+    },
+    "dispatch": lambda number, clients: {
+        **_load(number),
+        "size": 10,
+        "dispatcher": 5.0,
+        "orders": 1.0,
+        "order": 5.0 if number % 2 else None,
+    },
+    "reaction": lambda number, clients: dict(
+        evaluated(0.0, [0.05, 0.2], 10.0, None, 2, [(0.0, 2), (1.0, 7)], 2)
+    ),
+    "memory": lambda number, clients: {
+        **_load(number),
+        "failed": 0,
+        "latencies": [1.0, 2.0],
+        "served": [90, 10],
+        "hot": _group(2048),
+        "cold": {"workers": 0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_contender_is_in_a_table(name: str) -> None:
+    results = made_up(name)
+    text = pages.markdown(SUITES[name], results)
+    for case in results.cases():
+        for contender in results.contenders(case):
+            first = contender.split(",")[0].split(" workers")[0]
+            number = f"| {int(first):,} |" if first.isdigit() else first
+            assert number in text or case.endswith(ALONE), (case, contender)
+    for table in SUITES[name].tables(results):
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_plot_is_shown_where_the_page_looks_for_it(name: str) -> None:
+    results = made_up(name)
+    charts = SUITES[name].charts(results)
+    text = pages.rst(SUITES[name], results)
+    names = Counter(chart.file for chart in charts)
+    assert charts
+    assert set(names.values()) == {1}
+    assert re.findall(r"image:: results/(\S+)", text) == list(names)
+    assert all(chart.series for chart in charts)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_run_that_had_just_begun_has_no_tables(name: str) -> None:
+    whole = made_up(name)
+    results = Results(whole.meta)
+    assert list(SUITES[name].tables(results)) == []
+    assert list(SUITES[name].charts(results)) == []
+
+
+def test_an_interrupted_run_says_so() -> None:
+    results = made_up("throughput")
+    assert "Interrupted" not in pages.markdown(SUITES["throughput"], results)
+    count = len(results.outcomes)
+    results.outcomes.popitem()
+    text = pages.markdown(SUITES["throughput"], results)
+    assert f"Interrupted: 1 of {count} trials are missing." in text
+
+
+def test_a_late_generator_is_not_hidden() -> None:
+    text = pages.markdown(SUITES["latency"], made_up("latency"))
+    assert "late by 9.0 ms" in text
+
+
+def test_results_are_included_and_images_found() -> None:
+    page = (options.DOCS.parent / "index.rst").read_text()
+    included = re.findall(r"include:: results/(\w+)\.inc", page)
+    assert included == list(SUITES)
+    for name in included:
+        text = (options.DOCS / f"{name}.inc").read_text()
+        for image in re.findall(r"image:: results/(\S+)", text):
+            assert (options.DOCS / image).exists()
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("", "required: COMMAND"),
+        ("slowness", "invalid choice: 'slowness'"),
+        ("throughput --servers apache", "unknown 'apache'; choose from prefork-"),
+        ("throughput --apps hello,,bare", "nothing empty"),
+        ("throughput --clients 0", "must be 1 or more"),
+        ("latency --fractions 1.5", "at most 1"),
+        ("latency --seconds 0", "more than 0"),
+        ("memory --workers 3", "unrecognized arguments: --workers"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    words: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        options.parse(SUITES, words.split())
+    assert error.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_smoke_run_leaves_the_docs_alone() -> None:
+    _, chosen = options.parse(SUITES, ["all", "--smoke"])
+    assert list(chosen) == list(SUITES)
+    for one in chosen.values():
+        assert options.DOCS not in (one.out, *one.out.parents)
+        assert one.cache != options.RESULTS
+        assert one.rounds == 1
+        assert one.seconds <= 1
+
+
+def test_what_is_said_goes_before_what_a_smoke_run_has() -> None:
+    _, chosen = options.parse(SUITES, ["reaction", "--smoke", "--step", "9"])
+    assert chosen["reaction"].step == 9

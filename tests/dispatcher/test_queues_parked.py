@@ -1,0 +1,357 @@
+"""Parked connections: whose turn it is, who is given up, and when all are served."""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Iterator
+
+import pytest
+
+from flask_prefork.dispatcher import queues as queues_module
+from flask_prefork.dispatcher.pool import Event
+from flask_prefork.dispatcher.queues import raise_descriptor_limit
+from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked import Wait
+
+from .waiting import Hall
+from .waiting import halls
+from .waiting import has_ended
+from .waiting import MakeHall
+
+#: Longer than a connection is held back for anybody, or a listener unwatched.
+LONG = 0.1
+#: A bit above what deadlines are precise to.
+LATE = 0.051
+
+
+@pytest.fixture
+def hall() -> Iterator[MakeHall]:
+    yield from halls()
+
+
+# Parked connections
+
+
+def test_one_that_speaks_again_goes_to_the_lowest_idle_worker(hall: MakeHall) -> None:
+    room = hall(2)
+    fd, client = room.park(have=0)
+    assert room.turn() == []
+    client.send(b"G")
+    ((slot, connection),) = room.turn()
+    assert slot == 0
+    assert isinstance(connection, Connection)
+    assert connection.fd == fd
+    assert not room.poller.is_watched(fd)
+    assert room.is_quiet()
+
+
+def test_one_that_ends_is_woken_too(hall: MakeHall) -> None:
+    room = hall(1)
+    _, client = room.park()
+    client.close()
+    assert len(room.turn()) == 1
+
+
+def test_one_that_was_woken_for_nothing_rests(hall: MakeHall) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.HEAD, wakes=1, have=3)
+    client.send(b"GET")
+    assert room.turn() == []
+    assert not room.poller.is_watched(fd)
+    room.now += LONG
+    assert room.turn() == []
+    assert room.poller.is_watched(fd)
+    assert len(room.turn()) == 1
+
+
+def test_an_idle_one_is_closed_at_its_deadline(hall: MakeHall) -> None:
+    room = hall(1)
+    fd, client = room.park(seconds=15)
+    room.now += 14.9
+    room.turn()
+    assert not has_ended(client)
+    room.now += 0.1 + LATE
+    assert room.turn() == []
+    assert has_ended(client)
+    assert not room.poller.is_watched(fd)
+
+
+def test_a_late_head_goes_to_a_worker_and_is_not_polled_any_more(
+    hall: MakeHall,
+) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.HEAD, have=3, seconds=10)
+    room.turn()
+    room.now += 10 + LATE
+    ((_, connection),) = room.turn()
+    assert isinstance(connection, Connection)
+    assert not room.poller.is_watched(fd)
+    # The worker holds the same socket: news on it is none for the dispatcher.
+    client.send(b"more")
+    assert room.is_quiet()
+
+
+def test_ready_ones_wait_for_an_idle_worker_and_others_are_told(
+    hall: MakeHall,
+) -> None:
+    room = hall(1)
+    room.park(Wait.WORKER, have=5)
+    room.park(Wait.WORKER, have=5)
+    assert len(room.turn()) == 1
+    assert room.generation.told[-1] is True
+    assert room.queues.unanswered(room.generation) == 1  # type: ignore[arg-type]
+    room.generation.busy(0)
+    assert room.turn() == []
+    assert room.generation.told[-1] is True
+    room.generation.idle(0)
+    assert len(room.turn()) == 1
+    assert room.generation.told[-1] is False
+
+
+def test_a_callback_of_a_closed_one_does_nothing(hall: MakeHall) -> None:
+    room = hall(1)
+    _, client = room.park(seconds=5)
+    client.send(b"G")
+    callbacks = room.poller.wait(0)
+    room.now += 5 + LATE
+    room.queues.dispatch(room.generation)  # type: ignore[arg-type]
+    for callback in callbacks:
+        callback()
+    assert room.turn() == []
+
+
+def test_one_whose_worker_died_is_the_next_ones_at_once(hall: MakeHall) -> None:
+    room = hall(2)
+    _, first = room.park(Wait.WORKER, have=5)
+    room.park(Wait.WORKER, have=5)
+    room.park(Wait.WORKER, have=5)
+    (_, taken), _ = room.turn()
+    assert isinstance(taken, Connection)
+    room.generation.pool.report(room.generation.workers[0], Event.EXIT, 0.0)
+    room.queues.put_back(taken)
+    room.generation.busy(1)
+    room.generation.idle(1)
+    assert room.turn() == [(1, taken)], "before those that came later"
+    assert not has_ended(first)
+
+
+# Turns
+
+
+def serve_one(room: Hall) -> int | Connection:
+    """The only worker serves what it is given, and is idle again."""
+    ((_, given),) = room.turn()
+    if isinstance(given, int):
+        room.listeners[given].take()
+    room.generation.busy(0)
+    room.generation.idle(0)
+    return given
+
+
+@pytest.mark.parametrize("slot_by_slot", [True, False])
+def test_new_and_parked_connections_take_turns(
+    hall: MakeHall, slot_by_slot: bool
+) -> None:
+    room = hall(1 if slot_by_slot else 12)
+    room.listeners[0].arrive(6)
+    for _ in range(6):
+        room.park(Wait.WORKER, have=1)
+    if slot_by_slot:
+        given = [serve_one(room) for _ in range(12)]
+    else:
+        given = [what for _, what in room.turn()]
+    kinds = [isinstance(what, Connection) for what in given]
+    assert kinds.count(True) == 6
+    for first, second in zip(kinds[::2], kinds[1::2], strict=True):
+        assert first is not second
+
+
+def test_busy_parked_connections_do_not_starve_the_accept_queue(
+    hall: MakeHall,
+) -> None:
+    room = hall(1)
+    room.park(Wait.WORKER, have=1)
+    room.listeners[0].arrive(5)
+    accepted = 0
+    for _ in range(10):
+        given = serve_one(room)
+        if isinstance(given, Connection):
+            # It has had its slice and has its next request there already.
+            room.park(Wait.WORKER, have=1)
+        else:
+            accepted += 1
+    assert accepted == 5
+
+
+def test_a_full_accept_queue_does_not_starve_parked_connections(
+    hall: MakeHall,
+) -> None:
+    room = hall(1)
+    room.listeners[0].arrive(1)
+    for _ in range(5):
+        room.park(Wait.WORKER, have=1)
+    resumed = 0
+    for _ in range(10):
+        if isinstance(serve_one(room), Connection):
+            resumed += 1
+        else:
+            room.listeners[0].arrive(1)
+    assert resumed == 5
+
+
+def test_without_new_connections_parked_ones_take_every_turn(hall: MakeHall) -> None:
+    room = hall(4)
+    for _ in range(4):
+        room.park(Wait.WORKER, have=1)
+    assert len(room.turn()) == 4
+
+
+# Descriptors
+
+
+@pytest.fixture
+def small_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues_module, "_RESERVE", 2)
+
+
+@pytest.mark.usefixtures("small_reserve")
+def test_the_longest_idle_are_closed_when_descriptors_run_out(
+    hall: MakeHall, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = hall(1, descriptors=6)
+    _, head = room.park(Wait.HEAD, have=1)
+    clients = [room.park()[1] for _ in range(8)]
+    assert [has_ended(client) for client in clients] == [True] * 5 + [False] * 3
+    assert not has_ended(head), "its request has begun"
+    assert len(room.queues.lot) == 4
+    assert caplog.text.count("All 6 descriptors are in use") == 1
+
+
+@pytest.mark.usefixtures("small_reserve")
+def test_begun_requests_are_given_up_last(hall: MakeHall) -> None:
+    room = hall(1, descriptors=4)
+    _, first = room.park(Wait.HEAD, have=1)
+    _, idle = room.park()
+    _, second = room.park(Wait.HEAD, have=1)
+    assert [has_ended(c) for c in (first, idle, second)] == [False, True, False]
+    room.park()
+    assert has_ended(first)
+
+
+@pytest.mark.usefixtures("small_reserve")
+def test_ready_ones_are_never_given_up(hall: MakeHall) -> None:
+    room = hall(1, descriptors=3)
+    clients = [room.park(Wait.WORKER, have=1)[1] for _ in range(5)]
+    assert not any(has_ended(client) for client in clients)
+    assert len(room.queues.lot) == 5
+
+
+@pytest.mark.usefixtures("small_reserve")
+def test_descriptors_may_be_kept_free_for_others(hall: MakeHall) -> None:
+    room = hall(1, descriptors=20)
+    room.queues.reserve(14)
+    clients = [room.park()[1] for _ in range(6)]
+    assert [has_ended(client) for client in clients] == [True] * 2 + [False] * 4
+
+
+@pytest.mark.usefixtures("small_reserve")
+def test_room_is_made_as_soon_as_others_need_it(hall: MakeHall) -> None:
+    """Before they are opened, not when the next connection is parked."""
+    room = hall(1, descriptors=20)
+    room.queues.reserve(8)
+    clients = [room.park()[1] for _ in range(9)]
+    assert not any(has_ended(client) for client in clients)
+    room.queues.reserve(12)
+    assert [has_ended(client) for client in clients] == [True] * 4 + [False] * 5
+    room.queues.reserve(8)
+    clients += [room.park()[1] for _ in range(4)]
+    assert not any(has_ended(client) for client in clients[4:])
+
+
+def test_the_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = queues_module.resource
+    limits = [(100, 5000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.append(new))
+    assert raise_descriptor_limit() == 5000
+    assert limits[-1] == (5000, 5000)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError])
+def test_a_limit_that_stays(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    resource = queues_module.resource
+    tried = []
+
+    def refuse(which: int, new: tuple[int, int]) -> None:
+        tried.append(new)
+        raise error
+
+    infinite = (100, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: infinite)
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_descriptor_limit() == 100
+    # The kernel has a maximum of its own (fs.nr_open in proc(5)).
+    assert tried == [(1_048_576, resource.RLIM_INFINITY)]
+
+
+# The end
+
+
+def test_is_served_when_nobody_waits(hall: MakeHall) -> None:
+    room = hall(1)
+    generation: t.Any = room.generation
+    assert room.queues.is_served(generation)
+    room.park()
+    room.now += 1
+    assert room.queues.is_served(generation), "no request has begun on it"
+
+    room.listeners[0].arrive()
+    assert not room.queues.is_served(generation), "it waits to be accepted"
+    room.turn()
+    room.listeners[0].take()
+    assert not room.queues.is_served(generation), "the order is on its way"
+    generation.busy(0)
+    assert room.queues.is_served(generation)
+
+
+@pytest.mark.parametrize("wait", [Wait.HEAD, Wait.WORKER])
+def test_is_not_served_while_a_request_has_begun(hall: MakeHall, wait: Wait) -> None:
+    room = hall(1)
+    generation: t.Any = room.generation
+    room.park(wait, have=3)
+    assert not room.queues.is_served(generation)
+    generation.pool.report(generation.workers[0], Event.EXIT, 0.0)
+    assert room.queues.is_served(generation), "nobody is left who could serve"
+
+
+def test_is_not_served_while_a_request_may_be_on_its_way(hall: MakeHall) -> None:
+    room = hall(1)
+    generation: t.Any = room.generation
+    room.park()
+    room.now += 0.5
+    _, last = room.park()
+    room.now += 0.7
+    assert not room.queues.is_served(generation), "it has only been told to go on"
+    assert room.queues.deadline() == pytest.approx(room.now + 0.3)
+    last.send(b"G")
+    assert len(room.turn()) == 1
+    generation.busy(0)
+    assert room.queues.is_served(generation), "the other one had a second"
+
+
+def test_close(hall: MakeHall) -> None:
+    room = hall(1)
+    room.generation.order(1, 0)  # nobody is idle
+    clients = [room.park(wait, have=1)[1] for wait in Wait]
+    (fd, resting) = room.park(Wait.HEAD, wakes=3, have=1)
+    room.turn()
+    room.queues.close()
+    assert all(has_ended(client) for client in (*clients, resting))
+    assert not room.poller.is_watched(fd)
+    assert [listener.events for listener in room.listeners] == [["shut", "close"]]
+    assert room.queues.waiting() == 0
+    assert room.queues.deadline() is None
+    room.queues.close()
+    assert room.listeners[0].events == ["shut", "close"]

@@ -1,0 +1,270 @@
+"""The page's files, and what its modules make of numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import typing as t
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+
+import pytest
+
+from flask_prefork.dispatcher.pool import State
+from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.observe import page
+
+from .browser import Browser
+from .browser import chromium
+from .shown import Shown
+
+EMPTY = [0] * (len(BOUNDS) + 1)
+SCRIPTS = sorted(path for path in page._FILES if path.endswith(".js"))
+
+
+class Outline(HTMLParser):
+    """What a document refers to, and what a strict policy forbids in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.forbidden: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src"):
+                self.references.append(value or "")
+            if name == "style" or name.startswith("on"):
+                self.forbidden.append(f"{tag} {name}")
+        if tag == "style" or (tag == "script" and "src" not in dict(attrs)):
+            self.forbidden.append(tag)
+
+
+def content(path: str) -> str:
+    found = page.get(path)
+    assert found is not None
+    return found[1].decode()
+
+
+def test_every_file_is_served() -> None:
+    data = {
+        entry.name
+        for entry in resources.files(page).iterdir()
+        if entry.is_file() and not entry.name.endswith((".py", ".pyc"))
+    }
+    assert {name for _, name in page._FILES.values()} == data
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/page.css", "text/css; charset=utf-8"),
+        ("/page.js", "text/javascript; charset=utf-8"),
+        ("/icon.svg", "image/svg+xml"),
+    ],
+)
+def test_media_type(path: str, media_type: str) -> None:
+    found = page.get(path)
+    assert found is not None
+    assert found[0] == media_type
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/page.html", "/__init__.py", "/../snapshot.py", "//", "/PAGE.JS"]
+)
+def test_nothing_else_is_served(path: str) -> None:
+    assert page.get(path) is None
+
+
+def test_document_suits_a_strict_policy() -> None:
+    outline = Outline(content("/"))
+    assert not outline.forbidden
+    ours = set(outline.references) - {"status.json", "metrics", "livez", "readyz"}
+    # Relative, so that the page can be below any path of a proxy.
+    assert {f"/{name}" for name in ours} <= page._FILES.keys()
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_script_takes_and_makes_nothing_strange(path: str) -> None:
+    text = content(path)
+    imported = re.findall(r'^import .* from "\.(.*)";$', text, re.MULTILINE)
+    assert set(imported) <= set(SCRIPTS)
+    # Text goes in as text only.
+    assert not re.search(r"\w+HTML\b|document\.write|eval\(|Function\(", text)
+    assert set(re.findall(r"https?://[^\"']*", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+@pytest.mark.parametrize("path", sorted(page._FILES))
+def test_files_are_small(path: str) -> None:
+    assert content(path).count("\n") < 400
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser, Shown() as shown:
+        browser.open(shown.url)
+        yield browser
+
+
+@pytest.fixture
+def figures(browser: Browser) -> t.Any:
+    """Calls a function of figures.js."""
+
+    def call(name: str, *args: t.Any) -> t.Any:
+        return browser.call("/figures.js", name, *args)
+
+    return call
+
+
+def test_bounds_are_those_of_the_records(figures: t.Any) -> None:
+    assert figures("BOUNDS") == list(BOUNDS)
+
+
+def test_states_are_those_of_the_pool(browser: Browser) -> None:
+    states = {state.value: state.name.lower() for state in State}
+    assert browser.call("/workers.js", "STATES") == states
+
+
+def test_phases_are_those_of_the_dispatcher(browser: Browser) -> None:
+    phases = browser.call("/head.js", "PHASES")
+    assert phases.keys() == {phase.value for phase in Phase} | {"gone"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "q", "seconds"),
+    [
+        ({}, 0.5, None),
+        # Evenly spread from 0 to the first bound, and between two others.
+        ({0: 4}, 0.5, 0.0005),
+        ({1: 4}, 0.5, 0.00175),
+        ({1: 4}, 1, 0.0025),
+        # On the edge it is the lower bucket's bound, an empty one between or not.
+        ({0: 2, 1: 2}, 0.5, 0.001),
+        ({0: 2, 5: 2}, 0.5, 0.001),
+        ({0: 90, 8: 10}, 0.9, 0.001),
+        ({0: 90, 8: 10}, 0.95, 0.375),
+        ({12: 1}, 0.99, 9.95),
+        # Nobody knows how much longer.
+        ({13: 3}, 0.5, 10),
+        ({0: 1, 13: 99}, 0.99, 10),
+        ({3: 7}, 0, 0.005),
+    ],
+)
+def test_quantile(
+    figures: t.Any, counts: dict[int, int], q: float, seconds: float | None
+) -> None:
+    buckets = [counts.get(i, 0) for i in range(len(EMPTY))]
+    found = figures("quantile", buckets, q)
+    assert found == (seconds if seconds is None else pytest.approx(seconds))
+
+
+def sample(age: float, requests: int = 0, first: int = 0) -> dict[str, t.Any]:
+    """A sample in whose first bucket there are so many."""
+    return {"age": age, "requests": requests, "buckets": [first, *EMPTY[1:]]}
+
+
+@pytest.mark.parametrize(
+    ("samples", "rates"),
+    [
+        ([], []),
+        ([(3, 10)], [None]),
+        ([(3, 10), (2, 15), (1, 15)], [None, 5, 0]),
+        # Half a second says little: the sample before is taken instead.
+        ([(2, 10), (1, 20), (0.5, 22)], [None, 10, 8]),
+        ([(10, 0), (5, 10)], [None, 2]),
+        # They don't go down, unless it's another server.
+        ([(2, 10), (1, 3)], [None, None]),
+    ],
+)
+def test_rates(
+    figures: t.Any, samples: list[tuple[float, int]], rates: list[float | None]
+) -> None:
+    found = figures("rates", [sample(*one) for one in samples])
+    assert found == [rate if rate is None else pytest.approx(rate) for rate in rates]
+
+
+def test_latencies_are_of_the_last_seconds(figures: t.Any) -> None:
+    firsts = [(25, 5), (20, 7), (12, 8), (10, 20), (1, 50)]
+    found = figures("latencies", [sample(age, 0, n) for age, n in firsts])
+    # From the first sample on while there is no older one than 10 seconds.
+    assert [buckets[0] for buckets in found] == [0, 2, 3, 20 - 7, 50 - 8]
+    assert all(buckets[1:] == EMPTY[1:] for buckets in found)
+
+
+@pytest.mark.parametrize(
+    ("top", "least", "found"),
+    [
+        (4, 1, [0, 1, 2, 3, 4]),
+        (1, 1, [0, 1]),
+        (3, 0, [0, 1, 2, 3]),
+        (40, 1, [0, 10, 20, 30, 40]),
+        (41, 1, [0, 20, 40, 60]),
+        (200, 1, [0, 50, 100, 150, 200]),
+        (0.9, 0, [0, 0.25, 0.5, 0.75, 1]),
+        (10, 1, [0, 3, 6, 9, 12]),
+        (10, 0, [0, 2.5, 5, 7.5, 10]),
+    ],
+)
+def test_ticks(figures: t.Any, top: float, least: float, found: list[float]) -> None:
+    assert figures("ticks", top, least) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([], [0.01, 0.1]),
+        ([0.004, 0.3], [0.001, 0.01, 0.1, 1]),
+        ([0.001, 10], [0.001, 0.01, 0.1, 1, 10]),
+    ],
+)
+def test_decades(figures: t.Any, values: list[float], found: list[float]) -> None:
+    assert figures("decades", values) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("count", 1234567, "1,234,567"),
+        ("short", 0, "0"),
+        ("short", 0.1234, "0.12"),
+        ("short", 12.34, "12.3"),
+        ("short", 1234.5, "1,235"),
+        ("duration", None, "–"),
+        ("duration", 0, "0 ms"),
+        ("duration", 0.00042, "0.42 ms"),
+        ("duration", 0.25, "250 ms"),
+        ("duration", 0.9999, "1 s"),
+        ("duration", 12.52, "12.5 s"),
+        ("duration", 59.99, "1 min"),
+        ("duration", 95, "1 min 35 s"),
+        ("period", 7.9, "7 s"),
+        ("period", 59.9, "59 s"),
+        ("period", 7384.5, "2 h 3 min"),
+        ("period", 86400 * 3 + 7, "3 d"),
+        ("bytes", None, "–"),
+        ("bytes", 0, "0 B"),
+        ("bytes", 1023, "1,023 B"),
+        ("bytes", 9 * 2**20 + 2**18, "9.3 MiB"),
+        ("bytes", 2**80, "1,073,741,824 PiB"),
+    ],
+)
+def test_texts(figures: t.Any, name: str, value: float | None, text: str) -> None:
+    assert figures(name, value) == text
+
+
+def test_the_present_is_the_last_sample(figures: t.Any) -> None:
+    status = json.loads(Shown.render())
+    # Who was ordered to accept counts as busy, and who ends after a request; in the
+    # observer's samples too.
+    workers = [w for one in status["generations"] for w in one["workers"]]
+    states = [("O", None), ("R", 3.0), ("R", None), ("K", 0.1), ("S", None)]
+    for worker, (state, since) in zip(workers, states, strict=True):
+        worker.update(state=state, busy_for=since)
+    *history, last = figures("samples", status)
+    assert history == status["history"]
+    assert (last["age"], last["workers"], last["busy"]) == (0, 5, 3)
+    assert last["requests"] == status["totals"]["requests"]

@@ -1,0 +1,283 @@
+"""What the page draws of a snapshot, in a browser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from flask_prefork.observe.snapshot import GenerationView
+from flask_prefork.observe.snapshot import Snapshot
+from flask_prefork.observe.snapshot import Totals
+from flask_prefork.observe.snapshot import WorkerView
+
+from .browser import Browser
+from .shown import Shown
+from .snapshots import SAMPLE
+
+EVIL = "/<img src=x onerror=\"document.title='evil'\"><script>evil()</script>"
+
+#: The worst contrast of a text with what is behind it (WCAG 2), and the text.
+CONTRAST = """
+const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const luminance = ([r, g, b]) => [r, g, b]
+  .map((c) => c / 255)
+  .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+function ground(node) {
+  for (; node; node = node.parentElement) {
+    const found = channels(getComputedStyle(node).backgroundColor);
+    if (found.length === 3 || found[3] === 1) return found;
+  }
+  return [255, 255, 255];
+}
+function contrast(node) {
+  const style = getComputedStyle(node);
+  const ink = node instanceof SVGElement ? style.fill : style.color;
+  const shades = [channels(ink), ground(node)].map(luminance).sort((a, b) => b - a);
+  return (shades[0] + 0.05) / (shades[1] + 0.05);
+}
+return [...document.querySelectorAll('body *')]
+  .filter((node) => [...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim()))
+  .filter((node) => node.checkVisibility() && !node.closest('noscript'))
+  .map((node) => [contrast(node), node.textContent])
+  .sort((a, b) => a[0] - b[0])[0];
+"""
+
+
+def crowd(count: int) -> Snapshot:
+    """Many workers in all states, with long targets."""
+    letters = ("BIOSRK." * count)[:count]
+    workers = tuple(
+        WorkerView(
+            slot, letter, 4000 + slot, 60.0, 10**6, 10**6, "OPTIONS", "/long" * 40, slot
+        )
+        for slot, letter in enumerate(letters)
+        if letter != "."
+    )
+    generations = (GenerationView(2, "current", letters, workers),)
+    return replace(SAMPLE, generations=generations, saturated=True, queue=128)
+
+
+def test_slots_of_each_generation(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    assert browser.letters() == {"Generation 2": "BBI.S", "Generation 1": "R"}
+    assert browser.texts(".generation .pill") == ["current", "leaving"]
+    # Not by colour alone.
+    assert browser.texts(".letter") == [*"BBI·S", "R"]
+    assert browser.texts("#states b") == ["2", "1", "0", "1", "1", "0", "1"]
+    doing = browser.texts(".generation:first-child .doing")
+    assert doing == ["GET /cart", "POST /pay?id=7", "idle", "free", "starting"]
+
+
+def test_requests_the_longest_first(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    assert browser.texts("#requests tbody th") == ["1.1", "2.1", "2.0"]
+    cells = browser.texts("#requests tbody tr:nth-child(2) td")
+    assert cells == ["12.5 s", "POST", "/pay?id=7", "4 s", "310", "8 MiB", "3021"]
+
+
+def test_head(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    assert browser.text("#ready") == "✓ Ready"
+    assert browser.text("#phase") == "serving"
+    facts = "".join(browser.texts("#facts"))
+    assert "2 h 3 min" in facts and "3003" in facts and "0.1.0" in facts
+    assert all(address in facts for address in SAMPLE.addresses)
+    tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
+    assert tiles["Busy workers"] == "3"
+    assert tiles["Accept queue"] == "3"
+    assert tiles["Parked connections"] == "17"
+    assert tiles["Saturated"] == "no"
+    # From 99,880 a second ago to 100,000.
+    assert tiles["Requests per second"] == "120"
+    assert browser.driver.title == "3/5 busy · flask_prefork"
+
+
+def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    lines = "return [...document.querySelectorAll('.chart > svg .line')]"
+    assert browser.run(f"{lines}.map((line) => line.classList[1])") == [
+        *("busy", "workers", "queue", "rate", "p50", "p90", "p99")
+    ]
+    shapes = browser.run(f"{lines}.map((line) => line.getAttribute('d'))")
+    assert all(shape.count("L") >= 2 and "NaN" not in shape for shape in shapes)
+    assert browser.texts("#chart-pool .legend b") == ["3", "5"]
+    assert "now" in browser.texts("#chart-queue .tick")
+
+
+@pytest.mark.parametrize(
+    ("age", "first"),
+    [(7, "−1 min"), (60, "−1 min"), (61, "−2 min"), (280, "−5 min"), (999, "−5 min")],
+)
+def test_charts_span_what_there_is(
+    browser: Browser, shown: Shown, age: float, first: str
+) -> None:
+    history = (replace(SAMPLE.history[0], age=age), SAMPLE.history[-1])
+    shown.snapshot = replace(SAMPLE, history=history)
+    browser.open(shown.url)
+    assert first in browser.texts("#chart-rate .tick")
+
+
+def test_cursor_tells_of_an_earlier_moment(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    (chart,) = browser.all("#chart-pool > svg")
+    chart.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert browser.texts("#chart-pool .legend b") == ["3", "5"]
+    assert browser.texts("#chart-queue .legend b") == ["2"]
+    assert browser.texts(".chart .note") == ["10 s ago"] * 4
+    chart.send_keys(Keys.TAB)
+    assert browser.text("#chart-pool .note") == "workers"
+
+
+def test_totals(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    classes = ["2", "0", "99,000", "500", "398", "100"]
+    assert browser.texts("#totals .legend b") == classes
+    assert browser.texts("#totals .groups section:first-child dt") == [
+        *("timeout", "signal")
+    ]
+
+
+def test_server_that_has_only_begun(browser: Browser, shown: Shown) -> None:
+    shown.snapshot = replace(
+        SAMPLE,
+        uptime=0.1,
+        phase="loading",
+        ready=False,
+        addresses=(),
+        generations=(GenerationView(1, "coming", "", ()),),
+        max_workers=0,
+        queue=0,
+        queue_limit=0,
+        totals=Totals(),
+        history=(),
+    )
+    browser.driver.get(shown.url)
+    browser.wait(lambda: browser.all(".generation"))
+    assert browser.text("#ready") == "✕ Not ready"
+    assert browser.text(".generation .note") == "The app is loading."
+    assert browser.text("#requests-note") == "Nothing at this moment."
+    assert browser.texts("#chart-latency .legend b") == ["–"] * 3
+    assert not browser.errors()
+
+
+def test_upgraded_connections(browser: Browser, shown: Shown) -> None:
+    worker = replace(SAMPLE.workers[0], upgraded=True)
+    generation = GenerationView(2, "current", "B", (worker,))
+    shown.snapshot = replace(SAMPLE, generations=(generation,))
+    browser.driver.get(shown.url)
+    browser.wait(lambda: browser.all(".cell"))
+    (cell,) = browser.all(".cell")
+    assert cell.get_attribute("aria-label") == "Slot 0: busy, upgraded, GET /cart"
+    assert browser.text("#requests-note") == "1, the longest first; 1 upgraded"
+    assert not browser.errors()
+
+
+def test_what_clients_send_is_text(browser: Browser, shown: Shown) -> None:
+    worker = replace(SAMPLE.workers[0], method=EVIL, target=EVIL)
+    generation = GenerationView(2, "current", "B", (worker,))
+    totals = replace(SAMPLE.totals, deaths={EVIL: 1})
+    shown.snapshot = replace(
+        SAMPLE,
+        generations=(generation,),
+        totals=totals,
+        version=EVIL,
+        phase=EVIL,
+        addresses=(EVIL,),
+    )
+    browser.open(shown.url)
+    browser.run("document.querySelector('.cell').focus()")
+    assert browser.texts("#requests tbody td")[1:3] == [EVIL, EVIL]
+    assert browser.text("#detail-request") == f"{EVIL} {EVIL}"
+    assert browser.text("#phase") == EVIL
+    assert [img.get_attribute("alt") for img in browser.all("img")] == [""]
+    assert len(browser.all("script")) == 1
+    assert browser.driver.title == "1/1 busy · flask_prefork"
+    assert not browser.errors()
+
+
+def test_details_by_keyboard(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    (pause,) = browser.all("#pause")
+    pause.click()
+    pause.send_keys(Keys.TAB)
+    assert browser.text("#detail-title") == "Worker 2.0: busy"
+    keys = ActionChains(browser.driver)
+    keys.send_keys(Keys.ARROW_RIGHT).perform()
+    assert browser.text("#detail-request") == "POST /pay?id=7"
+    assert "3021" in browser.text("#detail-facts")
+    assert "8 MiB" in browser.text("#detail-facts")
+    keys.send_keys(Keys.END).perform()
+    assert browser.text("#detail-title") == "Worker 2.4: starting"
+    assert detail.is_displayed()
+    keys.send_keys(Keys.ESCAPE).perform()
+    assert not detail.is_displayed()
+    # One stop for each generation; the next is another's.
+    keys.send_keys(Keys.TAB).perform()
+    assert browser.text("#detail-title") == "Worker 1.1: retiring"
+
+
+def test_details_by_pointer(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    pointer = ActionChains(browser.driver)
+    pointer.move_to_element(browser.all(".cell")[1]).perform()
+    browser.wait(detail.is_displayed)
+    assert browser.text("#detail-title") == "Worker 2.1: busy"
+    # It stays while it is read, and goes with its worker.
+    pointer.move_to_element(detail).perform()
+    assert detail.is_displayed()
+    shown.snapshot = replace(SAMPLE, generations=SAMPLE.generations[1:])
+    browser.wait(lambda: not detail.is_displayed())
+
+
+def test_focus_stays_when_the_pool_changes(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.run("document.querySelectorAll('.generation:last-child .cell')[0].focus()")
+    shown.snapshot = replace(SAMPLE, generations=SAMPLE.generations[1:])
+    browser.wait(lambda: browser.letters() == {"Generation 1": "R"})
+    assert browser.text("#detail-title") == "Worker 1.1: retiring"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("count", [7, 200])
+def test_texts_can_be_read(
+    browser: Browser, shown: Shown, scheme: str, count: int
+) -> None:
+    shown.snapshot = crowd(count)
+    browser.prefer(color_scheme=scheme, reduced_motion="reduce")
+    browser.open(shown.url)
+    browser.run("document.querySelector('.cell').focus()")
+    contrast, text = browser.run(CONTRAST)
+    assert contrast >= 4.5, text
+
+
+def test_dark_is_dark(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    light = browser.run(ground)
+    browser.prefer(color_scheme="dark")
+    assert sum(rgb(browser.run(ground))) < 150 < 600 < sum(rgb(light))
+
+
+def rgb(colour: str) -> list[int]:
+    return [int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1280, 1920])
+@pytest.mark.parametrize("count", [3, 200])
+def test_nothing_overflows(
+    browser: Browser, shown: Shown, width: int, count: int
+) -> None:
+    shown.snapshot = crowd(count)
+    browser.resize(width, 800)
+    browser.open(shown.url)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    # Long targets are cut where the columns have room without them.
+    table = "const box = document.querySelector('#requests-scroll');"
+    needed, there = browser.run(f"{table} return [box.scrollWidth, box.clientWidth]")
+    assert needed <= there or width < 800
