@@ -131,15 +131,3 @@ class Prefork:
         """
         self.hooks.when_ready.append(f)
         return f
-
-
-def find(app: Flask) -> Prefork | None:
-    """The extension that an app was initialized with."""
-    found = app.extensions.get("prefork")
-    return found if isinstance(found, Prefork) else None
-
-
-def configuration(app: Flask) -> t.Mapping[str, t.Any]:
-    """What an app's configuration says, without the extension's defaults."""
-    extension = find(app)
-    return app.config if extension is None else extension.configuration(app)

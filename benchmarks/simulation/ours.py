@@ -10,8 +10,8 @@ import math
 import typing as t
 
 from flask_prefork.dispatcher.policy import Policy
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.ipc.states import Event
 
 from .engine import Process
 from .engine import Server

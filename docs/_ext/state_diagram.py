@@ -14,9 +14,9 @@ from drawing import picture
 from drawing import Point
 from drawing import text
 
-from flask_prefork.dispatcher.pool import Event
-from flask_prefork.dispatcher.pool import State
-from flask_prefork.dispatcher.pool import TRANSITIONS
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
+from flask_prefork.ipc.states import TRANSITIONS
 
 _WIDTH, _HEIGHT = 96.0, 40.0
 _PLACES = {

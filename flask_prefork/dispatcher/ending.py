@@ -11,13 +11,10 @@ import enum
 import typing as t
 from collections import deque
 
+from ..ipc.phase import GRACE
+from ..ipc.phase import LAST_MOMENT
 from ..ipc.phase import Phase
 
-#: How long processes may take to exit, in seconds: those that were let go, and those
-#: that were sent SIGKILL, which a process in a system call may survive for a while.
-GRACE = 2.0
-#: From showing where a process hangs to its end, in seconds.
-LAST_MOMENT = 0.5
 #: How long workers may take to exit if they are told so only when their time is over,
 #: in seconds.
 LAST_WORDS = 1.0

@@ -20,6 +20,7 @@ from ..ipc.exits import Why
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
+from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Zygote
 from ..ipc.stats import Summary
@@ -28,7 +29,6 @@ from ..settings.table import MAX_SLOTS
 from ..settings.table import Settings
 from ..system.poller import Poller
 from . import vetting
-from .ending import GRACE
 from .late import Late
 from .policy import Policy
 from .pool import Pool

@@ -12,9 +12,9 @@ import typing as t
 from ..ipc.exits import LATE
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
+from ..ipc.phase import LAST_MOMENT
 from ..system.log import logger
 from ..system.timers import Deadlines
-from .ending import LAST_MOMENT
 from .pool import Worker
 from .watchdog import Verdict
 from .workers import Children

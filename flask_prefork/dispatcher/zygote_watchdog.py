@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 
-from .ending import GRACE
-from .ending import LAST_MOMENT
+from ..ipc.phase import GRACE
+from ..ipc.phase import LAST_MOMENT
 
 #: An app that loads for so long is shown; doubled each time, in seconds.
 LONG = 30.0

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import enum
 
+#: How long processes may take to exit, in seconds: those that were let go, and those
+#: that were sent SIGKILL, which a process in a system call may survive for a while.
+GRACE = 2.0
+#: From showing where a process hangs to its end, in seconds.
+LAST_MOMENT = 0.5
+
 
 class Phase(enum.Enum):
     """A time of the server's life; the dispatcher goes from one to the next."""

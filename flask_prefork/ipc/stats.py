@@ -20,7 +20,6 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from collections.abc import Iterator
 
-from ..dispatcher.policy import Policy
 from ..settings.table import MAX_SLOTS
 from .exits import Reason
 from .phase import Phase
@@ -55,6 +54,21 @@ class Part(t.NamedTuple):
     number: int
     role: Role
     opened: bool
+
+
+class Bounds(t.Protocol):
+    """What is told of the pool's size: :class:`~.policy.Policy`."""
+
+    min_idle: int
+    max_idle: int
+    max_workers: int
+    #: Bytes that zygotes and workers have, and that they may have.
+    memory: int
+    budget: int
+
+    @property
+    def saturated(self) -> bool:
+        """Whether more workers are wanted than allowed."""
 
 
 class Figures(t.NamedTuple):
@@ -280,7 +294,7 @@ class Summary(_Header):
         self,
         now: float,
         phase: Phase,
-        policy: Policy,
+        policy: Bounds,
         idle: int,
         waits: int,
         reloads: int,

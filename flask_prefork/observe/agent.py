@@ -45,8 +45,8 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from ..dispatcher.pool import State
 from ..ipc.phase import Phase
+from ..ipc.states import State
 from .arrivals import arrivals
 from .snapshot import Snapshot
 

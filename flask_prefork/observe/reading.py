@@ -10,11 +10,11 @@ import mmap
 import typing as t
 from collections.abc import Mapping
 
-from ..dispatcher.pool import State
 from ..ipc.exits import Reason
 from ..ipc.phase import Phase
 from ..ipc.records import Record
 from ..ipc.scoreboard import Bank
+from ..ipc.states import State
 from ..ipc.stats import Departed
 from ..ipc.stats import Figures
 from ..ipc.stats import Reader

@@ -11,9 +11,9 @@ import typing as t
 from dataclasses import dataclass
 from dataclasses import field
 
-from ..dispatcher.pool import State
 from ..ipc.records import BOUNDS
 from ..ipc.records import CLASSES
+from ..ipc.states import State
 
 #: The states that a worker may be in, by their letters.
 STATES = {s.value: s.name.lower() for s in State if s is not State.FREE}

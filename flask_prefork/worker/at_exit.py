@@ -29,8 +29,9 @@ import traceback
 import typing as t
 import weakref
 
-from ..zygote.fork_libraries import RENEWING
-
+#: Packages whose threads start anew in a child when they are needed there: they
+#: look at the pid, or have ``os.register_at_fork``.
+RENEWING = frozenset({"opentelemetry", "sentry_sdk"})
 Handler = t.Callable[[], object]
 
 #: Handlers that libraries register once, when they are imported, for whatever is made

@@ -17,7 +17,6 @@ import traceback
 import typing as t
 
 from ..system.log import logger
-from ..zygote.fork_checks import what_runs
 from . import at_exit
 
 #: Of the time until a process is killed this part, and not more than so many seconds,
@@ -156,3 +155,10 @@ def watch(deadline: float, status: int, name: str) -> None:
 
     with contextlib.suppress(RuntimeError):  # there can be no more threads
         threading.Thread(target=end, daemon=True).start()
+
+
+def what_runs(thread: threading.Thread) -> str:
+    """Whose a thread is: its function, or its class."""
+    what = getattr(thread, "_target", None) or type(thread)
+    module = getattr(what, "__module__", None) or "?"
+    return f"{module}.{getattr(what, '__qualname__', what)}"

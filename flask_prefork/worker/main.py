@@ -25,10 +25,28 @@ from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings.table import Settings
 from ..system import forks
-from ..zygote.lifecycle import Lifecycle
 from . import at_exit
 from . import leaving
 from .worker import Worker
+
+
+class Life(t.Protocol):
+    """What the app is told: ``zygote/lifecycle.py``."""
+
+    def begin(self, slot: int, served: t.Callable[[], int]) -> bool:
+        """In a new worker, before it is idle for the first time.
+
+        :return: Whether it may serve.
+        """
+
+    def end(self, slot: int, pid: int) -> None:
+        """In a worker that has begun, before its end."""
+
+    def bequeath(self, slot: int, deadline: float) -> bool:
+        """In a worker that has ended, before it is forked as the next zygote.
+
+        :return: Whether it may be.
+        """
 
 
 def serve(
@@ -39,7 +57,7 @@ def serve(
     bank: Bank,
     servers: Sequence[PreforkServer],
     settings: Settings,
-    life: Lifecycle,
+    life: Life,
 ) -> Inherited:
     """Be a worker, from the fork to the end of the process.
 

@@ -17,6 +17,8 @@ import sys
 import threading
 import typing as t
 
+from ..worker.at_exit import RENEWING
+from ..worker.leaving import what_runs
 from . import fork_files
 from . import fork_holders
 from . import fork_libraries
@@ -87,7 +89,7 @@ def _look(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
     traps = fork_libraries.find(objects, list(engines.values()))
     explained = {trap.explains for trap in traps}
     findings = [
-        *_threads(explained | fork_libraries.RENEWING),
+        *_threads(explained | RENEWING),
         *fork_sockets.look(shared, mended, objects, explained),
         *_files(own, objects, explained),
         *_pools(engines),
@@ -138,13 +140,6 @@ def _threads(explained: t.Collection[str]) -> list[str]:
         if thread is not threading.main_thread()
         and (what := what_runs(thread)).partition(".")[0] not in explained
     ]
-
-
-def what_runs(thread: threading.Thread) -> str:
-    """Whose a thread is: its function, or its class."""
-    what = getattr(thread, "_target", None) or type(thread)
-    module = getattr(what, "__module__", None) or "?"
-    return f"{module}.{getattr(what, '__qualname__', what)}"
 
 
 # Pipes and files

@@ -15,10 +15,6 @@ from .prometheus import VARIABLE
 #: Where to make what can't be shared.
 HOOK = "in a hook, Prefork.after_fork"
 
-#: Packages whose threads start anew in a child when they are needed there: they
-#: look at the pid, or have ``os.register_at_fork``.
-RENEWING = frozenset({"opentelemetry", "sentry_sdk"})
-
 
 class Trap(t.NamedTuple):
     """A class whose instances a fork breaks.

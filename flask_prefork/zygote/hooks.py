@@ -12,6 +12,9 @@ import typing as t
 from blinker import Namespace
 from werkzeug.local import LocalProxy
 
+if t.TYPE_CHECKING:
+    from flask import Flask
+
 Hook = t.Callable[[], object]
 F = t.TypeVar("F", bound=Hook)
 
@@ -49,6 +52,29 @@ class Hooks:
         self.after_fork: list[Hook] = []
         self.before_exit: list[Hook] = []
         self.when_ready: list[Hook] = []
+
+
+class Extension(t.Protocol):
+    """What an app was initialized with: :class:`flask_prefork.Prefork`."""
+
+    hooks: Hooks
+
+    def configuration(self, app: Flask) -> dict[str, t.Any]:
+        """The app's configuration without the extension's defaults."""
+
+
+def find(app: Flask) -> Extension | None:
+    """The extension that an app was initialized with."""
+    found = app.extensions.get("prefork")
+    # Another package's may have that name.
+    is_ours = isinstance(getattr(found, "hooks", None), Hooks)
+    return t.cast(Extension, found) if is_ours else None
+
+
+def configuration(app: Flask) -> t.Mapping[str, t.Any]:
+    """What an app's configuration says, without the extension's defaults."""
+    extension = find(app)
+    return app.config if extension is None else extension.configuration(app)
 
 
 class CurrentWorker:

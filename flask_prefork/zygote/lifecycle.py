@@ -14,7 +14,6 @@ import typing as t
 
 from flask import Flask
 
-from .. import extension
 from ..system import forks
 from ..system.log import logger
 from ..worker import at_exit
@@ -43,7 +42,7 @@ class Lifecycle:
     def __init__(self, app: WSGIApplication, generation: int) -> None:
         self.app = app if isinstance(app, Flask) else None
         self.generation = generation
-        found = extension.find(self.app) if self.app is not None else None
+        found = hooks.find(self.app) if self.app is not None else None
         self.hooks = found.hooks if found is not None else Hooks()
 
     def of(self, generation: int) -> Lifecycle:

@@ -21,7 +21,6 @@ from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
-from ..extension import configuration
 from ..http import access_logger
 from ..http.access_logger import AccessLogger
 from ..http.contract import Limits
@@ -43,6 +42,7 @@ from ..system import streams
 from ..system.log import logger
 from ..system.log import tell_lost
 from ..system.peers import Peers
+from .hooks import configuration
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse

@@ -12,14 +12,14 @@ import signal
 import typing as t
 from functools import partial
 
-from ..dispatcher.ending import LAST_MOMENT
-from ..dispatcher.pool import State
 from ..ipc import dumps
 from ..ipc.dumps import Dumps
 from ..ipc.exits import Departed
 from ..ipc.exits import LATE
 from ..ipc.exits import Obituaries
+from ..ipc.phase import LAST_MOMENT
 from ..ipc.scoreboard import Bank
+from ..ipc.states import State
 
 _WHY = LATE[State.RETIRING]
 

@@ -16,7 +16,6 @@ import socket
 import time
 import typing as t
 
-from ..dispatcher.ending import GRACE
 from ..http.server import PreforkServer
 from ..ipc import listener
 from ..ipc import spawn
@@ -27,6 +26,7 @@ from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.channel import write_document
+from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings import size

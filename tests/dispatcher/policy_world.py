@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 
 from flask_prefork.dispatcher.policy import Policy
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 
 FORK = 0.01
 

@@ -11,9 +11,9 @@ from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.dispatcher.ending import Ending
-from flask_prefork.dispatcher.ending import GRACE
 from flask_prefork.dispatcher.ending import Left
 from flask_prefork.dispatcher.ending import Step
+from flask_prefork.ipc.phase import GRACE
 from flask_prefork.ipc.phase import Phase
 
 ALL = Left(False, 3, 2)

@@ -6,17 +6,17 @@ import typing as t
 
 import pytest
 
-from flask_prefork.dispatcher.ending import LAST_MOMENT
 from flask_prefork.dispatcher.late import Late
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Timeouts
 from flask_prefork.dispatcher.pool import Worker
 from flask_prefork.dispatcher.watchdog import Stalls
 from flask_prefork.ipc.exits import LATE
 from flask_prefork.ipc.exits import Why
+from flask_prefork.ipc.phase import LAST_MOMENT
 from flask_prefork.ipc.records import Record
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 from flask_prefork.system.timers import Deadlines
 
 #: How long a worker may be ordered and silent.

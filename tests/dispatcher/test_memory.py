@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from flask_prefork.dispatcher.memory import AHEAD
 from flask_prefork.dispatcher.memory import Weights
 from flask_prefork.dispatcher.policy import Memory
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 
 
 def idle_pool(count: int) -> Pool:

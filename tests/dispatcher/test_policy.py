@@ -14,10 +14,10 @@ from flask_prefork.dispatcher.policy import MAX_BACK_OFF
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.dispatcher.policy import STEP
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 
 from .policy_world import make
 from .policy_world import Server

@@ -9,8 +9,8 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.dispatcher.pool import Event
-from flask_prefork.dispatcher.pool import State
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 
 from .policy_world import make
 from .policy_world import Server

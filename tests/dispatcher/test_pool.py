@@ -13,12 +13,12 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Timeouts
-from flask_prefork.dispatcher.pool import TRANSITIONS
 from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
+from flask_prefork.ipc.states import TRANSITIONS
 
 REPORTS = [Event.IDLE, Event.BUSY, Event.RETIRE, Event.KILL, Event.EXIT]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.states import Event
 
 from .waiting import FakeGeneration
 from .waiting import Hall

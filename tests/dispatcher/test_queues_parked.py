@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork.dispatcher import queues as queues_module
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import Wait
+from flask_prefork.ipc.states import Event
 
 from .waiting import Hall
 from .waiting import halls

@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.late import Late
 from flask_prefork.dispatcher.policy import Policy
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.watchdog import Stalls
 from flask_prefork.dispatcher.workers import Children
 from flask_prefork.ipc import records
@@ -29,6 +27,8 @@ from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.exits import AT_ONCE
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.states import Event
+from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller

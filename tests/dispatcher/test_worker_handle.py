@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Worker
 from flask_prefork.dispatcher.worker_handle import Process
 from flask_prefork.ipc.channel import Channel
@@ -20,6 +19,7 @@ from flask_prefork.ipc.exits import Obituaries
 from flask_prefork.ipc.exits import Reason
 from flask_prefork.ipc.exits import Why
 from flask_prefork.ipc.scoreboard import Record
+from flask_prefork.ipc.states import State
 from flask_prefork.system import cgroup
 
 AT_REST = Record(42, requests=3, moved=9.0)

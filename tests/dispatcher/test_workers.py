@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import pytest
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.dispatcher.pool import Worker
 from flask_prefork.dispatcher.workers import Children
 from flask_prefork.ipc import scoreboard
@@ -21,6 +20,7 @@ from flask_prefork.ipc.exits import AT_ONCE
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import Wait
 from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
 

@@ -8,12 +8,12 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.dispatcher.ending import GRACE
-from flask_prefork.dispatcher.ending import LAST_MOMENT
 from flask_prefork.dispatcher.zygote_watchdog import LONG
 from flask_prefork.dispatcher.zygote_watchdog import Move
 from flask_prefork.dispatcher.zygote_watchdog import Stage
 from flask_prefork.dispatcher.zygote_watchdog import Watchdog
+from flask_prefork.ipc.phase import GRACE
+from flask_prefork.ipc.phase import LAST_MOMENT
 
 
 def serving(limit: float = 10.0) -> Watchdog:

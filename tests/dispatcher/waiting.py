@@ -7,7 +7,6 @@ import socket
 import typing as t
 from collections.abc import Iterator
 
-from flask_prefork.dispatcher.pool import Event
 from flask_prefork.dispatcher.pool import Pool
 from flask_prefork.dispatcher.pool import Worker
 from flask_prefork.dispatcher.queues import Queues
@@ -16,6 +15,7 @@ from flask_prefork.ipc.channel import Frame
 from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import Wait
+from flask_prefork.ipc.states import Event
 from flask_prefork.system.poller import Poller
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.scoreboard import SIZE
+from flask_prefork.ipc.states import State
 from flask_prefork.settings.table import MAX_SLOTS
 
 slots = st.integers(0, MAX_SLOTS - 1)

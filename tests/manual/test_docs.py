@@ -15,9 +15,9 @@ from flask.cli import run_command
 import flask_prefork
 from flask_prefork import testing
 from flask_prefork.cli import prefork_run
-from flask_prefork.dispatcher.pool import State
-from flask_prefork.dispatcher.pool import TRANSITIONS
 from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.states import State
+from flask_prefork.ipc.states import TRANSITIONS
 from flask_prefork.observe.command import prefork_status
 from flask_prefork.observe.openmetrics import families
 from flask_prefork.settings.table import config_key

@@ -10,8 +10,8 @@ from hypothesis import given
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.states import State
 from flask_prefork.observe.openmetrics import PHASES
 from flask_prefork.observe.openmetrics import render
 from flask_prefork.observe.openmetrics import ROLES

@@ -11,9 +11,9 @@ from importlib import resources
 
 import pytest
 
-from flask_prefork.dispatcher.pool import State
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.states import State
 from flask_prefork.observe import page
 
 from .browser import Browser

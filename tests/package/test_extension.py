@@ -10,7 +10,6 @@ from flask import Flask
 
 import flask_prefork
 from flask_prefork import Prefork
-from flask_prefork.extension import configuration
 from flask_prefork.settings.keys import BORROWED
 from flask_prefork.settings.keys import check_variables
 from flask_prefork.settings.keys import variable_name
@@ -19,6 +18,7 @@ from flask_prefork.settings.table import option_name
 from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import ROWS
 from flask_prefork.settings.table import SettingsError
+from flask_prefork.zygote.hooks import configuration
 
 
 def test_the_package_exports_what_it_says() -> None:

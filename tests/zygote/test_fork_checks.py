@@ -23,8 +23,8 @@ import sqlalchemy
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
+from flask_prefork.worker.at_exit import RENEWING
 from flask_prefork.zygote import fork_checks
-from flask_prefork.zygote import fork_libraries
 from flask_prefork.zygote.fork_checks import look
 from flask_prefork.zygote.fork_checks import mend
 
@@ -133,7 +133,7 @@ def test_a_finding_explains_its_librarys_threads(
         del pool
 
 
-@pytest.mark.parametrize("package", sorted(fork_libraries.RENEWING))
+@pytest.mark.parametrize("package", sorted(RENEWING))
 def test_threads_that_start_anew_by_themselves(news: News, package: str) -> None:
     with running(f"{package}.worker"):
         assert not news()

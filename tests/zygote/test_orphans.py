@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.ending import LAST_MOMENT
 from flask_prefork.ipc import dumps
+from flask_prefork.ipc.phase import LAST_MOMENT
 from flask_prefork.ipc.records import Record
 from flask_prefork.zygote.orphans import Orphan
 from flask_prefork.zygote.orphans import Orphans
