@@ -22,15 +22,15 @@ from flask_prefork.system import origin
 _CHILD = """
 import os, signal
 from flask_prefork.ipc import spawn
-from flask_prefork.channel import *
-begin = launch.inherited()
+from flask_prefork.ipc.channel import *
+begin = spawn.inherited()
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 send_one(begin.control, Frame(
     Kind.LOADED,
     begin.generation,
     slot=os.getpid(),
-    argument=len(blocked & set(launch.FOREIGN_SIGNALS)),
-    place=launch.VARIABLE in os.environ,
+    argument=len(blocked & set(spawn.FOREIGN_SIGNALS)),
+    place=spawn.VARIABLE in os.environ,
     flags=os.get_inheritable(begin.control.fileno()),
 ))
 receive_one(begin.control)
@@ -178,10 +178,10 @@ def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 _IGNORES = """
 import os, signal, sys
 from flask_prefork.ipc import spawn
-signal.pthread_sigmask(signal.SIG_BLOCK, launch.FOREIGN_SIGNALS)
-launch.ignore_foreign_signals()
-assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(launch.FOREIGN_SIGNALS)
-for number in launch.FOREIGN_SIGNALS:
+signal.pthread_sigmask(signal.SIG_BLOCK, spawn.FOREIGN_SIGNALS)
+spawn.ignore_foreign_signals()
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(spawn.FOREIGN_SIGNALS)
+for number in spawn.FOREIGN_SIGNALS:
     os.kill(os.getpid(), number)
 print("alive", flush=True)
 os.execv(sys.executable, [sys.executable, "-c", '''

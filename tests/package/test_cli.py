@@ -45,7 +45,16 @@ BORROWED = {
 #: What every `flask` command loads because this plugin is installed.
 LIGHT = {"flask_prefork"} | {
     f"flask_prefork.{name}"
-    for name in ("cli", "extension", "hooks", "keys", "row", "settings")
+    for name in (
+        "cli",
+        "extension",
+        "settings",
+        "settings.keys",
+        "settings.spec",
+        "settings.table",
+        "zygote",
+        "zygote.hooks",
+    )
 }
 
 

@@ -1,9 +1,14 @@
-"""Who may import whom, and how big a file may be."""
+"""The rooms: who may import whom, and that no name is there twice.
+
+A room is a folder of the package. Processes are rooms of their own, so that a look at
+the imports tells what runs where.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,6 +20,25 @@ import flask_prefork
 ROOT = Path(flask_prefork.__file__).parent
 PACKAGE = ROOT.name
 FILES = sorted(ROOT.rglob("*.py"))
+
+#: What each room may import besides itself. The package's own modules, in no room, may
+#: import all of them.
+SHARED = {"ipc", "settings", "system"}
+MAY_IMPORT = {
+    "dispatcher": SHARED,
+    "zygote": {"worker", "http", *SHARED},
+    "worker": {"http", *SHARED},
+    "relay": SHARED,
+    "observe": {"http", *SHARED},
+    "ipc": {"settings", "system"},
+    "settings": {"system"},
+    "http": {"system"},
+    "system": set(),
+    # It talks to the running server as any client does.
+    "testing": {"observe", "settings", "system"},
+}
+#: What lies in no room: what users import and call.
+FLAT = {"__init__", "cli", "extension"}
 #: What a module without a process, a descriptor or a clock doesn't import.
 IMPURE = {
     "os",
@@ -39,25 +63,32 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
-def is_for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "t.TYPE_CHECKING"
+def room(name: str) -> str:
+    """The folder that a module lies in; empty for the package's own."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and (ROOT / parts[1]).is_dir() else ""
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those that only a type checker looks at."""
     for child in ast.iter_child_nodes(tree):
-        if is_for_types_only(child):
+        test = getattr(child, "test", None)
+        if isinstance(child, ast.If) and ast.unparse(test) == "t.TYPE_CHECKING":
             continue
         yield child
         yield from nodes(child)
 
 
-def imports(name: str) -> set[str]:
-    """The modules that a module of the package imports, at any place in it."""
+def imports(name: str, for_types: bool = False) -> set[str]:
+    """The modules that a module imports, at any place in it.
+
+    :param for_types: Also what only a type checker imports.
+    """
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in nodes(ast.parse(path.read_text())):
+    walk = ast.walk if for_types else nodes
+    for node in walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -72,7 +103,12 @@ def imports(name: str) -> set[str]:
     return found
 
 
-def imports_of_all(name: str) -> set[str]:
+def of_package(name: str, for_types: bool = False) -> set[str]:
+    """The modules of the package that a module imports."""
+    return imports(name, for_types) & MODULES.keys()
+
+
+def of_all(name: str) -> set[str]:
     """The modules that a module imports through others of the package too.
 
     Not through the package itself, which every module of it has imported.
@@ -80,8 +116,7 @@ def imports_of_all(name: str) -> set[str]:
     found: set[str] = set()
     to_do = {name}
     while to_do:
-        module = to_do.pop()
-        new = imports(module) - found - {PACKAGE}
+        new = imports(to_do.pop()) - found - {PACKAGE}
         found |= new
         to_do |= new & MODULES.keys()
     return found
@@ -91,26 +126,54 @@ def attributes(name: str, module: str) -> set[str]:
     """What a module of the package uses of another one, ``socket.AF_INET``."""
     return {
         node.attr
-        for node in nodes(ast.parse(MODULES[name].read_text()))
+        for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == module
     }
 
 
 def test_the_look_at_imports_sees_them() -> None:
-    assert "signal" in imports(f"{PACKAGE}.launch")
-    assert f"{PACKAGE}.settings" in imports(f"{PACKAGE}.cli")
+    assert "signal" in imports(f"{PACKAGE}.ipc.spawn")
+    assert f"{PACKAGE}.settings.table" in imports(f"{PACKAGE}.cli")
     # Inside of a function, by a relative name.
-    assert f"{PACKAGE}.dispatcher" in imports(f"{PACKAGE}.cli")
-    assert f"{PACKAGE}.channel" in imports_of_all(f"{PACKAGE}.dispatcher")
+    assert f"{PACKAGE}.dispatcher.loop" in imports(f"{PACKAGE}.cli")
+    assert f"{PACKAGE}.ipc.channel" in of_all(f"{PACKAGE}.dispatcher.loop")
 
 
-def of_package(found: set[str]) -> set[str]:
-    """Those of the modules that are the package's, by their short names."""
-    return {name.removeprefix(f"{PACKAGE}.") for name in found & MODULES.keys()}
+def test_nothing_else_lies_flat() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == FLAT
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_one_way_between_rooms(name: str) -> None:
+    here = room(name)
+    if not here:
+        return  # cli, extension and the package itself may import all
+    others = {room(found) for found in of_package(name, for_types=True)} - {here}
+    assert others <= MAY_IMPORT[here]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_the_command(name: str) -> None:
+    assert f"{PACKAGE}.cli" not in imports(name)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    # Who imports a module has imported the package, whatever that imports.
+    graph = {name: of_package(name) - {PACKAGE} for name in MODULES}
+    TopologicalSorter(graph).prepare()
+
+
+def test_no_class_name_is_there_twice() -> None:
+    places = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(name)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def says_it_is_pure(name: str) -> bool:
-    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text("utf-8"))) or ""
     return bool(re.search(r"\bPure[.,:]|This module is pure|No sockets", docstring))
 
 
@@ -118,12 +181,13 @@ PURE = [name for name in MODULES if says_it_is_pure(name)]
 
 
 def test_pool_and_policy_are_among_the_pure_modules() -> None:
-    assert {f"{PACKAGE}.pool", f"{PACKAGE}.policy"} <= set(PURE)
+    names = ("pool", "policy", "watchdog", "memory", "ending")
+    assert {f"{PACKAGE}.dispatcher.{name}" for name in names} <= set(PURE)
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_pure_module_imports_nothing_of_the_system(name: str) -> None:
-    found = {name} | imports_of_all(name)
+    found = {name} | of_all(name)
     for module in found & MODULES.keys():
         roots = {imported.partition(".")[0] for imported in imports(module)}
         if attributes(module, "socket") <= ADDRESSES_AS_TEXT:
@@ -131,70 +195,22 @@ def test_pure_module_imports_nothing_of_the_system(name: str) -> None:
         assert not roots & IMPURE
 
 
-#: The modules that are the code of one kind of process alone.
-KINDS = {
-    "dispatcher": {"dispatcher", "succession", "generation", "children", "queues"},
-    "zygote": {"zygote"},
-    "worker": {"worker"},
-    "observe.process": {"observe.process"},
-}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_processes_dont_know_each_others_code(name: str) -> None:
-    others = set().union(*KINDS.values()) - KINDS[name]
-    assert not of_package(imports_of_all(f"{PACKAGE}.{name}")) & others
-
-
 def test_dispatcher_knows_nothing_of_apps_and_requests() -> None:
-    found = imports_of_all(f"{PACKAGE}.dispatcher")
+    found = of_all(f"{PACKAGE}.dispatcher.loop")
     roots = {module.partition(".")[0] for module in found}
     assert not roots & {"flask", "werkzeug", "httptools"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_nothing_imports_the_commands(name: str) -> None:
-    assert not of_package(imports(name)) & {"cli", "status"}
-
-
-def in_folder(name: str, folder: str) -> bool:
-    return f"{name}.".startswith(f"{PACKAGE}.{folder}.")
-
-
-@pytest.mark.parametrize("name", [n for n in MODULES if in_folder(n, "http")])
-def test_http_imports_nothing_that_is_above_it(name: str) -> None:
-    above = {
-        found
-        for found in imports(name) & MODULES.keys()
-        if not in_folder(found, "http")
-    }
-    # How a setting is spelled, and the error for one that can't be.
-    assert of_package(above) <= {"keys", "row"}
-
-
-@pytest.mark.parametrize("name", MODULES)
 def test_only_http_knows_the_parser(name: str) -> None:
-    if not in_folder(name, "http"):
+    if room(name) != "http":
         assert "httptools" not in imports(name)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_nothing_that_serves_imports_what_shows_it(name: str) -> None:
-    shows = [n for n in imports(name) if in_folder(n, "observe")]
-    asks = any(in_folder(name, one) for one in ("observe", "status", "testing"))
-    assert asks or not shows
-
-
-def test_imports_run_one_way() -> None:
-    # Who imports a module has imported the package, whatever that imports.
-    graph = {name: (imports(name) & MODULES.keys()) - {PACKAGE} for name in MODULES}
-    TopologicalSorter(graph).prepare()
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_file_is_of_a_readers_size(name: str) -> None:
-    lines = MODULES[name].read_text().count("\n")
-    assert lines <= 600
+def test_a_file_has_one_idea(name: str) -> None:
+    # It is as long as that idea. So long is where to look for a second one.
+    assert MODULES[name].read_text("utf-8").count("\n") <= 600
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -203,7 +219,7 @@ def test_files_are_read_as_every_interpreter_can(name: str) -> None:
     # needed, and the interpreter's files may be out of reach of --user's.
     found = {
         ast.unparse(word.value)
-        for node in nodes(ast.parse(MODULES[name].read_text()))
+        for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8")))
         if isinstance(node, ast.Call)
         for word in node.keywords
         if word.arg == "encoding"
@@ -215,11 +231,12 @@ def test_every_file_says_what_it_is_for() -> None:
     empty = [
         path
         for path in FILES
-        if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))
+        if path.read_text("utf-8")
+        and not ast.get_docstring(ast.parse(path.read_text("utf-8")))
     ]
     assert not empty
 
 
-def test_there_is_no_room_without_a_name() -> None:
+def test_no_module_has_a_name_that_says_nothing() -> None:
     nameless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
     assert not nameless & {path.name for path in FILES}

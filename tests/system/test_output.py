@@ -318,7 +318,7 @@ def test_handler_of_a_signal_writes_amid_a_line(shared: Shared) -> None:
 def test_started_process_has_the_same_locks() -> None:
     code = (
         "import fcntl, sys\n"
-        "from flask_prefork import output_locks\n"
+        "from flask_prefork.system import output_locks\n"
         "import os\n"
         "shared = output_locks.share()\n"
         "assert output_locks.VARIABLE not in os.environ\n"

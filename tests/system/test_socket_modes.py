@@ -27,7 +27,7 @@ MAKERS = {
 }
 #: Who may: the first one for all others, the second one for connections, and the third
 #: one for what the app makes of one that it has taken over.
-ALLOWED = {"socket_modes.py", "http/server.py", "http/app_socket.py"}
+ALLOWED = {"system/socket_modes.py", "http/server.py", "http/app_socket.py"}
 
 
 @pytest.fixture(params=[None, 0.0, 5.0], autouse=True)

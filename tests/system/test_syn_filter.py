@@ -210,7 +210,7 @@ def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:
     "call",
     [
         "handshakes.are_left()",
-        "any(door._rows(1))",
+        "any(syn_filter._rows(1))",
         "handshakes._diag.unix_queue(1)",
         "reaper._children()",
     ],
@@ -218,8 +218,9 @@ def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:
 def test_nothing_is_imported_once_the_rights_are_dropped(call: str) -> None:
     # After --user the interpreter's files may be out of reach.
     code = (
-        "import encodings, socket, sys, time; from flask_prefork import door, reaper;"
-        " handshakes = door.Handshakes(socket.create_server(('127.0.0.1', 0)),"
+        "import encodings, socket, sys, time;"
+        " from flask_prefork.system import reaper, syn_filter;"
+        " handshakes = syn_filter.Handshakes(socket.create_server(('127.0.0.1', 0)),"
         f" time.monotonic); encodings.__path__ = sys.path[:] = []; {call}"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True)

@@ -180,7 +180,8 @@ def test_what_the_output_goes_to(tmp_path: Path) -> None:
     """As it may be opened for reading as well, and has copies."""
     path = tmp_path / "output"
     script = (
-        "import os; from flask_prefork import fork_files; os.dup(1); os.lseek(1, 5, 0);"
+        "import os; from flask_prefork.zygote import fork_files;"
+        " os.dup(1); os.lseek(1, 5, 0);"
         " print([one.path for one in fork_files.look(())])"
     )
     with open(path, "w+") as file:
