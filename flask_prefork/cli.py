@@ -13,6 +13,7 @@ import functools
 import os
 import sys
 import typing as t
+from collections.abc import Mapping
 
 import click
 from click.core import ParameterSource
@@ -27,9 +28,9 @@ from .settings.keys import check_variables
 from .settings.keys import variable_name
 from .settings.table import option_name
 from .settings.table import resolve
-from .settings.table import Row
 from .settings.table import ROWS
 from .settings.table import SettingsError
+from .settings.table import SettingSpec
 
 if t.TYPE_CHECKING:
     from .ipc.spawn import Inherited
@@ -56,7 +57,7 @@ def _borrowed_options() -> list[click.Parameter]:
     return options
 
 
-def _option(name: str, row: Row) -> click.Option:
+def _option(name: str, row: SettingSpec) -> click.Option:
     """The command's option for a row of the settings' table."""
     kind: t.Any = row.kind
     if row.choices:
@@ -140,7 +141,7 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     options = RunOptions(**{name: values.pop(name) for name in RunOptions._fields})
     try:
         check_variables(os.environ, ROWS)
-        resolve(values, sources=_sources())
+        resolve(values, sources=_sources(), check=_check_by_http)
         _check_socket(options.host, values)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
@@ -154,6 +155,12 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
         spawn.take_signals()
         begin = _split(info, options, values)
     _be_zygote(begin, info, options, values)
+
+
+def _check_by_http(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+    from .zygote import setting_checks
+
+    setting_checks.check(values, said)
 
 
 def _split(
@@ -195,9 +202,9 @@ def _split(
         return begin
 
     from .dispatcher import loop
-    from .dispatcher.service import Surroundings
+    from .dispatcher.service import StartOptions
 
-    surroundings = Surroundings(
+    surroundings = StartOptions(
         host,
         options.port,
         "https" if options.cert else "http",

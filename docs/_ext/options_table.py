@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import click
 
 from flask_prefork.settings.table import config_key
-from flask_prefork.settings.table import Row
 from flask_prefork.settings.table import ROWS
+from flask_prefork.settings.table import SettingSpec
 
 
 class Entry(t.NamedTuple):
@@ -61,7 +61,7 @@ def _entry(command: click.Command, option: click.Option) -> Entry:
     return Entry(option.name, spellings, help, _facts(command, option, row))
 
 
-def _argument(option: click.Option, row: Row | None) -> str:
+def _argument(option: click.Option, row: SettingSpec | None) -> str:
     if option.is_flag:
         return ""
     if row is not None and row.choices:
@@ -81,7 +81,9 @@ def variables(command: click.Command, option: click.Option) -> list[str]:
     return [option.envvar] if isinstance(option.envvar, str) else [*option.envvar]
 
 
-def _facts(command: click.Command, option: click.Option, row: Row | None) -> str:
+def _facts(
+    command: click.Command, option: click.Option, row: SettingSpec | None
+) -> str:
     facts = []
     if row is not None and not row.early:
         facts.append(f"Key ``{config_key(option.name or '')}``")
@@ -96,7 +98,7 @@ def _facts(command: click.Command, option: click.Option, row: Row | None) -> str
     return ". ".join(facts) + "."
 
 
-def _bounds(row: Row) -> str:
+def _bounds(row: SettingSpec) -> str:
     """The least and the most that is allowed, where they say something."""
     least = f", at least {row.least:g}" if row.least else ""
     most = f", at most {row.most:,.0f}" if row.most and row.most <= 65536 else ""

@@ -11,10 +11,10 @@ import os
 from ..system.log import logger
 from .generation import Generation
 from .queues import Queues
-from .service import Supervisor
+from .service import ServiceHost
 
 
-def show(generation: Generation, queues: Queues, supervisor: Supervisor) -> None:
+def show(generation: Generation, queues: Queues, supervisor: ServiceHost) -> None:
     """Say what runs where. Whoever reads it can connect at once.
 
     :param generation: The one that serves.

@@ -19,10 +19,10 @@ from ..ipc.exits import Reason
 from ..ipc.exits import Why
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
+from ..ipc.parked import ParkedHolder
 from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
-from ..ipc.spawn import Zygote
+from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..settings import size
 from ..settings.table import MAX_SLOTS
@@ -32,13 +32,13 @@ from . import vetting
 from .late import Late
 from .policy import Policy
 from .pool import Pool
+from .pool import Slot
 from .pool import State
 from .pool import Timeouts
-from .pool import Worker
 from .sizing import Sizing
-from .watchdog import Stalls
-from .workers import Children
-from .zygote_handle import Control
+from .watchdog import RequestWatchdog
+from .workers import Workers
+from .zygote_handle import ZygoteControl
 
 #: Workers that die before their first idle, in a row, before a generation
 #: that has never served is given up.
@@ -65,11 +65,11 @@ class Generation:
 
     def __init__(
         self,
-        zygote: Zygote,
+        zygote: ZygoteHandle,
         poller: Poller,
         scoreboard: int,
         clock: t.Callable[[], float],
-        lot: ParkedConnections,
+        lot: ParkedHolder,
         summary: Summary,
         is_known: t.Callable[[int], bool] = lambda pid: False,
     ) -> None:
@@ -87,10 +87,10 @@ class Generation:
         #: Requests after which a worker is to be promoted; 0 is none.
         self._refork_after = 0
         self.bank = Bank(scoreboard, self.number)
-        self.children = Children(
+        self.children = Workers(
             self.number, self.bank, poller, clock, lot, self._tell, summary
         )
-        self.zygote = Control(
+        self.zygote = ZygoteControl(
             zygote, poller, clock, self._from_zygote, self.children.lost
         )
         self._late = Late(self.children, clock)
@@ -166,7 +166,7 @@ class Generation:
         over = bool(self.children.weights.over) or self.policy.budget > 0
         return over or self.pool.recycles
 
-    def seasoned(self) -> Worker | None:
+    def seasoned(self) -> Slot | None:
         """The lowest-numbered idle worker, if it is to be promoted."""
         if not (self._refork_after and self.alive):
             return None
@@ -221,7 +221,7 @@ class Generation:
         if before is not None:
             self.policy.adjust(before.min_idle - settings.min_idle)
         self.children.weights.limit = size.parse(settings.max_worker_memory)
-        self.children.stalls = Stalls.of(settings)
+        self.children.stalls = RequestWatchdog.of(settings)
         try:
             document = write_document([(one.host, one.inherited) for one in listeners])
         except OSError as e:
@@ -291,7 +291,7 @@ class Generation:
             self._sizing.step(now, waiting, others, memory)
         self._tell_size()
 
-    def promote(self, worker: Worker, generation: int, control: int) -> None:
+    def promote(self, worker: Slot, generation: int, control: int) -> None:
         """Let a worker leave the zygote of another generation behind, once.
 
         :param control: That zygote's end of its control socket.

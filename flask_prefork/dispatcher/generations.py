@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from ..ipc import spawn
 from ..ipc.listener import Listener
-from ..ipc.spawn import Zygote
+from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Part
 from ..system.log import logger
 from .generation import Generation
 from .generation import GIVEN_UP
-from .service import Supervisor
+from .service import ServiceHost
 
 #: A zygote that died is replaced after this, doubled with each that can't load
 #: the app, up to the maximum, in seconds.
@@ -25,7 +25,7 @@ _RETRY = 0.5
 _MAX_RETRY = 30.0
 
 
-class Succession:
+class Generations:
     """All generations.
 
     :param zygote: The first generation's, just started.
@@ -42,9 +42,9 @@ class Succession:
 
     def __init__(
         self,
-        zygote: Zygote,
-        adopt: t.Callable[[Zygote], Generation],
-        supervisor: Supervisor,
+        zygote: ZygoteHandle,
+        adopt: t.Callable[[ZygoteHandle], Generation],
+        supervisor: ServiceHost,
         clock: t.Callable[[], float],
     ) -> None:
         self._adopt = adopt

@@ -15,9 +15,9 @@ from ..ipc.exits import Why
 from ..ipc.phase import LAST_MOMENT
 from ..system.log import logger
 from ..system.timers import Deadlines
-from .pool import Worker
-from .watchdog import Verdict
-from .workers import Children
+from .pool import Slot
+from .watchdog import Action
+from .workers import Workers
 
 
 class _Mark(t.NamedTuple):
@@ -41,11 +41,11 @@ class Late:
     :param clock: Monotonic seconds.
     """
 
-    def __init__(self, children: Children, clock: t.Callable[[], float]) -> None:
+    def __init__(self, children: Workers, clock: t.Callable[[], float]) -> None:
         self._children = children
         self._clock = clock
-        self._shown: dict[Worker, _Mark] = {}
-        self._last_moments: Deadlines[Worker] = Deadlines()
+        self._shown: dict[Slot, _Mark] = {}
+        self._last_moments: Deadlines[Slot] = Deadlines()
 
     def deadline(self) -> float | None:
         """When to :meth:`step` next, in seconds."""
@@ -76,7 +76,7 @@ class Late:
             )
             children.give_up(worker)
 
-    def show(self, worker: Worker, why: Why, stalls: bool = False) -> None:
+    def show(self, worker: Slot, why: Why, stalls: bool = False) -> None:
         """Let a worker log where it hangs; kill it when it has, or a moment later.
 
         It lives on if it has come out of the state that it is in.
@@ -92,7 +92,7 @@ class Late:
         self._last_moments.set(worker, self._clock() + LAST_MOMENT)
         children.show(worker, f"late: {why.text}", lambda: self._kill(worker, mark))
 
-    def _kill(self, worker: Worker, mark: _Mark) -> None:
+    def _kill(self, worker: Slot, mark: _Mark) -> None:
         """Its last moment is over."""
         if self._shown.get(worker) is not mark:
             return  # it was shown once more, for something else
@@ -105,7 +105,7 @@ class Late:
         else:
             self._children.kill(worker, mark.why)
 
-    def _judge(self, worker: Worker, now: float, was_shown: bool = False) -> None:
+    def _judge(self, worker: Slot, now: float, was_shown: bool = False) -> None:
         """Do something about a request that takes long.
 
         :param was_shown: It was judged so before, and shown.
@@ -113,19 +113,19 @@ class Late:
         children, stalls = self._children, self._children.stalls
         record = children.bank.read(worker.slot)
         verdict = stalls.judge(worker, now, record)
-        if verdict is Verdict.KILL:
+        if verdict is Action.KILL:
             why = Why(Reason.TIMEOUT, stalls.describe(record))
             if was_shown or (record.began and not record.upgraded):
                 # Its threads were shown when it was told to end.
                 children.kill(worker, why)
             else:
                 self.show(worker, why, stalls=True)
-        elif verdict is Verdict.ABORT:
+        elif verdict is Action.ABORT:
             # Only then, for the request's end would be shown instead.
             children.show(
                 worker,
                 f"without progress for {stalls.timeout:g} s",
                 lambda: children.signal(worker, signal.SIGXCPU),
             )
-        elif verdict is Verdict.SHOW:
+        elif verdict is Action.SHOW:
             children.show(worker)

@@ -18,13 +18,13 @@ import typing as t
 from ..ipc import scoreboard
 from ..ipc.listener import BindError
 from ..ipc.phase import Phase
-from ..ipc.spawn import Zygote
+from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..settings.table import Settings
 from ..system import log
 from ..system import reaper
 from ..system.log import logger
-from ..system.pause_detector import Stopwatch
+from ..system.pause_detector import PauseDetector
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
 from ..system.signals import Signals
@@ -32,12 +32,12 @@ from . import banner
 from .ending import Ending
 from .generation import Generation
 from .generation import MAX_FAILURES
-from .generations import Succession
-from .observer import Observer
+from .generations import Generations
+from .observer import ObserverHandle
 from .queues import Queues
 from .queues import raise_descriptor_limit
-from .service import Supervisor
-from .service import Surroundings
+from .service import ServiceHost
+from .service import StartOptions
 from .shutdown import Descent
 
 #: What a worker may need here: its channel, its pidfd, what it shows its threads by,
@@ -54,17 +54,17 @@ class Dispatcher:
     :param surroundings: What the command was started with.
     """
 
-    def __init__(self, zygote: Zygote, surroundings: Surroundings) -> None:
+    def __init__(self, zygote: ZygoteHandle, surroundings: StartOptions) -> None:
         self.clock = time.monotonic
         self._log = log.never_wait()
-        self.supervisor = Supervisor(surroundings, self.clock)
+        self.supervisor = ServiceHost(surroundings, self.clock)
         self.ending = Ending()
         self.status = 0
         self.poller = Poller()
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self.summary = Summary(self._scoreboard)
-        self.observer = Observer(
+        self.observer = ObserverHandle(
             self.supervisor, self.poller, self._scoreboard, self.clock
         )
         self._announced = False
@@ -83,7 +83,7 @@ class Dispatcher:
         self._signals = Signals(self._actions)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         self.poller.watch(self._signals.fileno(), self._read_signals)
-        self.succession = Succession(zygote, self._adopt, self.supervisor, self.clock)
+        self.succession = Generations(zygote, self._adopt, self.supervisor, self.clock)
         self.descent = Descent(
             self.ending, self.succession, self.queues, self.observer, self.supervisor
         )
@@ -98,7 +98,7 @@ class Dispatcher:
         try:
             # A zygote may have ended before its signal could be told.
             self._reap()
-            stopwatch = Stopwatch(self.clock)
+            stopwatch = PauseDetector(self.clock)
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
                 self._pardon(stopwatch.lap())
@@ -164,7 +164,7 @@ class Dispatcher:
         self._tell_observer(now)
         self._log.step()
 
-    def _adopt(self, zygote: Zygote) -> Generation:
+    def _adopt(self, zygote: ZygoteHandle) -> Generation:
         return Generation(
             zygote,
             self.poller,
@@ -337,7 +337,7 @@ class Dispatcher:
         self._signals.close()
 
 
-def serve(zygote: Zygote, surroundings: Surroundings) -> int:
+def serve(zygote: ZygoteHandle, surroundings: StartOptions) -> int:
     """Run the dispatcher. Called by the command, which exits with the result.
 
     :param zygote: The first generation's, just started.

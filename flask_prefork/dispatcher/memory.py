@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from .policy import Memory
 from .pool import Pool
+from .pool import Slot
 from .pool import State
-from .pool import Worker
 
 #: A worker that is above its limit by this part of it waits for no replacement.
 TOO_FAR = 0.25
@@ -26,7 +26,7 @@ AHEAD = 2
 _SERVING = (State.IDLE, State.ORDERED, State.BUSY)
 
 
-class Weights:
+class MemoryAccounting:
     """The memory of one generation, in bytes.
 
     :param limit: What a worker may have for itself; 0 is no limit.
@@ -36,7 +36,7 @@ class Weights:
     def __init__(self, limit: int = 0, zygote: int = 0) -> None:
         self.limit = limit
         self.zygote = zygote
-        self._known: dict[Worker, int] = {}
+        self._known: dict[Slot, int] = {}
         self._sum = 0
         # What one had before it served.
         self._fresh = 0
@@ -44,14 +44,14 @@ class Weights:
         self._first = 0
         self._firsts = 0
         # By how much they have grown since they told it before.
-        self._growth: dict[Worker, int] = {}
+        self._growth: dict[Slot, int] = {}
         self._growth_sum = 0
         #: Those who have told that they have more than they may have.
-        self.over: set[Worker] = set()
+        self.over: set[Slot] = set()
         #: Those who are to go as soon as they are idle, before another one is there.
-        self.urgent: set[Worker] = set()
+        self.urgent: set[Slot] = set()
 
-    def weigh(self, worker: Worker, size: int, served: bool) -> None:
+    def weigh(self, worker: Slot, size: int, served: bool) -> None:
         """Take in what a worker has for itself.
 
         :param served: Whether it has served a request. A new worker never has more
@@ -76,11 +76,11 @@ class Weights:
             if size > self.limit * (1 + TOO_FAR):
                 self.urgent.add(worker)
 
-    def of(self, worker: Worker) -> int:
+    def of(self, worker: Slot) -> int:
         """What a worker has, as far as it has told."""
         return self._known.get(worker, 0)
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: Slot) -> None:
         """A worker's process is dead."""
         self._sum -= self._known.pop(worker, 0)
         self._growth_sum -= self._growth.pop(worker, 0)
@@ -117,7 +117,7 @@ class Weights:
         retiring = (worker for worker in pool if worker.state is State.RETIRING)
         return sum(self._known.get(worker, self.each) for worker in retiring)
 
-    def grown(self, excess: int) -> list[Worker]:
+    def grown(self, excess: int) -> list[Slot]:
         """The workers to replace for so many bytes, those that have grown most first.
 
         They are urgent from now on. Those that were already count for the bytes.
@@ -131,7 +131,7 @@ class Weights:
             for worker, gain in gains.items()
             if worker in self.urgent and worker.state in _SERVING
         )
-        chosen: list[Worker] = []
+        chosen: list[Slot] = []
         for worker in sorted(gains, key=gains.__getitem__, reverse=True):
             if excess <= 0 or gains[worker] < GROWN * self._known[worker]:
                 break
@@ -141,7 +141,7 @@ class Weights:
         self.urgent.update(chosen)
         return chosen
 
-    def coldest(self, pool: Pool, excess: int, most: int) -> list[Worker]:
+    def coldest(self, pool: Pool, excess: int, most: int) -> list[Slot]:
         """The idle workers to retire for so many bytes, the highest slots first.
 
         One that hasn't served counts with what it would have.
@@ -149,7 +149,7 @@ class Weights:
         :param excess: The bytes.
         :param most: No more workers than this.
         """
-        chosen: list[Worker] = []
+        chosen: list[Slot] = []
         for worker in pool.highest_idle(most):
             if excess <= 0:
                 break

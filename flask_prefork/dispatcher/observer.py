@@ -19,7 +19,7 @@ from ..ipc.channel import Channel
 from ..ipc.channel import close_all
 from ..ipc.channel import Frame
 from ..ipc.channel import Kind
-from ..ipc.channel import Malformed
+from ..ipc.channel import MalformedFrame
 from ..ipc.channel import write_document
 from ..ipc.listener import Listener
 from ..settings.addresses import Address
@@ -29,7 +29,7 @@ from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
 from ..system.systemd import VARIABLES
-from .service import Supervisor
+from .service import ServiceHost
 
 #: One that was killed is replaced after this: who asks meanwhile waits in the
 #: listening socket's queue, and no longer than a probe does. For one that failed by
@@ -52,7 +52,7 @@ def _is_guarded(address: Address | None) -> bool:
     return address is not None and address.is_local and not address.path
 
 
-class Observer:
+class ObserverHandle:
     """At most one process that tells what goes on.
 
     :param supervisor: Has the rights to start it, and its socket.
@@ -63,7 +63,7 @@ class Observer:
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        supervisor: ServiceHost,
         poller: Poller,
         scoreboard: int,
         clock: t.Callable[[], float],
@@ -94,7 +94,7 @@ class Observer:
     ) -> None:
         """Begin to tell.
 
-        :param doors: Where it is asked, see :meth:`.Supervisor.doors`.
+        :param doors: Where it is asked, see :meth:`.ServiceHost.doors`.
         :param token: What it is to ask for, if anything.
         :param listeners: The sockets whose queues it tells of.
         """
@@ -184,7 +184,7 @@ class Observer:
 
     def _hear(self, channel: Channel, frame: Frame) -> None:
         if frame.kind is not Kind.PING:
-            raise Malformed(f"{frame.kind.name} is not for it to send")
+            raise MalformedFrame(f"{frame.kind.name} is not for it to send")
         self._hear_by = self._clock() + _SILENT
         if self._told:
             channel.send(frame)

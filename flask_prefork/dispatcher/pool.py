@@ -22,7 +22,7 @@ from ..ipc.states import State as State
 from ..ipc.states import TRANSITIONS as TRANSITIONS
 
 
-class Worker:
+class Slot:
     """One process's time in a slot. A slot's next process is another object.
 
     :ivar slot: The number, from 0.
@@ -110,7 +110,7 @@ class Pool:
         self.max_requests = max_requests
         self.jitter = jitter
         self.rng = rng or random.Random()
-        self.workers: list[Worker | None] = [None] * size
+        self.workers: list[Slot | None] = [None] * size
         self.counts = dict.fromkeys(State, 0)
         self.counts[State.FREE] = size
         self.outstanding: Counter[int] = Counter()
@@ -121,17 +121,17 @@ class Pool:
         self._idle: list[int] = []
         # Each in the order of arrival. As all that enter wait equally long,
         # the first is the next whose time is up.
-        self._starting: dict[Worker, None] = {}
-        self._ordered: dict[Worker, None] = {}
-        self._suspect: dict[Worker, None] = {}
-        self._retiring: dict[Worker, None] = {}
-        self._due: dict[Worker, None] = {}
+        self._starting: dict[Slot, None] = {}
+        self._ordered: dict[Slot, None] = {}
+        self._suspect: dict[Slot, None] = {}
+        self._retiring: dict[Slot, None] = {}
+        self._due: dict[Slot, None] = {}
         self._finishing = 0
-        self._replacement: Worker | None = None
+        self._replacement: Slot | None = None
 
     # Facts
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[Slot]:
         return (worker for worker in self.workers if worker is not None)
 
     def __len__(self) -> int:
@@ -163,7 +163,7 @@ class Pool:
         """How many workers are on their way to their first idle."""
         return self.counts[State.STARTING]
 
-    def lowest_idle(self) -> Worker | None:
+    def lowest_idle(self) -> Slot | None:
         """The lowest-numbered idle worker."""
         while self._idle:
             worker = self.workers[self._idle[0]]
@@ -179,7 +179,7 @@ class Pool:
 
     # Events
 
-    def spawn(self, now: float) -> Worker | None:
+    def spawn(self, now: float) -> Slot | None:
         """Take the lowest free slot for a new worker.
 
         :return: The worker, or ``None`` when no slot is free.
@@ -190,12 +190,12 @@ class Pool:
         limit = self.max_requests
         if limit and self.jitter:
             limit += self.rng.randint(0, self.jitter)
-        worker = Worker(slot, now, limit)
+        worker = Slot(slot, now, limit)
         self.workers[slot] = worker
         self._move(worker, Event.SPAWN, now)
         return worker
 
-    def report(self, worker: Worker, event: Event, now: float, served: int = 0) -> bool:
+    def report(self, worker: Slot, event: Event, now: float, served: int = 0) -> bool:
         """Take in what happened to a worker.
 
         :param served: Requests served since its last report.
@@ -209,7 +209,7 @@ class Pool:
         worker.served += served
         return self._move(worker, event, now)
 
-    def _move(self, worker: Worker, event: Event, now: float) -> bool:
+    def _move(self, worker: Slot, event: Event, now: float) -> bool:
         old = worker.state
         new = TRANSITIONS.get((old, event))
         if new is None:
@@ -245,7 +245,7 @@ class Pool:
             self._release(worker)
         return True
 
-    def _release(self, worker: Worker) -> None:
+    def _release(self, worker: Slot) -> None:
         self.workers[worker.slot] = None
         self.gone += 1
         self._finishing -= worker.finishing
@@ -256,7 +256,7 @@ class Pool:
 
     # Decisions
 
-    def order(self, count: int, now: float, queue: int = 0) -> list[Worker]:
+    def order(self, count: int, now: float, queue: int = 0) -> list[Slot]:
         """Order workers to accept, the lowest-numbered idle ones.
 
         :param count: The number of connections that wait and that nobody was
@@ -264,7 +264,7 @@ class Pool:
         :param queue: The accept queue they wait in.
         :return: The workers to send an order to; they are ORDERED now.
         """
-        ordered: list[Worker] = []
+        ordered: list[Slot] = []
         while len(ordered) < count:
             worker = self.lowest_idle()
             if worker is None:
@@ -275,15 +275,15 @@ class Pool:
             ordered.append(worker)
         return ordered
 
-    def expire(self, worker: Worker) -> None:
+    def expire(self, worker: Slot) -> None:
         """Let a worker be due that has served: it may serve no more."""
         worker.limit = 1
         if worker.state is State.IDLE:
             self._due[worker] = None
 
-    def highest_idle(self, count: int) -> list[Worker]:
+    def highest_idle(self, count: int) -> list[Slot]:
         """The idle workers to retire when ``count`` of them are surplus."""
-        chosen: list[Worker] = []
+        chosen: list[Slot] = []
         for worker in reversed(self.workers):
             if len(chosen) >= count:
                 break
@@ -291,7 +291,7 @@ class Pool:
                 chosen.append(worker)
         return chosen
 
-    def finish(self, worker: Worker, now: float) -> None:
+    def finish(self, worker: Slot, now: float) -> None:
         """A worker serves no more: it is retiring, and in nobody's way."""
         self._move(worker, Event.RETIRE, now)
         if worker.state is State.RETIRING and not worker.finishing:
@@ -303,7 +303,7 @@ class Pool:
         """Whether there is something for :meth:`recycle` to do, or soon will be."""
         return bool(self._due) or self._replacement is not None
 
-    def recycle(self, now: float, room: bool) -> tuple[Worker | None, Worker | None]:
+    def recycle(self, now: float, room: bool) -> tuple[Slot | None, Slot | None]:
         """Replace a worker that has served its number of requests.
 
         One at a time: first a new worker is started; when that is idle the
@@ -340,7 +340,7 @@ class Pool:
         for worker in self:
             worker.since = min(worker.since + seconds, now)
 
-    def renew(self, worker: Worker, now: float) -> None:
+    def renew(self, worker: Slot, now: float) -> None:
         """Give a worker the whole time again that it has for its state."""
         for waiting, _ in self._limited():
             if worker in waiting:
@@ -348,7 +348,7 @@ class Pool:
                 waiting[worker] = None
                 worker.since = now
 
-    def overdue(self, now: float) -> list[Worker]:
+    def overdue(self, now: float) -> list[Slot]:
         """Those whose time in their state is up and who are to be killed.
 
         An ordered worker that stays silent first becomes suspect, which only
@@ -377,6 +377,6 @@ class Pool:
         times = [next(iter(w)).since + limit for w, limit in lists if w]
         return min(times, default=None)
 
-    def _limited(self) -> tuple[tuple[dict[Worker, None], float], ...]:
+    def _limited(self) -> tuple[tuple[dict[Slot, None], float], ...]:
         _, spawn, retire = self.timeouts
         return (self._starting, spawn), (self._suspect, spawn), (self._retiring, retire)

@@ -16,7 +16,7 @@ from ..ipc import parked
 from ..ipc.channel import Frame
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
-from ..ipc.parked import Lot
+from ..ipc.parked import ParkedConnections
 from ..system.log import logger
 from ..system.poller import Poller
 from . import vetting
@@ -73,7 +73,7 @@ class Queues:
         self, poller: Poller, clock: t.Callable[[], float], descriptors: int
     ) -> None:
         self.listeners: Sequence[Listener] = ()
-        self.lot = Lot()
+        self.lot = ParkedConnections()
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors

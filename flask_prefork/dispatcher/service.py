@@ -33,7 +33,7 @@ _OBSERVER_BACKLOG = 64
 _ADMIN_MODE = 0o600
 
 
-class Surroundings(t.NamedTuple):
+class StartOptions(t.NamedTuple):
     """What the command was started with, apart from the app's settings.
 
     :param host: What to listen on, see :func:`.listener.bind`.
@@ -57,7 +57,7 @@ class Surroundings(t.NamedTuple):
     access: Access = AS_IT_IS
 
 
-class Supervisor:
+class ServiceHost:
     """The dispatcher's side of what is around it.
 
     :param surroundings: What the command was started with.
@@ -70,7 +70,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, surroundings: Surroundings, clock: t.Callable[[], float]
+        self, surroundings: StartOptions, clock: t.Callable[[], float]
     ) -> None:
         self._clock = clock
         self.surroundings = surroundings

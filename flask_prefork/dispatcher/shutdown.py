@@ -14,10 +14,10 @@ from .ending import Ending
 from .ending import Left
 from .ending import Step
 from .generation import TOO_LATE
-from .generations import Succession
-from .observer import Observer
+from .generations import Generations
+from .observer import ObserverHandle
 from .queues import Queues
-from .service import Supervisor
+from .service import ServiceHost
 
 
 class Descent:
@@ -33,10 +33,10 @@ class Descent:
     def __init__(
         self,
         ending: Ending,
-        succession: Succession,
+        succession: Generations,
         queues: Queues,
-        observer: Observer,
-        supervisor: Supervisor,
+        observer: ObserverHandle,
+        supervisor: ServiceHost,
     ) -> None:
         self._ending = ending
         self._succession = succession

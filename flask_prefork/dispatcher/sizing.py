@@ -15,7 +15,7 @@ from .policy import Memory
 from .policy import Policy
 from .pool import Pool
 from .pool import State
-from .workers import Children
+from .workers import Workers
 
 #: So many workers may be on order at once: more would not fit into the buffer of
 #: the zygote's socket, if it is slow to fork.
@@ -31,7 +31,7 @@ class Sizing:
     """
 
     def __init__(
-        self, children: Children, clock: t.Callable[[], float], summary: Summary
+        self, children: Workers, clock: t.Callable[[], float], summary: Summary
     ) -> None:
         self._children = children
         self._clock = clock

@@ -1,7 +1,7 @@
 """Requests that take too long: what to do with whom, and when.
 
-Pure. The dispatcher (``generation.py``) asks at :meth:`Stalls.deadline` about the
-workers that are busy, tells what the scoreboard says of their requests, and acts.
+Pure. The dispatcher (``generation.py``) asks at :meth:`RequestWatchdog.deadline` about
+the workers that are busy, tells what the scoreboard says of their requests, and acts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typing as t
 from collections import deque
 
 from ..system.timers import Deadlines
-from .pool import Worker
+from .pool import Slot
 
 if t.TYPE_CHECKING:
     from ..settings.table import Settings
@@ -22,7 +22,7 @@ GRACE = 5.0
 _PARDONS = 100
 
 
-class Account(t.Protocol):
+class Progress(t.Protocol):
     """What a worker says of itself: :class:`.records.Record`."""
 
     @property
@@ -42,7 +42,7 @@ class Account(t.Protocol):
         """When the app took over its connection, in seconds; 0 if it hasn't."""
 
 
-class Verdict(enum.Enum):
+class Action(enum.Enum):
     """What is to be done about a request."""
 
     #: Write every thread's traceback to the log.
@@ -53,7 +53,7 @@ class Verdict(enum.Enum):
     KILL = "kill"
 
 
-class Stalls:
+class RequestWatchdog:
     """Watches the requests of one generation.
 
     :param timeout: Seconds without progress after which a request is aborted; 0
@@ -72,29 +72,29 @@ class Stalls:
         self.slow = slow
         self.pause = pause
         self.upgrade = upgrade
-        self._checks: Deadlines[Worker] = Deadlines()
+        self._checks: Deadlines[Slot] = Deadlines()
         # Requests that were dealt with, by the time they began.
-        self._shown: dict[Worker, float] = {}
-        self._aborted: dict[Worker, float] = {}
+        self._shown: dict[Slot, float] = {}
+        self._aborted: dict[Slot, float] = {}
         # Between two requests: what was seen of it, and since when.
-        self._between: dict[Worker, tuple[int, float, float]] = {}
+        self._between: dict[Slot, tuple[int, float, float]] = {}
         # What is pardoned: until when, and how many seconds before.
         self._pardons: deque[tuple[float, float]] = deque(maxlen=_PARDONS)
 
     @classmethod
-    def of(cls, settings: Settings) -> Stalls:
+    def of(cls, settings: Settings) -> RequestWatchdog:
         """What the settings want."""
         pause = settings.header_timeout + settings.keep_alive
         upgrade = settings.upgrade_timeout
         return cls(settings.timeout, settings.slow_log, pause, upgrade)
 
-    def watch(self, worker: Worker, now: float) -> None:
+    def watch(self, worker: Slot, now: float) -> None:
         """The worker is busy."""
         limits = [one for one in (self.timeout, self.slow, self.upgrade) if one]
         if limits:
             self._checks.set(worker, now + min(limits))
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: Slot) -> None:
         """It isn't any more."""
         self._checks.discard(worker)
         self._shown.pop(worker, None)
@@ -107,13 +107,13 @@ class Stalls:
         for worker, (requests, moved, since) in self._between.items():
             self._between[worker] = requests, moved, min(since + seconds, now)
 
-    def _moved(self, account: Account) -> float:
+    def _moved(self, account: Progress) -> float:
         """When something would have moved last, if nobody had slept since."""
         moved = max(account.began, account.moved)
         slept = (min(seconds, until - moved) for until, seconds in self._pardons)
         return moved + sum(part for part in slept if part > 0)
 
-    def due(self, now: float) -> list[Worker]:
+    def due(self, now: float) -> list[Slot]:
         """The workers to :meth:`judge` now."""
         return self._checks.pop(now)
 
@@ -121,7 +121,7 @@ class Stalls:
         """When to ask for :meth:`due` next, in seconds."""
         return self._checks.next()
 
-    def judge(self, worker: Worker, now: float, account: Account) -> Verdict | None:
+    def judge(self, worker: Slot, now: float, account: Progress) -> Action | None:
         """Decide about a worker's request.
 
         :param account: The worker's.
@@ -139,11 +139,11 @@ class Stalls:
         verdict = None
         stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:
-            return Verdict.KILL
+            return Action.KILL
         if stalled:
             self._aborted[worker] = self._shown[worker] = began
             self._checks.set(worker, now + GRACE)
-            return Verdict.ABORT
+            return Action.ABORT
         times = [moved + self.timeout] if self.timeout else []
         if self.upgrade:
             # It may be taken over.
@@ -154,13 +154,13 @@ class Stalls:
         elif self.slow:
             if self._shown.get(worker) != began:
                 self._shown[worker] = began
-                verdict = Verdict.SHOW
+                verdict = Action.SHOW
             # For the next request of the same standing order.
             times.append(now + self.slow)
         self._checks.set(worker, min(times))
         return verdict
 
-    def describe(self, account: Account) -> str:
+    def describe(self, account: Progress) -> str:
         """Why :meth:`judge` wants the worker killed, in words."""
         if account.upgraded:
             return f"silent for {self.upgrade:g} s, and its view didn't end"
@@ -169,8 +169,8 @@ class Stalls:
         return f"no progress for {self.timeout:g} s, and it didn't end"
 
     def _judge_upgraded(
-        self, worker: Worker, now: float, account: Account
-    ) -> Verdict | None:
+        self, worker: Slot, now: float, account: Progress
+    ) -> Action | None:
         """Decide about a worker whose app has the connection.
 
         The worker itself ends the connection, which the app should notice.
@@ -178,16 +178,16 @@ class Stalls:
         self.watch(worker, now)
         until = self._moved(account) + self.upgrade + GRACE
         if self.upgrade and until <= now:
-            return Verdict.KILL
+            return Action.KILL
         return None
 
     def _judge_pause(
-        self, worker: Worker, now: float, account: Account
-    ) -> Verdict | None:
+        self, worker: Slot, now: float, account: Progress
+    ) -> Action | None:
         """Decide about a worker that is busy without a request."""
         requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))
         if (requests, moved) != (account.requests, account.moved):
             self._between[worker] = account.requests, account.moved, now
         elif self.timeout and since + self.pause + self.timeout <= now:
-            return Verdict.KILL
+            return Action.KILL
         return None

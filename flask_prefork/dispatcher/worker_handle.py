@@ -1,6 +1,6 @@
 """A worker's process, as the dispatcher holds it.
 
-:mod:`.workers` makes a :class:`Process` for each worker that it starts.
+:mod:`.workers` makes a :class:`WorkerHandle` for each worker that it starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..ipc.channel import Kind
 from ..ipc.exits import Why
 from ..ipc.parked import Connection
 from ..system import socket_modes
-from .pool import Worker
+from .pool import Slot
 
 
 def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
@@ -36,7 +36,7 @@ def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
     return ours, theirs, dump
 
 
-class Process:
+class WorkerHandle:
     """What the dispatcher holds of a worker's process.
 
     :ivar worker: Its place in the pool.
@@ -62,7 +62,7 @@ class Process:
         "worker",
     )
 
-    def __init__(self, worker: Worker, channel: Channel, dump: int) -> None:
+    def __init__(self, worker: Slot, channel: Channel, dump: int) -> None:
         self.worker = worker
         self.channel = channel
         self.dump = dump

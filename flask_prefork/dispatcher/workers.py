@@ -17,15 +17,15 @@ from ..ipc.channel import Channel
 from ..ipc.channel import close_all
 from ..ipc.channel import Frame
 from ..ipc.channel import Kind
-from ..ipc.channel import Malformed
+from ..ipc.channel import MalformedFrame
 from ..ipc.dumps import Dumps
 from ..ipc.dumps import Then
-from ..ipc.exits import Departed
-from ..ipc.exits import Obituaries
+from ..ipc.exits import ExitedWorker
+from ..ipc.exits import ExitLog
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
 from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
+from ..ipc.parked import ParkedHolder
 from ..ipc.scoreboard import Bank
 from ..ipc.stats import Summary
 from ..settings import size
@@ -34,21 +34,21 @@ from ..system.poller import Poller
 from ..system.timers import Deadlines
 from . import vetting
 from .ending import UNDEAD
-from .memory import Weights
+from .memory import MemoryAccounting
 from .policy import Policy
 from .pool import Event
 from .pool import Pool
+from .pool import Slot
 from .pool import State
-from .pool import Worker
-from .watchdog import Stalls
+from .watchdog import RequestWatchdog
 from .worker_handle import open_for_worker
-from .worker_handle import Process
+from .worker_handle import WorkerHandle
 
 Fds = t.Sequence[int]
 Tell = t.Callable[[Frame, Fds], bool]
 
 
-class Children:
+class Workers:
     """One generation's workers.
 
     :param number: The generation's.
@@ -69,7 +69,7 @@ class Children:
         bank: Bank,
         poller: Poller,
         clock: t.Callable[[], float],
-        lot: ParkedConnections,
+        lot: ParkedHolder,
         tell: Tell,
         summary: Summary,
     ) -> None:
@@ -79,21 +79,21 @@ class Children:
         self.clock = clock
         self.pool = Pool(0)
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
-        self.stalls = Stalls(0.0, 0.0, 0.0)
-        self.weights = Weights()
-        self.killed: Deadlines[Worker] = Deadlines()
+        self.stalls = RequestWatchdog(0.0, 0.0, 0.0)
+        self.weights = MemoryAccounting()
+        self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
         self._is_lost = False
         self._lot = lot
         self._tell = tell
         self._summary = summary
-        self._processes: dict[int, Process] = {}
-        self._obituaries = Obituaries()
+        self._processes: dict[int, WorkerHandle] = {}
+        self._obituaries = ExitLog()
         self.dumps = Dumps()
 
     # Birth
 
-    def start(self, worker: Worker) -> None:
+    def start(self, worker: Slot) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
             ours, theirs, dump = open_for_worker()
@@ -103,7 +103,7 @@ class Children:
             self.policy.failed(self.clock())
             self.pool.report(worker, Event.EXIT, self.clock())
             return
-        process = Process(worker, Channel(ours), dump)
+        process = WorkerHandle(worker, Channel(ours), dump)
         self._processes[worker.slot] = process
         self.bank.clear(worker.slot)
         self._show(worker)
@@ -118,7 +118,7 @@ class Children:
         """Whether a process is one of them."""
         return any(process.pid == pid for process in self._processes.values())
 
-    def pid(self, worker: Worker) -> int:
+    def pid(self, worker: Slot) -> int:
         """A worker's process; 0 while there is none, or none any more."""
         process = self._processes.get(worker.slot)
         return process.pid if process is not None and process.worker is worker else 0
@@ -163,7 +163,7 @@ class Children:
 
     # News
 
-    def _read(self, process: Process) -> None:
+    def _read(self, process: WorkerHandle) -> None:
         worker = process.worker
         if self._processes.get(worker.slot) is not process:
             return  # closed by a callback of the same batch
@@ -183,7 +183,9 @@ class Children:
             elif worker.state is not State.RETIRING:
                 self.kill(worker, None)
 
-    def _take_in(self, process: Process, frames: list[Frame], fds: list[int]) -> None:
+    def _take_in(
+        self, process: WorkerHandle, frames: list[Frame], fds: list[int]
+    ) -> None:
         worker = process.worker
         now = self.clock()
         try:
@@ -215,12 +217,14 @@ class Children:
                     del fds[0]
                     self._summary.parked += 1
                 else:
-                    raise Malformed(f"{frame.kind.name} is not for workers to send")
+                    raise MalformedFrame(
+                        f"{frame.kind.name} is not for workers to send"
+                    )
         finally:
             close_all(fds)
         self._show(worker)
 
-    def replace(self, worker: Worker, why: str) -> None:
+    def replace(self, worker: Slot, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""
         if self.bank.is_stopped(worker.slot):
             return
@@ -235,19 +239,19 @@ class Children:
         self.pool.expire(worker)
         self.bank.set_stop(worker.slot)
 
-    def _show(self, worker: Worker) -> None:
+    def _show(self, worker: Slot) -> None:
         self.bank.set_state(worker.slot, worker.state.value)
 
     # Orders
 
-    def send(self, worker: Worker, frame: Frame, fds: Fds = ()) -> None:
+    def send(self, worker: Slot, frame: Frame, fds: Fds = ()) -> None:
         """Send a worker a frame; one that doesn't read is killed."""
         self._show(worker)
         process = self._processes[worker.slot]
         if not process.channel.send(frame, fds):
             self._unsent(process)
 
-    def resume(self, worker: Worker, connection: Connection) -> None:
+    def resume(self, worker: Slot, connection: Connection) -> None:
         """Hand a worker a parked connection.
 
         Until it reports that it took it, its death puts the connection back.
@@ -258,23 +262,23 @@ class Children:
         if not process.send_on(connection, self.number):
             self._unsent(process)
 
-    def _unsent(self, process: Process) -> None:
+    def _unsent(self, process: WorkerHandle) -> None:
         """It does not read, or it has just died by itself."""
         why = Why(Reason.SILENT, "its back channel is full")
         self.kill(process.worker, None if process.channel.ended else why)
 
-    def signal(self, worker: Worker, number: int) -> None:
+    def signal(self, worker: Slot, number: int) -> None:
         """Send a worker's process a signal."""
         self._signal(self._processes[worker.slot], number)
 
-    def _signal(self, process: Process, number: int) -> None:
+    def _signal(self, process: WorkerHandle, number: int) -> None:
         if not process.signal(number):
             slot = process.worker.slot
             self._tell(Frame(Kind.SIGNAL, self.number, slot, process.pid, number), ())
 
     # Death
 
-    def retire(self, worker: Worker, end: float | None = None) -> None:
+    def retire(self, worker: Slot, end: float | None = None) -> None:
         """Let a worker finish what it serves, then exit, within the graceful timeout.
 
         :param end: When it will be killed, if that is before.
@@ -282,7 +286,7 @@ class Children:
         frame = Frame(Kind.RETIRE, self.number, worker.slot)
         self._part_with(worker, frame, end=end)
 
-    def promote(self, worker: Worker, generation: int, control: int) -> None:
+    def promote(self, worker: Slot, generation: int, control: int) -> None:
         """Let a worker end as well, and leave a zygote behind.
 
         :param control: The zygote's end of its control socket.
@@ -291,7 +295,7 @@ class Children:
         self._part_with(worker, frame, [control])
 
     def _part_with(
-        self, worker: Worker, frame: Frame, fds: Fds = (), end: float | None = None
+        self, worker: Slot, frame: Frame, fds: Fds = (), end: float | None = None
     ) -> None:
         now = self.clock()
         moment = now + self.pool.timeouts.retire
@@ -300,7 +304,7 @@ class Children:
             moment = moment if end is None else min(moment, end)
             self.send(worker, frame._replace(moment=moment), fds)
 
-    def show(self, worker: Worker, text: str = "", then: Then | None = None) -> None:
+    def show(self, worker: Slot, text: str = "", then: Then | None = None) -> None:
         """Let a worker log where its threads are.
 
         :param text: Why, for the log.
@@ -316,7 +320,7 @@ class Children:
         elif then is not None:
             then()
 
-    def kill(self, worker: Worker, why: Why | None) -> None:
+    def kill(self, worker: Slot, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
 
         :param why: ``None`` if it is dead already, by itself.
@@ -334,7 +338,7 @@ class Children:
             if process.pidfd >= 0 or (process.pid and self._is_lost):
                 self.killed.set(worker, self.clock() + UNDEAD)
 
-    def give_up(self, worker: Worker) -> None:
+    def give_up(self, worker: Slot) -> None:
         """Free the slot of one that not even SIGKILL ends; it won't run again."""
         self._dead(self._processes[worker.slot])
 
@@ -366,14 +370,14 @@ class Children:
     def _ended(self, pid: int, status: int) -> None:
         self._summary.ended(self._obituaries.tell(pid, status))
 
-    def _depart(self, process: Process, why: Why | None) -> None:
+    def _depart(self, process: WorkerHandle, why: Why | None) -> None:
         worker = process.worker
         if process.pid:
             record = self.bank.read(worker.slot)
-            departed = Departed(worker.slot, worker.state, why, record)
+            departed = ExitedWorker(worker.slot, worker.state, why, record)
             self._obituaries.note(process.pid, departed)
 
-    def _dead(self, process: Process, failed: bool = True) -> None:
+    def _dead(self, process: WorkerHandle, failed: bool = True) -> None:
         """A process is known to be dead: its slot is free."""
         worker = process.worker
         if self._processes.get(worker.slot) is not process:
@@ -391,7 +395,7 @@ class Children:
         with self._summary.departing(self.number, worker.slot, record, self.clock()):
             self.bank.clear(worker.slot)
 
-    def _hear_out(self, process: Process) -> None:
+    def _hear_out(self, process: WorkerHandle) -> None:
         """Take in what a dead process has said: it may have parked a connection.
 
         Its pidfd and its zygote may be heard before its last frames.
@@ -407,7 +411,7 @@ class Children:
         for reason in self._obituaries.close():
             self._summary.ended(reason)
 
-    def _forget(self, process: Process) -> None:
+    def _forget(self, process: WorkerHandle) -> None:
         while process.resumed:
             # The first that it was handed is the next one's first again.
             self._lot.put_back(process.resumed.pop())

@@ -15,7 +15,7 @@ from ..ipc.channel import Channel
 from ..ipc.channel import close_all
 from ..ipc.channel import Frame
 from ..ipc.channel import Kind
-from ..ipc.spawn import Zygote
+from ..ipc.spawn import ZygoteHandle
 from ..system.log import logger
 from ..system.poller import Poller
 from .zygote_watchdog import Move
@@ -34,7 +34,7 @@ _ANSWERS = (Kind.SPAWNED, Kind.FAILED, Kind.READY, Kind.RESIZED)
 _HUNG_UP = 10.0
 
 
-class Control:
+class ZygoteControl:
     """One zygote.
 
     :param zygote: It, just started.
@@ -53,7 +53,7 @@ class Control:
 
     def __init__(
         self,
-        zygote: Zygote,
+        zygote: ZygoteHandle,
         poller: Poller,
         clock: t.Callable[[], float],
         take_in: t.Callable[[Frame, list[int]], None],

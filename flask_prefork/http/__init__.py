@@ -30,7 +30,6 @@
     forwarded.py  PURE: X-Forwarded-*
     peers.py      PURE: lists of proxies
     request_id.py a request's id
-    checks.py     the settings about proxies and the log
     wire.py       a client's socket: every wait has a deadline
     telling.py    the same for werkzeug's own handler, which knows no deadlines
     tls.py        the same for TLS, and the handshake

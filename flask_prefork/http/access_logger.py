@@ -12,8 +12,8 @@ import sys
 import typing as t
 from logging.handlers import WatchedFileHandler
 
-from .log_format import Entry
 from .log_format import Format
+from .log_format import LogEntry
 
 Open = t.Callable[[str], t.TextIO]
 
@@ -33,7 +33,7 @@ class AccessLogger:
         self._render = format.render
         self._logger = logging.getLogger(NAME)
 
-    def log(self, entry: Entry) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Log a request that is over."""
         logger = self._logger
         if logger.isEnabledFor(logging.INFO):

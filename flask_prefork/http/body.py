@@ -16,7 +16,7 @@ from .errors import BodyError
 from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .wire import CHUNK
-from .wire import Pace
+from .wire import SlowClientBudget
 from .wire import Wire
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -39,7 +39,7 @@ class Body(io.RawIOBase):
 
     def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
         self._wire = wire
-        self._pace = Pace(limits.min_data_rate)
+        self._pace = SlowClientBudget(limits.min_data_rate)
         self.rate = limits.min_data_rate
         self.expects = expects
         self.done = False

@@ -17,7 +17,7 @@ from .contract import HEAD
 from .contract import Parked
 from .errors import ClientDisconnected
 from .proxy_protocol import from_tag
-from .proxy_protocol import Malformed
+from .proxy_protocol import MalformedHeader
 from .proxy_protocol import read
 from .proxy_protocol import Source
 
@@ -26,7 +26,7 @@ if t.TYPE_CHECKING:
     from .wire import Wire
 
 
-class Introduction(t.NamedTuple):
+class ProxiedClient(t.NamedTuple):
     """Whom a connection is from.
 
     :param address: The client's, like a socket's.
@@ -38,17 +38,17 @@ class Introduction(t.NamedTuple):
     resumed: Parked
 
 
-def remember(resumed: Parked, address: t.Any) -> Introduction:
+def remember(resumed: Parked, address: t.Any) -> ProxiedClient:
     """The introduction of a connection that was introduced before.
 
     :param address: As the socket has it.
     """
-    return Introduction(_address(from_tag(resumed.tag), address), resumed)
+    return ProxiedClient(_address(from_tag(resumed.tag), address), resumed)
 
 
 def introduce(
     wire: Wire, address: t.Any, proxies: Peers, waiting: Parked, may_park: bool
-) -> Introduction | Parked | None:
+) -> ProxiedClient | Parked | None:
     """Read the header.
 
     :param address: As the socket has it.
@@ -60,7 +60,7 @@ def introduce(
     :raises Malformed: There is none, or not from there, or not in time.
     """
     if not proxies.lists(str(address[0])):
-        raise Malformed("not from a proxy of --proxy-allow-from")
+        raise MalformedHeader("not from a proxy of --proxy-allow-from")
     try:
         wire.low_water(1)
         found = _receive(wire, waiting.deadline, may_park)
@@ -69,7 +69,7 @@ def introduce(
     if not isinstance(found, Source):
         return found
     resumed = Parked(HEAD, waiting.deadline, 0, False, found.tag())
-    return Introduction(_address(found, address), resumed)
+    return ProxiedClient(_address(found, address), resumed)
 
 
 def _address(source: Source, address: t.Any) -> t.Any:
@@ -92,9 +92,9 @@ def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | N
         if left <= 0:
             if not have:
                 return None
-            raise Malformed("the PROXY header took too long")
+            raise MalformedHeader("the PROXY header took too long")
         if have and wire.has_left(have):
-            raise Malformed("the PROXY header ended early")
+            raise MalformedHeader("the PROXY header ended early")
         if may_park and waited:
             return Parked(HEAD, deadline, have, False)
         wire.wait_more(have, min(MOMENT if may_park else STEP, left))

@@ -1,9 +1,9 @@
 """``--access-log-format``: a line about a request, as data.
 
 A format is compiled once, at the start (:func:`compile_format`), and then renders an
-:class:`Entry` for each request. Nothing that a client has sent is in a line as it came:
-quoted, every byte that isn't printable ASCII is an escape, so that a line stays one
-line, its fields stay apart, and no terminal obeys it.
+:class:`LogEntry` for each request. Nothing that a client has sent is in a line as it
+came: quoted, every byte that isn't printable ASCII is an escape, so that a line stays
+one line, its fields stay apart, and no terminal obeys it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MONTHS = (
 _now: tuple[int, str, str] = (-1, "", "")
 
 
-class Entry(t.NamedTuple):
+class LogEntry(t.NamedTuple):
     """What is known of a request that is over.
 
     :param environ: Its environ; empty if the request was refused before it had one.
@@ -60,7 +60,7 @@ class Entry(t.NamedTuple):
     generation: int
 
 
-Get = t.Callable[[Entry], t.Any]
+Get = t.Callable[[LogEntry], t.Any]
 
 
 class Format(t.NamedTuple):
@@ -70,7 +70,7 @@ class Format(t.NamedTuple):
     :param asks_for_id: Whether requests need an id.
     """
 
-    render: t.Callable[[Entry], str]
+    render: t.Callable[[LogEntry], str]
     asks_for_id: bool
 
 
@@ -105,7 +105,7 @@ def _times() -> tuple[int, str, str]:
 # Atoms: what each makes of an entry. All but numbers and times are quoted.
 
 
-def _user(entry: Entry) -> str | None:
+def _user(entry: LogEntry) -> str | None:
     """Who the client says that it is (RFC 7617)."""
     scheme, _, code = entry.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "basic":
@@ -118,7 +118,7 @@ def _user(entry: Entry) -> str | None:
 
 
 def _from_environ(key: str) -> Get:
-    def get(entry: Entry) -> str:
+    def get(entry: LogEntry) -> str:
         value = entry.environ.get(key)
         return "-" if value is None or value == "" else quote(value)
 
@@ -137,7 +137,7 @@ def _response_field(name: str) -> Get:
         rb"\r\n" + re.escape(name.encode()) + rb":[ \t]*([^\r]*)", re.IGNORECASE
     )
 
-    def get(entry: Entry) -> str:
+    def get(entry: LogEntry) -> str:
         values = pattern.findall(entry.head)
         return quote(b", ".join(values).decode("latin-1")) if values else "-"
 
@@ -145,7 +145,7 @@ def _response_field(name: str) -> Get:
 
 
 def _variable(name: str) -> Get:
-    def get(entry: Entry) -> str:
+    def get(entry: LogEntry) -> str:
         environ = entry.environ
         for key in (name, name.upper(), name.lower()):
             if key in environ:
@@ -246,8 +246,8 @@ def compile_format(text: str) -> Format:
     return Format(_renderer("".join(template), getters), ids)
 
 
-def _renderer(template: str, getters: list[Get]) -> t.Callable[[Entry], str]:
-    def render(entry: Entry) -> str:
+def _renderer(template: str, getters: list[Get]) -> t.Callable[[LogEntry], str]:
+    def render(entry: LogEntry) -> str:
         return template % tuple([get(entry) for get in getters])
 
     return render
@@ -334,7 +334,7 @@ def _readable(value: t.Any) -> str | None:
         return text
 
 
-def _render_json(entry: Entry) -> str:
+def _render_json(entry: LogEntry) -> str:
     environ = entry.environ
     values = {
         "time": _times()[2],

@@ -36,7 +36,7 @@ _TAG_SOCKET, _TAG_LOCAL = b"\0", b"\1"
 _TAGS = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 
-class Malformed(ValueError):
+class MalformedHeader(ValueError):
     """What no further byte makes a header; says why in one phrase of ours."""
 
 
@@ -93,28 +93,28 @@ def read(data: bytes) -> tuple[Source, int] | None:
         return _read_2(data)
     if _FIRST_1.startswith(data) or _FIRST_2.startswith(data):
         return None
-    raise Malformed("no PROXY header")
+    raise MalformedHeader("no PROXY header")
 
 
 def _read_1(data: bytes) -> tuple[Source, int] | None:
     end = data.find(b"\n", 0, _LONGEST_1) + 1
     if not end:
         if len(data) >= _LONGEST_1:
-            raise Malformed("the PROXY header is too long")
+            raise MalformedHeader("the PROXY header is too long")
         return None
     line = data[:end]
     if _UNKNOWN.fullmatch(line):
         return Source(False), end
     found = _LINE.fullmatch(line)
     if found is None:
-        raise Malformed("malformed PROXY header")
+        raise MalformedHeader("malformed PROXY header")
     v4, source4, target4, _, source6, target6, *ports = found.groups()
     family = socket.AF_INET if v4 else socket.AF_INET6
     host = _canonical(family, source4 or source6)
     _canonical(family, target4 or target6)
     port, target_port = (int(number) for number in ports)
     if port > 65535 or target_port > 65535:
-        raise Malformed("malformed port in the PROXY header")
+        raise MalformedHeader("malformed port in the PROXY header")
     return Source(True, host, port), end
 
 
@@ -122,14 +122,14 @@ def _canonical(family: int, address: bytes) -> str:
     try:
         packed = socket.inet_pton(family, address.decode("ascii"))
     except OSError:
-        raise Malformed("malformed address in the PROXY header") from None
+        raise MalformedHeader("malformed address in the PROXY header") from None
     return socket.inet_ntop(family, packed)
 
 
 def _read_2(data: bytes) -> tuple[Source, int] | None:
     # Each byte is judged as soon as it is there.
     if len(data) > 12 and data[12] not in (0x20, 0x21):
-        raise Malformed("unknown version or command in the PROXY header")
+        raise MalformedHeader("unknown version or command in the PROXY header")
     is_local = len(data) > 12 and data[12] == 0x20
     if len(data) > 13 and not is_local:
         _check_family(data[13])
@@ -137,7 +137,7 @@ def _read_2(data: bytes) -> tuple[Source, int] | None:
         return None
     _, _, family, length = _HEAD_2.unpack_from(data)
     if length > _MOST_2:
-        raise Malformed("the PROXY header is too long")
+        raise MalformedHeader("the PROXY header is too long")
     if is_local or not family >> 4:
         source = Source(False)
         needed = 0
@@ -147,7 +147,7 @@ def _read_2(data: bytes) -> tuple[Source, int] | None:
     else:
         needed = _FAMILIES[family >> 4][2]
     if length < needed:
-        raise Malformed("the PROXY header is too short for its addresses")
+        raise MalformedHeader("the PROXY header is too short for its addresses")
     end = _HEAD_2.size + length
     if len(data) < end:
         return None
@@ -159,9 +159,9 @@ def _read_2(data: bytes) -> tuple[Source, int] | None:
 def _check_family(byte: int) -> None:
     family, transport = byte >> 4, byte & 15
     if family > _UNIX or transport > 2:
-        raise Malformed("unknown family in the PROXY header")
+        raise MalformedHeader("unknown family in the PROXY header")
     if family and transport != 1:
-        raise Malformed("the PROXY header tells of no stream")
+        raise MalformedHeader("the PROXY header tells of no stream")
 
 
 def _source(data: bytes, family: int) -> Source:

@@ -15,7 +15,7 @@ from werkzeug.debug.tbtools import DebugTraceback
 from . import access_log
 from .connection import ConnectionHandler
 from .contract import SOFTWARE
-from .log_format import Entry
+from .log_format import LogEntry
 
 if t.TYPE_CHECKING:
     from .response import Response
@@ -84,11 +84,11 @@ class LoggingHandler(ConnectionHandler):
             text = access_log.escape(self.requestline)
         self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
 
-    def _entry(self, status: int) -> Entry:
+    def _entry(self, status: int) -> LogEntry:
         monitor = self.server.monitor
         method, target, version = self.command, self.path, self.request_version
         head, sent, seconds = self._outcome
-        return Entry(
+        return LogEntry(
             self.environ or {},
             self.address_string(),
             f"{method} {target} {version}" if target else self.requestline,

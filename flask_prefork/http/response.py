@@ -12,7 +12,7 @@ from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
-from .wire import Pace
+from .wire import SlowClientBudget
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Response:
         self._rate = rate
         self._ask = ask
         self._last = last
-        self._pace: Pace | None = None
+        self._pace: SlowClientBudget | None = None
         self._line: bytes | None = None
         self._left: int | None = None
         self._chunked = self._bodyless = self.overlong = self.complete = False
@@ -290,7 +290,7 @@ class Response:
         if not self._bodyless:
             assert self._left is not None
             if self._pace is None:
-                self._pace = Pace(self._rate)
+                self._pace = SlowClientBudget(self._rate)
             sent = self._wire.send_file(fd, offset, min(there, self._left), self._pace)
             if sent is None:
                 return False

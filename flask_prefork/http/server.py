@@ -40,9 +40,9 @@ from .file_wrapper import FileWrapper
 from .forwarded import apply
 from .handler import PreforkRequestHandler
 from .introduction import introduce
-from .introduction import Introduction
+from .introduction import ProxiedClient
 from .introduction import remember
-from .proxy_protocol import Malformed
+from .proxy_protocol import MalformedHeader
 from .request_id import RequestIds
 from .takeover import ENDS
 from .takeover import Offer
@@ -235,7 +235,7 @@ class PreforkServer(BaseWSGIServer):
                 met = self._meet(connection, address, resumed)
                 if met is None:
                     connection.close()
-                if not isinstance(met, Introduction):
+                if not isinstance(met, ProxiedClient):
                     return met
                 address, resumed = met
                 tag = resumed.tag
@@ -263,7 +263,7 @@ class PreforkServer(BaseWSGIServer):
 
     def _meet(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
-    ) -> Introduction | Parked | None:
+    ) -> ProxiedClient | Parked | None:
         """Learn from a proxy whose connection it is."""
         if resumed is None:
             deadline = time.monotonic() + self.limits.header_timeout
@@ -272,12 +272,12 @@ class PreforkServer(BaseWSGIServer):
             return remember(resumed, address)
         if self.proxies is None or resumed.kind == KEEP_ALIVE:
             # It was served before a reload, without a proxy.
-            return Introduction(address, resumed)
+            return ProxiedClient(address, resumed)
         may_park = self.can_park and self._ours and self.ssl_context is None
         wire = Wire(connection, self._local)
         try:
             return introduce(wire, address, self.proxies, resumed, may_park)
-        except Malformed as e:
+        except MalformedHeader as e:
             self._log_end(address, f"closed, {e}")
         return None
 

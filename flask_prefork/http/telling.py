@@ -16,7 +16,7 @@ import typing as t
 from collections.abc import Callable
 
 from .wire import CHUNK
-from .wire import Pace
+from .wire import SlowClientBudget
 
 if t.TYPE_CHECKING:
     from .wire import Wire
@@ -40,8 +40,8 @@ class _Telling(_Base):
     #: As :meth:`begin` takes it, for who answers without the app.
     rate = 0.0
     _over = False
-    _reading: Pace
-    _writing: Pace
+    _reading: SlowClientBudget
+    _writing: SlowClientBudget
 
     def expect(self, deadline: float) -> None:
         """A request is to come.
@@ -61,8 +61,8 @@ class _Telling(_Base):
         self.wire = wire
         self._deadline = None
         self._over = False
-        self._reading = Pace(rate)
-        self._writing = Pace(rate)
+        self._reading = SlowClientBudget(rate)
+        self._writing = SlowClientBudget(rate)
 
     def end(self, deadline: float) -> None:
         """Its response is over. What comes now is a rest that nobody wants, or the
@@ -74,7 +74,11 @@ class _Telling(_Base):
         self._deadline = deadline
 
     def _do(
-        self, use: Callable[..., t.Any], pace: Pace | None, *args: t.Any, **more: t.Any
+        self,
+        use: Callable[..., t.Any],
+        pace: SlowClientBudget | None,
+        *args: t.Any,
+        **more: t.Any,
     ) -> t.Any:
         """Read or write, for as long as the client may take.
 

@@ -43,7 +43,7 @@ _CREDIT = 10.0
 _STALL = 60.0
 
 
-class Pace:
+class SlowClientBudget:
     """How long a client may still let us wait: a leaky bucket.
 
     Only the time spent waiting counts, so a slow app is nobody's fault. What was
@@ -241,7 +241,7 @@ class Wire:
                 raise ClientDisconnected("the received bytes are gone")
             count -= len(data)
 
-    def read_into(self, view: memoryview, pace: Pace) -> int:
+    def read_into(self, view: memoryview, pace: SlowClientBudget) -> int:
         """Read what comes next, waiting as long as the pace allows.
 
         :return: 0 at the end of what comes, -1 if the client is too slow.
@@ -260,7 +260,7 @@ class Wire:
             if not self._wait_pace(pace):
                 return -1
 
-    def look_on(self, pace: Pace) -> bytes | None:
+    def look_on(self, pace: SlowClientBudget) -> bytes | None:
         """As :meth:`look`, waiting as long as the pace allows.
 
         :return: ``None`` if the client is too slow.
@@ -273,7 +273,7 @@ class Wire:
             if not self._wait_pace(pace):
                 return None
 
-    def _wait_pace(self, pace: Pace, write: bool = False) -> bool:
+    def _wait_pace(self, pace: SlowClientBudget, write: bool = False) -> bool:
         patience = pace.patience()
         if patience <= 0:
             return False
@@ -285,8 +285,12 @@ class Wire:
     # Writing.
 
     def write(
-        self, data: bytes, pace: Pace | None, rate: float, last: bool = False
-    ) -> Pace | None:
+        self,
+        data: bytes,
+        pace: SlowClientBudget | None,
+        rate: float,
+        last: bool = False,
+    ) -> SlowClientBudget | None:
         """Send all of it.
 
         :param last: Nothing more will be sent, so the client is told the end too.
@@ -309,7 +313,7 @@ class Wire:
             return pace
         if count:
             self.progress()
-        pace = pace or Pace(rate)
+        pace = pace or SlowClientBudget(rate)
         pace.account(0, count)
         view = memoryview(data)[count:]
         while view:
@@ -321,7 +325,7 @@ class Wire:
             view = view[count:]
         return pace
 
-    def wait_writable(self, pace: Pace) -> None:
+    def wait_writable(self, pace: SlowClientBudget) -> None:
         """Wait until there is room for more.
 
         :raises ClientDisconnected: The client doesn't take it in time.
@@ -329,7 +333,9 @@ class Wire:
         if not self._wait_pace(pace, write=True):
             raise ClientDisconnected("the client takes its response too slowly")
 
-    def send_file(self, fd: int, offset: int, count: int, pace: Pace) -> int | None:
+    def send_file(
+        self, fd: int, offset: int, count: int, pace: SlowClientBudget
+    ) -> int | None:
         """Let the kernel send from a regular file.
 
         :return: How many bytes it sent, fewer if the file ends before; ``None`` if

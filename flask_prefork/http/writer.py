@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import typing as t
 
-from .wire import Pace
+from .wire import SlowClientBudget
 from .wire import Wire
 
 
@@ -24,7 +24,7 @@ class Writer(io.RawIOBase):
     def __init__(self, wire: Wire, rate: float) -> None:
         self._wire = wire
         self._rate = rate
-        self._pace: Pace | None = None
+        self._pace: SlowClientBudget | None = None
 
     def writable(self) -> bool:
         return True

@@ -105,7 +105,7 @@ class Kind(enum.IntEnum):
     PING = 20
 
 
-class Malformed(ValueError):
+class MalformedFrame(ValueError):
     """Bytes that are no frame."""
 
 
@@ -145,16 +145,16 @@ def decode(data: bytes) -> list[Frame]:
     :raises Malformed: If the bytes aren't whole, known frames.
     """
     if len(data) % FRAME_SIZE:
-        raise Malformed(f"{len(data)} bytes are no whole number of frames")
+        raise MalformedFrame(f"{len(data)} bytes are no whole number of frames")
     frames = []
     for fields in _LAYOUT.iter_unpack(data):
         magic, kind, place, flags, generation, slot, argument, moment, tag = fields
         if magic != _MAGIC:
-            raise Malformed(f"a frame begins with {magic:#x}")
+            raise MalformedFrame(f"a frame begins with {magic:#x}")
         try:
             known = Kind(kind)
         except ValueError:
-            raise Malformed(f"unknown kind {kind}") from None
+            raise MalformedFrame(f"unknown kind {kind}") from None
         frames.append(
             Frame(known, generation, slot, argument, place, flags, moment, tag)
         )
@@ -227,7 +227,7 @@ class Channel:
             return None
         try:
             return decode(data), fds
-        except Malformed:
+        except MalformedFrame:
             close_all(fds)
             raise
 

@@ -68,7 +68,7 @@ LATE = {
 AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
 
-class Departed(t.NamedTuple):
+class ExitedWorker(t.NamedTuple):
     """A process that is dead, or will be in a moment.
 
     :param slot: Its slot.
@@ -83,7 +83,7 @@ class Departed(t.NamedTuple):
     record: Record
 
 
-class Obituaries:
+class ExitLog:
     """Tells of deaths, once, when both the death and its cause are known.
 
     A death shows by the end of the channel, by the pidfd and by the zygote's
@@ -91,10 +91,10 @@ class Obituaries:
     """
 
     def __init__(self) -> None:
-        self._departed: dict[int, Departed] = {}
+        self._departed: dict[int, ExitedWorker] = {}
         self._oom_kills = cgroup.oom_kills()
 
-    def note(self, pid: int, departed: Departed) -> None:
+    def note(self, pid: int, departed: ExitedWorker) -> None:
         """The first sign of a death."""
         self._departed.setdefault(pid, departed)
 

@@ -102,7 +102,7 @@ class Expired(t.NamedTuple):
     watch: list[Connection]
 
 
-class Lot:
+class ParkedConnections:
     """All parked connections.
 
     :ivar ready: Those that wait for a worker, in their order.
@@ -210,7 +210,7 @@ class Lot:
         return min((moment for moment in times if moment is not None), default=None)
 
 
-class ParkedConnections(t.Protocol):
+class ParkedHolder(t.Protocol):
     """Where connections wait for their client: :class:`.queues.Queues`."""
 
     def park(self, fd: int, frame: Frame) -> None:

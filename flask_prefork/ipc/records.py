@@ -1,7 +1,7 @@
 """A worker's record on the scoreboard: what it serves, and what it has served.
 
-The worker writes it by an :class:`Entry`, the dispatcher and the observer read it
-by :func:`read`. Nobody locks: each number is written at once, and a record that is
+The worker writes it by an :class:`RecordWriter`, the dispatcher and the observer read
+it by :func:`read`. Nobody locks: each number is written at once, and a record that is
 read while it is written is a moment old in parts, no more.
 """
 
@@ -77,7 +77,7 @@ class Record(t.NamedTuple):
     grown: Grown = Grown()
 
 
-class Entry:
+class RecordWriter:
     """A worker's own record, for writing.
 
     :param board: The scoreboard.

@@ -20,8 +20,8 @@ import os
 from ..settings.table import MAX_SLOTS
 from ..system import memory_file
 from . import records
-from .records import Entry
 from .records import Record
+from .records import RecordWriter
 
 _IDLE = b"I"
 _RETIRING = ord("R")
@@ -147,9 +147,9 @@ class Bank:
 
     # The worker's record
 
-    def entry(self, slot: int) -> Entry:
+    def entry(self, slot: int) -> RecordWriter:
         """The worker's record, and its mark among the endings, for its worker."""
-        return Entry(self._map, self._record(slot), self._endings + slot)
+        return RecordWriter(self._map, self._record(slot), self._endings + slot)
 
     def read(self, slot: int) -> Record:
         """The worker's record, for all others."""

@@ -44,7 +44,7 @@ FOREIGN_SIGNALS = (
 )
 
 
-class Zygote(t.NamedTuple):
+class ZygoteHandle(t.NamedTuple):
     """A zygote that was started.
 
     :param pid: Its process; 0 until it has told that.
@@ -79,7 +79,7 @@ def inherited() -> Inherited | None:
     return Inherited(socket_modes.adopt(fd, blocking=True), int(generation))
 
 
-def by_fork(generation: int) -> Zygote | Inherited:
+def by_fork(generation: int) -> ZygoteHandle | Inherited:
     """Become two processes: the dispatcher and its first zygote.
 
     The foreign signals are blocked in both, until they have their handlers.
@@ -98,12 +98,12 @@ def by_fork(generation: int) -> Zygote | Inherited:
     pid = forks.fork()
     if pid:
         theirs.close()
-        return Zygote(pid, ours, generation)
+        return ZygoteHandle(pid, ours, generation)
     ours.close()
     return Inherited(theirs, generation)
 
 
-def by_exec(generation: int) -> Zygote:
+def by_exec(generation: int) -> ZygoteHandle:
     """Run the same command line again, as a zygote.
 
     :raises OSError: If the process can't be started.
@@ -124,17 +124,17 @@ def by_exec(generation: int) -> Zygote:
         raise
     finally:
         theirs.close()
-    return Zygote(pid, ours, generation)
+    return ZygoteHandle(pid, ours, generation)
 
 
-def by_promotion(generation: int) -> tuple[Zygote, socket.socket]:
+def by_promotion(generation: int) -> tuple[ZygoteHandle, socket.socket]:
     """Prepare a zygote that a worker is to leave behind (``worker/main.py``).
 
     :return: The zygote, and its end of the control socket, for the worker.
     :raises OSError: If there are no descriptors left.
     """
     ours, theirs = socket_modes.pair()
-    return Zygote(0, ours, generation), theirs
+    return ZygoteHandle(0, ours, generation), theirs
 
 
 def is_child(pid: int) -> bool:

@@ -344,7 +344,7 @@ class Summary(_Header):
             self._saturated_since = 0.0
 
 
-class Departed(t.NamedTuple):
+class ExitedSums(t.NamedTuple):
     """What the dead have counted.
 
     :param version: Another number whenever one departs.
@@ -388,10 +388,10 @@ class Reader(_Header):
         ended = dict(zip(_REASONS, counts, strict=True))
         return Figures._make((_PHASES[values[0]], *values[1:13], ended, *memory, parts))
 
-    def departed(self) -> Departed:
+    def departed(self) -> ExitedSums:
         """What the dead have counted."""
         version, values = self._departed.read()
         place, requests, connections, sent, *rest = values
         classes, spent, buckets = rest[:CLASSES], rest[CLASSES], rest[CLASSES + 1 :]
         sums = Sums(requests, connections, sent, tuple(classes), spent, tuple(buckets))
-        return Departed(version, place, sums)
+        return ExitedSums(version, place, sums)

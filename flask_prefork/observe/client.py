@@ -32,7 +32,7 @@ class NobodyThere(AskError):
     """Nobody listens on the address."""
 
 
-class Answer(t.NamedTuple):
+class Reply(t.NamedTuple):
     """What the server said.
 
     :param data: As it was sent.
@@ -61,7 +61,7 @@ def _connection(address: Address) -> HTTPConnection:
     return HTTPConnection(at.host, at.port, timeout=_PATIENCE)
 
 
-def ask(address: Address, token: str | None = None) -> Answer:
+def ask(address: Address, token: str | None = None) -> Reply:
     """Ask for the status.
 
     :param address: The server's admin address.
@@ -92,7 +92,7 @@ def ask(address: Address, token: str | None = None) -> Answer:
     if status != HTTPStatus.OK:
         raise AskError(_foreign(address, f"status {status} for {_PATH}"))
     try:
-        return Answer(data, parse(data))
+        return Reply(data, parse(data))
     except ValueError as e:
         raise AskError(_foreign(address, str(e))) from None
 

@@ -20,7 +20,7 @@ from ..http.contract import NullMonitor
 from ..http.contract import Parked
 from ..http.server import PreforkServer
 from ..ipc.parked import Connection
-from ..ipc.parked import Lot
+from ..ipc.parked import ParkedConnections
 from ..ipc.parked import Wait
 from ..system import socket_modes
 from ..system.poller import Poller
@@ -45,7 +45,7 @@ _PAUSE = 0.1
 _LIMITS = Limits(body=1, header_timeout=5.0, keep_alive=5.0)
 
 
-class Guest:
+class AdminClient:
     """A connection.
 
     :ivar waits: As the lobby holds it.
@@ -65,7 +65,7 @@ class Guest:
         )
 
 
-class Door(NullMonitor):
+class AdminServer(NullMonitor):
     """Accepts connections and serves each request in a thread of its own.
 
     All but :meth:`_serve` runs in one thread.
@@ -77,17 +77,17 @@ class Door(NullMonitor):
     def __init__(self, site: Site, listener: socket.socket) -> None:
         self._listener = listener
         self._poller = Poller()
-        self._lot = Lot()
+        self._lot = ParkedConnections()
         #: Those in the lobby, by descriptor.
-        self._lobby: dict[int, Guest] = {}
+        self._lobby: dict[int, AdminClient] = {}
         #: Those who were served for a while and want more at once: others first.
-        self._eager: deque[Guest] = deque()
+        self._eager: deque[AdminClient] = deque()
         #: Those that are served, by when that began; and how many threads there are,
         #: of which some serve guests that were shown out.
-        self._inside: dict[Guest, None] = {}
+        self._inside: dict[AdminClient, None] = {}
         self._threads = 0
         #: Those that were served, and the bell that tells of it.
-        self._back: deque[Guest] = deque()
+        self._back: deque[AdminClient] = deque()
         self._ear, self._bell = socket_modes.pair(blocking=False)
         self._open_at = 0.0
         self._server = PreforkServer(site, listener, limits=_LIMITS, access_log=False)
@@ -143,9 +143,9 @@ class Door(NullMonitor):
                 return
             sock.setblocking(False)
             deadline = time.monotonic() + _LIMITS.header_timeout
-            self._park(Guest(sock, address, Parked(HEAD, deadline, 0, False)))
+            self._park(AdminClient(sock, address, Parked(HEAD, deadline, 0, False)))
 
-    def _park(self, guest: Guest) -> None:
+    def _park(self, guest: AdminClient) -> None:
         if len(self._lot) - len(self._lot.ready) >= LOBBY:
             self._give_up_longest()
         self._lobby[guest.waits.fd] = guest
@@ -203,12 +203,12 @@ class Door(NullMonitor):
         leaving = self._threads - len(self._inside)
         return max(0, len(self._lot.ready) + len(self._eager) - leaving)
 
-    def _next(self) -> Guest:
+    def _next(self) -> AdminClient:
         if self._lot.ready:
             return self._lobby.pop(self._lot.ready.popleft().fd)
         return self._eager.popleft()
 
-    def _serve(self, guest: Guest) -> None:
+    def _serve(self, guest: AdminClient) -> None:
         """Serve as far as it goes without waiting for the client's next word."""
         guest.parked = self._server.serve(guest.sock, guest.address, guest.parked)
         self._back.append(guest)
@@ -224,7 +224,7 @@ class Door(NullMonitor):
             if guest.parked is not None:
                 self._take_back(guest, guest.parked)
 
-    def _take_back(self, guest: Guest, parked: Parked) -> None:
+    def _take_back(self, guest: AdminClient, parked: Parked) -> None:
         """It has more to say, or waits for its turn."""
         if parked.ready:
             guest.parked = parked._replace(kind=KEEP_ALIVE)

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from ..settings.addresses import Address
 from ..settings.addresses import parse
-from .client import Answer
 from .client import ask
 from .client import AskError
 from .client import NobodyThere
+from .client import Reply
 
 #: What the file beside the pid file is called (``dispatcher/service.py`` writes it).
 SUFFIX = ".admin"
@@ -35,7 +35,7 @@ class Place(t.NamedTuple):
     pid_file: str = ""
     pid: int = 0
 
-    def ask(self, token: str | None = None) -> Answer:
+    def ask(self, token: str | None = None) -> Reply:
         """Ask the server for its status.
 
         :raises AskError: If it can't be asked, or is another one's.

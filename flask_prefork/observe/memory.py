@@ -31,7 +31,7 @@ def pss(pid: int) -> int | None:
     return found.pss if found is not None else None
 
 
-class Memory:
+class PssSampler:
     """What is known of the workers' memory.
 
     :param read: :func:`pss`.

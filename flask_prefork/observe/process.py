@@ -28,9 +28,9 @@ from ..system import socket_modes
 from .agent import Agent
 from .background import in_background
 from .background import or_end
-from .door import Door
+from .door import AdminServer
 from .history import History
-from .memory import Memory
+from .memory import PssSampler
 from .reading import About
 from .reading import Board
 from .reading import Circumstances
@@ -89,7 +89,7 @@ class Observer:
         self._board = board
         self._listeners = listeners
         self._history = History()
-        self._memory = Memory()
+        self._memory = PssSampler()
         self._pulse = Pulse(about.pid)
         # Connections' threads, and the main one.
         self._lock = threading.Lock()
@@ -207,7 +207,7 @@ def _observe(fd: int) -> None:
     observer = Observer(Channel(sock), about, Board(board), queues)
     if "admin" in doors:
         site = Site(observer.snapshot, told["token"], told["guarded"])
-        in_background(Door(site, doors["admin"]).run)
+        in_background(AdminServer(site, doors["admin"]).run)
     if "agent" in doors:
         in_background(Agent(observer.snapshot, doors["agent"]).run)
     observer.run()

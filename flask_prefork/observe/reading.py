@@ -15,7 +15,7 @@ from ..ipc.phase import Phase
 from ..ipc.records import Record
 from ..ipc.scoreboard import Bank
 from ..ipc.states import State
-from ..ipc.stats import Departed
+from ..ipc.stats import ExitedSums
 from ..ipc.stats import Figures
 from ..ipc.stats import Reader
 from ..ipc.stats import Sums
@@ -100,7 +100,7 @@ class Board:
         # Workers die so fast that nobody can count them.
         return self._last or look
 
-    def _look(self, departed: Departed) -> Look:
+    def _look(self, departed: ExitedSums) -> Look:
         even, odd = (self._lines(bank) for bank in self._banks)
         sums = departed.sums
         for parity, (_, records) in enumerate((even, odd)):

@@ -41,7 +41,7 @@ _CHALLENGES = (
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]*)?")
 
 
-class Answer(t.NamedTuple):
+class SiteAnswer(t.NamedTuple):
     """What is sent."""
 
     status: str
@@ -50,8 +50,8 @@ class Answer(t.NamedTuple):
     more: tuple[tuple[str, str], ...] = ()
 
 
-def _say(status: str, text: str, *more: tuple[str, str]) -> Answer:
-    return Answer(status, _TEXT, f"{text}\n".encode(), more)
+def _say(status: str, text: str, *more: tuple[str, str]) -> SiteAnswer:
+    return SiteAnswer(status, _TEXT, f"{text}\n".encode(), more)
 
 
 class Site:
@@ -81,7 +81,7 @@ class Site:
         start_response(status, [("Content-Type", kind), length, *_ALWAYS, *more])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _answer(self, environ: WSGIEnvironment) -> Answer:
+    def _answer(self, environ: WSGIEnvironment) -> SiteAnswer:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _say(
@@ -102,18 +102,18 @@ class Site:
         found = page.get(path)
         if found is None:
             return _say("404 Not Found", "nothing is here")
-        return Answer("200 OK", *found)
+        return SiteAnswer("200 OK", *found)
 
 
-def _status(snapshot: Snapshot) -> Answer:
-    return Answer("200 OK", "application/json", json.render(snapshot))
+def _status(snapshot: Snapshot) -> SiteAnswer:
+    return SiteAnswer("200 OK", "application/json", json.render(snapshot))
 
 
-def _metrics(snapshot: Snapshot) -> Answer:
-    return Answer("200 OK", openmetrics.CONTENT_TYPE, openmetrics.render(snapshot))
+def _metrics(snapshot: Snapshot) -> SiteAnswer:
+    return SiteAnswer("200 OK", openmetrics.CONTENT_TYPE, openmetrics.render(snapshot))
 
 
-def _livez(snapshot: Snapshot) -> Answer:
+def _livez(snapshot: Snapshot) -> SiteAnswer:
     if not snapshot.responsive:
         return _say("503 Service Unavailable", "the dispatcher doesn't answer")
     if not snapshot.staffed:
@@ -121,7 +121,7 @@ def _livez(snapshot: Snapshot) -> Answer:
     return _say("200 OK", "alive")
 
 
-def _readyz(snapshot: Snapshot) -> Answer:
+def _readyz(snapshot: Snapshot) -> SiteAnswer:
     if snapshot.ready:
         return _say("200 OK", "ready")
     if not snapshot.responsive:

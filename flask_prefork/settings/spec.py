@@ -15,7 +15,7 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingSpec:
     """What the table says of one setting.
 
     :param help: One or two sentences, shown by ``--help``.

@@ -21,16 +21,18 @@ from dataclasses import fields
 from . import keys
 from .keys import config_key as config_key
 from .keys import option_name as option_name
-from .spec import Row as Row
 from .spec import SettingsError as SettingsError
+from .spec import SettingSpec as SettingSpec
 from .spec import Value as Value
 
+#: Checks values; by the other mapping it speaks of those that are no defaults.
+Check = t.Callable[[Mapping[str, t.Any], Mapping[str, str]], None]
 #: The scoreboard's places for a generation; unused ones are holes in a sparse file.
 MAX_SLOTS = 10_000
 
 
 def _row(help: str, kind: type, default: Value = None, **more: t.Any) -> t.Any:
-    return field(metadata={"row": Row(help, kind, default, **more)})
+    return field(metadata={"row": SettingSpec(help, kind, default, **more)})
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class Settings:
 
 
 #: The table: name (as in Python) to row, in the order of the docs.
-ROWS: Mapping[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings)}
+ROWS: Mapping[str, SettingSpec] = {f.name: f.metadata["row"] for f in fields(Settings)}
 
 
 def resolve(
@@ -244,6 +246,7 @@ def resolve(
     config: Mapping[str, t.Any] | None = None,
     defaults: Mapping[str, Value] | None = None,
     sources: Mapping[str, str] | None = None,
+    check: Check | None = None,
 ) -> Settings:
     """Put the layers of settings together and check them.
 
@@ -253,6 +256,7 @@ def resolve(
     :param defaults: Defaults other than the table's.
     :param sources: How to speak of explicit settings; by their options if not
         given.
+    :param check: Checks those that only ``http`` can, if one of them was given.
     :raises SettingsError: In one sentence, for the first thing that can't be; for
         unknown keys in one for each.
     """
@@ -271,11 +275,13 @@ def resolve(
         else:
             values[name] = (defaults or {}).get(name, row.default)
     _check(values, said)
+    if check is not None and any(name in said for name in _HTTP):
+        check(values, said)
     _derive(values, said)
     return Settings(**values)
 
 
-#: Settings that ``http/checks.py`` looks at, if one of them was given.
+#: Settings that ``zygote/setting_checks.py`` looks at.
 _HTTP = (
     "forwarded_allow_ips",
     "proxy_protocol",
@@ -309,7 +315,6 @@ def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
     _check_refork(values, said)
     check_addresses(values, said)
     _check_token(values, said)
-    _check_http(values, said)
 
 
 def _check_memory(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
@@ -377,13 +382,6 @@ def _check_token(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
         raise SettingsError(
             f"{said['admin_token']} has no effect without {option_name('admin')}."
         )
-
-
-def _check_http(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    if any(name in said for name in _HTTP):
-        from ..http import checks
-
-        checks.check(values, said)
 
 
 def _derive(values: dict[str, t.Any], said: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import typing as t
 _JUMP = 0.1
 
 
-class Stopwatch:
+class PauseDetector:
     """Accounts for all time: each lap begins where the one before has ended.
 
     :param clock: Monotonic seconds.

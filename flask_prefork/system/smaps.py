@@ -23,7 +23,7 @@ _LINE = re.compile(
 )
 
 
-class Footprint(t.NamedTuple):
+class Smaps(t.NamedTuple):
     """A process's memory, in bytes.
 
     :param pss: Its share of what is shared, and what it has for itself.
@@ -37,7 +37,7 @@ class Footprint(t.NamedTuple):
     written: int
 
 
-def read(pid: int | t.Literal["self"] = "self") -> Footprint | None:
+def read(pid: int | t.Literal["self"] = "self") -> Smaps | None:
     """A process's memory; this one's, if no other is named.
 
     :return: ``None`` if the system doesn't tell, or not us.
@@ -54,7 +54,7 @@ def read(pid: int | t.Literal["self"] = "self") -> Footprint | None:
     swapped = sizes.get(b"SwapPss", 0)
     own = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
     written = own + sizes.get(b"Shared_Dirty", 0)
-    return Footprint(sizes[b"Pss"], own + swapped, written + swapped)
+    return Smaps(sizes[b"Pss"], own + swapped, written + swapped)
 
 
 class Glance:

@@ -43,7 +43,7 @@ def _own() -> int:
     return found.own if found is not None else 0
 
 
-class Scales:
+class MemorySampler:
     """A worker's.
 
     :param limit: Bytes that it may have for itself; 0 is no limit.
@@ -151,11 +151,11 @@ class Scales:
         self._look_at = max(bound, size + LEAST)
 
 
-def of(settings: Settings) -> Scales | None:
+def of(settings: Settings) -> MemorySampler | None:
     """Scales, if a setting asks for them."""
     limit, budget = map(
         size.parse, (settings.max_worker_memory, settings.memory_budget)
     )
     if not (limit or budget):
         return None
-    return Scales(limit, int(budget * UNTOLD) // settings.max_workers)
+    return MemorySampler(limit, int(budget * UNTOLD) // settings.max_workers)

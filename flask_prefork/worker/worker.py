@@ -35,7 +35,7 @@ from ..system import faults
 from ..system import forks
 from ..system import socket_modes
 from . import memory_sampler
-from .memory_sampler import Scales
+from .memory_sampler import MemorySampler
 
 if t.TYPE_CHECKING:
     from ..http.server import PreforkServer
@@ -382,7 +382,7 @@ class Worker:
         if self.scales is not None and self.scales.is_due(waiter.is_quiet):
             self._weigh(self.scales)
 
-    def _weigh(self, scales: Scales) -> None:
+    def _weigh(self, scales: MemorySampler) -> None:
         """Tell the dispatcher what this worker has for itself."""
         frame = scales.frame(self.generation, self.slot)
         self.entry.grow(scales.growth.most())

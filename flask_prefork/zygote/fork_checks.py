@@ -28,7 +28,7 @@ from .fork_libraries import connections
 from .fork_libraries import HOOK
 from .fork_libraries import is_in_memory
 from .fork_pipes import Own
-from .fork_sockets import Mended
+from .fork_sockets import Renewed
 
 if t.TYPE_CHECKING:
     from flask import Flask
@@ -50,7 +50,7 @@ _NOTHING = Own()
 _foreign_pools: list[object] = []
 #: And how many there are: a worker that becomes a zygote still has their descriptors,
 #: and so have all that it forks.
-_foreign: list[Mended] = []
+_foreign: list[Renewed] = []
 
 
 def look(
@@ -194,7 +194,7 @@ def _engines(app: Flask) -> dict[str, Engine]:
     }
 
 
-def _mended(engine: Engine) -> Mended:
+def _mended(engine: Engine) -> Renewed:
     """The idle connections of an engine, which :func:`mend` leaves to the zygote."""
     url = engine.url
     said = str(url.query.get("port"))
@@ -206,7 +206,7 @@ def _mended(engine: Engine) -> Mended:
     elif engine.dialect.name == "postgresql":
         # Its servers' unix sockets have such names.
         places.add(f".s.PGSQL.{port}")
-    return Mended(places, connections(engine, "checkedin"))
+    return Renewed(places, connections(engine, "checkedin"))
 
 
 def _pools(engines: dict[str, Engine]) -> list[str]:

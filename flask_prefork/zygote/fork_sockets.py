@@ -30,7 +30,7 @@ _GOODBYE = 31
 Place = int | str
 
 
-class Mended(t.NamedTuple):
+class Renewed(t.NamedTuple):
     """Connections that each worker leaves alone.
 
     :param places: Where they lead to, each by one of these.
@@ -43,7 +43,7 @@ class Mended(t.NamedTuple):
 
 def look(
     shared: t.Collection[t.Any],
-    mended: t.Iterable[Mended],
+    mended: t.Iterable[Renewed],
     objects: list[t.Any],
     explained: t.Collection[str],
 ) -> list[str]:

@@ -42,6 +42,7 @@ from ..system import streams
 from ..system.log import logger
 from ..system.log import tell_lost
 from ..system.peers import Peers
+from . import setting_checks
 from .hooks import configuration
 
 if t.TYPE_CHECKING:
@@ -89,11 +90,15 @@ def load(
         ) -> t.Iterable[bytes]:
             raise failure from None
 
-        return failed, _with_budget(resolve(explicit, None, defaults))
+        return failed, _with_budget(
+            resolve(explicit, None, defaults, check=setting_checks.check)
+        )
     # Configuring the app's logging has disabled the loggers that were there, unless
     # it was asked not to (logging.config).
     logger.disabled = False
-    return app, _with_budget(resolve(explicit, configuration(app), defaults))
+    return app, _with_budget(
+        resolve(explicit, configuration(app), defaults, check=setting_checks.check)
+    )
 
 
 def _with_budget(settings: Settings) -> Settings:

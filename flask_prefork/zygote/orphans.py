@@ -14,9 +14,9 @@ from functools import partial
 
 from ..ipc import dumps
 from ..ipc.dumps import Dumps
-from ..ipc.exits import Departed
+from ..ipc.exits import ExitedWorker
+from ..ipc.exits import ExitLog
 from ..ipc.exits import LATE
-from ..ipc.exits import Obituaries
 from ..ipc.phase import LAST_MOMENT
 from ..ipc.scoreboard import Bank
 from ..ipc.states import State
@@ -48,7 +48,7 @@ class Orphans:
 
     def __init__(self, orphans: t.Iterable[Orphan], bank: Bank, now: float) -> None:
         self._bank = bank
-        self._obituaries = Obituaries()
+        self._obituaries = ExitLog()
         self._dumps = Dumps()
         #: Those that live, by pid.
         self._left = {one.pid: one for one in orphans}
@@ -81,7 +81,7 @@ class Orphans:
         del self._left[one.pid]
         self._dumps.forget(one)
         record = self._bank.read(one.slot)
-        departed = Departed(one.slot, State.RETIRING, _WHY, record)
+        departed = ExitedWorker(one.slot, State.RETIRING, _WHY, record)
         self._obituaries.note(one.pid, departed)
         _send(one.pid, signal.SIGKILL)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.generations import Succession
+from flask_prefork.dispatcher.generations import Generations
 from flask_prefork.dispatcher.zygote_watchdog import Watchdog
 from flask_prefork.ipc import spawn
-from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.settings.table import resolve
 
 
@@ -54,7 +54,7 @@ class FakeGeneration:
     :ivar season: The worker that is to be promoted.
     """
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: ZygoteHandle) -> None:
         self.number = zygote.generation
         self.zygote = FakeZygote(zygote.pid)
         self.settings = resolve({})
@@ -157,26 +157,26 @@ class World:
         monkeypatch.setattr(os, "waitpid", self._wait)
         adopt = t.cast(t.Any, self._adopt)
         supervisor = t.cast(t.Any, self.supervisor)
-        self.succession = Succession(
+        self.succession = Generations(
             self._zygote(1), adopt, supervisor, lambda: self.now
         )
         self.serve(1)
 
-    def _zygote(self, number: int) -> Zygote:
-        return Zygote(1000 + number, t.cast(t.Any, None), number)
+    def _zygote(self, number: int) -> ZygoteHandle:
+        return ZygoteHandle(1000 + number, t.cast(t.Any, None), number)
 
-    def _start(self, number: int) -> Zygote:
+    def _start(self, number: int) -> ZygoteHandle:
         assert self.supervisor.privileged
         if self.refusal is not None:
             raise self.refusal
         return self._zygote(number)
 
-    def _promote(self, number: int) -> tuple[Zygote, socket.socket]:
+    def _promote(self, number: int) -> tuple[ZygoteHandle, socket.socket]:
         if self.refusal is not None:
             raise self.refusal
         return self._zygote(number)._replace(pid=0), socket.socket()
 
-    def _adopt(self, zygote: Zygote) -> FakeGeneration:
+    def _adopt(self, zygote: ZygoteHandle) -> FakeGeneration:
         generation = self.generations[zygote.generation] = FakeGeneration(zygote)
         return generation
 

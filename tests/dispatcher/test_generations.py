@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.generation import Generation
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
@@ -452,7 +452,7 @@ def test_a_generation_without_a_zygote_has_no_plans() -> None:
     summary = Summary(board)
     lot = t.cast(t.Any, Lot())
     generation = Generation(
-        Zygote(1, ours, 1), poller, board, lambda: 100.0, lot, summary
+        ZygoteHandle(1, ours, 1), poller, board, lambda: 100.0, lot, summary
     )
     generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
     assert generation.deadline() is not None

@@ -8,9 +8,9 @@ import pytest
 
 from flask_prefork.dispatcher.late import Late
 from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.pool import Timeouts
-from flask_prefork.dispatcher.pool import Worker
-from flask_prefork.dispatcher.watchdog import Stalls
+from flask_prefork.dispatcher.watchdog import RequestWatchdog
 from flask_prefork.ipc.exits import LATE
 from flask_prefork.ipc.exits import Why
 from flask_prefork.ipc.phase import LAST_MOMENT
@@ -33,8 +33,8 @@ class FakeChildren:
 
     def __init__(self) -> None:
         self.pool = Pool(2, Timeouts(order=1.0, spawn=SPAWN, retire=3.0))
-        self.stalls = Stalls(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
-        self.killed: Deadlines[Worker] = Deadlines()
+        self.stalls = RequestWatchdog(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
+        self.killed: Deadlines[Slot] = Deadlines()
         self.bank = self
         self.record = Record()
         self.shown: list[t.Callable[[], None]] = []
@@ -44,19 +44,19 @@ class FakeChildren:
     def read(self, slot: int) -> Record:
         return self.record
 
-    def pid(self, worker: Worker) -> int:
+    def pid(self, worker: Slot) -> int:
         return 100 + worker.slot
 
     def show(
-        self, worker: Worker, text: str = "", then: t.Callable[[], None] | None = None
+        self, worker: Slot, text: str = "", then: t.Callable[[], None] | None = None
     ) -> None:
         if then is not None:
             self.shown.append(then)
 
-    def signal(self, worker: Worker, number: int) -> None:
+    def signal(self, worker: Slot, number: int) -> None:
         self.signals.append(number)
 
-    def kill(self, worker: Worker, why: Why) -> None:
+    def kill(self, worker: Slot, why: Why) -> None:
         self.dead.append(why)
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.memory import AHEAD
-from flask_prefork.dispatcher.memory import Weights
+from flask_prefork.dispatcher.memory import MemoryAccounting
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 
@@ -26,12 +26,12 @@ def idle_pool(count: int) -> Pool:
     return pool
 
 
-def workers(pool: Pool) -> list[Worker]:
+def workers(pool: Pool) -> list[Slot]:
     return list(pool)
 
 
 def test_who_has_not_served_is_light_and_will_not_be() -> None:
-    pool, weights = idle_pool(4), Weights(zygote=100)
+    pool, weights = idle_pool(4), MemoryAccounting(zygote=100)
     first, second, *_ = workers(pool)
     assert weights.memory(pool, 0) == Memory(100, 0, 0)
     weights.weigh(second, 5, served=False)
@@ -43,7 +43,7 @@ def test_who_has_not_served_is_light_and_will_not_be() -> None:
 
 
 def test_the_last_look_counts() -> None:
-    pool, weights = idle_pool(1), Weights()
+    pool, weights = idle_pool(1), MemoryAccounting()
     (worker,) = pool
     weights.weigh(worker, 30, served=True)
     weights.weigh(worker, 10, served=True)
@@ -51,7 +51,7 @@ def test_the_last_look_counts() -> None:
 
 
 def test_the_dead_weigh_nothing() -> None:
-    pool, weights = idle_pool(2), Weights()
+    pool, weights = idle_pool(2), MemoryAccounting()
     for worker in workers(pool):
         weights.weigh(worker, 30, served=True)
         pool.report(worker, Event.EXIT, 1.0)
@@ -76,7 +76,7 @@ def test_who_has_too_much(
     limit: int, size: int, served: bool, over: bool, urgent: bool
 ) -> None:
     (worker,) = idle_pool(1)
-    weights = Weights(limit)
+    weights = MemoryAccounting(limit)
     weights.weigh(worker, size, served)
     assert (worker in weights.over) is over
     assert (worker in weights.urgent) is urgent
@@ -86,7 +86,7 @@ def test_who_has_too_much(
 
 
 def test_who_grows_will_grow() -> None:
-    pool, weights = idle_pool(2), Weights(zygote=100)
+    pool, weights = idle_pool(2), MemoryAccounting(zygote=100)
     first, second = workers(pool)
     weights.weigh(first, 30, served=True)
     assert weights.memory(pool, 0).growth == 0, "its first request isn't growth"
@@ -101,9 +101,9 @@ def test_who_grows_will_grow() -> None:
     assert weights.memory(pool, 0).growth == 0
 
 
-def grown_pool(*sizes: int) -> tuple[Pool, Weights]:
+def grown_pool(*sizes: int) -> tuple[Pool, MemoryAccounting]:
     """Workers that had 10 after their first request, and have so much now."""
-    pool, weights = idle_pool(len(sizes)), Weights()
+    pool, weights = idle_pool(len(sizes)), MemoryAccounting()
     for worker in workers(pool):
         weights.weigh(worker, 10, served=True)
     for worker, size in zip(workers(pool), sizes, strict=True):
@@ -136,7 +136,7 @@ def test_who_goes_already_is_not_replaced() -> None:
 
 
 def test_a_budget_that_is_too_small_replaces_nobody() -> None:
-    pool, weights = idle_pool(3), Weights()
+    pool, weights = idle_pool(3), MemoryAccounting()
     for worker in workers(pool):
         weights.weigh(worker, 60, served=True)
         weights.weigh(worker, 80, served=True)
@@ -144,7 +144,7 @@ def test_a_budget_that_is_too_small_replaces_nobody() -> None:
 
 
 def test_the_coldest_go_and_no_more_than_needed() -> None:
-    pool, weights = idle_pool(5), Weights()
+    pool, weights = idle_pool(5), MemoryAccounting()
     for worker in workers(pool):
         weights.weigh(worker, 10 * (worker.slot + 1), served=True)
     busy = pool.workers[4]
@@ -163,7 +163,7 @@ def test_the_coldest_go_and_no_more_than_needed() -> None:
 
 
 def test_who_has_not_served_goes_for_what_it_would_have() -> None:
-    pool, weights = idle_pool(4), Weights()
+    pool, weights = idle_pool(4), MemoryAccounting()
     (hot,) = pool.order(1, 1.0)
     weights.weigh(hot, 50, served=True)
     assert len(weights.coldest(pool, 51, 9)) == 2
@@ -173,9 +173,9 @@ def test_who_has_not_served_goes_for_what_it_would_have() -> None:
 def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
     """They are kept, not made anew: to look must not cost more with more workers."""
     rng = random.Random(seed)
-    pool, weights = Pool(6), Weights(zygote=1000)
-    known: dict[Worker, int] = {}
-    growth: dict[Worker, int] = {}
+    pool, weights = Pool(6), MemoryAccounting(zygote=1000)
+    known: dict[Slot, int] = {}
+    growth: dict[Slot, int] = {}
     for step in range(steps):
         living = workers(pool)
         if not living or rng.random() < 0.4:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.observer import Observer
+from flask_prefork.dispatcher.observer import ObserverHandle
 from flask_prefork.system import origin
 from flask_prefork.system import socket_modes
 from flask_prefork.system.poller import Poller
@@ -41,7 +41,7 @@ class Room:
         self.now = 100.0
         self.poller = Poller()
         outside = t.cast(t.Any, Outside())
-        self.observer = Observer(outside, self.poller, -1, lambda: self.now)
+        self.observer = ObserverHandle(outside, self.poller, -1, lambda: self.now)
 
     def turn(self) -> None:
         """The dispatcher sleeps until the observer wants something, and does it."""

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.memory import Weights
+from flask_prefork.dispatcher.memory import MemoryAccounting
 from flask_prefork.dispatcher.policy import MAX_BACK_OFF
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.dispatcher.policy import STEP
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 
@@ -221,8 +221,8 @@ def test_workers_of_one_weight_never_pass_the_budget(
     """With requests of any kind, once the first has told what one leaves."""
     rng = random.Random(seed)
     policy = make(min_idle=1, max_idle=2, min_workers=1, max_workers=12, budget=budget)
-    pool, weights = Pool(12), Weights(zygote=100)
-    busy: list[Worker] = []
+    pool, weights = Pool(12), MemoryAccounting(zygote=100)
+    busy: list[Slot] = []
     now = 0.0
     for _ in range(120):
         now += rng.choice((0.0, STEP, 1.0))

@@ -14,8 +14,8 @@ from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.dispatcher.pool import Pool
+from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.pool import Timeouts
-from flask_prefork.dispatcher.pool import Worker
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 from flask_prefork.ipc.states import TRANSITIONS
@@ -32,7 +32,7 @@ def idle_pool(size: int, count: int, **more: int) -> Pool:
     return pool
 
 
-def slots(workers: list[Worker]) -> list[int]:
+def slots(workers: list[Slot]) -> list[int]:
     return [worker.slot for worker in workers]
 
 
@@ -324,10 +324,10 @@ class Machine(RuleBasedStateMachine):
             jitter=jitter,
             rng=random.Random(0),
         )
-        self.known: list[Worker] = []
-        self.seen: dict[Worker, State] = {}
+        self.known: list[Slot] = []
+        self.seen: dict[Slot, State] = {}
 
-    def watch(self, worker: Worker) -> None:
+    def watch(self, worker: Slot) -> None:
         """Whatever happened to a worker is in the table."""
         old = self.seen[worker]
         if worker.state is not old:

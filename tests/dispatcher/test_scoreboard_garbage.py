@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from flask_prefork.dispatcher.late import Late
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.watchdog import Stalls
-from flask_prefork.dispatcher.workers import Children
+from flask_prefork.dispatcher.watchdog import RequestWatchdog
+from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import records
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.channel import Frame
@@ -59,11 +59,11 @@ class World:
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
         lot = t.cast(t.Any, None)
-        self.children = Children(
+        self.children = Workers(
             1, self.bank, self.poller, lambda: self.now, lot, self._tell, self.summary
         )
         self.children.pool = Pool(1)
-        self.children.stalls = Stalls(5.0, 3.0, 4.0, 6.0)
+        self.children.stalls = RequestWatchdog(5.0, 3.0, 4.0, 6.0)
         self.late = Late(self.children, lambda: self.now)
         worker = self.children.pool.spawn(NOW)
         assert worker is not None

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.dispatcher.service import Supervisor
-from flask_prefork.dispatcher.service import Surroundings
+from flask_prefork.dispatcher.service import ServiceHost
+from flask_prefork.dispatcher.service import StartOptions
 from flask_prefork.ipc.listener import BindError
 from flask_prefork.system.pid_file import PidFileError
 from flask_prefork.system.privileges import Identity
@@ -85,10 +85,10 @@ def surroundings(
     environ: dict[str, str] | None = None,
     pid_file: Path | None = None,
     identity: Identity | None = None,
-) -> Surroundings:
+) -> StartOptions:
     notifier = Notifier({} if environ is None else environ)
     path = None if pid_file is None else str(pid_file)
-    return Surroundings(host, port, "http", fds, notifier, path, identity)
+    return StartOptions(host, port, "http", fds, notifier, path, identity)
 
 
 # Listening
@@ -102,7 +102,7 @@ def test_what_systemd_passed_goes_before_host_and_port(tmp_path: Path) -> None:
         # It takes them over.
         fds = (os.dup(second.fileno()), os.dup(first.fileno()))
         outside = surroundings(f"unix://{tmp_path / 'unused'}", fds=fds)
-        listeners = Supervisor(outside, Clock()).listen(16)
+        listeners = ServiceHost(outside, Clock()).listen(16)
         ports = [listener.sock.getsockname()[1] for listener in listeners]
         for listener in listeners:
             listener.close()
@@ -113,7 +113,7 @@ def test_what_systemd_passed_goes_before_host_and_port(tmp_path: Path) -> None:
 def test_a_failed_start_keeps_nothing(tmp_path: Path, calls: Calls) -> None:
     path, pid_file = tmp_path / "web.sock", tmp_path / "nowhere" / "web.pid"
     outside = surroundings(f"unix://{path}", pid_file=pid_file, identity=NOBODY)
-    supervisor = Supervisor(outside, Clock())
+    supervisor = ServiceHost(outside, Clock())
     with pytest.raises(PidFileError):
         supervisor.listen(16)
     assert os.listdir(tmp_path) == []
@@ -128,7 +128,7 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as second,
     ):
         fds = (os.dup(first.fileno()), second.fileno())
-        supervisor = Supervisor(surroundings(fds=fds, pid_file=pid_file), Clock())
+        supervisor = ServiceHost(surroundings(fds=fds, pid_file=pid_file), Clock())
         with pytest.raises(BindError):
             supervisor.listen(16)
     assert not pid_file.exists()
@@ -138,7 +138,7 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
 
 
 def test_no_admin_address(tmp_path: Path) -> None:
-    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
     for listener in supervisor.listen(16):
         listener.close()
     assert supervisor.admin is None
@@ -147,7 +147,7 @@ def test_no_admin_address(tmp_path: Path) -> None:
 
 
 def test_the_admin_address_is_told_beside_the_pid_file(tmp_path: Path) -> None:
-    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
     for listener in supervisor.listen(16, "0.0.0.0:0"):
         listener.close()
     assert supervisor.admin is not None
@@ -161,7 +161,7 @@ def test_the_admin_address_is_told_beside_the_pid_file(tmp_path: Path) -> None:
 
 def test_an_admin_socket_is_its_owners(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
-    supervisor = Supervisor(surroundings(), Clock())
+    supervisor = ServiceHost(surroundings(), Clock())
     mask = os.umask(0)
     try:
         for listener in supervisor.listen(16, f"unix:{path}"):
@@ -179,7 +179,7 @@ def test_an_admin_socket_is_given_to_the_user(
     given: list[tuple[object, ...]] = []
     monkeypatch.setattr(os, "chown", lambda *args, **_: given.append(args))
     path = tmp_path / "admin.sock"
-    supervisor = Supervisor(surroundings(identity=NOBODY), Clock())
+    supervisor = ServiceHost(surroundings(identity=NOBODY), Clock())
     for listener in supervisor.listen(16, f"unix:{path}"):
         listener.close()
     assert given == [(str(path), NOBODY.uid, NOBODY.gid)]
@@ -192,7 +192,7 @@ def test_an_admin_address_that_cant_be_had(tmp_path: Path) -> None:
         outside = surroundings(
             f"unix://{tmp_path / 'web.sock'}", pid_file=tmp_path / "web.pid"
         )
-        supervisor = Supervisor(outside, Clock())
+        supervisor = ServiceHost(outside, Clock())
         with pytest.raises(BindError, match=f"admin address 127.0.0.1:{port} can't"):
             supervisor.listen(16, str(port))
     assert os.listdir(tmp_path) == []
@@ -201,7 +201,7 @@ def test_an_admin_address_that_cant_be_had(tmp_path: Path) -> None:
 
 def test_the_apps_address_is_no_admin_address(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
-    supervisor = Supervisor(surroundings(f"unix://{path}"), Clock())
+    supervisor = ServiceHost(surroundings(f"unix://{path}"), Clock())
     with pytest.raises(BindError, match="give the admin address another path"):
         supervisor.listen(16, f"unix:{path}")
     assert os.listdir(tmp_path) == []
@@ -210,7 +210,7 @@ def test_the_apps_address_is_no_admin_address(tmp_path: Path) -> None:
 
 def test_an_admin_address_that_cant_be_told(tmp_path: Path) -> None:
     (tmp_path / "web.pid.admin").mkdir()
-    supervisor = Supervisor(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
     with pytest.raises(PidFileError, match="Can't write .*web.pid.admin: Is a dir"):
         supervisor.listen(16, "0")
     supervisor.close()
@@ -223,7 +223,7 @@ def test_an_admin_address_that_cant_be_told(tmp_path: Path) -> None:
 def test_rights_are_given_up_last(tmp_path: Path, calls: Calls) -> None:
     pid_file = tmp_path / "web.pid"
     outside = surroundings(pid_file=pid_file, identity=NOBODY)
-    supervisor = Supervisor(outside, Clock())
+    supervisor = ServiceHost(outside, Clock())
     for listener in supervisor.listen(16):
         listener.close()
     assert calls.made == [
@@ -236,7 +236,7 @@ def test_rights_are_given_up_last(tmp_path: Path, calls: Calls) -> None:
 
 
 def test_rights_for_a_moment(calls: Calls) -> None:
-    supervisor = Supervisor(surroundings(identity=NOBODY), Clock())
+    supervisor = ServiceHost(surroundings(identity=NOBODY), Clock())
     for listener in supervisor.listen(16):
         listener.close()
     calls.made.clear()
@@ -257,7 +257,7 @@ def test_rights_for_a_moment(calls: Calls) -> None:
 
 
 def test_without_a_user_there_is_nothing_to_give_up(calls: Calls) -> None:
-    supervisor = Supervisor(surroundings(), Clock())
+    supervisor = ServiceHost(surroundings(), Clock())
     for listener in supervisor.listen(16):
         listener.close()
     with supervisor.rights():
@@ -270,7 +270,7 @@ def test_without_a_user_there_is_nothing_to_give_up(calls: Calls) -> None:
 
 
 def test_without_systemd_there_is_no_deadline() -> None:
-    supervisor = Supervisor(surroundings(), Clock())
+    supervisor = ServiceHost(surroundings(), Clock())
     assert supervisor.deadline() is None
     supervisor.tell(100.0, "workers: I")
     assert supervisor.deadline() is None
@@ -290,7 +290,7 @@ def test_how_often_it_tells(
 ) -> None:
     clock = Clock()
     environ = {"NOTIFY_SOCKET": manager.getsockname(), **variables}
-    supervisor = Supervisor(surroundings(environ=environ), clock)
+    supervisor = ServiceHost(surroundings(environ=environ), clock)
     fed = ["WATCHDOG=1"] if variables else []
     assert supervisor.deadline() == 100.0
     supervisor.tell(100.0, "workers: I")
@@ -306,7 +306,7 @@ def test_how_often_it_tells(
 
 def test_what_is_told_of_the_life(manager: socket.socket) -> None:
     environ = {"NOTIFY_SOCKET": manager.getsockname()}
-    supervisor = Supervisor(surroundings(environ=environ), Clock())
+    supervisor = ServiceHost(surroundings(environ=environ), Clock())
     supervisor.ready("up")
     supervisor.reloading()
     supervisor.stopping()

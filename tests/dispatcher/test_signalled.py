@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import Worker
-from flask_prefork.dispatcher.worker_handle import Process
-from flask_prefork.dispatcher.zygote_handle import Control
+from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.worker_handle import WorkerHandle
+from flask_prefork.dispatcher.zygote_handle import ZygoteControl
 from flask_prefork.ipc.channel import Channel
-from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.system.poller import Poller
 
 #: Above any (proc(5), pid_max).
@@ -41,8 +41,8 @@ def test_a_zygote_that_may_not_be_killed_is_given_up(
 ) -> None:
     monkeypatch.setattr(os, "kill", refuse)
     poller, lost = Poller(), []
-    control = Control(
-        Zygote(PID, pair[0], 1),
+    control = ZygoteControl(
+        ZygoteHandle(PID, pair[0], 1),
         poller,
         lambda: 100.0,
         lambda frame, fds: None,
@@ -63,8 +63,8 @@ def test_nobody_is_said_to_be_killed_whose_pid_is_unknown(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     poller = Poller()
-    control = Control(
-        Zygote(0, pair[0], 1),
+    control = ZygoteControl(
+        ZygoteHandle(0, pair[0], 1),
         poller,
         lambda: 100.0,
         lambda frame, fds: None,
@@ -84,6 +84,6 @@ def test_a_worker_that_may_not_be_killed_was_tried(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "pidfd_send_signal", refuse, raising=False)
-    process = Process(Worker(0, 0.0), Channel(pair[0]), -1)
+    process = WorkerHandle(Slot(0, 0.0), Channel(pair[0]), -1)
     process.pid, process.pidfd = PID, 0
     assert process.signal(signal.SIGKILL), "its zygote can't do it either"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.watchdog import Action
 from flask_prefork.dispatcher.watchdog import GRACE
-from flask_prefork.dispatcher.watchdog import Stalls
-from flask_prefork.dispatcher.watchdog import Verdict
+from flask_prefork.dispatcher.watchdog import RequestWatchdog
 
 PAUSE = 10.0
 #: The precision of deadlines, in seconds.
@@ -70,8 +70,11 @@ def account_at(history: list[Served], now: float) -> Account:
 
 
 def run(
-    stalls: Stalls, worker: Worker, account: t.Callable[[float], Account], end: float
-) -> Iterator[tuple[float, Verdict]]:
+    stalls: RequestWatchdog,
+    worker: Slot,
+    account: t.Callable[[float], Account],
+    end: float,
+) -> Iterator[tuple[float, Action]]:
     """Do as the dispatcher does, with a clock that jumps to the next deadline."""
     while (moment := stalls.deadline()) is not None and moment < end:
         due = stalls.due(moment)
@@ -79,7 +82,7 @@ def run(
         verdict = stalls.judge(worker, moment, account(moment))
         if verdict is not None:
             yield moment, verdict
-        if verdict is Verdict.KILL:
+        if verdict is Action.KILL:
             stalls.forget(worker)
             return
     assert stalls.deadline() is not None, "nobody looks any more"
@@ -87,7 +90,7 @@ def run(
 
 def naive(
     history: list[Served], timeout: float, slow: float
-) -> Iterator[tuple[float, float, Verdict]]:
+) -> Iterator[tuple[float, float, Action]]:
     """Who sees everything.
 
     :return: Verdicts, each with the times at which its reason begins and ends.
@@ -99,22 +102,22 @@ def naive(
                 stalls_at, stalls_until = since + timeout, until
                 break
         if slow and begin + slow < stalls_at:
-            yield begin + slow, end, Verdict.SHOW
+            yield begin + slow, end, Action.SHOW
         if stalls_at < end:
-            yield stalls_at, stalls_until, Verdict.ABORT
+            yield stalls_at, stalls_until, Action.ABORT
 
 
 @given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
 def test_never_without_a_reason(
     history: list[Served], timeout: float, slow: float
 ) -> None:
-    stalls = Stalls(timeout, slow, PAUSE)
-    worker = Worker(0, 0.0)
+    stalls = RequestWatchdog(timeout, slow, PAUSE)
+    worker = Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     if not timeout and not slow:
         assert stalls.deadline() is None
         return
-    seen: set[tuple[Verdict, float]] = set()
+    seen: set[tuple[Action, float]] = set()
     aborted: dict[float, float] = {}
     end = history[-1][1]
     for now, verdict in run(stalls, worker, lambda at: account_at(history, at), end):
@@ -123,15 +126,15 @@ def test_never_without_a_reason(
         assert (verdict, account.began) not in seen, "twice"
         seen.add((verdict, account.began))
         still = now - max(account.began, account.moved)
-        if verdict is Verdict.SHOW:
+        if verdict is Action.SHOW:
             assert slow
             assert now >= account.began + slow
         else:
             assert timeout
             assert still >= timeout
-        if verdict is Verdict.ABORT:
+        if verdict is Action.ABORT:
             aborted[account.began] = now
-        if verdict is Verdict.KILL:
+        if verdict is Action.KILL:
             assert now >= aborted[account.began] + GRACE - 1e-6
 
 
@@ -145,27 +148,27 @@ def test_never_too_late(history: list[Served], timeout: float, slow: float) -> N
     limits = [limit for limit in (timeout, slow) if limit]
     if not limits:
         return
-    stalls = Stalls(timeout, slow, PAUSE)
-    worker = Worker(0, 0.0)
+    stalls = RequestWatchdog(timeout, slow, PAUSE)
+    worker = Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     end = history[-1][1]
     given_at = list(run(stalls, worker, lambda at: account_at(history, at), end))
-    killed_at = next((at for at, one in given_at if one is Verdict.KILL), float("inf"))
+    killed_at = next((at for at, one in given_at if one is Action.KILL), float("inf"))
     slack = 2 * GRAIN + max(min(limits), GRACE)
     for begin, until, wanted in naive(history, timeout, slow):
         if begin + slack >= min(until, killed_at):
             continue
         # An abort shows what a look at a slow request would have shown.
-        fits = {wanted, Verdict.ABORT} if wanted is Verdict.SHOW else {wanted}
+        fits = {wanted, Action.ABORT} if wanted is Action.SHOW else {wanted}
         assert any(one in fits and begin <= at <= begin + slack for at, one in given_at)
 
 
 def test_a_stalled_request_is_aborted_then_killed() -> None:
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     stuck = Account(0, 100.0, 101.0)
     verdicts = list(run(stalls, worker, lambda at: stuck, 1000.0))
-    assert [verdict for _, verdict in verdicts] == [Verdict.ABORT, Verdict.KILL]
+    assert [verdict for _, verdict in verdicts] == [Action.ABORT, Action.KILL]
     abort, kill = (at for at, _ in verdicts)
     assert 161.0 <= abort <= 161.0 + 2 * GRAIN
     assert abort + GRACE <= kill <= abort + GRACE + GRAIN
@@ -173,30 +176,30 @@ def test_a_stalled_request_is_aborted_then_killed() -> None:
 
 def test_an_aborted_request_that_moves_is_pardoned() -> None:
     """It writes its error page, say, to a slow client."""
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
-    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Verdict.ABORT
+    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Action.ABORT
     assert stalls.judge(worker, 165.0, Account(0, 100.0, 164.0)) is None
     deadline = stalls.deadline()
     assert deadline is not None
     assert 224.0 <= deadline <= 224.0 + GRAIN
     # It has had its chance.
-    assert stalls.judge(worker, 224.0, Account(0, 100.0, 164.0)) is Verdict.KILL
+    assert stalls.judge(worker, 224.0, Account(0, 100.0, 164.0)) is Action.KILL
 
 
 def test_the_next_request_starts_anew() -> None:
-    stalls, worker = Stalls(60.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 10.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
-    assert stalls.judge(worker, 110.0, Account(0, 100.0, 0.0)) is Verdict.SHOW
-    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Verdict.ABORT
+    assert stalls.judge(worker, 110.0, Account(0, 100.0, 0.0)) is Action.SHOW
+    assert stalls.judge(worker, 160.0, Account(0, 100.0, 0.0)) is Action.ABORT
     # The same order, another request.
     assert stalls.judge(worker, 165.0, Account(1, 161.0, 161.0)) is None
-    assert stalls.judge(worker, 171.0, Account(1, 161.0, 161.0)) is Verdict.SHOW
-    assert stalls.judge(worker, 221.0, Account(1, 161.0, 161.0)) is Verdict.ABORT
+    assert stalls.judge(worker, 171.0, Account(1, 161.0, 161.0)) is Action.SHOW
+    assert stalls.judge(worker, 221.0, Account(1, 161.0, 161.0)) is Action.ABORT
 
 
 def test_an_idle_worker_is_not_watched() -> None:
-    stalls, worker = Stalls(60.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 10.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     stalls.forget(worker)
     assert stalls.deadline() is None
@@ -204,7 +207,7 @@ def test_an_idle_worker_is_not_watched() -> None:
 
 
 def test_time_that_nobody_watched_does_not_count() -> None:
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     stalls.pardon(1000.0, 900.0)
     assert stalls.due(1000.0) == [worker]
@@ -213,11 +216,11 @@ def test_time_that_nobody_watched_does_not_count() -> None:
     deadline = stalls.deadline()
     assert deadline is not None
     assert 1060.0 <= deadline <= 1060.0 + GRAIN
-    assert stalls.judge(worker, deadline, stuck) is Verdict.ABORT
+    assert stalls.judge(worker, deadline, stuck) is Action.ABORT
 
 
 def test_short_naps_do_not_hide_who_is_stuck() -> None:
-    stalls, worker = Stalls(10.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(10.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     stuck = Account(0, 100.0, 101.0)
     for nap in range(1, 20):
@@ -229,28 +232,28 @@ def test_short_naps_do_not_hide_who_is_stuck() -> None:
 
 
 def test_a_nap_before_it_moved_is_no_excuse() -> None:
-    stalls, worker = Stalls(10.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(10.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     stalls.pardon(150.0, 45.0)
-    assert stalls.judge(worker, 161.0, Account(0, 100.0, 150.0)) is Verdict.ABORT
+    assert stalls.judge(worker, 161.0, Account(0, 100.0, 150.0)) is Action.ABORT
 
 
 # Busy, but between two requests
 
 
 def test_a_worker_that_is_stuck_outside_of_a_request_is_killed() -> None:
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     verdicts = list(run(stalls, worker, lambda at: Account(5, 0.0, 99.0), 1000.0))
     ((killed_at, verdict),) = verdicts
-    assert verdict is Verdict.KILL
+    assert verdict is Action.KILL
     # A client may be silent for the pause, and that is no fault of the worker's.
     assert killed_at >= 100.0 + 60.0 + PAUSE
 
 
 @pytest.mark.parametrize("what", ["requests", "moved"])
 def test_a_worker_that_goes_from_request_to_request_is_left(what: str) -> None:
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
 
     def account(at: float) -> Account:
@@ -261,25 +264,25 @@ def test_a_worker_that_goes_from_request_to_request_is_left(what: str) -> None:
 
 
 def test_without_a_timeout_nobody_is_killed_between_requests() -> None:
-    stalls, worker = Stalls(0.0, 10.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(0.0, 10.0, PAUSE), Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     assert list(run(stalls, worker, lambda at: Account(5, 0.0, 99.0), 1000.0)) == []
 
 
 def test_a_pause_that_nobody_watched_does_not_count() -> None:
-    stalls, worker = Stalls(60.0, 0.0, PAUSE), Worker(0, 0.0)
+    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
     between = Account(5, 0.0, 99.0)
     assert stalls.judge(worker, 100.0, between) is None
     stalls.pardon(1000.0, 900.0)
     assert stalls.judge(worker, 1000.0, between) is None
     assert stalls.judge(worker, 1069.0, between) is None
-    assert stalls.judge(worker, 1070.0, between) is Verdict.KILL
+    assert stalls.judge(worker, 1070.0, between) is Action.KILL
 
 
 @pytest.mark.parametrize(("timeout", "slow"), [(3.0, 2.0), (3.0, 0.0), (0.0, 0.0)])
 def test_an_upgraded_connection_has_no_timeout(timeout: float, slow: float) -> None:
-    stalls = Stalls(timeout, slow, PAUSE)
-    worker = Worker(0, 0.0)
+    stalls = RequestWatchdog(timeout, slow, PAUSE)
+    worker = Slot(0, 0.0)
     stalls.watch(worker, 100.0)
     open_since = Account(0, 100.0, 101.0, 101.0)
     if not timeout:
@@ -289,32 +292,32 @@ def test_an_upgraded_connection_has_no_timeout(timeout: float, slow: float) -> N
     # Who comes after it under the same order has.
     stuck = Account(1, 1000.0, 0.0)
     found = [verdict for _, verdict in run(stalls, worker, lambda at: stuck, 1100.0)]
-    assert found[-2:] == [Verdict.ABORT, Verdict.KILL]
+    assert found[-2:] == [Action.ABORT, Action.KILL]
 
 
 @pytest.mark.parametrize("timeout", [3.0, 0.0])
 def test_silence_of_an_upgraded_connection(timeout: float) -> None:
     """The worker ends it, and is killed if that has no effect."""
-    stalls = Stalls(timeout, 0.0, PAUSE, 10.0)
-    worker = Worker(0, 0.0)
+    stalls = RequestWatchdog(timeout, 0.0, PAUSE, 10.0)
+    worker = Slot(0, 0.0)
     stalls.watch(worker, 100.0)
 
     def account(now: float) -> Account:
         return Account(0, 100.0, min(now, 200.0), 101.0)
 
     ((moment, verdict),) = run(stalls, worker, account, 1000.0)
-    assert verdict is Verdict.KILL
+    assert verdict is Action.KILL
     assert 210.0 + GRACE <= moment <= 220.0 + GRACE + GRAIN
     assert stalls.describe(account(moment)).startswith("silent for 10 s")
 
 
 def test_one_that_is_upgraded_when_it_was_to_be_aborted() -> None:
-    stalls = Stalls(3.0, 0.0, PAUSE)
-    worker = Worker(0, 0.0)
+    stalls = RequestWatchdog(3.0, 0.0, PAUSE)
+    worker = Slot(0, 0.0)
     stalls.watch(worker, 100.0)
 
     def account(now: float) -> Account:
         return Account(0, 100.0, 0.0, 103.5 if now > 103.5 else 0.0)
 
     ((_, verdict),) = run(stalls, worker, account, 1000.0)
-    assert verdict is Verdict.ABORT
+    assert verdict is Action.ABORT

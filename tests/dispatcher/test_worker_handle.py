@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import Worker
-from flask_prefork.dispatcher.worker_handle import Process
+from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.worker_handle import WorkerHandle
 from flask_prefork.ipc.channel import Channel
-from flask_prefork.ipc.exits import Departed
-from flask_prefork.ipc.exits import Obituaries
+from flask_prefork.ipc.exits import ExitedWorker
+from flask_prefork.ipc.exits import ExitLog
 from flask_prefork.ipc.exits import Reason
 from flask_prefork.ipc.exits import Why
 from flask_prefork.ipc.scoreboard import Record
@@ -37,8 +37,8 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def obituaries(kills: list[int]) -> Obituaries:
-    return Obituaries()
+def obituaries(kills: list[int]) -> ExitLog:
+    return ExitLog()
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
 
 def departed(
     state: State = State.IDLE, why: Why | None = None, record: Record = AT_REST
-) -> Departed:
-    return Departed(3, state, why, record)
+) -> ExitedWorker:
+    return ExitedWorker(3, state, why, record)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def departed(
     ],
 )
 def test_deaths_that_are_nobodys_order(
-    obituaries: Obituaries, lines: t.Any, one: Departed, status: int, text: str
+    obituaries: ExitLog, lines: t.Any, one: ExitedWorker, status: int, text: str
 ) -> None:
     obituaries.note(42, one)
     reason = obituaries.tell(42, status)
@@ -100,7 +100,7 @@ def test_deaths_that_are_nobodys_order(
 
 @pytest.mark.parametrize("status", [-signal.SIGKILL, -signal.SIGSEGV, 0, 3, None])
 def test_deaths_by_our_hand_name_the_reason(
-    obituaries: Obituaries, lines: t.Any, kills: list[int], status: int | None
+    obituaries: ExitLog, lines: t.Any, kills: list[int], status: int | None
 ) -> None:
     # Whatever it died of in the end, and whoever else was killing.
     kills[0] += 1
@@ -113,14 +113,14 @@ def test_deaths_by_our_hand_name_the_reason(
     assert lines() == [("WARNING", f"{who} was killed: no progress for 1 s.")]
 
 
-def test_retiring_is_no_news(obituaries: Obituaries, lines: t.Any) -> None:
+def test_retiring_is_no_news(obituaries: ExitLog, lines: t.Any) -> None:
     obituaries.note(42, departed(State.RETIRING))
     assert obituaries.tell(42, 0) is Reason.RETIRED
     assert lines() == []
 
 
 def test_one_that_was_late_is_told_of_whoever_is_left(
-    obituaries: Obituaries, lines: t.Any
+    obituaries: ExitLog, lines: t.Any
 ) -> None:
     """Its zygote may have ended before it told how the worker ended."""
     late = Why(Reason.GRACEFUL_TIMEOUT, "it did not finish")
@@ -133,7 +133,7 @@ def test_one_that_was_late_is_told_of_whoever_is_left(
     assert lines() == []
 
 
-def test_out_of_memory(obituaries: Obituaries, lines: t.Any, kills: list[int]) -> None:
+def test_out_of_memory(obituaries: ExitLog, lines: t.Any, kills: list[int]) -> None:
     for pid in (42, 43, 44):
         obituaries.note(pid, departed())
     kills[0] = 8
@@ -152,13 +152,13 @@ def test_out_of_memory(obituaries: Obituaries, lines: t.Any, kills: list[int]) -
 
 def test_kills_before_us_are_not_ours(lines: t.Any, kills: list[int]) -> None:
     kills[0] = 1000
-    obituaries = Obituaries()
+    obituaries = ExitLog()
     obituaries.note(42, departed())
     obituaries.tell(42, -signal.SIGKILL)
     assert lines() == [("ERROR", "Worker 3 (pid 42) died: SIGKILL.")]
 
 
-def test_each_death_is_told_once(obituaries: Obituaries, lines: t.Any) -> None:
+def test_each_death_is_told_once(obituaries: ExitLog, lines: t.Any) -> None:
     obituaries.note(42, departed(State.BUSY, GARBLED, SERVING))
     # The signs that come later know less.
     obituaries.note(42, departed(State.KILLED))
@@ -169,14 +169,12 @@ def test_each_death_is_told_once(obituaries: Obituaries, lines: t.Any) -> None:
     assert text.endswith("/form?x=1 was killed: it sent garbage.")
 
 
-def test_a_death_of_which_nothing_was_noted(
-    obituaries: Obituaries, lines: t.Any
-) -> None:
+def test_a_death_of_which_nothing_was_noted(obituaries: ExitLog, lines: t.Any) -> None:
     assert obituaries.tell(42, -signal.SIGKILL) is None
     assert lines() == []
 
 
-def test_a_pid_that_is_used_again(obituaries: Obituaries, lines: t.Any) -> None:
+def test_a_pid_that_is_used_again(obituaries: ExitLog, lines: t.Any) -> None:
     for status in (1, 2):
         obituaries.note(42, departed())
         obituaries.tell(42, status)
@@ -193,7 +191,7 @@ def test_a_pid_that_is_used_again(obituaries: Obituaries, lines: t.Any) -> None:
     ],
 )
 def test_who_would_tell_the_cause_is_gone(
-    obituaries: Obituaries, lines: t.Any, one: Departed, is_told: bool
+    obituaries: ExitLog, lines: t.Any, one: ExitedWorker, is_told: bool
 ) -> None:
     obituaries.note(42, one)
     reason = Reason.UNKNOWN if is_told else Reason.RETIRED
@@ -206,9 +204,9 @@ def test_who_would_tell_the_cause_is_gone(
 
 
 @pytest.fixture
-def process() -> Iterator[Process]:
+def process() -> Iterator[WorkerHandle]:
     ours, theirs = socket.socketpair()
-    process = Process(Worker(0, 0.0), Channel(ours), -1)
+    process = WorkerHandle(Slot(0, 0.0), Channel(ours), -1)
     yield process
     process.channel.close()
     theirs.close()
@@ -216,18 +214,18 @@ def process() -> Iterator[Process]:
         os.close(process.pidfd)
 
 
-def test_a_signal_waits_for_the_pid(process: Process) -> None:
+def test_a_signal_waits_for_the_pid(process: WorkerHandle) -> None:
     assert process.signal(signal.SIGKILL)
     assert process.wanted == signal.SIGKILL
 
 
-def test_without_a_pidfd_only_the_parent_may(process: Process) -> None:
+def test_without_a_pidfd_only_the_parent_may(process: WorkerHandle) -> None:
     process.pid = os.getpid()
     assert not process.signal(signal.SIGKILL)
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has pidfds")
-def test_by_pidfd(process: Process) -> None:
+def test_by_pidfd(process: WorkerHandle) -> None:
     process.pid = os.fork()
     if process.pid == 0:
         signal.pause()

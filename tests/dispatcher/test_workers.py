@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pytest
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Worker
-from flask_prefork.dispatcher.workers import Children
+from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.channel import Frame
 from flask_prefork.ipc.channel import Kind
@@ -33,7 +33,7 @@ class World:
         self.board = scoreboard.create()
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
-        self.children = Children(
+        self.children = Workers(
             1, self.bank, self.poller, lambda: 1.0, self, self._tell, self.summary
         )
         self.children.pool = Pool(1)
@@ -41,7 +41,7 @@ class World:
         self.ready: list[Connection] = []
         worker = self.children.pool.spawn(0.0)
         assert worker is not None
-        self.worker: Worker = worker
+        self.worker: Slot = worker
         self.children.start(worker)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:

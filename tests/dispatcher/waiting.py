@@ -8,7 +8,7 @@ import typing as t
 from collections.abc import Iterator
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Worker
+from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.ipc import parked
 from flask_prefork.ipc.channel import Frame
@@ -65,7 +65,7 @@ class FakeGeneration:
         self.given: list[tuple[int, int | Connection]] = []
         self.workers = [self.spawn() for _ in range(size)]
 
-    def spawn(self) -> Worker:
+    def spawn(self) -> Slot:
         worker = self.pool.spawn(0.0)
         assert worker is not None
         self.pool.report(worker, Event.IDLE, 0.0)

@@ -28,7 +28,7 @@ from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
 from flask_prefork.ipc.listener import bind
-from flask_prefork.ipc.spawn import Zygote
+from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.poller import Poller
@@ -66,7 +66,7 @@ class House:
         self.board = scoreboard.create()
         self.summary = Summary(self.board)
         self.generation = Generation(
-            Zygote(self.process.pid, ours, NUMBER),
+            ZygoteHandle(self.process.pid, ours, NUMBER),
             self.poller,
             self.board,
             lambda: self.now,

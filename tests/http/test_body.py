@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from flask_prefork.http import wire
 from flask_prefork.http.errors import BodyError
 from flask_prefork.http.errors import ClientDisconnected
-from flask_prefork.http.wire import Pace
+from flask_prefork.http.wire import SlowClientBudget
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -323,7 +323,7 @@ def test_slow_body_is_an_error_for_the_app(
 
 
 def test_pace() -> None:
-    pace = Pace(100)
+    pace = SlowClientBudget(100)
     assert pace.patience() == wire.GRACE
     pace.account(4, 0)
     assert pace.patience() == 1
@@ -335,6 +335,6 @@ def test_pace() -> None:
     pace.account(0, 10**12)
     assert pace.patience() < 60
     # No rate, but no wait for ever either.
-    lax = Pace(0)
+    lax = SlowClientBudget(0)
     lax.account(1000, 0)
     assert lax.patience() == 60

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from flask_prefork.http import access_logger
 from flask_prefork.http.access_logger import AccessLogger
 from flask_prefork.http.log_format import compile_format
-from flask_prefork.http.log_format import Entry
+from flask_prefork.http.log_format import LogEntry
 from flask_prefork.http.log_format import quote
 
-ENTRY = Entry(
+ENTRY = LogEntry(
     environ={
         "PATH_INFO": "/a b",
         "QUERY_STRING": "c=d",
@@ -52,7 +52,7 @@ ENTRY = Entry(
 TIME = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 
 
-def render(text: str, entry: Entry = ENTRY) -> str:
+def render(text: str, entry: LogEntry = ENTRY) -> str:
     return compile_format(text).render(entry)
 
 
@@ -107,7 +107,7 @@ def test_named() -> None:
 
 
 def test_nothing_known() -> None:
-    entry = Entry({}, "1.2.3.4", "", "", "", "", 400, 0, b"", 0.0, 0, 1)
+    entry = LogEntry({}, "1.2.3.4", "", "", "", "", 400, 0, b"", 0.0, 0, 1)
     text = "%(u)s %(r)s %(b)s %(B)s %(f)s %(m)s %(U)s %(q)s %(H)s %({x}o)s"
     assert render(text, entry) == "- - - 0 - - -  - -"
     found = json.loads(render("json", entry))
@@ -162,7 +162,7 @@ def test_what_is_no_format(text: str, error: str | None) -> None:
 _text = st.text(max_size=30)
 _latin = st.text(st.characters(max_codepoint=255), max_size=30)
 _entries = st.builds(
-    Entry,
+    LogEntry,
     environ=st.fixed_dictionaries(
         {},
         optional={
@@ -194,7 +194,7 @@ EVERY = (
 
 
 @given(_entries)
-def test_no_byte_of_a_client_reaches_the_terminal(entry: Entry) -> None:
+def test_no_byte_of_a_client_reaches_the_terminal(entry: LogEntry) -> None:
     line = render(EVERY, entry)
     assert line.isascii() and line.isprintable()
     line = render("combined", entry)
@@ -203,7 +203,7 @@ def test_no_byte_of_a_client_reaches_the_terminal(entry: Entry) -> None:
 
 
 @given(_entries)
-def test_json_is_json_whatever_comes(entry: Entry) -> None:
+def test_json_is_json_whatever_comes(entry: LogEntry) -> None:
     line = render("json", entry)
     assert line.isascii() and line.isprintable()
     found = json.loads(line)

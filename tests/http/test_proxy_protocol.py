@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork.http.proxy_protocol import from_tag
-from flask_prefork.http.proxy_protocol import Malformed
+from flask_prefork.http.proxy_protocol import MalformedHeader
 from flask_prefork.http.proxy_protocol import read
 from flask_prefork.http.proxy_protocol import Source
 
@@ -114,14 +114,14 @@ def test_every_beginning_waits_for_more(header: bytes, source: Source) -> None:
 
 @pytest.mark.parametrize("data", BAD)
 def test_bad(data: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedHeader):
         read(data)
 
 
 def outcome(data: bytes) -> tuple[Source, int] | str | None:
     try:
         return read(data)
-    except Malformed as e:
+    except MalformedHeader as e:
         return str(e)
 
 

@@ -19,7 +19,7 @@ from flask_prefork.ipc.channel import decode
 from flask_prefork.ipc.channel import Frame
 from flask_prefork.ipc.channel import FRAME_SIZE
 from flask_prefork.ipc.channel import Kind
-from flask_prefork.ipc.channel import Malformed
+from flask_prefork.ipc.channel import MalformedFrame
 from flask_prefork.ipc.channel import read_document
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
@@ -76,7 +76,7 @@ def test_round_trip(sent: list[Frame]) -> None:
 def test_truncated(sent: list[Frame], data: st.DataObject) -> None:
     whole = b"".join(frame.encode() for frame in sent)
     cut = data.draw(st.integers(1, len(whole) - 1).filter(lambda n: n % FRAME_SIZE))
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedFrame):
         decode(whole[:cut])
 
 
@@ -84,7 +84,7 @@ def test_truncated(sent: list[Frame], data: st.DataObject) -> None:
 def test_garbage_is_malformed_or_nothing(data: bytes) -> None:
     try:
         found = decode(data)
-    except Malformed:
+    except MalformedFrame:
         return
     assert len(found) * FRAME_SIZE == len(data)
 
@@ -96,7 +96,7 @@ def test_other_kinds_are_malformed(frame: Frame, kind: int) -> None:
     if kind in set(Kind):
         assert decode(bytes(data)) == [frame._replace(kind=Kind(kind))]
     else:
-        with pytest.raises(Malformed, match=f"unknown kind {kind}$"):
+        with pytest.raises(MalformedFrame, match=f"unknown kind {kind}$"):
             decode(bytes(data))
 
 
@@ -105,7 +105,7 @@ def test_frame_begins_with_the_magic(frame: Frame, first: int) -> None:
     data = bytearray(frame.encode())
     if data[0] != first:
         data[0] = first
-        with pytest.raises(Malformed, match=f"begins with {first:#x}$"):
+        with pytest.raises(MalformedFrame, match=f"begins with {first:#x}$"):
             decode(bytes(data))
 
 
@@ -147,7 +147,7 @@ def test_garbage_raises_and_keeps_no_descriptor(pair: Pair) -> None:
     with open(os.devnull) as file:
         socket.send_fds(theirs, [b"no frame"], [file.fileno()])
         before = set(os.listdir("/dev/fd"))
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedFrame):
             channel.receive()
         assert set(os.listdir("/dev/fd")) == before
 

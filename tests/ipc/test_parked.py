@@ -15,7 +15,7 @@ from flask_prefork.ipc import parked as parking
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import FIRST_DELAY
 from flask_prefork.ipc.parked import LAST_DELAY
-from flask_prefork.ipc.parked import Lot
+from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.parked import Wait
 from flask_prefork.system.timers import Deadlines
 
@@ -138,7 +138,7 @@ def connection(
 
 
 def test_one_between_two_requests_is_watched() -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     parked = connection()
     assert lot.park(parked, 0.0)
     assert parked in lot
@@ -148,7 +148,7 @@ def test_one_between_two_requests_is_watched() -> None:
 
 
 def test_one_whose_turn_is_over_is_ready_at_once() -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     first, second = connection(), connection(Wait.WORKER, have=20)
     lot.park(first, 0.0)
     assert not lot.park(second, 0.0)
@@ -163,7 +163,7 @@ def test_one_whose_turn_is_over_is_ready_at_once() -> None:
     ("wakes", "delay"), [(1, 0.01), (2, 0.02), (5, 0.16), (8, 1.0), (15, 1.0)]
 )
 def test_one_woken_for_nothing_rests_ever_longer(wakes: int, delay: float) -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     parked = connection(Wait.HEAD, have=3, wakes=wakes)
     assert not lot.park(parked, 10.0)
     assert lot.expire(10.0 + delay - EPSILON) == ([], [], [])
@@ -173,7 +173,7 @@ def test_one_woken_for_nothing_rests_ever_longer(wakes: int, delay: float) -> No
 
 
 def test_a_gap_that_is_too_long_ends_the_connection() -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     parked = connection(deadline=5.0)
     lot.park(parked, 0.0)
     assert lot.expire(4.9) == ([], [], [])
@@ -183,7 +183,7 @@ def test_a_gap_that_is_too_long_ends_the_connection() -> None:
 
 
 def test_a_head_that_takes_too_long_is_a_workers_to_answer() -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     begun = connection(Wait.HEAD, deadline=5.0, have=7, wakes=9)
     silent = connection(Wait.HEAD, deadline=5.0)
     # Woken so often that its rest ends beyond its deadline.
@@ -196,7 +196,7 @@ def test_a_head_that_takes_too_long_is_a_workers_to_answer() -> None:
 
 
 def test_the_longest_idle_goes_first_and_begun_requests_last() -> None:
-    lot = Lot()
+    lot = ParkedConnections()
     head, old, new = connection(Wait.HEAD, have=1), connection(), connection()
     ready = connection(Wait.WORKER, have=1)
     for parked in (ready, head, old, new):
@@ -213,7 +213,7 @@ class LotMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lot = Lot()
+        self.lot = ParkedConnections()
         self.now = 1_000_000.0
         #: Those that wait for their client, in the order of their coming.
         self.waiting: list[Connection] = []

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from flask_prefork.ipc import records
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.ipc.records import BOUNDS
-from flask_prefork.ipc.records import Entry
 from flask_prefork.ipc.records import Record
+from flask_prefork.ipc.records import RecordWriter
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def board() -> Iterator[mmap.mmap]:
 
 
 @pytest.fixture
-def entry(board: mmap.mmap) -> Iterator[Entry]:
-    entry = Entry(board, records.SIZE, mark=3 * records.SIZE)
+def entry(board: mmap.mmap) -> Iterator[RecordWriter]:
+    entry = RecordWriter(board, records.SIZE, mark=3 * records.SIZE)
     entry.enter(1234, 7, 1.5)
     yield entry
     entry.release()
@@ -35,11 +35,11 @@ def read(board: mmap.mmap) -> Record:
     return records.read(board, records.SIZE)
 
 
-def test_new_worker(board: mmap.mmap, entry: Entry) -> None:
+def test_new_worker(board: mmap.mmap, entry: RecordWriter) -> None:
     assert read(board) == Record(pid=1234, generation=7, since=1.5)
 
 
-def test_request_from_begin_to_end(board: mmap.mmap, entry: Entry) -> None:
+def test_request_from_begin_to_end(board: mmap.mmap, entry: RecordWriter) -> None:
     born = read(board)
     entry.accept()
     # It is seen at once: many a connection waits long for its first request.
@@ -70,7 +70,9 @@ def test_request_from_begin_to_end(board: mmap.mmap, entry: Entry) -> None:
     ("status", "index"),
     [(0, 0), (101, 1), (200, 2), (304, 3), (404, 4), (500, 5), (599, 5)],
 )
-def test_classes(board: mmap.mmap, entry: Entry, status: int, index: int) -> None:
+def test_classes(
+    board: mmap.mmap, entry: RecordWriter, status: int, index: int
+) -> None:
     entry.begin(1.0, "GET", "/")
     entry.end(1.0, status, 0)
     assert read(board).classes == tuple(int(i == index) for i in range(6))
@@ -80,7 +82,7 @@ def test_classes(board: mmap.mmap, entry: Entry, status: int, index: int) -> Non
     ("seconds", "index"), [(0.0, 0), *((b, i) for i, b in enumerate(BOUNDS)), (99, 13)]
 )
 def test_buckets_hold_their_upper_bound(
-    board: mmap.mmap, entry: Entry, seconds: float, index: int
+    board: mmap.mmap, entry: RecordWriter, seconds: float, index: int
 ) -> None:
     entry.begin(0.0, "GET", "/")
     entry.end(seconds, 200, 0)
@@ -92,7 +94,7 @@ def test_buckets_hold_their_upper_bound(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.from_regex(r"[!-~]{0,300}", fullmatch=True), st.text())
 def test_any_request_fits_its_record_and_no_other(
-    board: mmap.mmap, entry: Entry, method: str, target: str
+    board: mmap.mmap, entry: RecordWriter, method: str, target: str
 ) -> None:
     entry.begin(1.0, method, target)
     found = read(board)
@@ -103,7 +105,7 @@ def test_any_request_fits_its_record_and_no_other(
     assert records.read(board, 0) == records.read(board, 2 * records.SIZE) == Record()
 
 
-def test_upgraded_request(board: mmap.mmap, entry: Entry) -> None:
+def test_upgraded_request(board: mmap.mmap, entry: RecordWriter) -> None:
     """It took until then, however long its connection lasts."""
     entry.begin(7.0, "GET", "/chat")
     entry.upgrade(7.5)
@@ -120,14 +122,14 @@ def test_upgraded_request(board: mmap.mmap, entry: Entry) -> None:
 
 def test_mapping_can_be_closed_after_release() -> None:
     board = mmap.mmap(-1, records.SIZE)
-    entry = Entry(board, 0, records.SIZE)
+    entry = RecordWriter(board, 0, records.SIZE)
     with pytest.raises(BufferError):
         board.close()
     entry.release()
     board.close()
 
 
-def test_which_requests_have_grown_it(board: mmap.mmap, entry: Entry) -> None:
+def test_which_requests_have_grown_it(board: mmap.mmap, entry: RecordWriter) -> None:
     entry.begin(7.5, "GET", "/" + "x" * 300)
     before = read(board)
     grown = Grown(2**40, 2**33, "GET /leak/" + "y" * 300)

@@ -53,7 +53,7 @@ def hear(control: socket.socket) -> Frame:
     return frame
 
 
-def end(zygote: spawn.Zygote) -> int:
+def end(zygote: spawn.ZygoteHandle) -> int:
     """Let go of a zygote.
 
     :return: Its exit code.
@@ -167,7 +167,7 @@ def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.start()
     try:
         zygote = spawn.by_fork(2)
-        assert isinstance(zygote, spawn.Zygote)
+        assert isinstance(zygote, spawn.ZygoteHandle)
         assert hear(zygote.control).generation == 2
         assert end(zygote) == 7
     finally:

@@ -263,9 +263,9 @@ def test_possible_settings() -> None:
     assert resolve({"admin": "unix:/run/x", "agent_check": "0"}).admin
 
 
-def listen(port: int, agent: str) -> service.Supervisor:
-    around = service.Surroundings("127.0.0.1", port, "http", (), Notifier({}))
-    made = service.Supervisor(around, lambda: 0.0)
+def listen(port: int, agent: str) -> service.ServiceHost:
+    around = service.StartOptions("127.0.0.1", port, "http", (), Notifier({}))
+    made = service.ServiceHost(around, lambda: 0.0)
     for listener in made.listen(16, None, agent):
         listener.close()
     return made

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from flask_prefork.observe import door as module
-from flask_prefork.observe.door import Door
+from flask_prefork.observe.door import AdminServer
 
 #: Nothing that a test waits for takes so long, in seconds, unless it's broken.
 DEADLINE = 20.0
@@ -106,10 +106,10 @@ def connect(listener: Listener) -> Iterator[Callable[[bytes], socket.socket]]:
 @pytest.fixture
 def door(
     limits: None, site: Site, listener: Listener, connect: object
-) -> Iterator[Door]:
+) -> Iterator[AdminServer]:
     """It lets clients in to the site."""
     before = threading.active_count()
-    door = Door(t.cast(t.Any, site), listener)
+    door = AdminServer(t.cast(t.Any, site), listener)
 
     def run() -> None:
         with contextlib.suppress(Ended):
@@ -170,7 +170,7 @@ Connect = t.Callable[[bytes], socket.socket]
 def test_so_many_are_served_at_once(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: Door,
+    door: AdminServer,
     connect: Connect,
     kept: bool,
 ) -> None:
@@ -226,7 +226,7 @@ def test_the_lobby_has_a_size(
 
 
 def test_who_does_not_read_its_answer_is_shown_out(
-    site: Site, door: Door, connect: Connect
+    site: Site, door: AdminServer, connect: Connect
 ) -> None:
     """But only when somebody else waits for the thread."""
     site.body = bytes(32 << 20)
@@ -240,7 +240,7 @@ def test_who_does_not_read_its_answer_is_shown_out(
 
 
 def test_as_many_are_shown_out_as_wait(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: Door, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
 ) -> None:
     """The others stay, however long their threads take."""
     inside = [connect(ASK) for _ in range(module.CROWD)]
@@ -262,7 +262,7 @@ def test_as_many_are_shown_out_as_wait(
 def test_no_descriptor_is_left(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: Door,
+    door: AdminServer,
     listener: Listener,
     connect: Connect,
     number: int,
@@ -280,7 +280,7 @@ def test_no_descriptor_is_left(
 def test_a_connection_that_is_gone_again(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: Door,
+    door: AdminServer,
     connect: Connect,
     number: int,
 ) -> None:
@@ -294,7 +294,7 @@ def test_a_connection_that_is_gone_again(
 
 
 def test_who_takes_too_long_is_told(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: Door, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
 ) -> None:
     """If it has said anything."""
     hasty = dataclasses.replace(module._LIMITS, header_timeout=0.05)
@@ -305,7 +305,7 @@ def test_who_takes_too_long_is_told(
 
 
 def test_a_full_house_sends_nobody_away(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: Door, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
 ) -> None:
     """Those who wait for a thread don't cost the others their place."""
     monkeypatch.setattr(module, "LOBBY", 8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flask_prefork.observe import memory
-from flask_prefork.observe.memory import Memory
+from flask_prefork.observe.memory import PssSampler
 
 
 class World:
@@ -24,7 +24,7 @@ class World:
         self.sizes: dict[int, int | None] = {}
         self.takes = 0.0
         self.read: list[int] = []
-        self.memory = Memory(self._read, lambda: self.now)
+        self.memory = PssSampler(self._read, lambda: self.now)
 
     def _read(self, pid: int) -> int | None:
         self.now += self.takes

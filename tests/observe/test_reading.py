@@ -15,9 +15,9 @@ from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.exits import Reason
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.ipc.phase import Phase
-from flask_prefork.ipc.records import Entry
+from flask_prefork.ipc.records import RecordWriter
 from flask_prefork.ipc.scoreboard import Bank
-from flask_prefork.ipc.stats import Departed
+from flask_prefork.ipc.stats import ExitedSums
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
@@ -44,10 +44,12 @@ class House:
         self.banks = {number: Bank(self.fd, number) for number in (1, 2)}
         self.board = Board(self.fd)
         self.policy = Policy(2, 4, 2, 8, 10.0, 0.0)
-        self.entries: dict[tuple[int, int], Entry] = {}
+        self.entries: dict[tuple[int, int], RecordWriter] = {}
         self.now = 150.0
 
-    def worker(self, generation: int, slot: int, letter: str, since: float) -> Entry:
+    def worker(
+        self, generation: int, slot: int, letter: str, since: float
+    ) -> RecordWriter:
         """Have a worker in a slot."""
         bank = self.banks[generation]
         bank.clear(slot)
@@ -56,7 +58,9 @@ class House:
         entry.enter(1000 * generation + slot, generation, since)
         return entry
 
-    def serve(self, entry: Entry, began: float, ended: float, status: int) -> None:
+    def serve(
+        self, entry: RecordWriter, began: float, ended: float, status: int
+    ) -> None:
         entry.accept()
         entry.begin(began, "GET", "/")
         entry.end(ended, status, 100)
@@ -222,7 +226,7 @@ def test_deaths_that_never_pause(house: House) -> None:
     class Restless(Reader):
         turns = 0
 
-        def departed(self) -> Departed:
+        def departed(self) -> ExitedSums:
             self.turns += 1
             return super().departed()._replace(version=self.turns)
 

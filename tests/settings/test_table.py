@@ -13,10 +13,10 @@ from flask_prefork.settings.table import config_key
 from flask_prefork.settings.table import MAX_SLOTS
 from flask_prefork.settings.table import option_name
 from flask_prefork.settings.table import resolve
-from flask_prefork.settings.table import Row
 from flask_prefork.settings.table import ROWS
 from flask_prefork.settings.table import Settings
 from flask_prefork.settings.table import SettingsError
+from flask_prefork.settings.table import SettingSpec
 from flask_prefork.system import smaps
 
 NUMBERS = [name for name, row in ROWS.items() if row.kind in (int, float)]
@@ -74,16 +74,16 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("row", "shown"),
     [
-        (Row("", int, 2), "2"),
-        (Row("", float, 10.0), "10"),
-        (Row("", float, 0.5), "0.5"),
-        (Row("", bool, True), "on"),
-        (Row("", bool, False), "off"),
-        (Row("", str, "ordered"), "ordered"),
-        (Row("", int, default_text="as many as fit"), "as many as fit"),
+        (SettingSpec("", int, 2), "2"),
+        (SettingSpec("", float, 10.0), "10"),
+        (SettingSpec("", float, 0.5), "0.5"),
+        (SettingSpec("", bool, True), "on"),
+        (SettingSpec("", bool, False), "off"),
+        (SettingSpec("", str, "ordered"), "ordered"),
+        (SettingSpec("", int, default_text="as many as fit"), "as many as fit"),
     ],
 )
-def test_shown_default(row: Row, shown: str) -> None:
+def test_shown_default(row: SettingSpec, shown: str) -> None:
     assert row.shown_default == shown
 
 

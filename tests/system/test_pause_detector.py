@@ -6,7 +6,7 @@ import pytest
 
 from flask_prefork.dispatcher.loop import Dispatcher
 from flask_prefork.ipc.phase import Phase
-from flask_prefork.system.pause_detector import Stopwatch
+from flask_prefork.system.pause_detector import PauseDetector
 
 STOP = 10.0
 #: Longer than a turn, and shorter or longer than the stop.
@@ -29,7 +29,7 @@ class Time:
 
 
 def test_a_lap_of_its_time_was_not_stopped() -> None:
-    stopwatch = Stopwatch(time := Time())
+    stopwatch = PauseDetector(time := Time())
     time.now += 0.05
     assert stopwatch.lap() == 0
     time.now += 2.05
@@ -40,7 +40,7 @@ def test_a_lap_of_its_time_was_not_stopped() -> None:
 
 @pytest.mark.parametrize("allowed", [-1.0, 0.0, 2.0])
 def test_a_longer_lap_was_stopped(allowed: float) -> None:
-    stopwatch = Stopwatch(time := Time())
+    stopwatch = PauseDetector(time := Time())
     time.now += 3.0
     assert stopwatch.lap(allowed) == pytest.approx(3.0, abs=0.01)
     assert stopwatch.now == time.now

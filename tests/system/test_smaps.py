@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flask_prefork.system import smaps
-from flask_prefork.system.smaps import Footprint
 from flask_prefork.system.smaps import Glance
+from flask_prefork.system.smaps import Smaps
 
 from .forked import in_child
 
@@ -41,7 +41,7 @@ def test_what_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(smaps, "open", read, raising=False)
     own = 10 + 1052 + 700
-    found = Footprint(63020 * 1024, own * 1024, (own + 123628) * 1024)
+    found = Smaps(63020 * 1024, own * 1024, (own + 123628) * 1024)
     assert smaps.read() == found
     smaps.read(17)
     assert asked == ["/proc/self/smaps_rollup", "/proc/17/smaps_rollup"]

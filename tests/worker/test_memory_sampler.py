@@ -14,8 +14,8 @@ from flask_prefork.settings.table import resolve
 from flask_prefork.worker import memory_sampler
 from flask_prefork.worker.memory_sampler import INTERVAL
 from flask_prefork.worker.memory_sampler import LEAST
+from flask_prefork.worker.memory_sampler import MemorySampler
 from flask_prefork.worker.memory_sampler import PART
-from flask_prefork.worker.memory_sampler import Scales
 
 MIB = 2**20
 
@@ -40,8 +40,8 @@ class World:
         self.resident = 100 * MIB
         self.scales = self.make()
 
-    def make(self, limit: int = 0, step: int = 0) -> Scales:
-        return Scales(
+    def make(self, limit: int = 0, step: int = 0) -> MemorySampler:
+        return MemorySampler(
             limit,
             step,
             self._read,

@@ -22,7 +22,7 @@ from flask_prefork.ipc.parked import Wait
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
 from flask_prefork.worker import worker
-from flask_prefork.worker.memory_sampler import Scales
+from flask_prefork.worker.memory_sampler import MemorySampler
 from flask_prefork.worker.worker import Worker
 
 #: How long to wait for what must come, in seconds.
@@ -199,7 +199,7 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
     def read() -> int:
         return limit * len(boss.served)
 
-    scales = boss.worker.scales = Scales(limit=limit, read=read, glance=read)
+    scales = boss.worker.scales = MemorySampler(limit=limit, read=read, glance=read)
     for number in range(5):
         boss.arrive(number)
     boss.begin()
@@ -216,7 +216,7 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
 
 def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
     grown = iter(range(0, 2**40, 2**20))
-    scales = Scales(limit=2**40, step=2**20, glance=lambda: next(grown))
+    scales = MemorySampler(limit=2**40, step=2**20, glance=lambda: next(grown))
     boss.worker.scales = scales
     boss.arrive(7)
     boss.begin()

@@ -21,7 +21,7 @@ import pytest
 from werkzeug.serving import make_ssl_devcert
 
 from flask_prefork.zygote.fork_sockets import look
-from flask_prefork.zygote.fork_sockets import Mended
+from flask_prefork.zygote.fork_sockets import Renewed
 
 #: How long a thread may wait for what must come, in seconds.
 DEADLINE = 20
@@ -48,7 +48,7 @@ class Peer:
         return sock
 
     def told(
-        self, mended: t.Iterable[Mended] = (), explained: t.Collection[str] = ()
+        self, mended: t.Iterable[Renewed] = (), explained: t.Collection[str] = ()
     ) -> list[str]:
         """What is told of connections to it, without what to do."""
         findings = look(set(), mended, gc.get_objects(), explained)
@@ -236,7 +236,7 @@ def test_the_servers_end_and_pairs_have_no_name(unix_peer: Peer) -> None:
 
 def test_mended_connections_are_counted(peer: Peer, unix_peer: Peer) -> None:
     port = peer.sock.getsockname()[1]
-    mended = [Mended({port, ".s.PGSQL.5432"}, 2)]
+    mended = [Renewed({port, ".s.PGSQL.5432"}, 2)]
     with peer.connect(), unix_peer.connect():
         assert len(peer.told()) == len(unix_peer.told()) == 1
         assert peer.told(mended) == unix_peer.told(mended) == []

@@ -1,7 +1,7 @@
-"""Checks of the settings about proxies and the access log.
+"""Checks of the settings about proxies and the access log, by the parsers of ``http``.
 
-``settings/table.py`` calls it when settings are resolved, with what it knows of them,
-and only if there is something to check: it is imported by every ``flask`` command.
+The command and ``loading.py`` give it to :func:`~.settings.table.resolve`, which calls
+it only if there is something to check: it is imported by no other ``flask`` command.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import typing as t
 from collections.abc import Mapping
 
+from ..http import log_format
 from ..settings.keys import option_name
 from ..settings.spec import SettingsError
 from ..system import peers
-from . import log_format
 
 
 def check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import SettingsError
+from flask_prefork.zygote.setting_checks import check
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from flask_prefork.settings.table import SettingsError
 )
 def test_what_cannot_be(said: dict[str, t.Any], words: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        resolve(said)
+        resolve(said, check=check)
     text = str(caught.value)
     assert text.startswith(words)
     assert text.endswith((".", "?")) and "\n" not in text
