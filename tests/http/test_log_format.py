@@ -363,6 +363,11 @@ def test_a_handlers_own_log_request_is_called(make_site: t.Any, lines: t.Any) ->
 # Where lines go
 
 
+def append(path: str) -> t.TextIO:
+    """Open a file as the zygote does, but for whole lines."""
+    return open(path, "a", encoding="utf-8")
+
+
 @pytest.fixture
 def logger() -> t.Iterator[logging.Logger]:
     """The logger, as it was before at the end."""
@@ -385,7 +390,7 @@ def test_standard_error(
 ) -> None:
     # As dictConfig() leaves it.
     logger.disabled = True
-    access_logger.set_up(None)
+    access_logger.set_up(None, append)
     log_one()
     assert capsys.readouterr() == ("", "200\n")
 
@@ -393,14 +398,14 @@ def test_standard_error(
 def test_standard_output(
     logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    access_logger.set_up("-")
+    access_logger.set_up("-", append)
     log_one()
     assert capsys.readouterr() == ("200\n", "")
 
 
 def test_file_that_is_moved_away(logger: logging.Logger, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    access_logger.set_up(str(path))
+    access_logger.set_up(str(path), append)
     log_one()
     path.rename(tmp_path / "access.log.1")
     log_one()
@@ -419,7 +424,7 @@ def test_a_log_that_can_not_be_written_is_no_matter_of_the_clients(
     directory = tmp_path / "logs"
     directory.mkdir()
     path = directory / "access.log"
-    access_logger.set_up(str(path))
+    access_logger.set_up(str(path), append)
     site = make_site(access_logger=AccessLogger(compile_format("%(U)s")))
     data = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -447,7 +452,7 @@ def test_configured_by_the_app(
 
     kept: list[str] = []
     logger.addHandler(Kept())
-    access_logger.set_up(None)
+    access_logger.set_up(None, append)
     log_one()
     assert kept == ["200"]
     assert capsys.readouterr() == ("", "")
