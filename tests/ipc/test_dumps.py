@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -211,15 +212,17 @@ def test_it_is_no_danger_to_a_terminal(
 # Real ones
 
 
-def fork(dump: int, do: Callable[[], object]) -> int:
-    """A process that shows its threads, and does something."""
+Tell = t.Callable[[], object]
+
+
+def fork(dump: int, do: Callable[[Tell], object]) -> int:
+    """A process that shows its threads, and does something, of which it tells."""
     ready, go = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             faulthandler.register(dumps.SIGNAL, dump)
-            os.write(go, b"x")
-            do()
+            do(lambda: os.write(go, b"x"))
         finally:
             os._exit(0)
     os.read(ready, 1)
@@ -228,9 +231,10 @@ def fork(dump: int, do: Callable[[], object]) -> int:
     return pid
 
 
-def deep(depth: int) -> None:
+def deep(depth: int, tell: Tell) -> None:
     if depth:
-        deep(depth - 1)
+        deep(depth - 1, tell)
+    tell()
     while True:
         signal.pause()
 
@@ -245,7 +249,7 @@ def wait_for(world: World) -> None:
 def test_many_at_one_moment(world: World) -> None:
     processes = [Process() for _ in range(6)]
     for process in processes:
-        process.pid = fork(process.dump, lambda: deep(60))
+        process.pid = fork(process.dump, lambda tell: deep(60, tell))
     world.now = time.monotonic()
     for number, process in enumerate(processes):
         world.dumps.ask(
@@ -269,7 +273,7 @@ def test_many_at_one_moment(world: World) -> None:
 
 
 def test_handler_is_seen_to_have_returned(process: Process) -> None:
-    pid = fork(process.dump, lambda: deep(1))
+    pid = fork(process.dump, lambda tell: deep(1, tell))
     assert dumps._blocks(pid) is False
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -279,10 +283,10 @@ def test_handler_is_seen_to_have_returned(process: Process) -> None:
 def test_blocked_signal_is_seen(process: Process) -> None:
     ready, go = os.pipe()
 
-    def block() -> None:
+    def block(tell: Tell) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [dumps.SIGNAL])
         os.write(go, b"x")
-        deep(1)
+        deep(1, tell)
 
     pid = fork(process.dump, block)
     os.read(ready, 1)
