@@ -147,6 +147,8 @@ def run() -> t.Any:
     path = os.path.dirname(__file__)
     line = [sys.executable, "-c", code]
     env = {k: v for k, v in os.environ.items() if k not in ("AT_IMPORT", "IN_HOOK")}
+    # Where coverage measures a program, it handles TERM in it.
+    env = {k: v for k, v in env.items() if not k.startswith("COVERAGE_")}
     return json.loads(subprocess.check_output(line, env={**env, "PYTHONPATH": path}))
 
 
