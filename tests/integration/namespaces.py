@@ -8,8 +8,9 @@ import subprocess
 #: process.
 FIRST = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: The same for one that finds nothing that it can write to, ``/tmp`` and
-#: ``/dev/shm`` included.
+#: ``/dev/shm`` included. It isn't measured, since coverage would have to write too.
 READ_ONLY = (
+    *("env", "--unset=COVERAGE_PROCESS_START", "--unset=COVERAGE_PROCESS_CONFIG"),
     *("unshare", "--mount", "--propagation", "private", "sh", "-ec"),
     "cut -d' ' -f2 /proc/self/mounts | grep -v '^/proc'"
     ' | while read -r place; do mount -o remount,bind,ro "$place"; done; exec "$@"',
