@@ -10,13 +10,23 @@ import os
 import typing as t
 
 from ..ipc import spawn as launch
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
 from ..ipc.channel import write_document
 from ..ipc.exits import AT_ONCE
 from ..ipc.exits import LATE
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
+from ..ipc.frames import Changed
+from ..ipc.frames import Exited
+from ..ipc.frames import Failed
+from ..ipc.frames import Frame
+from ..ipc.frames import HandedOn
+from ..ipc.frames import Listen
+from ..ipc.frames import Loaded
+from ..ipc.frames import Order
+from ..ipc.frames import Promoted
+from ..ipc.frames import Ready
+from ..ipc.frames import Resized
+from ..ipc.frames import Spawned
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedHolder
@@ -228,7 +238,7 @@ class Generation:
             self.zygote.kill(f"Can't tell the zygote what to serve on: {e}.")
             return
         fds = [document, self._scoreboard, *(one.fd for one in listeners)]
-        self._tell(Frame(Kind.LISTEN, self.number), fds)
+        self._tell(Listen(self.number), fds)
         os.close(document)
         self._sizing.begin()
 
@@ -244,7 +254,7 @@ class Generation:
             run = self.settings.run_length
             if worker.limit:
                 run = max(1, min(run, worker.limit - worker.served))
-            frame = Frame(Kind.ORDER, self.number, worker.slot, run, queue)
+            frame = Order(self.number, worker.slot, queue, run)
             self.children.send(worker, frame)
 
     def resume(self, connection: Connection) -> None:
@@ -268,14 +278,14 @@ class Generation:
         """
         if not self._serves:
             self._serves = True
-            self._tell(Frame(Kind.READY, self.number, argument=int(follows)))
+            self._tell(Ready(self.number, follows))
 
     def _tell_size(self) -> None:
         """Tell the app how many workers there are, as fast as it takes it in."""
         size = len(self.pool)
         if self.alive and self._size_is_told and size != self._size:
             self._size, self._size_is_told = size, False
-            self._tell(Frame(Kind.RESIZED, self.number, argument=size))
+            self._tell(Resized(self.number, size))
 
     def step(self, now: float, waiting: int, others: int, memory: int = 0) -> None:
         """Do what pool, policy and stalls want now.
@@ -344,7 +354,7 @@ class Generation:
 
     def hand_on(self) -> None:
         """Tell the zygote that another one has inherited what is to run at its end."""
-        self._tell(Frame(Kind.HANDED_ON, self.number))
+        self._tell(HandedOn(self.number))
 
     def kill_all(self, why: Why) -> None:
         """Send SIGKILL to every worker that is left."""
@@ -375,23 +385,23 @@ class Generation:
         return self.zygote.tell(frame, fds)
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
-        kind, pid = frame.kind, frame.argument
-        if kind is Kind.PROMOTED and not self.pid:
+        if isinstance(frame, Promoted) and not self.pid:
+            pid = frame.pid
             if self._is_known(pid) or not launch.is_child(pid):
                 raise ValueError(f"process {pid} is no child, or is dead")
             self.zygote.pid = pid
             self.is_promoted = True
-        elif kind is Kind.LOADED and fds and not self.loaded:
+        elif isinstance(frame, Loaded) and fds and not self.loaded:
             self._load(frame, fds[0])
-        elif kind is Kind.SPAWNED:
+        elif isinstance(frame, Spawned):
             self.children.spawned(frame, fds, self._vet)
-        elif kind is Kind.FAILED:
+        elif isinstance(frame, Failed):
             self.children.failed(frame)
-        elif kind is Kind.EXITED:
+        elif isinstance(frame, Exited):
             self.children.exited(frame)
-        elif kind is Kind.RESIZED:
+        elif isinstance(frame, Resized):
             self._size_is_told = True
-        elif kind is Kind.CHANGED and not self._has_changed:
+        elif isinstance(frame, Changed) and not self._has_changed:
             self.outdated = self._has_changed = True
 
     def _vet(self, pid: int, pidfd: int) -> None:
@@ -399,9 +409,9 @@ class Generation:
             raise ValueError(f"process {pid} is another one")
         vetting.worker(pid, pidfd, self.pid)
 
-    def _load(self, frame: Frame, document: int) -> None:
+    def _load(self, frame: Loaded, document: int) -> None:
         self.settings = settings = vetting.settings(document)
         self.zygote.loaded(settings.spawn_timeout)
         if not self.is_promoted:
             self._refork_after = settings.refork_after
-        self.children.weights.zygote = frame.argument * 1024
+        self.children.weights.zygote = frame.size * 1024

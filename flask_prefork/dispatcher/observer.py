@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from ..ipc import spawn
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
-from ..ipc.channel import MalformedFrame
 from ..ipc.channel import write_document
+from ..ipc.frames import Closed
+from ..ipc.frames import Frame
+from ..ipc.frames import MalformedFrame
+from ..ipc.frames import Observe
+from ..ipc.frames import Ping
 from ..ipc.listener import Listener
 from ..settings.addresses import Address
 from ..system import origin
@@ -162,7 +164,7 @@ class ObserverHandle:
             return
         fds = [document, self._scoreboard]
         fds += [one.fd for one in (*self._doors.values(), *self._listeners)]
-        channel.send(Frame(Kind.OBSERVE, 0), fds)
+        channel.send(Observe(), fds)
         os.close(document)
 
     def _read(self) -> None:
@@ -183,8 +185,8 @@ class ObserverHandle:
         self.kill()
 
     def _hear(self, channel: Channel, frame: Frame) -> None:
-        if frame.kind is not Kind.PING:
-            raise MalformedFrame(f"{frame.kind.name} is not for it to send")
+        if not isinstance(frame, Ping):
+            raise MalformedFrame(f"{type(frame).__name__} is not for it to send")
         self._hear_by = self._clock() + _SILENT
         if self._told:
             channel.send(frame)
@@ -242,7 +244,7 @@ class ObserverHandle:
         self._listeners = ()
         if self._channel is None or not self._told:
             return
-        if not self._channel.send(Frame(Kind.CLOSED, 0)):
+        if not self._channel.send(Closed()):
             # It doesn't read, and holds on to them.
             self._hang_up()
             self.kill()

@@ -12,12 +12,12 @@ import resource
 import typing as t
 from collections.abc import Sequence
 
-from ..ipc import parked
-from ..ipc.channel import Frame
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
 from ..system.log import logger
+from ..system.parked import MAX_WAKES
+from ..system.parked import Parked
 from ..system.poller import Poller
 from . import vetting
 from .generation import Generation
@@ -247,28 +247,28 @@ class Queues:
 
     # Parked connections
 
-    def park(self, fd: int, frame: Frame) -> None:
+    def park(self, fd: int, listener: int, state: Parked) -> None:
         """Take over a connection that a worker hands back.
 
         :param fd: Our descriptor of it, owned from now on.
-        :param frame: What the worker says of it (PARK).
+        :param listener: The index of the listener that it came by.
+        :param state: What it waits for.
         :raises ValueError: It can't be: the connection isn't taken over, lest what
             one worker got wrong is the next one's trouble.
         """
-        wait, wakes = parked.from_flags(frame.flags)
-        if not 0 <= frame.moment < self._clock() + _FAR:
-            raise ValueError(f"a connection can't wait until {frame.moment}")
-        if self.listeners and frame.place >= len(self.listeners):
-            raise ValueError(f"there is no listener {frame.place}")
-        families = {listener.sock.family for listener in self.listeners}
+        if state.wakes > MAX_WAKES:
+            raise ValueError(f"no connection was woken {state.wakes} times for nothing")
+        if not 0 <= state.deadline < self._clock() + _FAR:
+            raise ValueError(f"a connection can't wait until {state.deadline}")
+        if self.listeners and listener >= len(self.listeners):
+            raise ValueError(f"there is no listener {listener}")
+        families = {one.sock.family for one in self.listeners}
         if not families or not vetting.connection(fd, families):
             # Nobody is served any more; or the client has gone.
             os.close(fd)
             return
         self._make_room()
-        connection = Connection(
-            fd, frame.place, wait, frame.moment, frame.argument, wakes, frame.tag
-        )
+        connection = Connection(fd, listener, state)
         if self.lot.park(connection, self._clock()):
             self._watch(connection)
 

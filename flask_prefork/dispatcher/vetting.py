@@ -132,14 +132,14 @@ def worker(pid: int, pidfd: int, zygote: int) -> None:
         raise ValueError(f"process {pid} is no child of its zygote")
 
 
-def status(moment: float) -> int:
+def status(value: int) -> int:
     """The exit status, or the signal's number below 0, that a zygote tells of.
 
     :raises ValueError: It can't be one.
     """
-    if not -_MOST <= moment <= _MOST:
-        raise ValueError(f"there is no exit status {moment}")
-    return int(moment)
+    if not -_MOST <= value <= _MOST:
+        raise ValueError(f"there is no exit status {value}")
+    return value
 
 
 def has_ended(pid: int) -> bool:

@@ -11,11 +11,9 @@ import socket
 from collections import deque
 
 from ..ipc import dumps
-from ..ipc import parked
 from ..ipc.channel import Channel
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
 from ..ipc.exits import Why
+from ..ipc.frames import Resume
 from ..ipc.parked import Connection
 from ..system import socket_modes
 from .pool import Slot
@@ -95,14 +93,6 @@ class WorkerHandle:
         :return: ``False`` if it doesn't read, or is gone.
         """
         self.resumed.append(connection)
-        frame = Frame(
-            Kind.RESUME,
-            generation,
-            self.worker.slot,
-            connection.have,
-            connection.queue,
-            parked.flags(connection.wait, connection.wakes),
-            connection.deadline,
-            connection.tag,
-        )
+        slot, listener = self.worker.slot, connection.listener
+        frame = Resume(generation, slot, listener, connection.state)
         return self.channel.send(frame, [connection.fd])

@@ -15,15 +15,26 @@ from functools import partial
 from ..ipc import dumps
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
-from ..ipc.channel import MalformedFrame
 from ..ipc.dumps import Dumps
 from ..ipc.dumps import Then
 from ..ipc.exits import ExitedWorker
 from ..ipc.exits import ExitLog
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
+from ..ipc.frames import Busy
+from ..ipc.frames import Exited
+from ..ipc.frames import Failed
+from ..ipc.frames import Finishing
+from ..ipc.frames import Frame
+from ..ipc.frames import Idle
+from ..ipc.frames import MalformedFrame
+from ..ipc.frames import MemoryUse
+from ..ipc.frames import Park
+from ..ipc.frames import Promote
+from ..ipc.frames import Retire
+from ..ipc.frames import Signal
+from ..ipc.frames import Spawn
+from ..ipc.frames import Spawned
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedHolder
 from ..ipc.scoreboard import Bank
@@ -108,7 +119,7 @@ class Workers:
         self.bank.clear(worker.slot)
         self._show(worker)
         self.poller.watch(process.channel.fd, lambda: self._read(process))
-        frame = Frame(Kind.SPAWN, self.number, worker.slot)
+        frame = Spawn(self.number, worker.slot)
         sent = self._tell(frame, [theirs.fileno(), dump])
         theirs.close()
         if not sent:
@@ -129,17 +140,17 @@ class Workers:
         return sum(not process.pid for process in self._processes.values())
 
     def spawned(
-        self, frame: Frame, fds: list[int], vet: t.Callable[[int, int], None]
+        self, frame: Spawned, fds: list[int], vet: t.Callable[[int, int], None]
     ) -> None:
-        """The zygote has forked it (SPAWNED).
+        """The zygote has forked it.
 
         :param vet: Raises :exc:`ValueError` if pid and pidfd can't be a worker's.
         """
         process = self._processes.get(frame.slot)
         if process is None or process.pid:
             return
-        vet(frame.argument, fds[0] if fds else -1)
-        process.pid = frame.argument
+        vet(frame.pid, fds[0] if fds else -1)
+        process.pid = frame.pid
         self._summary.spawned += 1
         # The others that it was told to fork have their time from now on too.
         for other in self._processes.values():
@@ -153,11 +164,11 @@ class Workers:
                 self._depart(process, process.why)
             self._signal(process, process.wanted)
 
-    def failed(self, frame: Frame) -> None:
-        """The zygote could not fork it (FAILED)."""
+    def failed(self, frame: Failed) -> None:
+        """The zygote could not fork it."""
         process = self._processes.get(frame.slot)
         if process is not None and not process.pid:
-            reason = os.strerror(frame.argument)
+            reason = os.strerror(frame.errno)
             logger.error("Can't fork worker %d: %s.", frame.slot, reason)
             self._dead(process)
 
@@ -192,34 +203,33 @@ class Workers:
             for frame in frames:
                 if frame.generation != self.number:
                     continue
-                if frame.kind is Kind.IDLE:
+                if isinstance(frame, Idle):
                     if not worker.ready:
                         self.ever_idle = True
                         self.policy.started(now)
-                    self.pool.report(worker, Event.IDLE, now, frame.argument)
+                    self.pool.report(worker, Event.IDLE, now, frame.served)
                     if worker.due:
                         self.bank.set_stop(worker.slot)
                     self.stalls.forget(worker)
-                elif frame.kind is Kind.BUSY:
+                elif isinstance(frame, Busy):
                     if self.pool.report(worker, Event.BUSY, now):
                         self.stalls.watch(worker, now)
-                    if frame.flags and process.resumed:
-                        # It is the worker's alone now. Without the flag it is busy
+                    if frame.resumed and process.resumed:
+                        # It is the worker's alone now. Otherwise it is busy
                         # with what it has accepted itself (blocking dispatch).
                         os.close(process.resumed.popleft().fd)
-                elif frame.kind is Kind.FINISHING:
+                elif isinstance(frame, Finishing):
                     self.pool.finish(worker, now)
                     self.bank.set_stop(worker.slot)
-                elif frame.kind is Kind.WEIGHED:
-                    self.weights.weigh(worker, frame.argument * 1024, bool(frame.flags))
-                elif frame.kind is Kind.PARK and fds:
-                    self._lot.park(fds[0], frame)
+                elif isinstance(frame, MemoryUse):
+                    self.weights.weigh(worker, frame.size * 1024, frame.has_served)
+                elif isinstance(frame, Park) and fds:
+                    self._lot.park(fds[0], frame.listener, frame.parked)
                     del fds[0]
                     self._summary.parked += 1
                 else:
-                    raise MalformedFrame(
-                        f"{frame.kind.name} is not for workers to send"
-                    )
+                    name = type(frame).__name__
+                    raise MalformedFrame(f"{name} is not for workers to send")
         finally:
             close_all(fds)
         self._show(worker)
@@ -274,7 +284,7 @@ class Workers:
     def _signal(self, process: WorkerHandle, number: int) -> None:
         if not process.signal(number):
             slot = process.worker.slot
-            self._tell(Frame(Kind.SIGNAL, self.number, slot, process.pid, number), ())
+            self._tell(Signal(self.number, slot, process.pid, number), ())
 
     # Death
 
@@ -283,7 +293,7 @@ class Workers:
 
         :param end: When it will be killed, if that is before.
         """
-        frame = Frame(Kind.RETIRE, self.number, worker.slot)
+        frame = Retire(self.number, worker.slot)
         self._part_with(worker, frame, end=end)
 
     def promote(self, worker: Slot, generation: int, control: int) -> None:
@@ -291,18 +301,22 @@ class Workers:
 
         :param control: The zygote's end of its control socket.
         """
-        frame = Frame(Kind.PROMOTE, self.number, worker.slot, generation)
+        frame = Promote(self.number, worker.slot, generation)
         self._part_with(worker, frame, [control])
 
     def _part_with(
-        self, worker: Slot, frame: Frame, fds: Fds = (), end: float | None = None
+        self,
+        worker: Slot,
+        frame: Retire | Promote,
+        fds: Fds = (),
+        end: float | None = None,
     ) -> None:
         now = self.clock()
         moment = now + self.pool.timeouts.retire
         if self.pool.report(worker, Event.RETIRE, now):
             self.bank.set_stop(worker.slot)
             moment = moment if end is None else min(moment, end)
-            self.send(worker, frame._replace(moment=moment), fds)
+            self.send(worker, frame._replace(deadline=moment), fds)
 
     def show(self, worker: Slot, text: str = "", then: Then | None = None) -> None:
         """Let a worker log where its threads are.
@@ -342,12 +356,12 @@ class Workers:
         """Free the slot of one that not even SIGKILL ends; it won't run again."""
         self._dead(self._processes[worker.slot])
 
-    def exited(self, frame: Frame) -> None:
-        """The zygote has reaped it (EXITED)."""
+    def exited(self, frame: Exited) -> None:
+        """The zygote has reaped it."""
         process = self._processes.get(frame.slot)
-        if process is not None and process.pid == frame.argument:
+        if process is not None and process.pid == frame.pid:
             self._dead(process)
-        self._ended(frame.argument, vetting.status(frame.moment))
+        self._ended(frame.pid, vetting.status(frame.status))
 
     def orphan_ended(self, pid: int, status: int) -> None:
         """A process that had lost its zygote was reaped: perhaps one of ours."""

@@ -13,8 +13,13 @@ import typing as t
 
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
+from ..ipc.frames import Failed
+from ..ipc.frames import Frame
+from ..ipc.frames import Ready
+from ..ipc.frames import Release
+from ..ipc.frames import Resized
+from ..ipc.frames import Spawn
+from ..ipc.frames import Spawned
 from ..ipc.spawn import ZygoteHandle
 from ..system.log import logger
 from ..system.poller import Poller
@@ -23,13 +28,13 @@ from .zygote_watchdog import Stage
 from .zygote_watchdog import Watchdog
 
 #: What the watchdog waits for after these were sent, for the log.
-_OWED = {
-    Kind.SPAWN: "it did not fork worker {0.slot} within {1:g} s",
-    Kind.READY: "it did not come back from when_ready hooks within {1:g} s",
-    Kind.RESIZED: "it did not take in the pool's size within {1:g} s",
+_OWED: dict[type[Frame], str] = {
+    Spawn: "it did not fork worker {0.slot} within {1:g} s",
+    Ready: "it did not come back from when_ready hooks within {1:g} s",
+    Resized: "it did not take in the pool's size within {1:g} s",
 }
 #: By what it answers these.
-_ANSWERS = (Kind.SPAWNED, Kind.FAILED, Kind.READY, Kind.RESIZED)
+_ANSWERS = (Spawned, Failed, Ready, Resized)
 #: How long one that hung up may take to exit, in seconds.
 _HUNG_UP = 10.0
 
@@ -94,8 +99,8 @@ class ZygoteControl:
                 self._hang_up("it closed its control socket")
             else:
                 self.kill(f"The zygote of generation {self.number} does not listen.")
-        elif frame.kind in _OWED:
-            what = _OWED[frame.kind].format(frame, self.limit)
+        elif type(frame) in _OWED:
+            what = _OWED[type(frame)].format(frame, self.limit)
             self.watchdog.asked(self._clock(), what)
         return self.alive
 
@@ -105,7 +110,7 @@ class ZygoteControl:
         :param seconds: How long it may take.
         """
         if self.alive:
-            self._channel.send(Frame(Kind.RELEASE, self.number))
+            self._channel.send(Release(self.number))
             self._let_go()
             what = f"it did not end within {seconds:g} s"
             self.watchdog.end(self._clock(), seconds, what)
@@ -207,7 +212,7 @@ class ZygoteControl:
                 if frame.generation != self.number:
                     continue
                 self._take_in(frame, fds)
-                if frame.kind in _ANSWERS:
+                if isinstance(frame, _ANSWERS):
                     self.watchdog.answered(self._clock())
         finally:
             close_all(fds)

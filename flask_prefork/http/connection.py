@@ -12,10 +12,9 @@ import typing as t
 
 from werkzeug.serving import WSGIRequestHandler
 
+from ..system.parked import Parked
+from ..system.parked import Wait
 from ..system.peers import LOCAL
-from .contract import HEAD
-from .contract import KEEP_ALIVE
-from .contract import Parked
 from .errors import BodyError
 from .errors import ClientDisconnected
 from .errors import Refused
@@ -171,7 +170,7 @@ class ConnectionHandler(WSGIRequestHandler):
         start = time.monotonic()
         self._slice_end = start + limits.slice
         deadline = start + limits.header_timeout
-        if resumed is not None and resumed.kind == HEAD:
+        if resumed is not None and resumed.wait is Wait.HEAD:
             self.wire.low_water(1)
             deadline = resumed.deadline
         elif resumed is not None:
@@ -223,8 +222,8 @@ class ConnectionHandler(WSGIRequestHandler):
         if data == b"":
             return None
         if data is None:
-            return Parked(KEEP_ALIVE, now + limits.keep_alive, 0, False)
-        return Parked(HEAD, now + limits.header_timeout, len(data), True)
+            return Parked(Wait.KEEP_ALIVE, now + limits.keep_alive)
+        return Parked(Wait.WORKER, now + limits.header_timeout, len(data))
 
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
         """Wait for the first byte of the next request.
@@ -241,7 +240,7 @@ class ConnectionHandler(WSGIRequestHandler):
             # While the server stops, the dispatcher doesn't wait for what comes from
             # workers that are on their last connection.
             if self._can_park() and (not monitor.draining() or monitor.crowded()):
-                return Parked(KEEP_ALIVE, deadline, 0, False)
+                return Parked(Wait.KEEP_ALIVE, deadline)
             if wire.wait(min(held_until - now, _IDLE_STEP)):
                 return True
             now = time.monotonic()
@@ -298,7 +297,7 @@ class ConnectionHandler(WSGIRequestHandler):
             return None
         if self._can_park():
             if waited:
-                return Parked(HEAD, deadline, len(data), False)
+                return Parked(Wait.HEAD, deadline, len(data))
             wire.wait_more(len(data), min(MOMENT, left))
         else:
             if wire.local:

@@ -1,14 +1,14 @@
 """Limits, and what a worker and this package say to each other.
 
 The package calls its :class:`Monitor`, which is the worker, at the turns of a request;
-what :meth:`.server.PreforkServer.serve` returns to the worker is :class:`Parked`.
+what :meth:`.server.PreforkServer.serve` returns to the worker is a
+:class:`~..system.parked.Parked`.
 """
 
 from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass
-from enum import IntEnum
 
 #: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
 SOFTWARE = "flask_prefork"
@@ -47,39 +47,6 @@ class Limits:
     def head(self) -> int:
         """Bytes of a whole head; 431 above."""
         return max(65536, self.request_line + self.field_size)
-
-
-class Waits(IntEnum):
-    """What a parked connection waits for."""
-
-    #: The rest of a head, or the first byte of a new connection.
-    HEAD = 0
-    #: The first byte of the next request.
-    KEEP_ALIVE = 1
-
-
-HEAD = Waits.HEAD
-KEEP_ALIVE = Waits.KEEP_ALIVE
-
-
-class Parked(t.NamedTuple):
-    """A connection that waits for its client and should hold no worker."""
-
-    #: :data:`HEAD` or :data:`KEEP_ALIVE`.
-    kind: int
-    #: When to give it up, as :func:`time.monotonic` tells it; that clock is the
-    #: system's, so other processes can compare.
-    deadline: float
-    #: Bytes that wait in the kernel's buffer; ``SO_RCVLOWAT`` set to one more
-    #: lets a poll fire on news only.
-    have: int
-    #: The next request is there, but the slice is used up: queue it behind those
-    #: who wait.
-    ready: bool
-    #: A few bytes to be kept with it and given back as they are. Whom a proxy's
-    #: header has named (``proxy_protocol.py``) is in no other place: the header was
-    #: read, and the socket knows the proxy only.
-    tag: bytes = b""
 
 
 class Monitor(t.Protocol):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 import typing as t
 
+from ..system.parked import Parked
+from ..system.parked import Wait
 from ..system.peers import LOCAL
 from .connection import MOMENT
 from .connection import STEP
-from .contract import HEAD
-from .contract import Parked
 from .errors import ClientDisconnected
 from .proxy_protocol import from_tag
 from .proxy_protocol import MalformedHeader
@@ -68,7 +68,7 @@ def introduce(
         return None
     if not isinstance(found, Source):
         return found
-    resumed = Parked(HEAD, waiting.deadline, 0, False, found.tag())
+    resumed = Parked(Wait.HEAD, waiting.deadline, tag=found.tag())
     return ProxiedClient(_address(found, address), resumed)
 
 
@@ -96,6 +96,6 @@ def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | N
         if have and wire.has_left(have):
             raise MalformedHeader("the PROXY header ended early")
         if may_park and waited:
-            return Parked(HEAD, deadline, have, False)
+            return Parked(Wait.HEAD, deadline, have)
         wire.wait_more(have, min(MOMENT if may_park else STEP, left))
         waited = True

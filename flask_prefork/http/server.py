@@ -19,6 +19,8 @@ from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
+from ..system.parked import Parked
+from ..system.parked import Wait
 from ..system.peers import LOCAL
 from .access_log import date_time
 from .access_log import escape
@@ -26,12 +28,9 @@ from .access_log import escape_lines
 from .app_socket import AppSocket
 from .connection import ConnectionHandler
 from .connection import end_taken
-from .contract import HEAD
-from .contract import KEEP_ALIVE
 from .contract import Limits
 from .contract import Monitor
 from .contract import NullMonitor
-from .contract import Parked
 from .contract import SOFTWARE
 from .environ import REQUEST_KEYS
 from .errors import Refused
@@ -63,8 +62,6 @@ if t.TYPE_CHECKING:
     from .takeover import Fields
 
 __all__ = [
-    "HEAD",
-    "KEEP_ALIVE",
     "Limits",
     "Monitor",
     "NullMonitor",
@@ -267,10 +264,10 @@ class PreforkServer(BaseWSGIServer):
         """Learn from a proxy whose connection it is."""
         if resumed is None:
             deadline = time.monotonic() + self.limits.header_timeout
-            resumed = Parked(HEAD, deadline, 0, False)
+            resumed = Parked(Wait.HEAD, deadline)
         elif resumed.tag:
             return remember(resumed, address)
-        if self.proxies is None or resumed.kind == KEEP_ALIVE:
+        if self.proxies is None or resumed.wait is not Wait.HEAD:
             # It was served before a reload, without a proxy.
             return ProxiedClient(address, resumed)
         may_park = self.can_park and self._ours and self.ssl_context is None
@@ -333,7 +330,7 @@ class PreforkServer(BaseWSGIServer):
         told.progress = self.monitor.progress
         told.rate = self.limits.min_data_rate
         deadline = time.monotonic() + self.limits.header_timeout
-        if resumed is not None and resumed.kind == HEAD:
+        if resumed is not None and resumed.wait is Wait.HEAD:
             self.make_wire(told).low_water(1)
             deadline = resumed.deadline
         told.expect(deadline)

@@ -7,14 +7,12 @@ and acts on what is decided here.
 
 from __future__ import annotations
 
-import enum
 import typing as t
 from collections import deque
 
+from ..system.parked import Parked
+from ..system.parked import Wait
 from ..system.timers import Deadlines
-
-if t.TYPE_CHECKING:
-    from .channel import Frame
 
 #: A connection that was woken for nothing is not watched for so long, doubled
 #: each time, in seconds: thousands of clients that send a byte a second must
@@ -23,69 +21,20 @@ FIRST_DELAY = 0.01
 LAST_DELAY = 1.0
 
 
-class Wait(enum.IntEnum):
-    """What a parked connection waits for."""
-
-    #: The rest of a request's head, or its first byte on a new connection.
-    HEAD = 0
-    #: The first byte of the next request.
-    KEEP_ALIVE = 1
-    #: A worker: its next request is there, but others wait longer.
-    WORKER = 2
-
-
-_WAKES_SHIFT = 2
-#: Counted no further: the delay doesn't grow any more.
-_MAX_WAKES = 15
-
-
-def flags(wait: Wait, wakes: int) -> int:
-    """Put into a frame's flags what :func:`from_flags` takes out."""
-    return wait | min(wakes, _MAX_WAKES) << _WAKES_SHIFT
-
-
-def from_flags(value: int) -> tuple[Wait, int]:
-    """What a connection waits for, and how often it was woken for nothing.
-
-    :raises ValueError: If the flags are none.
-    """
-    wakes = value >> _WAKES_SHIFT
-    if wakes > _MAX_WAKES:
-        raise ValueError(f"no connection was woken {wakes} times for nothing")
-    return Wait(value & (1 << _WAKES_SHIFT) - 1), wakes
-
-
 class Connection:
     """A parked connection.
 
     :ivar fd: The dispatcher's descriptor.
-    :ivar queue: The index of the listener it came by.
-    :ivar wait: What it waits for.
-    :ivar deadline: When it is given up, in seconds; every wait has an end.
-    :ivar have: How many bytes wait in its socket.
-    :ivar wakes: How often it was woken and had to wait on.
-    :ivar tag: What workers want to know of it again.
+    :ivar listener: The index of the listener it came by.
+    :ivar state: What it waits for, until when; every wait has an end.
     """
 
-    __slots__ = ("deadline", "fd", "have", "queue", "tag", "wait", "wakes")
+    __slots__ = ("fd", "listener", "state")
 
-    def __init__(
-        self,
-        fd: int,
-        queue: int,
-        wait: Wait,
-        deadline: float,
-        have: int,
-        wakes: int,
-        tag: bytes = b"",
-    ) -> None:
+    def __init__(self, fd: int, listener: int, state: Parked) -> None:
         self.fd = fd
-        self.queue = queue
-        self.wait = wait
-        self.deadline = deadline
-        self.have = have
-        self.wakes = wakes
-        self.tag = tag
+        self.listener = listener
+        self.state = state
 
 
 class Expired(t.NamedTuple):
@@ -150,17 +99,18 @@ class ParkedConnections:
         :return: Whether to watch it. If not, it either is ready for a worker or
             :meth:`expire` tells when.
         """
-        if connection.wait is Wait.WORKER:
+        state = connection.state
+        if state.wait is Wait.WORKER:
             self.ready.append(connection)
             return False
-        if connection.wait is Wait.KEEP_ALIVE:
+        if state.wait is Wait.KEEP_ALIVE:
             self._idle[connection] = now
         else:
             self._heads[connection] = None
-        self._deadlines.set(connection, connection.deadline)
-        if not connection.wakes:
+        self._deadlines.set(connection, state.deadline)
+        if not state.wakes:
             return True
-        delay = min(FIRST_DELAY * 2 ** (connection.wakes - 1), LAST_DELAY)
+        delay = min(FIRST_DELAY * 2 ** (state.wakes - 1), LAST_DELAY)
         self._delayed.set(connection, now + delay)
         return False
 
@@ -196,7 +146,7 @@ class ParkedConnections:
         """
         close, late = [], []
         for connection in self._deadlines.pop(now):
-            if connection.wait is Wait.HEAD and connection.have:
+            if connection.state.wait is Wait.HEAD and connection.state.have:
                 self.wake(connection)
                 late.append(connection)
             else:
@@ -213,10 +163,10 @@ class ParkedConnections:
 class ParkedHolder(t.Protocol):
     """Where connections wait for their client: :class:`.queues.Queues`."""
 
-    def park(self, fd: int, frame: Frame) -> None:
+    def park(self, fd: int, listener: int, state: Parked) -> None:
         """Take over a connection that a worker hands back.
 
-        :raises ValueError: The frame makes no sense.
+        :raises ValueError: Listener or state make no sense.
         """
 
     def put_back(self, connection: Connection) -> None:

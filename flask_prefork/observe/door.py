@@ -13,16 +13,14 @@ import time
 import typing as t
 from collections import deque
 
-from ..http.contract import HEAD
-from ..http.contract import KEEP_ALIVE
 from ..http.contract import Limits
 from ..http.contract import NullMonitor
-from ..http.contract import Parked
 from ..http.server import PreforkServer
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
-from ..ipc.parked import Wait
 from ..system import socket_modes
+from ..system.parked import Parked
+from ..system.parked import Wait
 from ..system.poller import Poller
 from .background import in_background
 
@@ -60,9 +58,7 @@ class AdminClient:
         self.address = address
         self.parked: Parked | None = parked
         self.since = 0.0
-        self.waits = Connection(
-            sock.fileno(), 0, Wait.HEAD, parked.deadline, parked.have, 0
-        )
+        self.waits = Connection(sock.fileno(), 0, parked)
 
 
 class AdminServer(NullMonitor):
@@ -143,7 +139,7 @@ class AdminServer(NullMonitor):
                 return
             sock.setblocking(False)
             deadline = time.monotonic() + _LIMITS.header_timeout
-            self._park(AdminClient(sock, address, Parked(HEAD, deadline, 0, False)))
+            self._park(AdminClient(sock, address, Parked(Wait.HEAD, deadline)))
 
     def _park(self, guest: AdminClient) -> None:
         if len(self._lot) - len(self._lot.ready) >= LOBBY:
@@ -226,18 +222,13 @@ class AdminServer(NullMonitor):
 
     def _take_back(self, guest: AdminClient, parked: Parked) -> None:
         """It has more to say, or waits for its turn."""
-        if parked.ready:
-            guest.parked = parked._replace(kind=KEEP_ALIVE)
+        if parked.wait is Wait.WORKER:
             self._eager.append(guest)
             if len(self._eager) > LOBBY:
                 self._eager.popleft().sock.close()
             return
         waits = guest.waits
-        waits.wait = Wait(parked.kind)
-        # One that was woken for no whole head is looked at less and less often.
-        waits.wakes = waits.wakes + 1 if waits.have and parked.kind == HEAD else 0
-        waits.deadline = parked.deadline
-        waits.have = parked.have
+        waits.state = parked.after(waits.state if waits.state.have else None)
         if parked.have:
             with contextlib.suppress(OSError):
                 # Quiet until there is one more byte, or the end (socket(7)).

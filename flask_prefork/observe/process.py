@@ -16,11 +16,11 @@ from importlib import metadata
 
 from ..ipc import spawn
 from ..ipc.channel import Channel
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
 from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
+from ..ipc.frames import Closed
+from ..ipc.frames import Ping
 from ..ipc.listener import Listener
 from ..system import log
 from ..system import privileges
@@ -131,9 +131,9 @@ class Observer:
         if received is None:
             return False
         for frame in received[0]:
-            if frame.kind is Kind.PING:
+            if isinstance(frame, Ping):
                 self._pulse.unanswered = 0
-            elif frame.kind is Kind.CLOSED:
+            elif isinstance(frame, Closed):
                 self._close_queues()
         return True
 
@@ -146,7 +146,7 @@ class Observer:
 
     def _tick(self) -> None:
         if not self._pulse.unanswered:
-            self._channel.send(Frame(Kind.PING, 0))
+            self._channel.send(Ping())
         self._pulse.unanswered += 1
         with self._lock:
             look = self._board.look()
@@ -192,7 +192,7 @@ def main(fd: int) -> t.NoReturn:
 def _observe(fd: int) -> None:
     os.set_inheritable(fd, False)
     sock = socket_modes.adopt(fd, blocking=True)
-    send_one(sock, Frame(Kind.PING, 0))
+    send_one(sock, Ping())
     received = receive_one(sock)
     if received is None:
         return

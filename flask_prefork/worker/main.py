@@ -19,8 +19,7 @@ from collections.abc import Sequence
 
 from ..http.server import PreforkServer
 from ..ipc import spawn
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
+from ..ipc.frames import Finishing
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings.table import Settings
@@ -133,7 +132,7 @@ def _tell_of_work(worker: Worker) -> None:
     It does no harm to say so twice.
     """
     if leaving.is_at_work():
-        worker.send(Frame(Kind.FINISHING, worker.generation, worker.slot))
+        worker.send(Finishing(worker.generation, worker.slot))
 
 
 def _listen_to_signals(worker: Worker, dump: int) -> None:

@@ -16,8 +16,7 @@ import math
 import time
 import typing as t
 
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
+from ..ipc.frames import MemoryUse
 from ..ipc.growth import Growth
 from ..settings import size
 from ..settings.table import Settings
@@ -122,7 +121,7 @@ class MemorySampler:
         """
         return self._stale and is_quiet(max(self._not_before - self._clock(), 0.0))
 
-    def frame(self, generation: int, slot: int) -> Frame:
+    def frame(self, generation: int, slot: int) -> MemoryUse:
         """Look, if it is time, and write down what the dispatcher is to know.
 
         :param generation: The worker's.
@@ -131,9 +130,8 @@ class MemorySampler:
         if self._clock() >= self._not_before or self._estimate >= self._look_at:
             self._look()
         self._tell_at = min(self._estimate + self._step, self._look_at)
-        flags = int(self._has_served)
         size = min(max(self._estimate, 0) // 1024, _MOST)
-        return Frame(Kind.WEIGHED, generation, slot, size, flags=flags)
+        return MemoryUse(generation, slot, size, self._has_served)
 
     def _look(self) -> None:
         before = self._work()

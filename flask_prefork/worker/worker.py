@@ -16,24 +16,28 @@ import typing as t
 from collections.abc import Sequence
 
 from ..http import app_socket
-from ..http.contract import HEAD
-from ..http.contract import KEEP_ALIVE
-from ..http.contract import Parked
 from ..http.errors import RequestTimeout
-from ..ipc import parked as parking
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
+from ..ipc.frames import Busy
+from ..ipc.frames import encode
+from ..ipc.frames import Frame
+from ..ipc.frames import Idle
+from ..ipc.frames import Order
+from ..ipc.frames import Park
+from ..ipc.frames import Promote
+from ..ipc.frames import Resume
+from ..ipc.frames import Retire
 from ..ipc.listener import Listener
 from ..ipc.listener import Waiter
-from ..ipc.parked import Wait
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings.table import Settings
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
+from ..system.parked import Parked
+from ..system.parked import Wait
 from . import memory_sampler
 from .memory_sampler import MemorySampler
 
@@ -188,7 +192,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until told to retire, or until the dispatcher is gone."""
-        if not self._report(Kind.IDLE):
+        if not self._report_idle():
             return
         if self.settings.dispatch == "blocking":
             self._run_blocking()
@@ -220,7 +224,7 @@ class Worker:
                 continue
             before = self.connections
             self._serve_run(index, self.settings.run_length, ordered=False)
-            if self.connections > before and not self._report(Kind.IDLE):
+            if self.connections > before and not self._report_idle():
                 return
 
     def _is_handed(self, waiter: Waiter) -> bool:
@@ -240,38 +244,34 @@ class Worker:
         """
         if frame.generation != self.generation:
             return False
-        if frame.kind in (Kind.RETIRE, Kind.PROMOTE):
-            self.deadline = frame.moment or None
-        if frame.kind is Kind.ORDER:
+        if isinstance(frame, (Retire, Promote)):
+            self.deadline = frame.deadline or None
+        if isinstance(frame, Order):
             if self._fault is not None:
                 self._fault()
-            self._serve_run(frame.place, frame.argument, ordered=True)
-        elif frame.kind is Kind.RESUME and fds:
-            if not self._report(Kind.BUSY, taken=1):
+            self._serve_run(frame.listener, frame.run_length, ordered=True)
+        elif isinstance(frame, Resume) and fds:
+            if not self._report_busy(resumed=True):
                 return False
             self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
             if self.settings.dispatch == "blocking":
                 self._take_turn()
-        elif frame.kind is Kind.PROMOTE and fds:
+        elif isinstance(frame, Promote) and fds:
             control = socket_modes.adopt(fds[0], blocking=True)
-            self.promotion = Inherited(control, frame.argument)
+            self.promotion = Inherited(control, frame.next_generation)
             return False
         else:
-            return False  # RETIRE
-        return self._report(Kind.IDLE)
+            return False
+        return self._report_idle()
 
-    def _resume(self, frame: Frame, connection: socket.socket) -> None:
+    def _resume(self, frame: Resume, connection: socket.socket) -> None:
         """Go on with a connection that was parked."""
-        wait, wakes = parking.from_flags(frame.flags)
         try:
             address = connection.getpeername()
         except OSError:
             connection.close()  # the client has gone
             return
-        # One that waited for its turn has its next request there already.
-        kind = HEAD if wait is Wait.HEAD else KEEP_ALIVE
-        parked = Parked(kind, frame.moment, frame.argument, False, frame.tag)
-        self._serve_one(frame.place, connection, address, parked, wakes)
+        self._serve_one(frame.listener, connection, address, frame.parked)
 
     def _take_turn(self) -> None:
         """After a parked connection, serve one from each listener.
@@ -288,7 +288,6 @@ class Worker:
         connection: socket.socket,
         address: t.Any,
         resumed: Parked | None = None,
-        wakes: int = 0,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
         self._serving = connection.fileno()
@@ -300,29 +299,14 @@ class Worker:
             os._exit(0)
         if parked is None:
             return
-        wait = Wait.WORKER if parked.ready else Wait(parked.kind)
-        # One that was woken for no whole head is looked at less and less often.
-        if resumed is not None and resumed.kind == HEAD and wait is Wait.HEAD:
-            wakes += 1
-        else:
-            wakes = 0
-        if parked.have and not parked.ready:
+        if parked.have and parked.wait is not Wait.WORKER:
             try:
                 # Quiet until there is one more byte, or the end (socket(7)).
                 mark = parked.have + 1
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
             except OSError:
                 pass
-        frame = Frame(
-            Kind.PARK,
-            self.generation,
-            self.slot,
-            parked.have,
-            index,
-            parking.flags(wait, wakes),
-            parked.deadline,
-            parked.tag,
-        )
+        frame = Park(self.generation, self.slot, index, parked.after(resumed))
         send_one(self.channel, frame, [connection.fileno()])
         connection.close()
 
@@ -354,7 +338,7 @@ class Worker:
                     # it waits for orders, the connection would be ordered to it.
                     raise
                 return
-            if not (turn or told) and not self._report(Kind.BUSY):
+            if not (turn or told) and not self._report_busy():
                 connection.close()
                 return
             self.connections += 1
@@ -388,21 +372,24 @@ class Worker:
         self.entry.grow(scales.growth.most())
         self.send(frame)
 
-    def _report(self, kind: Kind, taken: int = 0) -> bool:
-        """Tell the dispatcher; ``False`` if it is gone. See :attr:`.Kind.BUSY`."""
-        served = 0
-        if kind is Kind.IDLE:
-            # It stays marked as about to accept: until this report is read, a
-            # connection would be another's.
-            served, self._reported = self.requests - self._reported, self.requests
-        else:
-            self.entry.take()
-        return self.send(Frame(kind, self.generation, self.slot, served, flags=taken))
+    def _report_idle(self) -> bool:
+        """Tell the dispatcher that it waits for orders; ``False`` if that is gone.
+
+        It stays marked as about to accept: until this report is read, a connection
+        would be another's.
+        """
+        served, self._reported = self.requests - self._reported, self.requests
+        return self.send(Idle(self.generation, self.slot, served))
+
+    def _report_busy(self, resumed: bool = False) -> bool:
+        """Tell the dispatcher; ``False`` if it is gone. See :class:`.Busy`."""
+        self.entry.take()
+        return self.send(Busy(self.generation, self.slot, resumed))
 
     def send(self, frame: Frame) -> bool:
         """Tell the dispatcher; ``False`` if it is gone."""
         try:
-            os.write(self.channel.fileno(), frame.encode())
+            os.write(self.channel.fileno(), encode(frame))
         except OSError:
             return False
         return True

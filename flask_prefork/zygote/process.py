@@ -20,12 +20,25 @@ from ..http.server import PreforkServer
 from ..ipc import listener
 from ..ipc import spawn
 from ..ipc.channel import close_all
-from ..ipc.channel import Frame
-from ..ipc.channel import Kind
 from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.channel import write_document
+from ..ipc.frames import Changed
+from ..ipc.frames import Exited
+from ..ipc.frames import Failed
+from ..ipc.frames import Frame
+from ..ipc.frames import HandedOn
+from ..ipc.frames import Listen
+from ..ipc.frames import Loaded
+from ..ipc.frames import Promoted
+from ..ipc.frames import Ready
+from ..ipc.frames import Release
+from ..ipc.frames import Resized
+from ..ipc.frames import Signal
+from ..ipc.frames import Spawn
+from ..ipc.frames import Spawned
+from ..ipc.frames import Status
 from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
@@ -54,7 +67,7 @@ _LAST_MOMENT = 1.0
 #: How long the watcher may take until it knows the app's files, in seconds.
 _WATCHER_PATIENCE = 30.0
 #: What makes us call the app.
-_FOR_THE_APP = frozenset({Kind.SPAWN, Kind.READY, Kind.RESIZED})
+_FOR_THE_APP = (Spawn, Ready, Resized)
 
 
 class Work(t.Protocol):
@@ -135,8 +148,8 @@ class Zygote:
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
-        frame = Frame(Kind.LOADED, self.generation, argument=self._weight())
-        send_one(self.control, frame, [document])
+        loaded = Loaded(self.generation, self._weight())
+        send_one(self.control, loaded, [document])
         os.close(document)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -153,7 +166,7 @@ class Zygote:
                 frame, fds = received
                 self._obey(frame, fds)
                 close_all(fds)
-                if frame.kind in _FOR_THE_APP:
+                if isinstance(frame, _FOR_THE_APP):
                     self._hear_of_deaths()
                     self._reap()
         if not self._released:
@@ -220,30 +233,30 @@ class Zygote:
 
     def _obey(self, frame: Frame, fds: list[int]) -> None:
         """Do what a frame says; what is taken of its descriptors is popped."""
-        if frame.kind is Kind.LISTEN:
+        if isinstance(frame, Listen):
             self._listen(fds)
-        elif frame.kind is Kind.SPAWN:
+        elif isinstance(frame, Spawn):
             self._spawn(frame.slot, fds.pop(0), fds.pop(0))
-        elif frame.kind is Kind.RELEASE:
+        elif isinstance(frame, Release):
             self._released = True
-        elif frame.kind is Kind.HANDED_ON:
+        elif isinstance(frame, HandedOn):
             self._handed_on = True
             at_exit.hand_on()
-        elif frame.kind is Kind.READY:
+        elif isinstance(frame, Ready):
             at_exit.inherit()
-            self.life.ready(bool(frame.argument))
-            send_one(self.control, Frame(Kind.READY, self.generation))
-        elif frame.kind is Kind.RESIZED:
-            self.life.resized(frame.argument)
-            send_one(self.control, Frame(Kind.RESIZED, self.generation))
+            self.life.ready(frame.follows)
+            send_one(self.control, Ready(self.generation))
+        elif isinstance(frame, Resized):
+            self.life.resized(frame.workers)
+            send_one(self.control, frame)
         elif (
-            frame.kind is Kind.SIGNAL
-            and (worker := self.workers.get(frame.argument)) is not None
+            isinstance(frame, Signal)
+            and (worker := self.workers.get(frame.pid)) is not None
             and worker.slot == frame.slot
         ):
             # Not reaped yet, so the pid is still its; perhaps as another user's.
             with contextlib.suppress(PermissionError):
-                os.kill(frame.argument, frame.place)
+                os.kill(frame.pid, frame.number)
 
     def _listen(self, fds: list[int]) -> None:
         hosts = read_document(fds.pop(0))
@@ -275,7 +288,7 @@ class Zygote:
                 self._become_worker(slot, channel, dump, mask)
         except OSError as e:
             number = e.errno or errno.EAGAIN
-            frame = Frame(Kind.FAILED, self.generation, slot, number)
+            frame = Failed(self.generation, slot, number)
             send_one(self.control, frame)
             os.close(dump)
             return
@@ -337,7 +350,7 @@ class Zygote:
 
     def _follow(self, begin: Inherited) -> t.NoReturn:
         """A worker was promoted, and this is the process that it has left behind."""
-        frame = Frame(Kind.PROMOTED, begin.generation, argument=os.getpid())
+        frame = Promoted(begin.generation, os.getpid())
         send_one(begin.control, frame)
         life = self.life.of(begin.generation)
         # No watcher: an app whose files are watched isn't for long.
@@ -352,7 +365,7 @@ class Zygote:
                 fds.append(os.pidfd_open(pid))
             except OSError:
                 pass
-        send_one(self.control, Frame(Kind.SPAWNED, self.generation, slot, pid), fds)
+        send_one(self.control, Spawned(self.generation, slot, pid), fds)
         close_all(fds)
 
     def _reap(self) -> None:
@@ -372,9 +385,7 @@ class Zygote:
                 if self._orphans is not None:
                     self._orphans.reaped(worker, code)
                 os.close(worker.dump)
-                frame = Frame(
-                    Kind.EXITED, self.generation, slot, pid, moment=float(code)
-                )
+                frame = Exited(self.generation, slot, pid, Status(code))
                 send_one(self.control, frame)
         if self._watcher:
             try:
@@ -385,7 +396,7 @@ class Zygote:
             if ended:
                 self._watcher = 0
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
-                    send_one(self.control, Frame(Kind.CHANGED, self.generation))
+                    send_one(self.control, Changed(self.generation))
 
     def _disown(self) -> None:
         """In a process that the app has forked: let go of what is the zygote's."""

@@ -10,8 +10,8 @@ import pytest
 from flask_prefork.dispatcher import queues as queues_module
 from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.ipc.parked import Connection
-from flask_prefork.ipc.parked import Wait
 from flask_prefork.ipc.states import Event
+from flask_prefork.system.parked import Wait
 
 from .waiting import Hall
 from .waiting import halls

@@ -22,9 +22,10 @@ from flask_prefork.dispatcher.watchdog import RequestWatchdog
 from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import records
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.exits import AT_ONCE
+from flask_prefork.ipc.frames import Frame
+from flask_prefork.ipc.frames import Spawn
+from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.states import Event
@@ -69,7 +70,7 @@ class World:
         assert worker is not None
         self.worker = worker
         self.children.start(worker)
-        frame = Frame(Kind.SPAWNED, 1, worker.slot, os.getpid())
+        frame = Spawned(1, worker.slot, os.getpid())
         self.children.spawned(frame, [], lambda pid, pidfd: None)
         self.children.pool.report(worker, Event.IDLE, NOW)
         self.children.pool.order(1, NOW)
@@ -77,7 +78,7 @@ class World:
         self.children.stalls.watch(worker, NOW)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:
-        if frame.kind is Kind.SPAWN:
+        if isinstance(frame, Spawn):
             self.process = socket.socket(fileno=os.dup(fds[0]))
         return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import typing as t
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -14,14 +13,19 @@ from flask_prefork.dispatcher.pool import Pool
 from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.exits import AT_ONCE
+from flask_prefork.ipc.frames import Busy
+from flask_prefork.ipc.frames import encode
+from flask_prefork.ipc.frames import Frame
+from flask_prefork.ipc.frames import Idle
+from flask_prefork.ipc.frames import Spawn
+from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.parked import Connection
-from flask_prefork.ipc.parked import Wait
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Summary
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 
 
@@ -45,19 +49,19 @@ class World:
         self.children.start(worker)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:
-        if frame.kind is Kind.SPAWN:
+        if isinstance(frame, Spawn):
             self.process = socket.socket(fileno=os.dup(fds[0]))
         return True
 
-    def park(self, fd: int, frame: Frame) -> None:
+    def park(self, fd: int, listener: int, state: Parked) -> None:
         raise AssertionError("nothing is parked here")
 
     def put_back(self, connection: Connection) -> None:
         self.ready.insert(0, connection)
 
-    def say(self, kind: Kind, **more: t.Any) -> None:
+    def say(self, frame: Frame) -> None:
         """The worker reports, and the dispatcher takes it in."""
-        self.process.send(Frame(kind, 1, 0, **more).encode())
+        self.process.send(encode(frame))
         for callback in self.poller.wait(0):
             callback()
 
@@ -66,7 +70,7 @@ class World:
         assert self.children.pool.order(1, 1.0, -1) == [self.worker]
         ours, theirs = socket.socketpair()
         theirs.close()
-        connection = Connection(ours.detach(), 0, Wait.WORKER, 60.0, 1, 0)
+        connection = Connection(ours.detach(), 0, Parked(Wait.WORKER, 60.0, 1))
         self.children.resume(self.worker, connection)
         return connection
 
@@ -88,7 +92,7 @@ class World:
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World()
-    world.say(Kind.IDLE)
+    world.say(Idle(1, 0))
     yield world
     world.close()
 
@@ -104,7 +108,7 @@ def is_open(connection: Connection) -> bool:
 def test_a_connection_is_the_workers_alone_once_it_says_so(world: World) -> None:
     connection = world.resume()
     assert is_open(connection)
-    world.say(Kind.BUSY, flags=1)
+    world.say(Busy(1, 0, True))
     assert not is_open(connection)
     world.die()
     assert world.ready == []
@@ -115,9 +119,9 @@ def test_who_is_busy_with_its_own_has_not_taken_what_it_was_handed(
 ) -> None:
     """With blocking dispatch: it has accepted before it could read of it."""
     connection = world.resume()
-    world.say(Kind.BUSY)
+    world.say(Busy(1, 0))
     assert is_open(connection)
-    world.say(Kind.IDLE, argument=1)
+    world.say(Idle(1, 0, 1))
     assert is_open(connection)
     world.die()
     assert world.ready == [connection]
@@ -125,12 +129,12 @@ def test_who_is_busy_with_its_own_has_not_taken_what_it_was_handed(
 
 def test_what_was_handed_on_twice_is_taken_in_its_order(world: World) -> None:
     first = world.resume()
-    world.say(Kind.BUSY)
-    world.say(Kind.IDLE, argument=1)
+    world.say(Busy(1, 0))
+    world.say(Idle(1, 0, 1))
     second = world.resume()
-    world.say(Kind.BUSY, flags=1)
+    world.say(Busy(1, 0, True))
     assert (is_open(first), is_open(second)) == (False, True)
-    world.say(Kind.IDLE, argument=1)
+    world.say(Idle(1, 0, 1))
     third = world.resume()
     world.die()
     assert world.ready == [second, third]
@@ -139,7 +143,7 @@ def test_what_was_handed_on_twice_is_taken_in_its_order(world: World) -> None:
 def without_pidfd(world: World) -> None:
     """The zygote has forked the worker, where there are no pidfds."""
     pid = 2**30  # above any (proc(5), pid_max)
-    frame = Frame(Kind.SPAWNED, 1, world.worker.slot, pid)
+    frame = Spawned(1, world.worker.slot, pid)
     world.children.spawned(frame, [], lambda pid, pidfd: None)
     assert world.children.pid(world.worker) == pid
 
@@ -196,5 +200,5 @@ def test_nobody_waits_for_ever_for_who_was_killed(world: World, before: bool) ->
 
 
 def test_nothing_is_taken_that_was_not_handed_on(world: World) -> None:
-    world.say(Kind.BUSY, flags=1)
+    world.say(Busy(1, 0, True))
     assert world.worker.state is State.BUSY

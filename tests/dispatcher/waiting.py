@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from flask_prefork.dispatcher.pool import Pool
 from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.queues import Queues
-from flask_prefork.ipc import parked
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.parked import Connection
-from flask_prefork.ipc.parked import Wait
 from flask_prefork.ipc.states import Event
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 
 
@@ -143,10 +141,8 @@ class Hall:
         ours, client = socket.socketpair()
         self.clients.append(client)
         client.setblocking(False)
-        flags = parked.flags(wait, wakes)
-        end = self.now + seconds
         fd = ours.detach()
-        self.queues.park(fd, Frame(Kind.PARK, 1, 0, have, 0, flags, end))
+        self.queues.park(fd, 0, Parked(wait, self.now + seconds, have, wakes))
         return fd, client
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import typing as t
 from collections.abc import Iterator
 
 import pytest
@@ -21,16 +22,34 @@ from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
 from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import FRAME_SIZE
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
+from flask_prefork.ipc.frames import Busy
+from flask_prefork.ipc.frames import encode
+from flask_prefork.ipc.frames import Exited
+from flask_prefork.ipc.frames import Failed
+from flask_prefork.ipc.frames import Finishing
+from flask_prefork.ipc.frames import Frame
+from flask_prefork.ipc.frames import FRAME_SIZE
+from flask_prefork.ipc.frames import Idle
+from flask_prefork.ipc.frames import KINDS
+from flask_prefork.ipc.frames import Loaded
+from flask_prefork.ipc.frames import MemoryUse
+from flask_prefork.ipc.frames import Park
+from flask_prefork.ipc.frames import Ready
+from flask_prefork.ipc.frames import Resized
+from flask_prefork.ipc.frames import Retire
+from flask_prefork.ipc.frames import Signal
+from flask_prefork.ipc.frames import Spawn
+from flask_prefork.ipc.frames import Spawned
+from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.listener import bind
 from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 
 NUMBER = 7
@@ -82,21 +101,21 @@ class House:
         """Be a zygote that loads the app, and three workers that become idle."""
         settings = resolve({"min_idle": 3, "max_workers": 3})
         document = write_document(settings.as_dict())
-        send_one(self.zygote, Frame(Kind.LOADED, NUMBER), [document])
+        send_one(self.zygote, Loaded(NUMBER), [document])
         os.close(document)
         self.turn()
         self.generation.open(self.queues.listeners)
         self.spawn()
         for slot in self.workers:
-            self.say(slot, Kind.IDLE)
+            self.say(Idle(NUMBER, slot))
         assert self.letters() == "III"
 
     def spawn(self) -> None:
         """Be the zygote: fork what it was told to."""
         for frame in self.told():
-            if frame.kind is Kind.SPAWN:
+            if isinstance(frame, Spawn):
                 pid = FIRST_PID + len(self.workers)
-                send_one(self.zygote, Frame(Kind.SPAWNED, NUMBER, frame.slot, pid))
+                send_one(self.zygote, Spawned(NUMBER, frame.slot, pid))
         self.turn()
 
     def told(self) -> list[Frame]:
@@ -106,11 +125,11 @@ class House:
         try:
             while (received := receive_one(self.zygote)) is not None:
                 frame, fds = received
-                if frame.kind is Kind.SPAWN:
+                if isinstance(frame, Spawn):
                     self.workers[frame.slot] = socket.socket(fileno=fds.pop(0))
                 for fd in fds:
                     os.close(fd)
-                if frame.kind in (Kind.RESIZED, Kind.READY):
+                if isinstance(frame, (Resized, Ready)):
                     send_one(self.zygote, frame)
                 frames.append(frame)
         except BlockingIOError:
@@ -124,12 +143,9 @@ class House:
                 callback()
         self.generation.step(self.now, 0, 0)
 
-    def say(
-        self, slot: int, kind: Kind, generation: int = NUMBER, **more: int | float
-    ) -> None:
+    def say(self, frame: Idle | Busy | Retire) -> None:
         """Be a worker: send a frame."""
-        frame = Frame(kind, generation, slot, **more)  # type: ignore[arg-type]
-        self.workers[slot].send(frame.encode())
+        self.workers[frame.slot].send(encode(frame))
         self.turn()
 
     def letters(self) -> str:
@@ -140,7 +156,7 @@ class House:
         return [
             frame.slot
             for frame in self.told()
-            if frame.kind is Kind.SIGNAL and frame.place == signal.SIGKILL
+            if isinstance(frame, Signal) and frame.number == signal.SIGKILL
         ]
 
     def close(self) -> None:
@@ -173,7 +189,11 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 def whole(kind: int, magic: int = 0xF9) -> bytes:
-    return struct.pack("=BBHHxxIIId", magic, kind, 0, 0, NUMBER, 1, 0, 0.0)
+    start = struct.pack("=BBII", magic, kind, NUMBER, 1)
+    return start.ljust(FRAME_SIZE, b"\0")
+
+
+IDLE = encode(Idle(NUMBER, 1))
 
 
 @pytest.mark.parametrize(
@@ -181,17 +201,17 @@ def whole(kind: int, magic: int = 0xF9) -> bytes:
     [
         pytest.param(b"x", id="a byte"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="a request"),
-        pytest.param(whole(Kind.IDLE)[:-1], id="a truncated frame"),
-        pytest.param(whole(Kind.IDLE) + b"\0", id="a frame and a byte"),
-        pytest.param(whole(Kind.IDLE) * 3 + whole(0), id="frames and an unknown kind"),
+        pytest.param(IDLE[:-1], id="a truncated frame"),
+        pytest.param(IDLE + b"\0", id="a frame and a byte"),
+        pytest.param(IDLE * 3 + whole(0), id="frames and an unknown kind"),
         pytest.param(whole(200), id="an unknown kind"),
-        pytest.param(whole(Kind.IDLE, magic=0), id="no magic"),
+        pytest.param(whole(IDLE[1], magic=0), id="no magic"),
         pytest.param(bytes(FRAME_SIZE), id="zeros"),
         pytest.param(b"\xff" * 100_000, id="a lot of garbage"),
         *(
-            pytest.param(whole(kind), id=f"{kind.name}, which is not a worker's")
-            for kind in Kind
-            if kind not in (Kind.IDLE, Kind.BUSY)
+            pytest.param(whole(number), id=f"{cls.__name__}, which is not a worker's")
+            for number, cls in KINDS.items()
+            if cls not in (Idle, Busy, Finishing, MemoryUse)
         ),
     ],
 )
@@ -208,14 +228,14 @@ def test_worker_sends_garbage(
     house.turn()
     assert house.letters() == "IKI"
     assert house.killed() == [1]
-    for late in (Kind.IDLE, Kind.BUSY, Kind.IDLE):
+    for late in (Idle(NUMBER, 1), Busy(NUMBER, 1), Idle(NUMBER, 1)):
         with contextlib.suppress(OSError):
-            house.say(1, late)
+            house.say(late)
     assert house.letters() == "IKI"
     # The others go on.
-    house.say(0, Kind.BUSY)
-    house.say(2, Kind.BUSY)
-    house.say(0, Kind.IDLE)
+    house.say(Busy(NUMBER, 0))
+    house.say(Busy(NUMBER, 2))
+    house.say(Idle(NUMBER, 0))
     assert house.letters().startswith("IKB")
 
 
@@ -225,11 +245,11 @@ def test_worker_speaks_for_another_generation(house: House, generation: int) -> 
 
     They are ignored.
     """
-    house.say(1, Kind.BUSY, generation)
-    house.say(1, Kind.RETIRE, generation)
+    house.say(Busy(generation, 1))
+    house.say(Retire(generation, 1))
     assert house.letters() == "III"
     assert house.killed() == []
-    house.say(1, Kind.BUSY)
+    house.say(Busy(NUMBER, 1))
     assert house.letters() == "IBI"
 
 
@@ -238,32 +258,32 @@ def test_worker_speaks_for_another_slot(house: House) -> None:
 
     Who speaks is told by the channel: the other one is left alone.
     """
-    frame = Frame(Kind.BUSY, NUMBER, 2)
-    house.workers[1].send(frame.encode())
+    house.workers[1].send(encode(Busy(NUMBER, 2)))
     house.turn()
     assert house.letters() == "IBI"
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("listener", "state"),
     [
-        pytest.param({"moment": math.nan}, id="deadline nan"),
-        pytest.param({"moment": math.inf}, id="deadline inf"),
-        pytest.param({"moment": -math.inf}, id="deadline -inf"),
-        pytest.param({"moment": 1e300}, id="deadline never"),
-        pytest.param({"moment": -1.0}, id="deadline before the clock began"),
-        pytest.param({"moment": 1010.0, "place": 1}, id="unknown listener"),
-        pytest.param({"moment": 1010.0, "flags": 3}, id="unknown wait"),
+        pytest.param(0, Parked(Wait.HEAD, math.nan), id="deadline nan"),
+        pytest.param(0, Parked(Wait.HEAD, math.inf), id="deadline inf"),
+        pytest.param(0, Parked(Wait.HEAD, -math.inf), id="deadline -inf"),
+        pytest.param(0, Parked(Wait.HEAD, 1e300), id="deadline never"),
+        pytest.param(0, Parked(Wait.HEAD, -1.0), id="deadline before the clock began"),
+        pytest.param(1, Parked(Wait.HEAD, 1010.0), id="unknown listener"),
+        pytest.param(0, Parked(t.cast(Wait, 3), 1010.0), id="unknown wait"),
+        pytest.param(0, Parked(Wait.HEAD, 1010.0, wakes=16), id="too many wakes"),
     ],
 )
-def test_worker_parks_nonsense(house: House, more: dict[str, float]) -> None:
+def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> None:
     """A worker hands back a connection with nonsense about it.
 
     It is killed. The connection is closed, and no other worker ever gets it.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        frame = Frame(Kind.PARK, NUMBER, 1, **more)  # type: ignore[arg-type]
+        frame = Park(NUMBER, 1, listener, state)
         send_one(house.workers[1], frame, [theirs.fileno()])
         theirs.close()
         house.turn()
@@ -281,7 +301,7 @@ def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        frame = Frame(Kind.BUSY, NUMBER, 0)
+        frame = Busy(NUMBER, 0)
         send_one(house.workers[0], frame, [theirs.fileno()] * 5)
         socket.send_fds(house.workers[1], [b"garbage"], [theirs.fileno()] * 5)
         theirs.close()
@@ -300,7 +320,7 @@ def test_worker_never_reads(house: House) -> None:
         house.generation.order(1, 0)
         if house.letters()[0] == "O":
             sent += 1
-            house.say(0, Kind.IDLE)
+            house.say(Idle(NUMBER, 0))
     assert sent > 10
     assert house.letters() == "KII"
     assert house.killed() == [0]
@@ -314,11 +334,11 @@ def test_worker_floods_the_channel(house: House) -> None:
     The dispatcher takes in so many at once, and then looks after the others.
     """
     house.workers[0].setblocking(False)
-    frame = Frame(Kind.BUSY, NUMBER, 0).encode()
+    frame = encode(Busy(NUMBER, 0))
     with contextlib.suppress(BlockingIOError):
         while True:
             house.workers[0].send(frame)
-    house.workers[2].send(Frame(Kind.BUSY, NUMBER, 2).encode())
+    house.workers[2].send(encode(Busy(NUMBER, 2)))
     callbacks = house.poller.wait(0)
     assert len(callbacks) == 2
     for callback in callbacks:
@@ -347,12 +367,12 @@ def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None
     """
     house.zygote.setblocking(False)
     for slot in range(3):
-        house.say(slot, Kind.BUSY)
+        house.say(Busy(NUMBER, slot))
     (worker, *_) = house.generation.pool
     while house.generation.alive:
         # There is no pidfd, so it is the zygote's to do.
         house.generation.children.signal(worker, signal.SIGUSR2)
-    house.say(1, Kind.IDLE)
+    house.say(Idle(NUMBER, 1))
     assert house.letters()[:3] == "BIB"
     assert "does not listen" in log.text
     assert house.process.wait(5) < 0
@@ -384,7 +404,7 @@ def test_zygote_is_slow_but_gets_on(house: House) -> None:
     """
     for slot in range(3):
         house.workers.pop(slot).close()
-        send_one(house.zygote, Frame(Kind.EXITED, NUMBER, slot, FIRST_PID + 3))
+        send_one(house.zygote, Exited(NUMBER, slot, FIRST_PID + 3, Status(0)))
     house.turn()
     for _ in range(10):
         house.now += 0.5
@@ -396,9 +416,9 @@ def test_zygote_is_slow_but_gets_on(house: House) -> None:
         house.turn()
         assert house.generation.alive
         assert house.letters() == "I" * slot + "S" * (3 - slot)
-        send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, slot, FIRST_PID + 10 + slot))
+        send_one(house.zygote, Spawned(NUMBER, slot, FIRST_PID + 10 + slot))
         house.turn()
-        house.say(slot, Kind.IDLE)
+        house.say(Idle(NUMBER, slot))
     assert house.letters() == "III"
 
 
@@ -409,7 +429,7 @@ def test_zygote_does_not_fork(house: House, log: pytest.LogCaptureFixture) -> No
     said to be, and none is a failed start.
     """
     house.workers.pop(1).close()
-    send_one(house.zygote, Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 3))
+    send_one(house.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
     house.turn()
     house.now += 1.0
     house.turn()
@@ -441,7 +461,7 @@ def test_worker_survives_sigkill(
     monkeypatch.setattr(vetting, "worker", lambda pid, pidfd, zygote: None)
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
     house.workers.pop(1).close()
-    send_one(house.zygote, Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 3))
+    send_one(house.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
     house.turn()
     for _ in range(2):
         house.now += 1.0
@@ -449,7 +469,7 @@ def test_worker_survives_sigkill(
     house.told()
     with sleeping() as process:
         pidfd = os.pidfd_open(process.pid)
-        send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, 1, process.pid), [pidfd])
+        send_one(house.zygote, Spawned(NUMBER, 1, process.pid), [pidfd])
         os.close(pidfd)
         house.turn()
         house.workers[1].send(b"garbage")
@@ -477,7 +497,7 @@ def test_worker_is_shown_before_it_is_killed(
     house.told()
     house.now += 30.0
     house.turn()
-    first = [(f.slot, f.place) for f in house.told() if f.kind is Kind.SIGNAL]
+    first = [(f.slot, f.number) for f in house.told() if isinstance(f, Signal)]
     assert first == [(0, signal.SIGUSR2)]
     house.turn()
     assert not house.told(), "only once"
@@ -492,12 +512,12 @@ def test_worker_is_shown_before_it_is_killed(
     [
         pytest.param(b"garbage", id="garbage"),
         pytest.param(
-            Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 1, moment=math.nan).encode(),
+            encode(Exited(NUMBER, 1, FIRST_PID + 1, Status(256))),
             id="an exit status that is none",
         ),
         pytest.param(
-            Frame(Kind.EXITED, NUMBER, 1, FIRST_PID + 1, moment=math.inf).encode(),
-            id="an infinite exit status",
+            encode(Exited(NUMBER, 1, FIRST_PID + 1, Status(-(2**31)))),
+            id="a signal that is none",
         ),
     ],
 )
@@ -512,7 +532,7 @@ def test_zygote_sends_garbage(
     house.turn()
     assert not house.generation.alive
     assert "The zygote sent garbage" in log.text
-    house.say(2, Kind.BUSY)
+    house.say(Busy(NUMBER, 2))
     assert house.letters()[2] == "B"
 
 
@@ -522,12 +542,12 @@ def test_zygote_tells_of_workers_that_there_are_not(house: House) -> None:
     Nothing changes.
     """
     for frame in (
-        Frame(Kind.SPAWNED, NUMBER, 9999, 1),
-        Frame(Kind.SPAWNED, NUMBER, 1, 1),
-        Frame(Kind.FAILED, NUMBER, 1, 11),
-        Frame(Kind.EXITED, NUMBER, 1, 1, moment=0.0),
-        Frame(Kind.EXITED, NUMBER, 9999, FIRST_PID, moment=0.0),
-        Frame(Kind.IDLE, NUMBER, 1),
+        Spawned(NUMBER, 9999, 1),
+        Spawned(NUMBER, 1, 1),
+        Failed(NUMBER, 1, 11),
+        Exited(NUMBER, 1, 1, Status(0)),
+        Exited(NUMBER, 9999, FIRST_PID, Status(0)),
+        Idle(NUMBER, 1),
     ):
         send_one(house.zygote, frame)
     house.turn()

@@ -16,11 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
+from flask_prefork.ipc.frames import Exited
+from flask_prefork.ipc.frames import Frame
+from flask_prefork.ipc.frames import KINDS
+from flask_prefork.ipc.frames import Loaded
+from flask_prefork.ipc.frames import Spawned
+from flask_prefork.ipc.frames import Status
+from flask_prefork.ipc.frames import TAG_SIZE
 from flask_prefork.settings.table import resolve
+from flask_prefork.system.parked import MAX_WAKES
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 
 from .test_channel_faults import FIRST_PID
 from .test_channel_faults import House
@@ -117,20 +125,45 @@ MAKES = [make for name, make in sorted(globals().items()) if name.startswith("of
 
 #: Whom the zygote of a :class:`.House` takes for each of its workers.
 WORKERS_PID = FIRST_PID + 3
-#: Arguments of all fields.
-EXTREMES: list[dict[str, t.Any]] = [
-    {},
-    {"argument": 1, "moment": 1010.0},
-    {"argument": 2**32 - 1, "place": 2**16 - 1, "flags": 2**16 - 1},
-    {"argument": 2**31, "moment": math.nan},
-    {"moment": math.inf, "flags": 1},
-    {"moment": -math.inf, "flags": 2},
-    {"moment": -1.0, "tag": b"x" * 19},
-    {"moment": 1010.0, "flags": 2**16 - 4},
-    {"moment": 1e300, "place": 1},
-    {"argument": os.getpid()},
-    {"argument": WORKERS_PID, "moment": -9.0},
-]
+#: Values for the fields of each type: the first of each for one frame, and so on.
+EXTREMES: dict[t.Any, list[t.Any]] = {
+    int: [0, 1, 2**32 - 1, 2**31, 2**16 - 1, os.getpid(), WORKERS_PID],
+    Status: [0, 255, 2**31 - 1, -(2**31), -256, -255, -9],
+    bool: [False, True],
+    Parked: [
+        Parked(Wait.HEAD, 0.0),
+        Parked(Wait.HEAD, 1010.0, 1),
+        Parked(Wait.KEEP_ALIVE, math.nan, 2**31),
+        Parked(Wait.KEEP_ALIVE, math.inf),
+        Parked(Wait.WORKER, -math.inf),
+        Parked(Wait.HEAD, -1.0, tag=b"x" * TAG_SIZE),
+        Parked(Wait.HEAD, 1010.0, wakes=MAX_WAKES),
+        Parked(Wait.HEAD, 1010.0, wakes=2**32 - 1),
+        Parked(Wait.HEAD, 1e300, 2**32 - 1),
+        Parked(t.cast(Wait, 3), 1010.0),
+        Parked(t.cast(Wait, 255), 1010.0),
+        Parked(Wait.WORKER, 1010.0, 2**32 - 1),
+    ],
+    float: [0.0, 1010.0, math.nan, math.inf, -math.inf, -1.0, 1e300],
+}
+#: Of each kind so many.
+MOST = max(map(len, EXTREMES.values()))
+
+
+def extremes(cls: t.Any, slot: int) -> Iterator[Frame]:
+    """Frames of a kind, with all extreme values."""
+    types = t.get_type_hints(cls)
+    for number in range(MOST):
+        values = {
+            name: EXTREMES[one][number % len(EXTREMES[one])]
+            for name, one in types.items()
+        }
+        known = {"generation": NUMBER, "slot": slot}
+        # Of those with a state, also such that come by a listener that there is.
+        known |= {"listener": 0} if number % 2 else {}
+        yield cls(**values | {k: v for k, v in known.items() if k in types})
+
+
 WHO = ["worker", "zygote"]
 
 
@@ -183,11 +216,16 @@ def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None
 
     At most who sent it is lost, and the dispatcher never waits.
     """
-    for kind, more, slot in itertools.product(Kind, EXTREMES, (1, 2**32 - 1)):
+    sent = (
+        frame
+        for cls, slot in itertools.product(KINDS.values(), (1, 2**32 - 1))
+        for frame in extremes(cls, slot)
+    )
+    for frame in sent:
         house = street.next()
         fds = make(house, tmp_path)
         sender = house.workers[1] if who == "worker" else house.zygote
-        send_one(sender, Frame(kind, NUMBER, slot, **more), fds)
+        send_one(sender, frame, fds)
         for fd in fds:
             os.close(fd)
         house.turn()
@@ -205,7 +243,7 @@ def test_a_zygote_says_what_it_has_forked(
     house = street.next()
     # The third worker has died, and another one is to come.
     house.workers.pop(2).close()
-    dead = Frame(Kind.EXITED, NUMBER, 2, WORKERS_PID, moment=-9.0)
+    dead = Exited(NUMBER, 2, WORKERS_PID, Status(-9))
     send_one(house.zygote, dead)
     house.turn()
     house.now += 1
@@ -214,7 +252,7 @@ def test_a_zygote_says_what_it_has_forked(
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:
             fds = make(house, tmp_path)
-            send_one(house.zygote, Frame(Kind.SPAWNED, NUMBER, 2, process.pid), fds)
+            send_one(house.zygote, Spawned(NUMBER, 2, process.pid), fds)
             for fd in fds:
                 os.close(fd)
             house.turn()
@@ -245,7 +283,7 @@ def test_any_settings(street: Street) -> None:
             street.process = sleeping()
         with contextlib.closing(House(loaded=False, process=street.process)) as house:
             fd = write_document(document)
-            send_one(house.zygote, Frame(Kind.LOADED, NUMBER), [fd])
+            send_one(house.zygote, Loaded(NUMBER), [fd])
             os.close(fd)
             house.turn()
             assert house.generation.loaded or not house.generation.alive
@@ -274,7 +312,7 @@ def test_a_document_that_is_garbage(data: bytes) -> None:
     with contextlib.closing(House(loaded=False)) as house:
         fd = os.memfd_create("document")
         os.write(fd, data)
-        send_one(house.zygote, Frame(Kind.LOADED, NUMBER), [fd])
+        send_one(house.zygote, Loaded(NUMBER), [fd])
         os.close(fd)
         house.turn()
         assert not house.generation.alive

@@ -14,9 +14,10 @@ import h11
 
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import NullMonitor
-from flask_prefork.http.server import Parked
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.server import PreforkServer
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 
 
 class Answer(t.NamedTuple):
@@ -131,7 +132,9 @@ class Site:
             low_water(connection, parked.have + 1)
             poll = select.poll()
             poll.register(connection, select.POLLIN)
-            left = 0 if parked.ready else parked.deadline - time.monotonic()
+            left = (
+                0 if parked.wait is Wait.WORKER else parked.deadline - time.monotonic()
+            )
             poll.poll(max(left * 1000, 0))
             parked = self.server.serve(connection, address, parked)
         self.results.append(parked)

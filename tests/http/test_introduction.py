@@ -20,10 +20,9 @@ from harness import Site
 from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
-from flask_prefork.http.contract import HEAD
-from flask_prefork.http.contract import KEEP_ALIVE
-from flask_prefork.http.contract import Parked
 from flask_prefork.system import peers
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 
 HEADER = b"PROXY TCP4 1.2.3.4 5.6.7.8 567 443\r\n"
 HEADER_2 = (
@@ -135,14 +134,14 @@ def test_splits(make: t.Any, header: bytes) -> None:
         line.send(data[:count])
         parked = line.serve()
         assert parked is not None
-        assert (parked.kind, parked.ready) == (HEAD, False)
+        assert parked.wait is Wait.HEAD
         taken = len(header) if count >= len(header) else 0
         assert parked.have == count - taken
         assert bool(parked.tag) == bool(taken)
         line.send(data[count:], parked.have)
         after = line.serve(parked)
         assert after is not None
-        assert after.kind == KEEP_ALIVE
+        assert after.wait is Wait.KEEP_ALIVE
         assert parse(line.client.recv(65536))[0].body == b"1.2.3.4 567"
 
 
@@ -153,7 +152,7 @@ def test_kept_alive(make: t.Any) -> None:
     for _ in range(3):
         parked = line.serve(parked)
         assert parse(line.client.recv(65536))[0].body == b"1.2.3.4 567"
-        assert parked is not None and parked.kind == KEEP_ALIVE
+        assert parked is not None and parked.wait is Wait.KEEP_ALIVE
         line.send(GET)
 
 
@@ -202,7 +201,7 @@ def test_too_late(make: t.Any, caplog: pytest.LogCaptureFixture) -> None:
     assert record.getMessage().endswith("closed, the PROXY header took too long")
     # Who says nothing is closed without a word.
     line = Line(make())
-    late = Parked(HEAD, time.monotonic(), 0, False)
+    late = Parked(Wait.HEAD, time.monotonic())
     assert line.serve(late) is None
     assert len(caplog.records) == 1
 

@@ -15,10 +15,9 @@ from harness import read_all
 from harness import Site
 
 from flask_prefork.http import connection as connection_module
-from flask_prefork.http.server import HEAD
-from flask_prefork.http.server import KEEP_ALIVE
-from flask_prefork.http.server import Parked
 from flask_prefork.http.wire import Wire
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -29,9 +28,9 @@ def test_parked_until_the_next_request(line: Line) -> None:
     before = time.monotonic()
     parked = line.serve()
     assert parked is not None
-    assert parked.kind == KEEP_ALIVE
+    assert parked.wait is Wait.KEEP_ALIVE
     assert parked.deadline > before + line.site.server.limits.keep_alive
-    assert (parked.have, parked.ready) == (0, False)
+    assert parked.have == 0
     assert line.answers() == [200]
     line.send(CLOSE)
     assert line.serve(parked) is None
@@ -43,7 +42,7 @@ def test_parked_for_the_rest_of_a_head(line: Line) -> None:
     line.send(GET[:10])
     first = line.serve()
     assert first is not None
-    assert (first.kind, first.have, first.ready) == (HEAD, 10, False)
+    assert (first.wait, first.have) == (Wait.HEAD, 10)
     line.send(GET[10:20], 10)
     second = line.serve(first)
     assert second == first._replace(have=20)
@@ -52,14 +51,14 @@ def test_parked_for_the_rest_of_a_head(line: Line) -> None:
     line.send(GET[20:], 20)
     third = line.serve(second)
     assert third is not None
-    assert third.kind == KEEP_ALIVE
+    assert third.wait is Wait.KEEP_ALIVE
     assert line.answers() == [200]
 
 
 def test_parked_before_the_first_byte(line: Line) -> None:
     parked = line.serve()
     assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 0)
+    assert (parked.wait, parked.have) == (Wait.HEAD, 0)
     line.send(GET)
     assert line.serve(parked) is not None
     assert line.answers() == [200]
@@ -69,7 +68,7 @@ def test_beginning_of_the_next_request_stays(line: Line) -> None:
     line.send(GET + GET[:10])
     parked = line.serve()
     assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 10)
+    assert (parked.wait, parked.have) == (Wait.HEAD, 10)
     assert line.answers() == [200]
 
 
@@ -106,7 +105,7 @@ def test_unix_socket(make_site: t.Any, tmp_path: Path) -> None:
     line.send(GET[:10])
     parked = line.serve()
     assert parked is not None
-    assert (parked.kind, parked.have) == (HEAD, 10)
+    assert (parked.wait, parked.have) == (Wait.HEAD, 10)
     line.send(GET[10:], 10)
     assert line.serve(parked) is not None
     assert line.answers() == [200]
@@ -253,19 +252,18 @@ def test_a_slice_is_for_those_who_wait(make_site: t.Any) -> None:
     line.send(GET * 3)
     parked = line.serve()
     assert parked is not None
-    assert parked.kind == KEEP_ALIVE
+    assert parked.wait is Wait.KEEP_ALIVE
     line.answers(3)
     site.monitor.is_crowded = True
     line.send(GET * 3)
     for left in (2, 1):
         parked = line.serve(parked)
         assert parked is not None
-        assert (parked.kind, parked.have) == (HEAD, left * len(GET))
-        assert parked.ready
+        assert (parked.wait, parked.have) == (Wait.WORKER, left * len(GET))
         line.answers()
     parked = line.serve(parked)
     assert parked is not None
-    assert (parked.kind, parked.have, parked.ready) == (KEEP_ALIVE, 0, False)
+    assert (parked.wait, parked.have) == (Wait.KEEP_ALIVE, 0)
     line.answers()
 
 
@@ -278,7 +276,7 @@ def test_no_moment_for_a_head_while_others_wait(
     line.send(data)
     parked = line.serve()
     assert parked is not None
-    assert (parked.kind, parked.have, parked.ready) == (HEAD, len(data), False)
+    assert (parked.wait, parked.have) == (Wait.HEAD, len(data))
 
 
 def test_a_slice_without_parking(make_site: t.Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant
@@ -11,12 +10,12 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
-from flask_prefork.ipc import parked as parking
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import FIRST_DELAY
 from flask_prefork.ipc.parked import LAST_DELAY
 from flask_prefork.ipc.parked import ParkedConnections
-from flask_prefork.ipc.parked import Wait
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 from flask_prefork.system.timers import Deadlines
 
 #: How late a deadline may be told of, in seconds: a bit above the precision.
@@ -27,28 +26,6 @@ EPSILON = 1e-6
 #: As a clock that has run for days; fractions that don't hit the precision.
 TIMES = st.floats(-5, 5).map(lambda offset: 1_000_000 + offset)
 ITEMS = st.integers(0, 9)
-
-
-# Flags
-
-
-@given(st.sampled_from(Wait), st.integers(0, 15))
-def test_flags_round_trip(wait: Wait, wakes: int) -> None:
-    value = parking.flags(wait, wakes)
-    assert 0 <= value < 1 << 16, "a frame has 16 bits for them"
-    assert parking.from_flags(value) == (wait, wakes)
-
-
-@given(st.sampled_from(Wait), st.integers(16))
-def test_the_count_of_wakes_saturates(wait: Wait, wakes: int) -> None:
-    assert parking.from_flags(parking.flags(wait, wakes)) == (wait, 15)
-    # No count that a frame can carry is told from a higher one by its delay.
-    assert FIRST_DELAY * 2**14 >= LAST_DELAY
-
-
-def test_flags_of_nothing() -> None:
-    with pytest.raises(ValueError):
-        parking.from_flags(3)
 
 
 # Deadlines
@@ -134,7 +111,7 @@ def connection(
     wakes: int = 0,
 ) -> Connection:
     """A connection that is nobody's descriptor."""
-    return Connection(-1, 0, wait, deadline, have, wakes)
+    return Connection(-1, 0, Parked(wait, deadline, have, wakes))
 
 
 def test_one_between_two_requests_is_watched() -> None:
@@ -273,13 +250,15 @@ class LotMachine(RuleBasedStateMachine):
         woken = list(self.lot.ready)[len(self.ready) :]
         assert len({*close, *watch, *woken}) == len(close) + len(watch) + len(woken)
         for gone in (*close, *woken):
-            assert gone.deadline <= self.now + EPSILON
-            assert (gone in woken) is (gone.wait is Wait.HEAD and gone.have > 0)
+            assert gone.state.deadline <= self.now + EPSILON
+            assert (gone in woken) is (
+                gone.state.wait is Wait.HEAD and gone.state.have > 0
+            )
             self.forget(gone)
         self.ready += woken
         for rested in watch:
             assert self.rests.pop(rested) <= self.now + EPSILON
-        assert all(one.deadline > self.now - LATE for one in self.waiting)
+        assert all(one.state.deadline > self.now - LATE for one in self.waiting)
         assert all(end > self.now - LATE for end in self.rests.values())
 
     @rule()
@@ -294,14 +273,14 @@ class LotMachine(RuleBasedStateMachine):
         assert len(lot) == len(self.waiting) + len(self.ready)
         assert all(one in lot for one in self.waiting)
         assert not any(one in lot for one in self.ready)
-        heads = [one for one in self.waiting if one.wait is Wait.HEAD]
-        idle = [one for one in self.waiting if one.wait is not Wait.HEAD]
+        heads = [one for one in self.waiting if one.state.wait is Wait.HEAD]
+        idle = [one for one in self.waiting if one.state.wait is not Wait.HEAD]
         assert lot.heads == len(heads)
         assert lot.longest_idle() is next(iter(idle + heads), None)
 
     @invariant()
     def deadline_is_the_earliest(self) -> None:
-        moments = [one.deadline for one in self.waiting] + [*self.rests.values()]
+        moments = [one.state.deadline for one in self.waiting] + [*self.rests.values()]
         deadline = self.lot.deadline()
         if not moments:
             assert deadline is None

@@ -12,10 +12,11 @@ import typing as t
 import pytest
 
 from flask_prefork.ipc import spawn
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.channel import read_document
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
+from flask_prefork.ipc.channel import write_document
+from flask_prefork.ipc.frames import Loaded
 from flask_prefork.system import origin
 
 # Says over the control socket what it is, then waits for its end.
@@ -23,16 +24,15 @@ _CHILD = """
 import os, signal
 from flask_prefork.ipc import spawn
 from flask_prefork.ipc.channel import *
+from flask_prefork.ipc.frames import Loaded
 begin = spawn.inherited()
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-send_one(begin.control, Frame(
-    Kind.LOADED,
-    begin.generation,
-    slot=os.getpid(),
-    argument=len(blocked & set(spawn.FOREIGN_SIGNALS)),
-    place=spawn.VARIABLE in os.environ,
-    flags=os.get_inheritable(begin.control.fileno()),
-))
+send_one(begin.control, Loaded(begin.generation), [write_document({
+    "pid": os.getpid(),
+    "blocked": len(blocked & set(spawn.FOREIGN_SIGNALS)),
+    "variable": spawn.VARIABLE in os.environ,
+    "inheritable": os.get_inheritable(begin.control.fileno()),
+})])
 receive_one(begin.control)
 os._exit(7)
 """
@@ -44,13 +44,12 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origin, "_origin", None)
 
 
-def hear(control: socket.socket) -> Frame:
-    """The one frame of a child that lives."""
+def hear(control: socket.socket) -> tuple[int, dict[str, t.Any]]:
+    """The one frame of a child that lives: its generation, and the document."""
     received = receive_one(control)
     assert received is not None
-    frame, fds = received
-    assert not fds
-    return frame
+    frame, (fd,) = received
+    return frame.generation, read_document(fd)
 
 
 def end(zygote: spawn.ZygoteHandle) -> int:
@@ -86,13 +85,13 @@ def test_by_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", _CHILD])
     zygote = spawn.by_exec(5)
     assert zygote.generation == 5
-    frame = hear(zygote.control)
-    assert frame.generation == 5
-    assert frame.slot == zygote.pid != os.getpid()
+    generation, told = hear(zygote.control)
+    assert generation == 5
+    assert told["pid"] == zygote.pid != os.getpid()
     # A Ctrl-C while it starts does it no harm.
-    assert frame.argument == len(spawn.FOREIGN_SIGNALS)
-    assert not frame.place
-    assert not frame.flags
+    assert told["blocked"] == len(spawn.FOREIGN_SIGNALS)
+    assert not told["variable"]
+    assert not told["inheritable"]
     assert end(zygote) == 7
     assert spawn.VARIABLE not in os.environ
 
@@ -135,10 +134,10 @@ def test_by_fork() -> None:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    frame = hear(started.control)
-    assert started.generation == frame.generation == 3
-    assert frame.slot == started.pid
-    assert frame.argument == len(spawn.FOREIGN_SIGNALS)
+    generation, told = hear(started.control)
+    assert started.generation == generation == 3
+    assert told["pid"] == started.pid
+    assert told["blocked"] == len(spawn.FOREIGN_SIGNALS)
     assert end(started) == 7
     # Until the dispatcher has its handlers.
     assert blocked >= set(spawn.FOREIGN_SIGNALS)
@@ -148,13 +147,9 @@ def _be_forked(begin: spawn.Inherited) -> t.NoReturn:
     """The forked child's part: not a line of pytest may run in it."""
     try:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        frame = Frame(
-            Kind.LOADED,
-            begin.generation,
-            slot=os.getpid(),
-            argument=len(blocked & set(spawn.FOREIGN_SIGNALS)),
-        )
-        send_one(begin.control, frame)
+        count = len(blocked & set(spawn.FOREIGN_SIGNALS))
+        document = write_document({"pid": os.getpid(), "blocked": count})
+        send_one(begin.control, Loaded(begin.generation), [document])
         receive_one(begin.control)
     finally:
         os._exit(7)
@@ -168,7 +163,7 @@ def test_no_fork_beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         zygote = spawn.by_fork(2)
         assert isinstance(zygote, spawn.ZygoteHandle)
-        assert hear(zygote.control).generation == 2
+        assert hear(zygote.control)[0] == 2
         assert end(zygote) == 7
     finally:
         done.set()

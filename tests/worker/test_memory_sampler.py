@@ -7,8 +7,7 @@ import typing as t
 
 import pytest
 
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
+from flask_prefork.ipc.frames import MemoryUse
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.settings.table import resolve
 from flask_prefork.worker import memory_sampler
@@ -61,7 +60,7 @@ class World:
         self.now += seconds
         return True
 
-    def look(self) -> Frame:
+    def look(self) -> MemoryUse:
         return self.scales.frame(3, 5)
 
     def is_due(self) -> bool:
@@ -74,21 +73,21 @@ def world() -> World:
 
 
 def test_what_is_told(world: World) -> None:
-    assert world.look() == Frame(Kind.WEIGHED, 3, 5, 7 * 1024)
+    assert world.look() == MemoryUse(3, 5, 7 * 1024, False)
     world.scales.served(world.now)
     world.own = 2**60
     world.now += INTERVAL
-    assert world.look() == Frame(Kind.WEIGHED, 3, 5, 2**32 - 1, flags=1)
+    assert world.look() == MemoryUse(3, 5, 2**32 - 1, True)
 
 
 def test_the_fork_is_looked_at_at_once_and_the_first_request_told(world: World) -> None:
     assert world.is_due()
     assert world.waited == [0.0]
-    assert world.look().flags == 0
+    assert not world.look().has_served
     world.resident += MIB
     assert world.scales.served(world.now)
     # Without a look, so soon after the other.
-    assert world.look() == Frame(Kind.WEIGHED, 3, 5, 8 * 1024, flags=1)
+    assert world.look() == MemoryUse(3, 5, 8 * 1024, True)
     assert world.looks == 1
 
 
@@ -165,7 +164,7 @@ def grow(world: World, size: int, looks: bool) -> bool:
     due = world.scales.served(world.now)
     if due:
         told = world.look()
-        assert told.argument * 1024 == world.own
+        assert told.size * 1024 == world.own
     assert (world.looks > before) is looks
     return due
 
@@ -202,7 +201,7 @@ def test_what_others_have_too_is_not_above_the_limit(world: World) -> None:
     world.look()
     world.resident += 14 * MIB
     assert world.scales.served(world.now)
-    assert world.look().argument == 7 * 1024
+    assert world.look().size == 7 * 1024
     assert not world.scales.is_over
     assert not world.scales.served(world.now)
     world.own = 20 * MIB - 1

@@ -13,14 +13,20 @@ import pytest
 
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import PreforkServer
-from flask_prefork.ipc import parked
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.channel import Frame
-from flask_prefork.ipc.channel import Kind
 from flask_prefork.ipc.channel import receive_one
-from flask_prefork.ipc.parked import Wait
+from flask_prefork.ipc.frames import Busy
+from flask_prefork.ipc.frames import encode
+from flask_prefork.ipc.frames import Frame
+from flask_prefork.ipc.frames import Idle
+from flask_prefork.ipc.frames import MemoryUse
+from flask_prefork.ipc.frames import Order
+from flask_prefork.ipc.frames import Resume
+from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Wait
 from flask_prefork.worker import worker
 from flask_prefork.worker.memory_sampler import MemorySampler
 from flask_prefork.worker.worker import Worker
@@ -65,9 +71,9 @@ class Boss:
         """Let it run."""
         self._thread.start()
 
-    def hear(self) -> Kind:
+    def hear(self) -> type[Frame]:
         """Wait for what it says next."""
-        return self.hear_frame().kind
+        return type(self.hear_frame())
 
     def hear_frame(self) -> Frame:
         """Wait for the next frame."""
@@ -98,10 +104,8 @@ class Boss:
 
     def resume(self, connection: socket.socket) -> None:
         """Hand it a connection."""
-        frame = Frame(
-            Kind.RESUME, 1, 0, 0, 0, parked.flags(Wait.HEAD, 0), time.monotonic() + 60
-        )
-        socket.send_fds(self.channel, [frame.encode()], [connection.fileno()])
+        frame = Resume(1, 0, 0, Parked(Wait.HEAD, time.monotonic() + 60))
+        socket.send_fds(self.channel, [encode(frame)], [connection.fileno()])
         connection.close()
 
     def end(self) -> None:
@@ -127,7 +131,7 @@ def test_parked_connections_leave_turns_to_new_ones(boss: Boss) -> None:
     for number in range(10, 13):
         boss.arrive(number)
     boss.begin()
-    assert [boss.hear() for _ in range(9)] == [Kind.IDLE, *[Kind.BUSY, Kind.IDLE] * 4]
+    assert [boss.hear() for _ in range(9)] == [Idle, *[Busy, Idle] * 4]
     assert boss.served == ["/0", "/10", "/1", "/11", "/2", "/12", "/3"]
 
 
@@ -142,11 +146,11 @@ def test_new_connections_leave_turns_to_parked_ones(
         boss.arrive(number)
     boss.begin()
     for number in range(3):
-        assert boss.hear() is Kind.IDLE
+        assert boss.hear() is Idle
         boss.bank.set_others_wait(number < 2)
         boss.resume(boss.park(number))
-        assert boss.hear() is Kind.BUSY
-    assert [boss.hear() for _ in range(3)] == [Kind.IDLE, Kind.BUSY, Kind.IDLE]
+        assert boss.hear() is Busy
+    assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
     assert boss.served == [
         *["/0", "/10", "/1", "/11", "/2", "/12"],
         *["/13", "/14", "/15"],
@@ -159,17 +163,17 @@ def test_whether_it_is_busy_with_what_it_was_handed(boss: Boss) -> None:
     handed = [boss.hear_frame() for _ in range(3)][1]
     boss.arrive(10)
     accepted = [boss.hear_frame() for _ in range(2)][0]
-    assert (handed.kind, handed.flags) == (Kind.BUSY, 1)
-    assert (accepted.kind, accepted.flags) == (Kind.BUSY, 0)
+    assert isinstance(handed, Busy) and handed.resumed
+    assert isinstance(accepted, Busy) and not accepted.resumed
 
 
 def test_who_is_to_be_replaced_takes_no_new_ones(boss: Boss) -> None:
     boss.bank.set_stop(0)
     boss.arrive(10)
     boss.resume(boss.park(0))
-    boss.channel.send(Frame(Kind.RETIRE, 1, 0).encode())
+    boss.channel.send(encode(Retire(1, 0)))
     boss.begin()
-    assert [boss.hear() for _ in range(3)] == [Kind.IDLE, Kind.BUSY, Kind.IDLE]
+    assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
     assert boss.served == ["/0"]
 
 
@@ -180,14 +184,14 @@ def test_who_is_stopped_in_the_last_moment_of_its_order(
     """What comes then is for another: a newer generation's, perhaps."""
     monkeypatch.setattr(worker, "_MOMENT", DEADLINE * 1000)
     boss.begin()
-    assert boss.hear() is Kind.IDLE
+    assert boss.hear() is Idle
     client = boss.arrive(0)
-    boss.channel.send(Frame(Kind.ORDER, 1, 0, argument=2).encode())
-    assert boss.hear() is Kind.BUSY
+    boss.channel.send(encode(Order(1, 0, 0, 2)))
+    assert boss.hear() is Busy
     assert client.recv(100)
     boss.bank.set_stop(0)
     boss.arrive(1)
-    assert boss.hear() is Kind.IDLE
+    assert boss.hear() is Idle
     assert boss.served == ["/0"]
 
 
@@ -203,12 +207,12 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
     for number in range(5):
         boss.arrive(number)
     boss.begin()
-    assert [boss.hear(), boss.hear()] == [Kind.IDLE, Kind.WEIGHED]
-    boss.channel.send(Frame(Kind.ORDER, 1, 0, argument=64).encode())
+    assert [boss.hear(), boss.hear()] == [Idle, MemoryUse]
+    boss.channel.send(encode(Order(1, 0, 0, 64)))
     heard = [boss.hear()]
-    while heard[-1] is not Kind.IDLE:
+    while heard[-1] is not Idle:
         heard.append(boss.hear())
-    assert heard == [Kind.BUSY, Kind.WEIGHED, Kind.WEIGHED, Kind.IDLE]
+    assert heard == [Busy, MemoryUse, MemoryUse, Idle]
     assert boss.served == ["/0", "/1"]
     assert scales.is_over
     scales.close()
@@ -220,8 +224,8 @@ def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
     boss.worker.scales = scales
     boss.arrive(7)
     boss.begin()
-    while boss.hear() is not Kind.BUSY:
+    while boss.hear() is not Busy:
         pass
-    assert boss.hear() is Kind.WEIGHED
+    assert boss.hear() is MemoryUse
     assert boss.bank.read(0).grown.line == "GET /7"
     scales.close()

@@ -1,0 +1,401 @@
+"""Frames: the messages of the back channels (:mod:`.channel`).
+
+Each kind is a class with a number and named fields; its layout follows from the fields'
+types. A frame on the wire is :data:`FRAME_SIZE` bytes,
+whatever its kind: the magic number, the kind's number, the fields, and zeros.
+
+All begin with the generation that they are of, and a receiver ignores those of another
+one. Nothing else is checked here than that the bytes are a frame: what a worker or a
+zygote says is checked by the dispatcher (``dispatcher/vetting.py``).
+"""
+
+from __future__ import annotations
+
+import struct
+import typing as t
+from collections.abc import Callable
+from functools import partial
+
+from ..system.parked import Parked
+from ..system.parked import Wait
+
+#: Bytes of the longest tag.
+TAG_SIZE = 19
+
+#: An exit code, or the signal's number below 0.
+Status = t.NewType("Status", int)
+
+#: How a field of a type travels (:mod:`struct`).
+_WIRE: dict[t.Any, str] = {
+    int: "I",
+    Status: "i",
+    float: "d",
+    bool: "?",
+    bytes: f"{1 + TAG_SIZE}p",
+    Wait: "B",
+}
+_MAGIC = 0xF9
+#: The classes, by their numbers.
+KINDS: dict[int, type[Frame]] = {}
+
+_T = t.TypeVar("_T", bound=type)
+
+
+def _kind(number: int) -> Callable[[_T], _T]:
+    """Declare a frame.
+
+    :param number: What it is known by on the wire.
+    """
+
+    def declare(cls: _T) -> _T:
+        assert number not in KINDS, "a number means one kind"
+        KINDS[number] = cls
+        return cls
+
+    return declare
+
+
+# Dispatcher to worker
+
+
+@_kind(1)
+class Order(t.NamedTuple):
+    """Accept from a listener, up to so many times."""
+
+    generation: int
+    slot: int
+    listener: int
+    run_length: int
+
+
+@_kind(2)
+class Retire(t.NamedTuple):
+    """Finish and exit until the deadline."""
+
+    generation: int
+    slot: int
+    deadline: float = 0.0
+
+
+@_kind(12)
+class Resume(t.NamedTuple):
+    """Serve the connection that rides along; it is as its :class:`Park` said."""
+
+    generation: int
+    slot: int
+    listener: int
+    parked: Parked
+
+
+@_kind(22)
+class Promote(t.NamedTuple):
+    """Finish, and leave the zygote of the next generation behind; its end of the
+    control socket rides along. Exit until the deadline."""
+
+    generation: int
+    slot: int
+    next_generation: int
+    deadline: float = 0.0
+
+
+# Worker to dispatcher
+
+
+@_kind(3)
+class Idle(t.NamedTuple):
+    """It waits for orders, and has served so many requests since it last was."""
+
+    generation: int
+    slot: int
+    served: int = 0
+
+
+@_kind(4)
+class Busy(t.NamedTuple):
+    """It has accepted; or it has what :class:`Resume` handed to it."""
+
+    generation: int
+    slot: int
+    resumed: bool = False
+
+
+@_kind(13)
+class Park(t.NamedTuple):
+    """Wait for the connection that rides along; it came by this listener."""
+
+    generation: int
+    slot: int
+    listener: int
+    parked: Parked
+
+
+@_kind(24)
+class Finishing(t.NamedTuple):
+    """It serves no more, and waits for what the app's threads and processes do."""
+
+    generation: int
+    slot: int
+
+
+@_kind(21)
+class MemoryUse(t.NamedTuple):
+    """It has so many KiB for itself."""
+
+    generation: int
+    slot: int
+    size: int
+    has_served: bool
+
+
+# Dispatcher to zygote
+
+
+@_kind(5)
+class Listen(t.NamedTuple):
+    """The listening sockets and the scoreboard ride along; the document lists them."""
+
+    generation: int
+
+
+@_kind(6)
+class Spawn(t.NamedTuple):
+    """Fork a worker; its end of the channel rides along, and the file for its dumps."""
+
+    generation: int
+    slot: int
+
+
+@_kind(7)
+class Signal(t.NamedTuple):
+    """Send a signal to the worker in a slot, if it still is this process."""
+
+    generation: int
+    slot: int
+    pid: int
+    number: int
+
+
+@_kind(15)
+class Release(t.NamedTuple):
+    """The end of the control socket is meant: the server serves on without it."""
+
+    generation: int
+
+
+@_kind(16)
+class Ready(t.NamedTuple):
+    """The generation serves; it may have taken over from another. Sent back when that
+    was told to the app."""
+
+    generation: int
+    follows: bool = False
+
+
+@_kind(25)
+class HandedOn(t.NamedTuple):
+    """What the app has registered here for its end is another generation's now."""
+
+    generation: int
+
+
+@_kind(17)
+class Resized(t.NamedTuple):
+    """The generation has so many workers. Sent back when that was told to the app;
+    until then no other is sent."""
+
+    generation: int
+    workers: int
+
+
+# Zygote to dispatcher
+
+
+@_kind(23)
+class Promoted(t.NamedTuple):
+    """A worker has left it behind; it is this process."""
+
+    generation: int
+    pid: int
+
+
+@_kind(8)
+class Loaded(t.NamedTuple):
+    """The app is loaded, and takes so many KiB, if that matters; its settings ride
+    along."""
+
+    generation: int
+    size: int = 0
+
+
+@_kind(9)
+class Spawned(t.NamedTuple):
+    """The worker in a slot is this process; its pidfd may ride along."""
+
+    generation: int
+    slot: int
+    pid: int
+
+
+@_kind(10)
+class Failed(t.NamedTuple):
+    """The fork for a slot failed."""
+
+    generation: int
+    slot: int
+    errno: int
+
+
+@_kind(11)
+class Exited(t.NamedTuple):
+    """The worker in a slot, this process, ended."""
+
+    generation: int
+    slot: int
+    pid: int
+    status: Status
+
+
+@_kind(14)
+class Changed(t.NamedTuple):
+    """A file of the app has changed."""
+
+    generation: int
+
+
+# Dispatcher to observer, which is of no generation
+
+
+@_kind(18)
+class Observe(t.NamedTuple):
+    """The scoreboard, the sockets that it serves on and the listening sockets ride
+    along behind a document, which tells the rest."""
+
+    generation: int = 0
+
+
+@_kind(19)
+class Closed(t.NamedTuple):
+    """The listening sockets are closed now."""
+
+    generation: int = 0
+
+
+@_kind(20)
+class Ping(t.NamedTuple):
+    """It still listens; sent by the observer, and back. The first asks for
+    :class:`Observe`."""
+
+    generation: int = 0
+
+
+#: Any of them.
+Frame = (
+    Order
+    | Retire
+    | Resume
+    | Promote
+    | Idle
+    | Busy
+    | Park
+    | Finishing
+    | MemoryUse
+    | Listen
+    | Spawn
+    | Signal
+    | Release
+    | Ready
+    | HandedOn
+    | Resized
+    | Promoted
+    | Loaded
+    | Spawned
+    | Failed
+    | Exited
+    | Changed
+    | Observe
+    | Closed
+    | Ping
+)
+
+
+# The wire
+
+
+class MalformedFrame(ValueError):
+    """Bytes that are no frame."""
+
+
+def _layout(cls: t.Any) -> str:
+    """The wire's fields of a class, those of a state in it included."""
+    types = t.get_type_hints(cls).values()
+    return "".join(_WIRE.get(one) or _layout(one) for one in types)
+
+
+def _with_state(cls: t.Any, header: bytes, wire: struct.Struct) -> tuple[t.Any, t.Any]:
+    """Encoder and decoder of a frame whose last field is a :class:`Parked`."""
+    count = len(cls._fields) - 1
+
+    def encode(*fields: t.Any) -> bytes:
+        return wire.pack(header, *fields[:count], *fields[count])
+
+    def decode(values: t.Sequence[t.Any]) -> Frame:
+        state = Parked(Wait(values[count]), *values[count + 1 :])
+        return cls(*values[:count], state)  # type: ignore[no-any-return]
+
+    return encode, decode
+
+
+_LAYOUTS = {cls: _layout(cls) for cls in KINDS.values()}
+#: Magic and kind, and room for the longest.
+FRAME_SIZE = 2 + max(struct.calcsize("=" + one) for one in _LAYOUTS.values())
+_encoders: dict[type[Frame], Callable[..., bytes]] = {}
+_decoders: dict[int, tuple[Callable[..., t.Any], Callable[..., Frame]]] = {}
+
+
+def _prepare() -> None:
+    for number, cls in KINDS.items():
+        layout = _LAYOUTS[cls]
+        padding = FRAME_SIZE - 2 - struct.calcsize("=" + layout)
+        header = bytes((_MAGIC, number))
+        wire = struct.Struct(f"=2s{layout}{padding}x")
+        if t.get_type_hints(cls).get("parked") is Parked:
+            encoder, decoder = _with_state(cls, header, wire)
+        else:
+            encoder, decoder = partial(wire.pack, header), cls._make
+        _encoders[cls] = encoder
+        # The header was looked at.
+        unpack = struct.Struct(f"=2x{layout}{padding}x").unpack_from
+        _decoders[number] = unpack, decoder
+
+
+_prepare()
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame's :data:`FRAME_SIZE` bytes.
+
+    :raises struct.error: A number doesn't fit.
+    """
+    return _encoders[type(frame)](*frame)
+
+
+def decode(data: bytes) -> list[Frame]:
+    """Take frames apart.
+
+    :raises MalformedFrame: The bytes aren't whole, known frames.
+    """
+    if len(data) % FRAME_SIZE:
+        raise MalformedFrame(f"{len(data)} bytes are no whole number of frames")
+    frames = []
+    for offset in range(0, len(data), FRAME_SIZE):
+        if data[offset] != _MAGIC:
+            raise MalformedFrame(f"a frame begins with {data[offset]:#x}")
+        known = _decoders.get(data[offset + 1])
+        if known is None:
+            raise MalformedFrame(f"unknown kind {data[offset + 1]}")
+        unpack, make = known
+        try:
+            frames.append(make(unpack(data, offset)))
+        except ValueError as e:
+            raise MalformedFrame(str(e)) from None
+    return frames
