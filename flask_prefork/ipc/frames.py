@@ -1,8 +1,8 @@
 """Frames: the messages of the back channels (:mod:`.channel`).
 
 Each kind is a class with a number and named fields; its layout follows from the fields'
-types. A frame on the wire is :data:`FRAME_SIZE` bytes,
-whatever its kind: the magic number, the kind's number, the fields, and zeros.
+types. A frame on the wire is :data:`FRAME_SIZE` bytes, whatever its kind: the magic
+number, the kind's number, the fields, and zeros.
 
 All begin with the generation that they are of, and a receiver ignores those of another
 one. Nothing else is checked here than that the bytes are a frame: what a worker or a
