@@ -35,6 +35,8 @@ _WIRE: dict[t.Any, str] = {
     Wait: "B",
 }
 _MAGIC = 0xF9
+#: Faster than a call of the class.
+_WAITS = {int(wait): wait for wait in Wait}
 #: The classes, by their numbers.
 KINDS: dict[int, type[Frame]] = {}
 
@@ -335,11 +337,16 @@ def _with_state(cls: t.Any, header: bytes, wire: struct.Struct) -> tuple[t.Any, 
     """Encoder and decoder of a frame whose last field is a :class:`Parked`."""
     count = len(cls._fields) - 1
 
+    pack, make = wire.pack, Parked._make
+
     def encode(*fields: t.Any) -> bytes:
-        return wire.pack(header, *fields[:count], *fields[count])
+        return pack(header, *fields[:count], *fields[count])
 
     def decode(values: t.Sequence[t.Any]) -> Frame:
-        state = Parked(Wait(values[count]), *values[count + 1 :])
+        wait = _WAITS.get(values[count])
+        if wait is None:
+            raise MalformedFrame(f"{values[count]} is not a valid Wait")
+        state = make((wait, *values[count + 1 :]))
         return cls(*values[:count], state)  # type: ignore[no-any-return]
 
     return encode, decode
@@ -394,8 +401,5 @@ def decode(data: bytes) -> list[Frame]:
         if known is None:
             raise MalformedFrame(f"unknown kind {data[offset + 1]}")
         unpack, make = known
-        try:
-            frames.append(make(unpack(data, offset)))
-        except ValueError as e:
-            raise MalformedFrame(str(e)) from None
+        frames.append(make(unpack(data, offset)))
     return frames
