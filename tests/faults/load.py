@@ -256,6 +256,19 @@ class Load:
             held = self._news.wait_for(lambda: condition(self._report), PATIENCE)
         assert held, "waited in vain"
 
+    def wait_until_seen(self, name: str, value: t.Any) -> None:
+        """Wait until the app told this value under this name."""
+        checked = 0
+
+        # Only what is new: it is asked at each answer, of which there are thousands.
+        def is_seen(report: Report) -> bool:
+            nonlocal checked
+            new = report.answered[checked:]
+            checked += len(new)
+            return any(one.told.get(name) == value for one in new)
+
+        self.wait_for(is_seen)
+
     def wait_for_more(self, count: int = 20) -> None:
         """Wait until so many more requests are answered."""
         with self._news:

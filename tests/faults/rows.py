@@ -22,8 +22,9 @@ def load(server: Server, clients: int = 2) -> Iterator[Load]:
     """Clients that ask all the while, and notice nothing.
 
     Leaving checks that the server serves on, and that all were answered with 200.
+    They pause between requests: the processors are for what the row is about.
     """
-    with Load(server.url, clients) as running:
+    with Load(server.url, clients, gap=lambda: 0.01) as running:
         running.wait_for_more()
         yield running
         running.wait_for_more()

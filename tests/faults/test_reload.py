@@ -57,7 +57,7 @@ def test_reload_under_load(
             source.set(version, min_idle=version)
             server.signal(signal.SIGHUP)
             server.wait_for_log(rf"^Generation {version} serves\.$")
-            load.wait_for(lambda r, v=version: v in r.seen("version"))
+            load.wait_until_seen("version", version)
         load.wait_for_more()
     report = load.stop()
     report.assert_all_served()
@@ -87,7 +87,7 @@ def test_ten_reloads(source: Source, serve: Serve) -> None:
             load.wait_for_more(5)
         source.set(2)
         server.signal(signal.SIGHUP)
-        load.wait_for(lambda report: 2 in report.seen("version"))
+        load.wait_until_seen("version", 2)
     load.stop().assert_all_served()
     assert_settled(server)
 
@@ -108,7 +108,7 @@ def test_the_new_app_cannot_be_loaded(source: Source, serve: Serve) -> None:
             load.wait_for_more()
         source.set(3)
         server.signal(signal.SIGHUP)
-        load.wait_for(lambda report: 3 in report.seen("version"))
+        load.wait_until_seen("version", 3)
     report = load.stop()
     report.assert_all_served()
     assert report.seen("version") == {1, 3}
@@ -133,7 +133,7 @@ def test_hup_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
         source.go_on()
         server.signal(signal.SIGHUP)
         first.wait_until_dead()
-        load.wait_for(lambda report: 3 in report.seen("version"))
+        load.wait_until_seen("version", 3)
     report = load.stop()
     report.assert_all_served()
     assert report.seen("version") == {1, 3}
@@ -179,7 +179,7 @@ def test_the_new_zygote_is_killed(source: Source, serve: Serve, gate: Gate) -> N
         load.wait_for_more()
         source.go_on()
         server.signal(signal.SIGHUP)
-        load.wait_for(lambda report: 2 in report.seen("version"))
+        load.wait_until_seen("version", 2)
     load.stop().assert_all_served()
     assert_settled(server)
 
@@ -203,7 +203,7 @@ def test_the_old_zygote_is_killed_during_a_reload(
         load.wait_for_more()
         source.go_on()
         loading.release()
-        load.wait_for(lambda report: 2 in report.seen("version"))
+        load.wait_until_seen("version", 2)
     load.stop().assert_all_served()
     assert_settled(server)
 
@@ -222,7 +222,7 @@ def test_no_new_worker_becomes_idle(source: Source, serve: Serve) -> None:
         load.wait_for_more()
         source.set(3)
         server.signal(signal.SIGHUP)
-        load.wait_for(lambda report: 3 in report.seen("version"))
+        load.wait_until_seen("version", 3)
     report = load.stop()
     report.assert_all_served()
     assert report.seen("version") == {1, 3}

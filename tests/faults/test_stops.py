@@ -52,7 +52,7 @@ def test_an_idle_worker_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
         # Within a client's patience, which is less than the worker's time.
         load.wait_for_more(200)
         os.kill(stopped, signal.SIGCONT)
-        load.wait_for(lambda report: stopped in report.seen("pid"))
+        load.wait_until_seen("pid", stopped)
     report = load.stop()
     report.assert_all_served()
     assert_tidy(server)
