@@ -70,12 +70,15 @@ class Environment:
             if stamp.exists() and stamp.read_text() == wanted:
                 return
             # From nothing: half of an installation is worse than none.
-            venv.create(self._directory, clear=True, with_pip=True)
+            venv.create(self._directory, clear=True)
             self._install()
             stamp.write_text(wanted)
 
     def _install(self) -> None:
-        line = [self.program("python"), "-m", "pip", "install", "--quiet"]
+        # By our own pip: to install another one takes longer than most of the apps.
+        pip = [sys.executable, "-m", "pip", "--python", self.program("python")]
+        # What is imported is compiled then.
+        line = [*pip, "install", "--quiet", "--no-compile"]
         process = subprocess.run(
             [*line, *self._requirements, "--editable", str(ROOT)],
             stdin=subprocess.DEVNULL,
