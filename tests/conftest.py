@@ -20,6 +20,9 @@ if t.TYPE_CHECKING:
 settings.register_profile("flask_prefork", deadline=None)
 settings.load_profile("flask_prefork")
 
+#: Rooms of modules that take long. They come first: at the end, one of them would keep
+#: a single process busy while the others have nothing left to do.
+LONG = ("faults", "integration")
 #: Set where every dependency of the suite was installed on purpose.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -60,7 +63,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Shuffle: first the modules, then the tests of each, which share servers."""
+    """Shuffle: first the modules, then the tests of each, which share servers.
+
+    Long modules stay before the others.
+    """
     if not config.option.seed:
         return
     # Not the module's own generator, which hypothesis and tests may seed.
@@ -70,6 +76,7 @@ def pytest_collection_modifyitems(
         modules[item.path].append(item)
     shuffled = list(modules.values())
     order.shuffle(shuffled)
+    shuffled.sort(key=lambda tests: tests[0].path.parent.name not in LONG)
     for tests in shuffled:
         order.shuffle(tests)
     items[:] = [item for tests in shuffled for item in tests]
