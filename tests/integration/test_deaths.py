@@ -14,6 +14,8 @@ from .server import group
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 MODES = [
     pytest.param((), id="ordered"),
     pytest.param(("--dispatch", "blocking"), id="blocking"),

@@ -14,6 +14,8 @@ from .gate import Gate
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 MODES = [
     pytest.param((), id="standing-orders"),
     pytest.param(("--run-length", "1"), id="run-length-1"),

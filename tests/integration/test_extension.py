@@ -14,6 +14,8 @@ from .conftest import Serve
 from .gate import Gate
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 ONE = ("--min-idle", "1", "--max-idle", "1", "--max-workers", "1")
 TWO = ("--min-idle", "2", "--max-idle", "2", "--max-workers", "2")
 

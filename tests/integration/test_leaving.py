@@ -13,6 +13,8 @@ from .gate import Gate
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 ONE = ("--min-idle", "1", "--max-workers", "1")
 ONCE = (*ONE, "--max-requests", "1")
 #: The ways there are to have something done at the end.

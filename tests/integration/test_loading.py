@@ -11,6 +11,8 @@ from .conftest import Fail
 from .conftest import Serve
 from .gate import Gate
 
+pytestmark = pytest.mark.measured
+
 
 def test_the_factory_runs_once_before_the_fork(
     serve: Serve, gate: Gate, tmp_path: Path

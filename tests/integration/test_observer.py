@@ -26,6 +26,8 @@ from .gate import Gate
 from .server import command
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 # What is seen
 
 

@@ -23,6 +23,8 @@ from .conftest import Serve
 from .server import command
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 ADMIN_TOKEN = "FLASK_PREFORK_RUN_ADMIN_TOKEN"
 
 

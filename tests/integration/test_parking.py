@@ -28,6 +28,8 @@ from .kept_alive import Tricklers
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 TWO = ("--min-idle", "2", "--max-workers", "2")
 PATIENT = ("--keep-alive", "600", "--header-timeout", "600")
 MODES = [

@@ -13,6 +13,8 @@ from .conftest import Serve
 from .gate import Gate
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 
 @pytest.fixture
 def pid_file(tmp_path: Path) -> Path:

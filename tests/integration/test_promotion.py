@@ -17,6 +17,8 @@ from .server import assert_group_ends
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 #: Requests until it is time.
 AFTER = 3
 ONE = ("--min-idle", "1", "--refork-after", str(AFTER))

@@ -16,6 +16,8 @@ from .conftest import Serve
 from .gate import DEADLINE
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 
 class Journal:
     """What workers noted of their births and ends."""

@@ -19,6 +19,8 @@ from .server import command
 from .server import observes
 from .server import Server
 
+pytestmark = pytest.mark.measured
+
 APP = """
 import os
 import resource

@@ -15,6 +15,8 @@ from .server import BANNER
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 APP = """\
 from flask import Flask
 

@@ -10,6 +10,8 @@ from .conftest import Serve
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 APP = """\
 from flask import Flask
 

@@ -14,6 +14,8 @@ from .server import group
 from .server import State
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 WAYS = ["dispatcher", "group"]
 MODES = [
     pytest.param((), id="standing-orders"),

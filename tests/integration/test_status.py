@@ -33,6 +33,8 @@ from .server import Finished
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 #: No app is told, and there is none in the directory.
 COMMAND = [sys.executable, "-m", "flask", "prefork-status"]
 WITHOUT_RICH = [

@@ -28,6 +28,8 @@ from .server import command
 from .server import running
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has it: systemd(1), PR_SET_CHILD_*"
 )

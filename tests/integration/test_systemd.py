@@ -25,6 +25,8 @@ from .server import running
 from .server import Server
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 #: Tells what it was started with.
 APP = """
 import os

@@ -15,6 +15,8 @@ from .gate import DEADLINE
 from .server import environment
 from .server import wait_for
 
+pytestmark = pytest.mark.measured
+
 SHOP = """
     import os
     from flask import Flask
