@@ -35,10 +35,13 @@ def idea(path: Path) -> str:
     name = path.relative_to(PACKAGE).as_posix()
     opening = SILENT.get(name) or _opening(path)
     paragraph = " ".join(opening.strip().partition("\n\n")[0].split())
-    first = re.split(r"(?<=[.:])\s(?=[A-Z])", paragraph)[0]
-    # What refers to another module stands as a name here.
-    first = re.sub(r":\w+:`[.~]*([^`]+)`", r"``\1``", first)
+    first = re.split(r"(?<=[.:])\s(?=[A-Z])", _named(paragraph))[0]
     return first.rstrip(":.") + "."
+
+
+def _named(text: str) -> str:
+    """What refers to something in the code, as its name."""
+    return re.sub(r":\w+:`[.~]*([^`]+)`", r"``\1``", text)
 
 
 def modules() -> dict[str, str]:
@@ -89,18 +92,20 @@ def _plain(text: str) -> str:
 
 
 def render() -> str:
-    """A table for each folder."""
+    """For each folder what it says of itself, and a table of its modules."""
     folders: dict[str, list[str]] = {}
     for name, text in modules().items():
         folder, _, file = name.rpartition("/")
-        row = f"    * - ``{file}``\n      - {text}"
-        folders.setdefault(folder, []).append(row)
-    head = "    :header-rows: 1\n    :widths: 28 72\n\n    * - File\n      - Idea"
-    return "\n\n".join(
-        "\n".join([f".. list-table:: ``{_title(folder)}``", head, *rows])
-        for folder, rows in sorted(folders.items())
-    )
+        rows = folders.setdefault(folder, [])
+        # What a folder's own module says comes before the table.
+        if not folder or file != "__init__.py":
+            rows.append(f"    * - ``{file}``\n      - {text}")
+    return "\n\n".join(_section(*one) for one in sorted(folders.items()))
 
 
-def _title(folder: str) -> str:
-    return "/".join(filter(None, [PACKAGE.name, folder])) + "/"
+def _section(folder: str, rows: list[str]) -> str:
+    title = "/".join(filter(None, [f"``{PACKAGE.name}", folder])) + "/``"
+    text = _named(_opening(PACKAGE / folder / "__init__.py")) if folder else ""
+    head = ".. list-table::\n    :header-rows: 1\n    :widths: 28 72\n"
+    table = "\n".join([head, "    * - File\n      - Idea", *rows]) if rows else ""
+    return "\n\n".join([f".. rubric:: {title}", text, table])

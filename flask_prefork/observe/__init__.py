@@ -1,6 +1,8 @@
-"""What is seen of a running server from outside, while it may be saturated.
+"""What is seen of a running server from outside, even while all workers are busy.
 
-The dispatcher writes its figures to the shared scoreboard and workers their records.
-The observer, a process of its own, makes a :class:`.snapshot.Snapshot` of them and
-serves it as JSON, as metrics and as a page; ``flask prefork-status`` asks it.
+The observer is a process of its own. It makes a :class:`.snapshot.Snapshot` of the
+scoreboard, and serves it as a page, as JSON and as metrics. The command ``flask
+prefork-status`` asks it. The package imports ``http``, ``ipc``, ``settings`` and
+``system``. It must never write to the scoreboard, and never need an answer from another
+process.
 """

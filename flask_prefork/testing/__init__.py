@@ -1,6 +1,10 @@
-"""A pytest plugin: the server itself in an app's own tests.
+"""A pytest plugin: the real server in an app's own tests.
 
-Name it in a ``conftest.py``, and say which app it is about::
+It runs in the process of the tests, and talks to the server as any client does. The
+package imports ``observe``, ``settings`` and ``system``. It must not look inside of the
+server's processes.
+
+Name it in a ``conftest.py``, and define the app to be served::
 
     pytest_plugins = ["flask_prefork.testing"]
 
@@ -8,13 +12,13 @@ Name it in a ``conftest.py``, and say which app it is about::
     def prefork_app():
         return "shop:create_app()"
 
-Then a test that takes :func:`prefork_server` gets a server that runs in processes
-of its own, on a free port, for the whole session::
+Then a test that takes :func:`prefork_server` gets a server. It runs in separate
+processes, on a free port, until the session ends::
 
     def test_home(prefork_server):
         assert requests.get(f"{prefork_server.url}/").status_code == 200
 
-Needs pytest-xprocess, which the extra ``testing`` brings.
+The extra ``testing`` installs pytest-xprocess, which this needs.
 """
 
 from __future__ import annotations

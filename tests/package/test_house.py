@@ -37,6 +37,7 @@ MAY_IMPORT = {
     # It talks to the running server as any client does.
     "testing": {"observe", "settings", "system"},
 }
+ROOMS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 #: What lies in no room: what users import and call.
 FLAT = {"__init__", "cli", "extension"}
 #: What a module without a process, a descriptor or a clock doesn't import.
@@ -150,6 +151,16 @@ def test_imports_run_one_way_between_rooms(name: str) -> None:
         return  # cli, extension and the package itself may import all
     others = {room(found) for found in of_package(name, for_types=True)} - {here}
     assert others <= MAY_IMPORT[here]
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_says_what_it_may_import(name: str) -> None:
+    tree = ast.parse((ROOT / name / "__init__.py").read_text("utf-8"))
+    docstring = " ".join((ast.get_docstring(tree) or "").split())
+    said = re.search(r"The package imports ([^.]+)\.", docstring)
+    assert said is not None
+    assert set(re.findall("``([a-z]+)``", said[1])) == MAY_IMPORT[name]
+    assert "It must " in docstring
 
 
 @pytest.mark.parametrize("name", MODULES)

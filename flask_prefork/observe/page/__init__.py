@@ -1,9 +1,10 @@
 """The page that shows the server in a browser.
 
-The observer's site asks :func:`get` for it. The page has no build step and takes
-nothing from elsewhere: a document, style sheets, and modules that ask for
-``status.json`` once a second, by a path relative to the document's. There is neither
-script nor style in the document, so that a strict Content-Security-Policy holds.
+The observer's site calls :func:`get` for each of its files: a document, style sheets,
+and modules. The modules request ``status.json`` once a second, by a path relative to
+the document's. The page has no build step and loads nothing from other hosts. The
+document contains no script and no style, so a strict Content-Security-Policy is
+possible.
 """
 
 from __future__ import annotations
