@@ -103,6 +103,15 @@ def render() -> str:
     return "\n\n".join(_section(*one) for one in sorted(folders.items()))
 
 
+def rooms() -> str:
+    """A table of the package's folders, with the first sentence of each."""
+    rows = (
+        f"    * - ``{path.parent.name}/``\n      - {idea(path)}"
+        for path in sorted(PACKAGE.glob("*/__init__.py"))
+    )
+    return "\n".join([".. list-table::", "    :widths: 16 84\n", *rows])
+
+
 def _section(folder: str, rows: list[str]) -> str:
     title = "/".join(filter(None, [f"``{PACKAGE.name}", folder])) + "/``"
     text = _named(_opening(PACKAGE / folder / "__init__.py")) if folder else ""

@@ -86,6 +86,14 @@ class House(SphinxDirective):
         return self.parse_text_to_nodes(house_table.render())
 
 
+class Rooms(SphinxDirective):
+    """Every folder of the package, with its one idea."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        return self.parse_text_to_nodes(house_table.rooms())
+
+
 class Metrics(SphinxDirective):
     """Every metric of the server."""
 
@@ -127,6 +135,7 @@ def setup(app: Sphinx) -> dict[str, t.Any]:
     app.add_directive("prefork-states", States)
     app.add_directive("prefork-sequence", Sequence)
     app.add_directive("prefork-house", House)
+    app.add_directive("prefork-rooms", Rooms)
     app.add_directive("prefork-metrics", Metrics)
     app.add_directive("prefork-reasons", Reasons)
     app.add_directive("prefork-signals", Signals)
