@@ -1,4 +1,4 @@
-"""How the server ends: which step comes next, each harder than the last. Pure.
+"""The steps by which the server stops, and when each is due. Pure.
 
 The dispatcher tells of signals, asks in each turn for the next step, and takes it. No
 process, however it hangs, keeps the server from its end: once it goes down there is a

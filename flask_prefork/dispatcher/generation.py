@@ -1,4 +1,4 @@
-"""One generation as the dispatcher sees it: a zygote and its workers.
+"""One generation, seen from the dispatcher: a zygote and its workers.
 
 The dispatcher makes a :class:`Generation` for each zygote that it starts. What pool,
 policy and stalls decide is carried out from here, by :mod:`.workers`.

@@ -1,4 +1,4 @@
-"""Generations: which one serves, which one is to follow, and which ones leave.
+"""Generations: which one serves, which one is next, and which ones retire.
 
 The dispatcher asks for reloads and reports zygotes that have ended; this module does
 what follows from that. It doesn't know why a reload is wanted.

@@ -1,4 +1,4 @@
-"""Workers that are late: each is shown, and killed a moment later.
+"""Workers that missed a deadline: their tracebacks are logged, and they are killed.
 
 Pool and stalls tell who is late (:mod:`.pool`, :mod:`.watchdog`). Nothing here waits: a
 worker that can show where it hangs has done so when its last moment is over.

@@ -1,4 +1,4 @@
-"""The observer as the dispatcher holds it: started, listened to, started again.
+"""Starts the observer, pings it, and replaces it when it is dead or hangs.
 
 The process itself is in :mod:`.observe`. It reads shared memory, and asks us only
 whether we still turn. Whatever becomes of it is no matter of the server's.

@@ -1,4 +1,4 @@
-"""The pool: slots, their states, and who is the lowest-numbered idle worker.
+"""The pool: slots, their states, and which is the lowest-numbered idle worker.
 
 This module is pure: events and the time come in as arguments, decisions go
 out as results. It knows no process, descriptor or clock. The dispatcher feeds

@@ -1,4 +1,4 @@
-"""Who watches over the server from outside: systemd, a pid file, rights, orphans.
+"""What surrounds the server: systemd, the pid file, user rights, orphans.
 
 The dispatcher calls it at the turns of its life. What the modules ``systemd``,
 ``pidfile``, ``privileges`` and ``reaper`` can do is put together here.

@@ -1,4 +1,4 @@
-"""The server goes down: what :mod:`.ending` decides is done here.
+"""Carries out the steps by which the server stops; :mod:`.ending` decides them.
 
 The dispatcher tells of signals, and lets it step in each turn.
 """

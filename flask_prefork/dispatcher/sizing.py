@@ -1,4 +1,4 @@
-"""How many workers one generation has: what the policy decides is carried out here.
+"""Starts and retires the workers of one generation, as the policy decides.
 
 :class:`.generation.Generation` asks for it in each turn of the dispatcher, as long as
 it may start workers.

@@ -1,4 +1,4 @@
-"""Requests that take too long: what to do with whom, and when.
+"""The request watchdog: which requests take too long, and what is to be done.
 
 Pure. The dispatcher (``generation.py``) asks at :meth:`RequestWatchdog.deadline` about
 the workers that are busy, tells what the scoreboard says of their requests, and acts.

@@ -1,4 +1,4 @@
-"""A worker's process, as the dispatcher holds it.
+"""The dispatcher's handle of a worker: its process and its back channel.
 
 :mod:`.workers` makes a :class:`WorkerHandle` for each worker that it starts.
 """

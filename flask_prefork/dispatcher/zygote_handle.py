@@ -1,4 +1,4 @@
-"""A zygote as the dispatcher holds it: its process, its control socket, its watchdog.
+"""The dispatcher's handle of a zygote: process, control socket, watchdog.
 
 :class:`.generation.Generation` says what it is told, and takes in what it says. Here is
 whether it listens, and what becomes of one that doesn't.

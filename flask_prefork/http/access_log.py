@@ -1,4 +1,4 @@
-"""A request's line in the log: as werkzeug's, made faster and with more escaped."""
+"""A request's line in werkzeug's format, made faster and with more escaping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket that the app may take a plain connection over by.
+"""The socket by which an app takes over a connection without TLS.
 
 See ``takeover.py``.
 """

@@ -1,4 +1,4 @@
-"""One connection's life: heads one after another, and when to hand it back.
+"""One connection: its requests one after another, and when to park it.
 
 The server makes a handler derived from this for each connection that a worker accepted
 or was handed back, and parks the connection if the handler says so.

@@ -1,4 +1,4 @@
-"""The answer to what never reaches the app.
+"""Responses to requests that never reach the app.
 
 The handler sends it for whatever is refused, and for requests that are aborted.
 """

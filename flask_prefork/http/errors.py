@@ -1,4 +1,4 @@
-"""What goes wrong with a client, and the status it is answered with.
+"""Exceptions for faults of clients, with the status of the response.
 
 Whoever reads from the client raises these; the handler answers them, or the app does.
 """

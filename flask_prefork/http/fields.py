@@ -1,4 +1,4 @@
-"""What an app says with ``start_response``: checked, and made into bytes.
+"""Status and header fields of a response: checked, and encoded.
 
 :class:`~.response.Response` calls it before anything is sent, so that what can't be
 sent is an error of the app and never seen by the client (PEP 3333).

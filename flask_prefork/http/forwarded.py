@@ -1,4 +1,4 @@
-"""What proxies tell of their clients: ``X-Forwarded-*``, applied to the environ. Pure.
+"""The ``X-Forwarded-*`` fields of trusted proxies, applied to the environ. Pure.
 
 For requests of listed peers only, with the meaning that werkzeug's ``ProxyFix`` gives
 them. How many proxies there are needn't be said: each one appends the address that it

@@ -1,4 +1,4 @@
-"""Attributes of a handler that cost nothing until somebody wants them.
+"""Attributes of a handler that are created when they are first used.
 
 Most apps never look at them, but handlers derived from werkzeug's may.
 """

@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: bytes in, who connected or a refusal out. Pure.
+"""The PROXY protocol, versions 1 and 2: from bytes to the client's address. Pure.
 
 A proxy that passes a connection on as it is says by a header before its first byte whom
 it is from. See HAProxy's ``proxy-protocol.txt``; what is said there of receivers holds

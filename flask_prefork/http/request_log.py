@@ -1,4 +1,4 @@
-"""What a handler has to say about its requests: their lines in the access log.
+"""Logs the requests of a handler in the access log.
 
 The handler derives from it, and calls it when a response is over.
 """

@@ -1,4 +1,4 @@
-"""The socket that the app may take a TLS connection over by.
+"""The socket by which an app takes over a TLS connection.
 
 See ``takeover.py``.
 """

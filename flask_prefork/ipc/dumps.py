@@ -1,4 +1,4 @@
-"""Tracebacks of other processes: asked for, waited for, and logged in one piece.
+"""Tracebacks of other processes: requested by a signal, and logged in one piece.
 
 A process shows its threads by :mod:`faulthandler`, in the handler of ``SIGUSR2``, even
 if it is deep in a C function. It writes piece by piece to a file in memory that it

@@ -1,4 +1,4 @@
-"""What HAProxy's ``agent-check`` is told: ``--agent-check``.
+"""Answers HAProxy's ``agent-check``: ``--agent-check``.
 
 HAProxy connects now and then, and reads one line (its configuration manual, section
 5.2, "agent-check"). The line is a pure function of a snapshot. The observer tells it

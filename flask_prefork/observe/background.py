@@ -1,4 +1,4 @@
-"""The observer's threads: none of them may be missed."""
+"""The observer's threads: if one of them fails, the process exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the pool was in the last minutes: a sample about once a second. Pure."""
+"""The history of the pool: about one sample a second for the last minutes. Pure."""
 
 from __future__ import annotations
 

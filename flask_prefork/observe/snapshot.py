@@ -1,4 +1,4 @@
-"""A look at the whole server at one moment, as plain data.
+"""The state of the whole server at one moment, as plain data.
 
 The observer takes it from shared memory (:mod:`.reading`). All that shows something
 to somebody (text, JSON, metrics, the page, the agent check) is a function of it, and

@@ -1,4 +1,4 @@
-"""The snapshot as text for a terminal: the one look of ``prefork-status``.
+"""The snapshot as text for a terminal: the output of ``prefork-status``.
 
 All that came from clients or over the wire is escaped: a request's target can't
 move the cursor.

@@ -1,4 +1,4 @@
-"""One look on the terminal, or look after look: ``prefork-status``.
+"""Prints the status once, or again and again: ``prefork-status --watch``.
 
 The live view is rich's where it is installed (the extra ``watch``). Else each look
 is drawn over the one before; and where the output is no terminal, below it.

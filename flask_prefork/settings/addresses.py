@@ -1,4 +1,4 @@
-"""The admin address: ``--admin`` in words, and back. Pure.
+"""The admin address: ``--admin`` parsed, and written as text. Pure.
 
 ``table.py`` checks what the user said, ``dispatcher/service.py`` binds it, and who
 looks for the server reads it from the file beside the pid file.

@@ -1,4 +1,4 @@
-"""A size of memory, as people write it. Pure.
+"""Sizes of memory as text, such as 200M. Pure.
 
 The settings are checked and read by it, and what the log says of memory is written.
 """

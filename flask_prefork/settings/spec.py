@@ -1,4 +1,4 @@
-"""What the table of settings says of one of them.
+"""The description of one setting: kind, default, bounds, help.
 
 The table itself is in ``table.py``, which gives each of its rows one of these.
 """

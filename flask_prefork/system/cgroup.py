@@ -1,4 +1,4 @@
-"""What the kernel's control group tells of our memory (``cgroups(7)``).
+"""The memory limit of our control group (``cgroups(7)``).
 
 The zygote asks for the limit when it resolves ``--memory-budget auto``, and the
 dispatcher, when a worker was killed, whether it was for the lack of memory.

@@ -1,4 +1,4 @@
-"""What the command was started with, for what it starts later.
+"""How the command was started, to start zygotes in the same way later.
 
 A reload is to be what a second start would be. So a zygote that is started by exec, and
 the observer, have the limits of the command and not the dispatcher's, and the zygote is

@@ -1,4 +1,4 @@
-"""Texts that arrive whole in a descriptor to which many processes write.
+"""Writes that are never mixed, to a descriptor that many processes share.
 
 A write of up to ``PIPE_BUF`` bytes to a pipe isn't mixed with others (``pipe(7)``). A
 longer one is as soon as the pipe is full, and so are those to sockets and terminals;

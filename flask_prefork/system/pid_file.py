@@ -1,4 +1,4 @@
-"""``--pid``: a file that tells which process the server is.
+"""``--pid``: the pid file, and its lock.
 
 The file is locked for as long as the server lives, so that what a killed server
 has left is told from a living one's without a look at its number: pids are

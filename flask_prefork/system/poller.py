@@ -1,4 +1,4 @@
-"""The dispatcher's poll set: one place where descriptors come in and go out.
+"""The dispatcher's poll: its descriptors, and a callback for each.
 
 The dispatcher waits here and nowhere else. Whoever holds a descriptor for it gives it
 in with a callback, and takes it out before closing it.

@@ -1,4 +1,4 @@
-"""Signals as news of a socket.
+"""Signals as events of a socket.
 
 A handler may run between any two instructions, so none here does more than to note
 the signal; the interpreter wakes the loop by a socket (:func:`signal.set_wakeup_fd`),

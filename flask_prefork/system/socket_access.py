@@ -1,4 +1,4 @@
-"""Whose a unix socket is, and who else may connect to it."""
+"""Owner and permissions of a unix socket."""
 
 from __future__ import annotations
 

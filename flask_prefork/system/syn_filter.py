@@ -1,4 +1,4 @@
-"""Let nobody in any more, and lose nobody who is on the way in.
+"""Refuses new TCP connections on a listening socket, and loses no pending one.
 
 A client believes that it is connected as soon as the kernel has greeted it, and
 sends its request; the server sees the connection only later. Whoever closes a

@@ -1,4 +1,4 @@
-"""What systemd hands to a service, and what it wants to hear from it.
+"""systemd: sockets that it passes, notifications, and its watchdog.
 
 The dispatcher takes over the listening sockets of a ``.socket`` unit and tells
 how the server fares (``Type=notify`` and ``notify-reload``, ``WatchdogSec=``).

@@ -1,4 +1,4 @@
-"""The terminal that the server was started in, if any.
+"""Restores the mode of the terminal in which the server was started.
 
 A worker at a debugger's prompt (``breakpoint()`` in a view) has put it into a mode
 without echo (``readline(3)``). If that worker is killed, as by a Ctrl-C at the

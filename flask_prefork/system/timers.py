@@ -1,4 +1,4 @@
-"""Deadlines, of which most are taken back before they come. Pure.
+"""Deadlines by key, most of which are cancelled before they are due. Pure.
 
 :mod:`.parked` has one for each connection that waits, and :mod:`.watchdog` one for each
 worker that is busy.

@@ -1,4 +1,4 @@
-"""Whose at-exit handlers and finalizers run where.
+"""At-exit handlers and finalizers: each runs in the process that registered it.
 
 What is registered while the app is loaded belongs to the zygote, and runs once, when
 the generation ends. A worker inherits all of it by the fork and runs only what was

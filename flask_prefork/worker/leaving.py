@@ -1,4 +1,4 @@
-"""How a worker or a zygote ends: as an interpreter does, but by a deadline.
+"""How a worker or a zygote exits: as any interpreter, but within a deadline.
 
 An interpreter that ends first waits for threads that aren't daemons, after it has told
 the executors of ``concurrent.futures`` to take no more work; then it runs the at-exit

@@ -1,4 +1,4 @@
-"""A worker's process, from the fork to its end; and who it may leave behind.
+"""A worker's process from the fork to its exit, and its promotion to a zygote.
 
 The zygote calls :func:`serve` in a freshly forked process. The loop in between is
 ``worker.py``.

@@ -1,4 +1,4 @@
-"""When a worker looks how much memory it has.
+"""When a worker reads its own memory, and what it reports.
 
 It looks at itself, between requests, for others may not be allowed to, and a look
 from outside would keep it waiting all the same. One that has served nothing since

@@ -1,4 +1,4 @@
-"""Connections that a fork would share: found, and whose they are.
+"""Connections that a fork would share, and who holds them.
 
 Called by :func:`.fork_checks.look` in the zygote. A descriptor tells its peer, and
 the objects of the interpreter tell whose it is, as far as that can be known.

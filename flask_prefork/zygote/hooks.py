@@ -1,4 +1,4 @@
-"""What an app can learn of its workers' lives: hooks, signals, ``current_worker``.
+"""The app's hooks and signals, and ``current_worker``.
 
 Users get at this through :class:`.extension.Prefork` and the names in the
 package itself. When what is called is in ``lifecycle.py``.

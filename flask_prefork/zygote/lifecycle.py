@@ -1,4 +1,4 @@
-"""What happens to the app around its workers' lives, and when.
+"""Calls the app's hooks and signals, and prepares the app for forks.
 
 Zygote and workers call this at the turns of their lives; what the app wants to
 hear of them (``hooks.py``), and what it needs before and after a fork

@@ -1,4 +1,4 @@
-"""Workers whose dispatcher is dead: what hangs is shown by the zygote, and killed.
+"""Workers after the dispatcher's death: the zygote kills those that don't exit.
 
 The log tells the same of them as the dispatcher would (:mod:`.late`).
 """

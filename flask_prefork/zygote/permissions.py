@@ -1,4 +1,4 @@
-"""What the user of ``--user`` can't read, of what an app is loaded from.
+"""Files that the app is loaded from and that the user of ``--user`` can't read.
 
 Root, who starts the server, can read everything. Where the user can't, Python finds
 nothing and says so in its own way: ``unknown encoding: idna`` is a directory of the

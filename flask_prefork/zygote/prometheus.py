@@ -1,4 +1,4 @@
-"""Prometheus's multiprocess mode, with a file for each worker's place.
+"""Prometheus's multiprocess mode, with a file for each slot instead of each pid.
 
 With ``PROMETHEUS_MULTIPROC_DIR`` set, ``prometheus_client`` keeps metrics in
 files that are named after the process that writes them, a set for each pid that
