@@ -6,7 +6,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 HOST = 127.0.0.1
 PORT = 5000
-# What the suite is run by, and arguments for pytest.
+# The program that runs the suite, and arguments for pytest.
 RUNNER = $(BIN)/python
 ARGS =
 # How many processes share the tests; a module's tests stay together. 0 is this one.
@@ -15,9 +15,9 @@ JOBS = 3
 PYTEST = $(RUNNER) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The runs of `make test-flaky`.
 RUNS = 1 2 3 4 5 6 7 8 9 10
-# The benchmarks' environment: nothing in it that isn't measured or needed for it.
+# The benchmarks' environment. It has only what is measured or needed for it.
 BENCH_VENV = .venv-bench
-# The least part of the code that the suite has to reach, in percent.
+# The lowest coverage of the suite that is accepted, in percent.
 COVERAGE = 95
 
 METADATA = setup.cfg pyproject.toml
@@ -31,8 +31,8 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	$(PYTEST) $(ARGS)
 
-# Each time in another order; pytest tells its number, and ARGS=--seed=NUMBER gives
-# that order again.
+# Each run has another order. pytest prints its number, and ARGS=--seed=NUMBER repeats
+# that order.
 test-flaky: $(VENV)/test.stamp
 	for run in $(RUNS); do \
 		$(PYTEST) $(ARGS) || exit; \
@@ -45,7 +45,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
-# Some tests' processes become other users, who must be able to leave their data too.
+# Some tests' processes change their user, and must be able to write their data too.
 coverage: $(VENV)/dev.stamp
 	set -e; data=$$(mktemp -d); trap 'rm -rf "$$data"' EXIT; chmod 1777 "$$data"; \
 	COVERAGE_FILE="$$data/.coverage" $(MAKE) test RUNNER='$(BIN)/coverage run'; \
@@ -55,8 +55,8 @@ coverage: $(VENV)/dev.stamp
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-# Hours. ARGS=--smoke shows in minutes that all works, ARGS=--resume goes on with
-# what was interrupted; `$(BENCH_VENV)/bin/python benchmarks --help` knows more.
+# It takes hours. ARGS=--smoke checks in minutes that all works, and ARGS=--resume
+# continues an interrupted run. See `$(BENCH_VENV)/bin/python benchmarks --help`.
 bench: $(BENCH_VENV)/bench.stamp
 	$(BENCH_VENV)/bin/python benchmarks all $(ARGS)
 
@@ -69,7 +69,7 @@ clean:
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps tell what is installed. They are renewed when the metadata changes.
+# Stamps record what is installed. They are made again when the metadata changes.
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)

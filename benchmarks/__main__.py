@@ -2,8 +2,8 @@
 
 ``make bench`` runs ``all``, in an environment of its own. Tables go to the standard
 output, in Markdown, and to ``docs/benchmarks/results``; progress goes to the standard
-error. Ctrl-C ends all servers; what was measured until then is kept and shown, and
-``--resume`` goes on from there.
+error. Ctrl-C stops all servers. The results up to then are kept and shown, and
+``--resume`` continues from there.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Where the microseconds of a request go: ``python benchmarks/anatomy.py``.
 
-First a worker serves connections that wrk makes, in this process, and its CPU time is
-taken beside that of a loop that only accepts, receives and sends. Then the steps of
-one request are taken alone, with a socket that does nothing: these run warm, again
-and again, so that their sum is less than what they take in a server. Last, the
-bytecodes of a request are counted, a figure that no other process on the machine
-changes.
+First a worker serves connections of wrk, in this process. Its CPU time is compared with
+that of a loop that only accepts, receives and sends. Then each step of a request is
+measured alone, with a socket that does nothing. These steps run again and again with
+warm caches, so their sum is less than what they take in a server. Last, the bytecodes
+of a request are counted. Other processes on the machine don't change that figure.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Nothing:
 
 @contextlib.contextmanager
 def asked() -> Iterator[socket.socket]:
-    """A listening socket at which wrk's clients knock."""
+    """A listening socket to which wrk's clients connect."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         with contextlib.suppress(AttributeError, OSError):
             # As the server has it: who says nothing isn't there yet.

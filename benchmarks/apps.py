@@ -1,7 +1,7 @@
 """The apps that are measured, from the least WSGI app to one that touches much memory.
 
-Each is there twice: as what any WSGI server takes, and as the :class:`Flask` that
-``flask --app`` takes. All answer ``GET /``, by which it is seen that they are up.
+Each exists twice: as a WSGI app for any server, and as a :class:`Flask` for
+``flask --app``. All respond to ``GET /``, which shows that a server is ready.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When requests are to arrive, fixed before the first is sent. Pure."""
+"""The times at which requests arrive, fixed before the first is sent. Pure."""
 
 from __future__ import annotations
 

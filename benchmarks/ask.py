@@ -1,4 +1,4 @@
-"""Ask a server for its page, by HTTP or by FastCGI, a connection each."""
+"""Request a server's page, by HTTP or by FastCGI, on one connection for each."""
 
 from __future__ import annotations
 

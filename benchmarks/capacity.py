@@ -1,14 +1,14 @@
-"""How many workers, spares and machines? What the tables in docs/capacity.rst are by.
+"""How many workers, idle workers and machines? Makes the tables of docs/capacity.rst.
 
-Three questions, a sub-command each::
+There is a sub-command for each of the three questions::
 
     python benchmarks/capacity.py workers --rate 200 --service 50
     python benchmarks/capacity.py spares --rate 200 --service 50 --start 30
     python benchmarks/capacity.py machines --workers 40 --shared 60 --private 25
 
-Times are milliseconds, memory is MB. Independent clients (Poisson arrivals) and
-exponential service times are assumed, which is Erlang's model; ``--simulate`` shows
-beside it what the simulation says, with ``--sigma`` for other service times.
+Times are in milliseconds, memory is in MB. The model is Erlang's: independent clients
+(Poisson arrivals) and exponential service times. ``--simulate`` adds the results of the
+simulation, and ``--sigma`` sets other service times for it.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="QUESTION")
     rate = {"type": positive, "required": True, "help": "requests a second"}
 
-    one = commands.add_parser("workers", help="what requests wait with N workers")
+    one = commands.add_parser("workers", help="how long requests wait")
     one.add_argument("--rate", **rate)
     one.add_argument("--service", type=positive, required=True, help="mean, in ms")
     one.add_argument("--simulate", action="store_true", help="simulate it as well")
@@ -205,7 +205,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     one = commands.add_parser("spares", help="min-idle while workers start")
     one.add_argument("--rate", **rate)
     one.add_argument("--service", type=positive, required=True, help="mean, in ms")
-    one.add_argument("--burst", type=count, default=0, help="and so many come at once")
+    one.add_argument("--burst", type=count, default=0, help="requests at once")
     one.add_argument(
         "--start", type=positive, required=True, help="until a new worker serves, in ms"
     )

@@ -1,7 +1,7 @@
 """Plots as SVG, readable on a light page and on a dark one.
 
-What is drawn is data, :class:`Chart`. matplotlib (the extra ``bench``) is only
-imported when something is drawn.
+A plot is described as data, :class:`Chart`. matplotlib (the extra ``bench``) is only
+imported when a plot is drawn.
 """
 
 from __future__ import annotations

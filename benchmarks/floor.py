@@ -1,7 +1,7 @@
 """The floor: accept, receive, send, close, without looking at the request.
 
-``python floor.py PORT PROCESSES``. No server in Python can need less. What else is on
-the command line, the app, it doesn't need either.
+``python floor.py PORT PROCESSES``. No server in Python can need less. The app, which
+other servers have on the command line, is ignored.
 """
 
 from __future__ import annotations

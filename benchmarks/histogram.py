@@ -1,6 +1,6 @@
 """Latencies, counted in buckets that are two percent wide. Pure.
 
-Rounds can be added up, which quantiles can't.
+Histograms of several rounds can be added, but quantiles can't.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make load with wrk, and read what it says."""
+"""Make load with wrk, and read its output."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Measure what a worker's memory costs with and without ``--gc-freeze``, and reforked.
 
-``python benchmarks/memory_freeze.py`` serves httpbin in each way in turn. Every
-worker serves the same number of requests; then each one's proportional set size
-(PSS: shared pages are divided among who shares them) and what it has for itself
-are read from ``/proc/PID/smaps_rollup``, see ``proc_pid_smaps(5)``. Linux only.
+``python benchmarks/memory_freeze.py`` serves httpbin in each way in turn. Every worker
+serves the same number of requests. Then its proportional set size (PSS: shared pages
+are divided among the processes that share them) and its private memory are read from
+``/proc/PID/smaps_rollup``, see ``proc_pid_smaps(5)``. Linux only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOLD = "/delay/0.1"
 """A request that keeps its worker busy until all others are."""
 
 PAGES = ("/get?a=1", "/headers", "/cookies", "/json", "/html", "/gzip", "/xml", "/uuid")
-"""What the worker is asked for that is to be the zygote."""
+"""The path that the worker serves that becomes the zygote."""
 
 WAYS = {
     "--no-gc-freeze": ["--no-gc-freeze"],
@@ -87,7 +87,7 @@ def get(url: str) -> None:
 
 
 def take_over(url: str, pid: int) -> None:
-    """Let a worker become the zygote, and the old one go."""
+    """Let a worker become the zygote, and wait until the old one has exited."""
     dispatcher = psutil.Process(pid)
     (first,) = dispatcher.children()
 

@@ -1,11 +1,11 @@
-"""Send requests at moments that are fixed ahead, whatever becomes of the others.
+"""Send requests at times that are fixed before, whether or not others have finished.
 
-``python openloop.py --port 8000 --rate 500 --seconds 5``, a process of its own that
+``python openloop.py --port 8000 --rate 500 --seconds 5`` is a separate process that
 prints one line of JSON. A client that waits for a response before it sends its next
-request asks a slow server less often, and its own waiting appears in no figure:
-"coordinated omission". Here a request's latency counts from the moment at which it
-was *to be* sent. How late it really was sent is measured as well: if that isn't
-small, this program is what was measured.
+request sends fewer requests to a slow server, and the time that it waits is in no
+figure: "coordinated omission". Here a request's latency is measured from the planned
+time. How late the request was really sent is measured as well. If that isn't small,
+the figures are about this program and not about the server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line, and the words that it is made of."""
+"""The command line: its options, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -162,11 +162,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of one measurement" + default,
     )
-    add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--resume", action="store_true", help="continue an interrupted run")
     add(
         "--smoke",
         action="store_true",
-        help="as short as can be, to see that all works; the docs stay as they are",
+        help="very short runs, to check that all works; the docs don't change",
     )
     add(
         "--out",

@@ -1,6 +1,6 @@
-"""Look at our own server's pool from outside, in the memory that its processes share.
+"""Read the state of our own server's pool from its shared memory.
 
-Nobody is asked, so the dispatcher does no more than it would do unwatched.
+The dispatcher isn't asked, so that watching it doesn't change what it does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a suite's results look like: for the docs, and for the terminal."""
+"""The results of a suite as text, for the docs and for the terminal."""
 
 from __future__ import annotations
 

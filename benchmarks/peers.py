@@ -1,4 +1,4 @@
-"""The virtual environment that the other servers live in."""
+"""The virtual environment in which the other servers are installed."""
 
 from __future__ import annotations
 

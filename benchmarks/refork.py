@@ -1,13 +1,13 @@
 """Measure what workers would gain from a zygote that has served requests.
 
 ``python benchmarks/refork.py`` forks workers of an app in two ways in turn: from a
-process that has only loaded it, as the zygote has; and from one that has served
-requests then, as a worker would have that takes the zygote's place (Pitchfork's
-reforking). There is no server: requests are made by a WSGI client in each worker.
+process that has only loaded it, like a zygote, and from one that has also served
+requests, like a worker that becomes the zygote (Pitchfork's reforking). There is no
+server: each worker has a WSGI client that makes the requests.
 
-Each worker asks for all pages once, then for all of them so many times more. The
-time of its first request and of its first round is told, and of its last round; and
-when all are done, the memory of forking process and workers from
+Each worker requests all pages once, and then several times more. The output has the
+time of its first request, of its first round and of its last round. At the end it has
+the memory of the forking process and of the workers from
 ``/proc/PID/smaps_rollup``, see ``proc_pid_smaps(5)``. Linux only.
 
 The apps are httpbin and, if it is installed, I Hate Money: SQLAlchemy on SQLite, and

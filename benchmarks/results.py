@@ -1,8 +1,8 @@
-"""What was measured, as lines of JSON that are written as they come.
+"""The results, as lines of JSON that are written at once.
 
-A run that is interrupted keeps what it has, and can be resumed: the file's first
-line says with which options it was begun, and each other line is all of a trial, or
-why somebody doesn't take part.
+A run that is interrupted keeps its results, and can be resumed. The first line of the
+file has the options of the run. Each other line has the result of one trial, or the
+reason why a server is left out.
 """
 
 from __future__ import annotations

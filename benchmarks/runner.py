@@ -1,4 +1,4 @@
-"""Run a suite: all trials of all rounds, each kept as soon as it ended."""
+"""Run a suite: all trials of all rounds. Each result is written at once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A memory cgroup with a limit, and swap space: a machine that is short of memory.
 
-Of version 1 or 2, see ``cgroups(7)``. Needs root, and leaves nothing behind.
+It is a cgroup of version 1 or 2, see ``cgroups(7)``. It needs root, and is removed at
+the end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Replay the same requests through our scaling policy and models of others.
 
 ``python benchmarks/simulate.py --quick`` takes seconds, without ``--quick`` minutes.
-No process is forked and no clock is read: the same seed gives the same figures. What
-is simulated is in the folder ``simulation``; ``--check`` is in ``simulate_check.py``.
+No process is forked and no clock is read: the same seed gives the same figures. The
+code of the simulation is in the folder ``simulation``; ``--check`` is in
+``simulate_check.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The simulation against the real server: the same arrivals, the same figures?
 
 ``python benchmarks/simulate.py --check`` runs it. ``flask prefork-run`` serves an app
-that waits 50 ms, connections come at the moments of the simulated case, and what they
-wait is held against what the simulation says; so is the size of the pool over time.
+that waits for 50 ms, and connections come at the times of the simulated case. Their
+waiting times, and the size of the pool over time, are compared with the simulation.
 """
 
 from __future__ import annotations

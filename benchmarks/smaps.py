@@ -1,8 +1,8 @@
 """What a process has in memory, from ``/proc/PID/smaps_rollup``. Linux only.
 
-See ``proc_pid_smaps(5)``. PSS, the proportional set size, divides what is shared
-among who shares it, so that the sum over all of a server's processes is what the
-server takes.
+See ``proc_pid_smaps(5)``. PSS, the proportional set size, divides shared pages among
+the processes that share them. So the sum over all processes of a server is the memory
+that the server uses.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
 
     $ python benchmarks/soak.py --minutes 10
 
-Clients with a connection for each request and with kept ones ask all the time;
-others trickle their heads, hang around silently, or leave. Meanwhile workers are
-killed at any moment, and HUPs reload the app. In the end it says how many
-requests were lost for another reason than that their worker was killed, and what
-dispatcher and zygote hold of memory and descriptors, compared with the beginning.
-The exit status is 0 if nothing was lost and nothing has grown.
+Some clients send requests all the time, with a connection for each request or with
+kept-alive ones. Others send their header sections slowly, send nothing, or disconnect.
+Meanwhile workers are killed at random, and HUPs reload the app. The output has the
+number of requests that were lost although their worker wasn't killed, and the memory
+and the descriptors of dispatcher and zygote, compared with the beginning. The exit
+status is 0 if no request was lost and nothing has grown.
 
 The clients are those of the fault matrix in ``tests/faults``.
 """

@@ -1,4 +1,4 @@
-"""Tables, as reStructuredText for the docs and as Markdown for all else. Pure."""
+"""Tables, as reStructuredText for the docs and as Markdown otherwise. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Render the fault matrix, ``faults.rst``, from the rows in ``tests/faults``.
 
-Run as ``python docs/render_faults.py``; a test sees that the file is as new as
-the rows. The first paragraph of a test's docstring says what is done, the rest
+Run it as ``python docs/render_faults.py``. A test fails if the page is older than the
+rows. The first paragraph of a test's docstring says what is done, and the rest says
 what must hold.
 """
 

@@ -1,7 +1,8 @@
-"""Renew the tree in ``flask_prefork/README.md`` from what the files say of themselves.
+"""Render the tree in ``flask_prefork/README.md`` from the docstrings of the files.
 
-Run as ``python docs/render_map.py``; a test sees that the tree is as new as the files.
-The trails below it are written by hand, and a test holds them against the source.
+Run it as ``python docs/render_map.py``. A test fails if the tree is older than the
+files. The trails below it are written by hand, and a test compares them with the
+source.
 """
 
 from __future__ import annotations

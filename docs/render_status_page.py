@@ -1,9 +1,8 @@
-"""Take the pictures of the status page, ``status-page.png`` in light and in dark.
+"""Take the screenshots of the status page, ``status-page.png`` and the dark one.
 
 Run as ``python docs/render_status_page.py``, with the ``test`` and ``dev`` extras and
-Chromium installed. It serves the example app to clients that come and go for some
-minutes, so that the charts have something to show, and looks at it in the middle of a
-reload.
+Chromium installed. It serves the example app to a changing number of clients for some
+minutes, so that the charts aren't empty, and takes the screenshots during a reload.
 """
 
 from __future__ import annotations

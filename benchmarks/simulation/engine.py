@@ -1,9 +1,9 @@
 """What happens around a server: time, connections that wait, processes.
 
-A :class:`World` runs one :class:`Server` through one :class:`.traffic.Traffic`. The
-server says who takes a connection and how many processes there are; the world lets
-them start, serve and end, and keeps account. Processes wait in their requests rather
-than compute: they don't slow each other down.
+A :class:`World` runs one :class:`Server` with one :class:`.traffic.Traffic`. The server
+decides which process accepts a connection and how many processes there are. The world
+lets them start, serve and exit, and counts. Processes wait in their requests instead of
+computing, so they don't slow each other down.
 """
 
 from __future__ import annotations

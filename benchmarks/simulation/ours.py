@@ -1,7 +1,7 @@
-"""``flask prefork-run`` in the simulation: its own pool and policy are what decides.
+"""``flask prefork-run`` in the simulation, with its own pool and policy.
 
-:class:`Prefork` does what the dispatcher does between them: a turn after each piece of
-news, and at the policy's deadline. Messages take no time here.
+:class:`Prefork` replaces the dispatcher: it calls both after each event, and at the
+policy's deadline. Messages take no time here.
 """
 
 from __future__ import annotations

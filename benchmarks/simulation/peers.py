@@ -1,8 +1,8 @@
 """Other preforking servers, as their documentation and source describe the scaling.
 
-Models of the rules, not of the code around them. All are given the same limits, under
-the names that each has for them. Where a server has a setting that only makes it
-faster and no equal here, it has the better value; each class says which.
+These are models of the rules, not of the rest of the code. All have the same limits,
+under their own names. If a server has a setting that only makes it faster and that
+doesn't exist here, it has the better value. Each class says which.
 """
 
 from __future__ import annotations

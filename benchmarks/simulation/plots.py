@@ -1,6 +1,6 @@
-"""Results as pictures, SVG that can be read on light and on dark pages.
+"""Results as plots, in SVG that is readable on light and on dark pages.
 
-matplotlib is imported here and nowhere else: who only wants figures needs none.
+matplotlib is only imported here, so it isn't needed for the figures alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What runs came to, in figures that can be compared."""
+"""The results of runs, as figures that can be compared."""
 
 from __future__ import annotations
 

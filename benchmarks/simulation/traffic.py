@@ -1,7 +1,7 @@
 """Requests: when they arrive and how long each takes. All from a seed.
 
-Every server of a case is given the same ones (common random numbers), so that a
-difference between two servers is theirs and not the dice's.
+All servers of a case get the same requests (common random numbers), so a difference
+between two servers isn't due to chance.
 """
 
 from __future__ import annotations

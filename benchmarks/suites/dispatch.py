@@ -1,4 +1,4 @@
-"""What dispatch costs: orders against blocking accept, and in small and large pools."""
+"""The cost of dispatch: orders or blocking accept, in small and large pools."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STEP = 50
 """Slow requests that come at once, of those that make a pool large."""
 
 ONE_EACH = ("--run-length", "1")
-"""An order for each connection: the seed's protocol."""
+"""An order for each connection, as in SpamAssassin."""
 
 HOLDING_APP = "hold"
 IDLE = f"idle pool, min-idle {FREE}"

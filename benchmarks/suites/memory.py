@@ -1,4 +1,4 @@
-"""Few hot workers against many lukewarm ones: when memory is short, and by PSS."""
+"""Few hot workers or many lukewarm ones: when memory is short, and by PSS."""
 
 from __future__ import annotations
 

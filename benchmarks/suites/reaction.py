@@ -1,8 +1,8 @@
 """How fast a pool grows when many slow requests come at once, and how it shrinks.
 
-One slow request runs; then so many more come at the same moment. Each says when an
-app began with it, by the clock that all processes of a machine share. So nothing is
-asked of a server but to serve.
+One slow request runs, and then many more come at the same moment. Each response says
+when the app began with it, by the clock that all processes of the machine share. So the
+servers need no special support for this.
 """
 
 from __future__ import annotations

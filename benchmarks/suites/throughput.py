@@ -1,6 +1,6 @@
-"""How many requests a second, and what one costs: closed clients, wrk's.
+"""How many requests a second, and the CPU time of one: a closed loop, by wrk.
 
-Each of so many clients sends its next request when it has the last one's response.
+Each client sends its next request when it has the response to the last one.
 """
 
 from __future__ import annotations

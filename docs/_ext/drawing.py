@@ -1,4 +1,4 @@
-"""The few shapes that the manual's pictures are made of, as SVG."""
+"""The shapes of the manual's diagrams, as SVG."""
 
 from __future__ import annotations
 

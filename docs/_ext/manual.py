@@ -1,6 +1,6 @@
-"""A Sphinx extension: what the manual takes from the code instead of repeating it.
+"""A Sphinx extension: directives for what the manual takes from the code.
 
-Pages with such content are read again by each build, since Sphinx doesn't watch the
+Each build reads the pages with such directives again, because Sphinx doesn't watch the
 code.
 """
 

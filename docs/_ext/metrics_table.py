@@ -1,4 +1,4 @@
-"""What ``/metrics`` has, as reStructuredText: from the code that renders it."""
+"""The metrics of ``/metrics`` as reStructuredText, from the code that renders them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
 
-#: A server of which everything is known, so that no metric is left out.
+#: A server with a value for each figure, so that no metric is left out.
 EXAMPLE = Snapshot(
     pid=1,
     version="1",

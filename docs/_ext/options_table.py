@@ -1,7 +1,7 @@
 """The reference of a command's options, as reStructuredText.
 
-What it says comes from the command itself and from the table of settings, so it
-can't be out of date. No Sphinx here: tests use it too.
+It is made from the command itself and from the table of settings, so it can't be out
+of date. It doesn't import Sphinx, because tests use it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flask_prefork.settings.table import SettingSpec
 
 
 class Entry(t.NamedTuple):
-    """What is told of an option.
+    """An option in the reference.
 
     :param name: The parameter's, ``min_idle``.
     :param spellings: How it is given, with its argument.
@@ -99,7 +99,7 @@ def _facts(
 
 
 def _bounds(row: SettingSpec) -> str:
-    """The least and the most that is allowed, where they say something."""
+    """The lowest and the highest value that is allowed, if there are such limits."""
     least = f", at least {row.least:g}" if row.least else ""
     most = f", at most {row.most:,.0f}" if row.most and row.most <= 65536 else ""
     return least + most

@@ -1,7 +1,7 @@
-"""Who says what to whom, and when: a sequence diagram drawn from lines of text.
+"""A sequence diagram, drawn from lines of text.
 
-The first line names the parties, with commas between them. Each further one is
-``from -> to: what``, or ``party: what it does`` by itself.
+The first line has the names of the participants, separated by commas. Each further line
+is a message, ``from -> to: what``, or what a participant does, ``name: what``.
 """
 
 from __future__ import annotations

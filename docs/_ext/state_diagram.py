@@ -1,7 +1,7 @@
 """A worker's life as a diagram, drawn from the pool's ``TRANSITIONS``.
 
-What the table has is drawn, and nothing else. Where a state stands in the picture is
-written down here; a new state without a place makes the build fail.
+The diagram has exactly the transitions of the table. The positions of the states are
+set here. If a new state has no position, the build fails.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def serving() -> frozenset[State]:
 
 
 def edges() -> list[Edge]:
-    """All transitions; what holds for all serving states is one arrow."""
+    """All transitions; one that all serving states have is a single arrow."""
     group = serving()
     found: dict[Edge, None] = {}
     for (state, event), end in TRANSITIONS.items():
@@ -76,7 +76,7 @@ def _draw_group() -> str:
 
 
 def _toward(start: Point, end: Point) -> Point:
-    """Where the way from a box's center to another point leaves the box."""
+    """Where the line from a box's center to another point leaves the box."""
     dx, dy = end.x - start.x, end.y - start.y
     scale = min(
         _WIDTH / 2 / abs(dx) if dx else 9e9, _HEIGHT / 2 / abs(dy) if dy else 9e9
