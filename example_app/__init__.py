@@ -4,8 +4,8 @@
 
     $ flask --app example_app prefork-run
 
-Then open http://127.0.0.1:5000/ and fire some requests. It runs under
-``flask run`` as well, where there are no slots to show.
+Then open http://127.0.0.1:5000/ and send some requests. It also runs under
+``flask run``, but without slots.
 """
 
 from __future__ import annotations

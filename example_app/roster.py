@@ -1,9 +1,9 @@
-"""Who has served: a table that all workers of one generation share.
+"""Which worker has served what: a table that all workers of one generation share.
 
 It is an anonymous shared mapping, made by the app factory. A preforking server
 runs the factory before it forks, so the workers inherit the same memory, and
-any of them can tell about all. Each slot's record has one writer, the worker in
-that slot, so that no lock is needed.
+each of them can show the records of all. Each slot's record has one writer, the
+worker in that slot, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        # It is there, but somebody else's: the number was used again.
+        # It exists, but belongs to another user: the number was used again.
         return False
 
     return True

@@ -22,10 +22,10 @@ if t.TYPE_CHECKING:
 class Prefork:
     """Hooks and defaults for apps that ``flask prefork-run`` serves.
 
-    The command serves apps without it just as well. One extension may be
-    initialized for several apps of a process, and an app has at most one. What
-    counts is the app that the command has loaded: an app that is mounted in
-    another, as by werkzeug's ``DispatcherMiddleware``, has no hooks of its own.
+    Apps without it are served too. One extension may be initialized for several
+    apps, and an app has at most one. Only hooks of the app that the command has
+    loaded are called. If another app is mounted in it, as by werkzeug's
+    ``DispatcherMiddleware``, its hooks are ignored.
 
     ::
 
@@ -41,7 +41,7 @@ class Prefork:
             return app
 
     Hooks take no arguments and are called with the app's context pushed. They may
-    be coroutines, as views may (``Flask.ensure_sync``). What they raise is
+    be coroutines, as views may (``Flask.ensure_sync``). An exception of a hook is
     logged with its traceback and the hook's name.
 
     :param app: Initialize this app at once.
@@ -57,13 +57,12 @@ class Prefork:
     def init_app(self, app: Flask) -> None:
         """Register with an app, and give its configuration the defaults.
 
-        Every ``PREFORK_*`` key is set that isn't yet and that has a default of its
-        own; those whose default follows from other settings aren't. A default of
-        the configuration gives way as the setting's does: it contradicts no
-        option of the command line.
+        It sets each ``PREFORK_*`` key that has a fixed default and isn't set yet. Keys
+        whose default depends on other settings are not set. Options of the command
+        line still take precedence over these defaults.
 
-        :param app: It has this extension as ``app.extensions["prefork"]`` then.
-        :raises RuntimeError: If it has such an extension.
+        :param app: The app. It gets this extension as ``app.extensions["prefork"]``.
+        :raises RuntimeError: If the app has such an extension already.
         """
         if "prefork" in app.extensions:
             raise RuntimeError(
@@ -96,28 +95,29 @@ class Prefork:
     def before_fork(self, f: F) -> F:
         """Call a function in the zygote before each fork of a worker.
 
-        If it raises, that worker is not forked; it is tried again with a growing
-        pause. The server starts no worker while the function runs.
+        If it raises an exception, the worker is not forked, and the server tries
+        again after a pause that grows. No worker is started while the function runs.
         """
         self.hooks.before_fork.append(f)
         return f
 
     def after_fork(self, f: F) -> F:
-        """Call a function in each worker before it takes its first request.
+        """Call a function in each worker before its first request.
 
-        The place to open what processes can't share: connections, threads, event
-        loops. If it raises, the worker ends and another is started, with a growing
-        pause; a server none of whose workers ever began gives up.
+        Open here what processes can't share: connections, threads, event loops. If
+        it raises an exception, the worker exits and another one is started, after a
+        pause that grows. If no worker ever becomes ready, the server ends.
         """
         self.hooks.after_fork.append(f)
         return f
 
     def before_exit(self, f: F) -> F:
-        """Call a function in each worker that ends, after its last request.
+        """Call a function in each worker that exits, after its last request.
 
-        Not in one that is killed, and not if ``after_fork`` has failed. The last
-        one registered is called first, and one that raises keeps no other from
-        being called. All of it has to end within the graceful timeout.
+        It isn't called in a worker that is killed, and not if ``after_fork`` has
+        failed. The function that was registered last is called first. If one raises
+        an exception, the others are still called. All of them together must finish
+        within the graceful timeout.
         """
         self.hooks.before_exit.append(f)
         return f
@@ -125,8 +125,8 @@ class Prefork:
     def when_ready(self, f: F) -> F:
         """Call a function in the zygote, once, when its workers serve.
 
-        After a reload, that is when the new generation has taken over. If it
-        raises, the server goes on. The server starts no worker while the function
+        After a reload that is when the new generation begins to serve. If it raises
+        an exception, the server continues. No worker is started while the function
         runs.
         """
         self.hooks.when_ready.append(f)

@@ -46,16 +46,17 @@ _FETCH = 65536
 
 
 class PreforkRequestHandler(LoggingHandler):
-    """Serves a connection's requests, strictly and within time.
+    """Serves the requests of a connection, with strict checks and with timeouts.
 
-    What subclasses override of werkzeug's handler is called as there:
+    Subclasses can override the same methods as with werkzeug's handler:
     ``make_environ``, ``run_wsgi``, ``log_request``, ``log``, ``address_string``,
     ``connection_dropped``, ``version_string``, ``setup``, ``handle``,
     ``handle_one_request``, ``finish`` and ``do_*``.
 
-    ``headers``, ``rfile`` and ``wfile`` are made when somebody asks for them; the
-    latter two are bounded by the request's body and by the client's deadlines. Who
-    writes to ``wfile`` past the WSGI response ends the connection with it.
+    ``headers``, ``rfile`` and ``wfile`` are created when they are first used. ``rfile``
+    ends with the request's body, and the timeouts for clients apply to both files. If
+    something is written to ``wfile`` besides the WSGI response, the connection is
+    closed after it.
     """
 
     protocol_version = "HTTP/1.1"

@@ -29,13 +29,13 @@ T = t.TypeVar("T")
 
 
 class Server:
-    """A server that runs.
+    """A running server.
 
     :param popen: The process that was started.
-    :param log_path: Its standard output and error.
-    :param admin: Where it tells its status.
+    :param log_path: The file with its standard output and error.
+    :param admin: Its admin address.
 
-    :ivar pid: Its process.
+    :ivar pid: Its process ID.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Server:
         return self._url
 
     def status(self) -> Snapshot:
-        """How it is now.
+        """Its status now.
 
-        :raises flask_prefork.observe.client.AskError: If it can't be asked.
+        :raises flask_prefork.observe.client.AskError: If it doesn't answer.
         """
         return ask(self.admin).snapshot
 
@@ -71,11 +71,12 @@ class Server:
     def wait_until(
         self, condition: Callable[[Snapshot], T | None], timeout: float = 60
     ) -> T:
-        """Wait until its status is so.
+        """Wait until its status fulfils a condition.
 
-        :param timeout: For so many seconds.
+        :param condition: It gets the status, and is called again until it is true.
+        :param timeout: Seconds to wait.
         :return: The condition's first true result.
-        :raises TimeoutError: If it never was.
+        :raises TimeoutError: If it wasn't true in that time.
         """
         end = time.monotonic() + timeout
         while not (result := condition(status := self.status())):
@@ -85,11 +86,11 @@ class Server:
         return result
 
     def reload(self, timeout: float = 60) -> None:
-        """Load the app anew, and wait until that generation serves alone.
+        """Reload the app, and wait until only the new generation is left.
 
-        :param timeout: Seconds for it.
-        :raises RuntimeError: The app can't be loaded, and the old one serves on.
-        :raises TimeoutError: It takes longer.
+        :param timeout: Seconds to wait.
+        :raises RuntimeError: If the app can't be loaded. The old one keeps serving.
+        :raises TimeoutError: If it takes longer.
         """
         before = self.status().generations[0].number
         seen = len(self.log())
@@ -104,10 +105,10 @@ class Server:
         self.wait_until(serves, timeout)
 
     def stop(self, timeout: float = 60) -> int:
-        """End it as TERM does: what runs is served.
+        """Stop it by TERM: running requests are finished.
 
-        :param timeout: Seconds until it and all that it has started are killed.
-        :return: Its exit status; negative is the signal that ended it.
+        :param timeout: Seconds until it and all its processes are killed.
+        :return: Its exit status, or the number of the signal that ended it, below 0.
         :raises TimeoutError: If it had to be killed.
         """
         self.popen.terminate()
@@ -125,14 +126,13 @@ def serving(
     starter: type[PreforkStarter],
     server: type[S] = Server,  # type: ignore[assignment]
 ) -> Iterator[S]:
-    """Run a server, and end it.
+    """Run a server, and stop it at the end.
 
-    :param name: For its log's file.
-    :param starter: What to start.
-    :param server: The class of what is returned.
-    :raises RuntimeError: If it ends before it is ready. What it has written stands
-        in the message.
-    :raises TimeoutError: If it isn't ready in time, or doesn't end.
+    :param name: The name of its log file.
+    :param starter: How to start it.
+    :param server: The class of the object that is returned.
+    :raises RuntimeError: If it exits before it is ready. The message has its output.
+    :raises TimeoutError: If it isn't ready in time, or doesn't exit.
     """
     # Unique: xprocess takes a process of the same name for the same one, also one
     # that a run before has left, or whose pid is another's by now.

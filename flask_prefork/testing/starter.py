@@ -28,16 +28,16 @@ STEP = 0.02
 class PreforkStarter(ProcessStarter):  # type: ignore[misc]
     """Starts ``flask --app APP prefork-run`` for ``xprocess.ensure``.
 
-    It has started when its status says that it is ready: no line of any log has to
-    be known. Derive from it, and set what differs:
+    It waits until the status says that the server is ready, not for a line of the log.
+    Derive from it, and set what is different:
 
-    :cvar app: As ``flask --app`` takes it.
+    :cvar app: In the form that ``flask --app`` takes.
     :cvar options: More options of ``prefork-run``.
-    :cvar variables: More environment variables. Those of this process that begin
-        with ``FLASK_``, and ``WEB_CONCURRENCY``, are not handed on.
-    :cvar directory: Where it runs; pytest's root by default.
-    :cvar command: The command line up to ``prefork-run``, if it isn't ``flask``'s.
-    :cvar timeout: Seconds until it has to be ready.
+    :cvar variables: More environment variables. Variables of this process that begin
+        with ``FLASK_``, and ``WEB_CONCURRENCY``, are not passed on.
+    :cvar directory: Its working directory; pytest's root by default.
+    :cvar command: The command line before ``prefork-run``, if it isn't ``flask``'s.
+    :cvar timeout: Seconds to wait until it is ready.
     """
 
     app: str = ""

@@ -22,25 +22,25 @@ _signals = Namespace()
 
 worker_started = _signals.signal(
     "worker-started",
-    "Sent in a worker by the app, after the hooks ``after_fork`` and before it"
-    " takes requests; with ``slot`` and ``generation``.",
+    "Sent by the app in a worker, after the ``after_fork`` hooks and before the first"
+    " request; with ``slot`` and ``generation``.",
 )
 worker_exiting = _signals.signal(
     "worker-exiting",
-    "Sent in a worker by the app, before the hooks ``before_exit``; with ``slot``"
+    "Sent by the app in a worker, before the ``before_exit`` hooks; with ``slot``"
     " and ``generation``.",
 )
 pool_resized = _signals.signal(
     "pool-resized",
-    "Sent in the zygote by the app when its generation has another number of"
-    " worker processes than before; with ``workers``, that number. What changes"
-    " while a receiver runs is told afterwards, at once; no worker is started until"
-    " then.",
+    "Sent by the app in the zygote, when the number of worker processes of its"
+    " generation has changed; with ``workers``, the new number. No worker is started"
+    " while a receiver runs. If the number changes in that time, the signal is sent"
+    " again right after.",
 )
 reloaded = _signals.signal(
     "reloaded",
-    "Sent in the new zygote by the app, when its generation has taken over from"
-    " another; with ``generation``, its number.",
+    "Sent by the app in the new zygote, when its generation serves instead of the old"
+    " one; with ``generation``, its number.",
 )
 
 

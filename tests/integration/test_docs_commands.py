@@ -53,6 +53,7 @@ UNRUNNABLE = {
     "python -m twine *": "publishes the packages",
     "python benchmarks/capacity.py * --simulate": "takes half a minute",
     "python docs/render_faults.py": "changes the source; test_docs.py renders too",
+    "python docs/render_map.py": "changes the source; test_map.py renders too",
     "systemctl *": "needs systemd",
     "/tmp/release/*": "needs the packages that make has built",
     "python3 -m venv /tmp/*": "is about packages that are not built here",
