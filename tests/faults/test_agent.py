@@ -65,7 +65,7 @@ def observer(server: Server) -> psutil.Process:
 def test_the_pool_is_saturated(serve: Serve, gate: Gate) -> None:
     """Every worker is busy and the accept queue is full.
 
-    The agent answers, and gives the least weight that there is; afterwards all.
+    The agent answers with the lowest weight, and afterwards with the full weight.
     """
     server = serve("held", "--max-workers", "2", "--backlog", "2", "--agent-check", "0")
     agent = Agent(server)
@@ -87,9 +87,9 @@ def test_the_pool_is_saturated(serve: Serve, gate: Gate) -> None:
 
 
 def test_connections_wait_for_workers_that_start(serve: Serve, gate: Gate) -> None:
-    """More connections come than there are workers, up to as many as are allowed.
+    """More connections come than there are workers, up to max-workers.
 
-    Each takes its part, whether it has its worker already or waits for one.
+    Each lowers the weight by its part, whether it has a worker or waits for one.
     """
     server = serve("held", *FIXED, "--agent-check", "0")
     agent = Agent(server)
@@ -104,9 +104,9 @@ def test_connections_wait_for_workers_that_start(serve: Serve, gate: Gate) -> No
 
 
 def test_a_reload_takes_no_weight(serve: Serve) -> None:
-    """HUP three times while clients ask for pages, and the agent is asked.
+    """HUP three times while clients send requests and the agent is queried.
 
-    It is never down, fails or drains.
+    The agent never answers down, fail or drain.
     """
     server = serve("held", *FIXED, "--agent-check", "0")
     agent = Agent(server)
@@ -134,7 +134,7 @@ def test_a_reload_takes_no_weight(serve: Serve) -> None:
 def test_term_with_a_drain_delay(serve: Serve, gate: Gate) -> None:
     """TERM with a drain delay; then TERM again, while a request runs.
 
-    First it drains, and is served all the while; at last nobody is there to ask.
+    First it answers drain, and requests are served. In the end it doesn't answer.
     """
     server = serve("held", "--drain-delay", "600", "--agent-check", "0")
     agent = Agent(server)
@@ -150,7 +150,7 @@ def test_term_with_a_drain_delay(serve: Serve, gate: Gate) -> None:
 def test_term_while_a_request_runs(serve: Serve, gate: Gate) -> None:
     """TERM while a request runs, without a drain delay.
 
-    It has stopped, as far as others are concerned.
+    For HAProxy the server has stopped.
     """
     server = serve("held", "--agent-check", "0")
     agent = Agent(server)
@@ -167,7 +167,7 @@ def test_term_while_a_request_runs(serve: Serve, gate: Gate) -> None:
 def test_the_dispatcher_is_stopped(serve: Serve) -> None:
     """SIGSTOP and SIGCONT to the dispatcher.
 
-    The agent answers that it fails, until it goes on.
+    The agent answers fail until the dispatcher continues.
     """
     server = serve("held", "--agent-check", "0")
     agent = Agent(server)
@@ -183,7 +183,7 @@ def test_the_dispatcher_is_stopped(serve: Serve) -> None:
 def test_the_dispatcher_is_killed(serve: Serve) -> None:
     """SIGKILL to the dispatcher.
 
-    Nobody answers any more.
+    The agent doesn't answer any more.
     """
     server = serve("held", "--agent-check", "0")
     agent = Agent(server)
@@ -194,9 +194,9 @@ def test_the_dispatcher_is_killed(serve: Serve) -> None:
 
 
 def test_the_observer_is_killed(serve: Serve) -> None:
-    """SIGKILL to the observer while clients ask for pages.
+    """SIGKILL to the observer while clients send requests.
 
-    Who asks meanwhile is answered by the next one. No request notices.
+    Queries that come meanwhile are answered by the next observer. Requests are served.
     """
     server = serve("held", *FIXED, "--agent-check", "0")
     agent = Agent(server)
@@ -209,9 +209,9 @@ def test_the_observer_is_killed(serve: Serve) -> None:
 
 
 def test_clients_of_the_agent_that_never_read(serve: Serve) -> None:
-    """A hundred clients connect to the agent, say nothing, read nothing and stay.
+    """A hundred clients connect to the agent, send nothing, read nothing and stay.
 
-    The next one is answered, and nobody takes a thread.
+    The next client is answered, and the others occupy no thread.
     """
     server = serve("held", "--agent-check", "0")
     agent = Agent(server)
@@ -229,9 +229,9 @@ def test_clients_of_the_agent_that_never_read(serve: Serve) -> None:
     "garbage", [b"web1\n", b"GET / HTTP/1.1\r\n\r\n", b"\0\xff" * 500_000]
 )
 def test_clients_of_the_agent_that_send_garbage(serve: Serve, garbage: bytes) -> None:
-    """Clients send to the agent what nobody asked for, much of it, and reset.
+    """Clients send much data to the agent, and reset their connections.
 
-    The next one is answered, and the observer is the same.
+    The next client is answered, by the same observer.
     """
     server = serve("held", "--agent-check", "0")
     agent = Agent(server)

@@ -35,8 +35,8 @@ FIXED = ("--min-idle", "3", "--max-idle", "3", "--max-workers", "3")
 def test_app_ends_its_process(serve: Serve, path: str, how: str) -> None:
     """The app ends its process: os._exit, sys.exit, a segfault, abort.
 
-    Its client sees the connection close, nobody else notices. The log tells how it
-    died and what it served. Another worker takes the slot.
+    Its client's connection is closed, and no other client is affected. The log says how
+    the worker exited and what it served. Another worker gets the slot.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -56,7 +56,7 @@ def test_app_forks_and_the_child_returns_first(serve: Serve) -> None:
     """The app forks, and the child returns from the view like its parent.
 
     The client gets one response, the parent's. The child never reaches the worker's
-    loop: it ends.
+    loop: it exits.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -70,10 +70,11 @@ def test_app_forks_and_the_child_returns_first(serve: Serve) -> None:
 
 
 def test_app_forks_and_the_child_returns_later(serve: Serve, gate: Gate) -> None:
-    """The app forks, and the child returns when the connection serves the next.
+    """The app forks, and the child returns while the connection serves the next
+    request.
 
-    The child writes nothing to it, and can't end it. Nor does it change what the
-    scoreboard says of its parent.
+    The child writes nothing to the connection and can't close it. It doesn't change its
+    parent's record on the scoreboard.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -113,8 +114,8 @@ def _is_over(process: psutil.Process) -> bool:
 def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
     """The app closes every descriptor of its process.
 
-    Its client sees the connection close, nobody else notices. The worker, which
-    can't be ordered any more, ends and is replaced.
+    Its client's connection is closed, and no other client is affected. The worker can't
+    receive orders any more, exits, and is replaced.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -130,7 +131,7 @@ def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
 def test_app_changes_signal_handlers(serve: Serve, path: str) -> None:
     """The app resets every signal's handler, or ignores every signal.
 
-    It is answered, its worker serves on, and TERM stops the server as always.
+    The request is answered, its worker keeps serving, and TERM stops the server.
     """
     server = serve("fault_views", "--min-idle", "1", "--max-workers", "1")
     with load(server):
@@ -144,8 +145,8 @@ def test_app_changes_signal_handlers(serve: Serve, path: str) -> None:
 def test_app_leaves_threads_running(serve: Serve) -> None:
     """The app leaves threads running that aren't daemons and never end.
 
-    Its worker serves on. When it is to exit they have the graceful timeout; then they
-    are cut off, and the log names them.
+    Its worker keeps serving. When it has to exit, the threads have the graceful
+    timeout. Then they are cut off, and the log names them.
     """
     pool = ("--min-idle", "1", "--max-workers", "1")
     server = serve("fault_views", *pool, "--graceful-timeout", "2")
@@ -171,9 +172,10 @@ def test_app_leaves_threads_running(serve: Serve) -> None:
 def test_app_breaks_the_rules_before_a_byte_is_sent(
     serve: Serve, path: str, told: str
 ) -> None:
-    """The app raises after its headers, returns nothing, yields what isn't bytes.
+    """The app raises after its headers, returns nothing, or yields something else than
+    bytes.
 
-    The client gets a 500, and the traceback is logged. The worker serves on.
+    The client gets a 500, and the traceback is logged. The worker keeps serving.
     """
     server = serve("fault_wsgi", *FIXED)
     server.wait_for_state("III")
@@ -201,8 +203,8 @@ def test_app_yields_nothing(serve: Serve) -> None:
 def test_app_raises_in_the_body(serve: Serve) -> None:
     """The app raises when a part of its response was sent.
 
-    The client can tell that the response is cut: the last chunk is missing. The
-    traceback is logged, the worker serves on.
+    The client notices that the response is cut: the last chunk is missing. The
+    traceback is logged, and the worker keeps serving.
     """
     server = serve("fault_wsgi", *FIXED)
     server.wait_for_state("III")
@@ -217,7 +219,7 @@ def test_app_raises_in_the_body(serve: Serve) -> None:
 def test_app_gives_less_than_its_content_length(serve: Serve) -> None:
     """The app gives less than its Content-Length.
 
-    The connection closes, so the client can tell, and the log says so.
+    The connection is closed, so the client notices, and the log says so.
     """
     server = serve("fault_wsgi", *FIXED)
     with load(server):
@@ -229,8 +231,7 @@ def test_app_gives_less_than_its_content_length(serve: Serve) -> None:
 def test_app_gives_more_than_its_content_length(serve: Serve) -> None:
     """The app gives more than its Content-Length.
 
-    What is too much is not sent, lest it be taken for the next response. The log
-    says so.
+    The rest is not sent, because it would look like the next response. The log says so.
     """
     server = serve("fault_wsgi", *FIXED)
     with load(server):
@@ -243,7 +244,7 @@ def test_app_gives_more_than_its_content_length(serve: Serve) -> None:
 def test_app_raises_in_close(serve: Serve) -> None:
     """The app's iterable raises in its close(), when all was sent.
 
-    The response is whole, the traceback is logged, and the worker serves on.
+    The response is complete, the traceback is logged, and the worker keeps serving.
     """
     server = serve("fault_wsgi", *FIXED)
     server.wait_for_state("III")

@@ -1,4 +1,4 @@
-"""What comes over the back channels that shouldn't, and what isn't read from them.
+"""Invalid frames on the back channels, and processes that don't read from them.
 
 A fake zygote with fake workers, in this process, at the ends of real socketpairs.
 """
@@ -220,8 +220,8 @@ def test_worker_sends_garbage(
 ) -> None:
     """A worker's channel carries garbage, a truncated or a foreign frame.
 
-    That worker is killed, and nobody else. It is out of the pool before the signal
-    is sent, and what it says afterwards changes nothing.
+    Only that worker is killed. It is marked as killed before the signal is sent, and
+    frames that come later are ignored.
     """
     house.workers[1].setblocking(False)
     house.workers[1].send(data)
@@ -256,7 +256,7 @@ def test_worker_speaks_for_another_generation(house: House, generation: int) -> 
 def test_worker_speaks_for_another_slot(house: House) -> None:
     """A worker sends frames with another worker's slot.
 
-    Who speaks is told by the channel: the other one is left alone.
+    The channel decides whose frames they are. The other worker is not affected.
     """
     house.workers[1].send(encode(Busy(NUMBER, 2)))
     house.turn()
@@ -279,7 +279,7 @@ def test_worker_speaks_for_another_slot(house: House) -> None:
 def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> None:
     """A worker hands back a connection with nonsense about it.
 
-    It is killed. The connection is closed, and no other worker ever gets it.
+    The worker is killed. The connection is closed, and no other worker gets it.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -295,7 +295,7 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
 
 
 def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
-    """Descriptors ride along with frames that have none, and with garbage.
+    """Descriptors come with frames that should have none, and with garbage.
 
     They are closed.
     """
@@ -311,7 +311,7 @@ def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
 
 
 def test_worker_never_reads(house: House) -> None:
-    """A worker says that it is idle again and again, and never reads its orders.
+    """A worker reports idle again and again, and never reads its orders.
 
     The dispatcher doesn't wait for it: when the channel is full, it is killed.
     """
@@ -331,7 +331,7 @@ def test_worker_never_reads(house: House) -> None:
 def test_worker_floods_the_channel(house: House) -> None:
     """A worker sends frames without end.
 
-    The dispatcher takes in so many at once, and then looks after the others.
+    The dispatcher reads a limited number at once, and then continues with the others.
     """
     house.workers[0].setblocking(False)
     frame = encode(Busy(NUMBER, 0))
@@ -350,9 +350,9 @@ def test_worker_floods_the_channel(house: House) -> None:
 
 
 def test_worker_hangs_up(house: House) -> None:
-    """A worker closes its channel and lives on.
+    """A worker closes its channel and keeps running.
 
-    It is of no use: it is killed.
+    It is killed, because it can't be ordered.
     """
     house.workers[1].close()
     house.turn()
@@ -361,9 +361,9 @@ def test_worker_hangs_up(house: House) -> None:
 
 
 def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None:
-    """The zygote never reads what it is told.
+    """The zygote never reads from its control socket.
 
-    The dispatcher doesn't wait for it: it is killed, and its workers serve on.
+    The dispatcher doesn't wait for it. It is killed, and its workers keep serving.
     """
     house.zygote.setblocking(False)
     for slot in range(3):
@@ -379,9 +379,9 @@ def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None
 
 
 def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
-    """The zygote closes its control socket and lives on.
+    """The zygote closes its control socket and keeps running.
 
-    After a while it is shown and killed, and its workers serve on.
+    After a while its tracebacks are logged and it is killed. Its workers keep serving.
     """
     house.zygote.close()
     house.turn()
@@ -400,7 +400,7 @@ def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
 def test_zygote_is_slow_but_gets_on(house: House) -> None:
     """The zygote forks one worker after the other, each in less than the spawn timeout.
 
-    It isn't late, and neither are the workers that have to wait for it.
+    It misses no deadline, and neither do the workers that wait to be forked.
     """
     for slot in range(3):
         house.workers.pop(slot).close()
@@ -423,10 +423,10 @@ def test_zygote_is_slow_but_gets_on(house: House) -> None:
 
 
 def test_zygote_does_not_fork(house: House, log: pytest.LogCaptureFixture) -> None:
-    """The zygote doesn't fork what it is told to.
+    """The zygote doesn't fork the workers that the dispatcher asks for.
 
-    After the spawn timeout it is late, and the log says so. It is killed; no worker is
-    said to be, and none is a failed start.
+    After the spawn timeout the log says so, and the zygote is killed. The log names no
+    worker as killed, and no start of a worker is counted as failed.
     """
     house.workers.pop(1).close()
     send_one(house.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
@@ -489,9 +489,9 @@ def test_worker_survives_sigkill(
 def test_worker_is_shown_before_it_is_killed(
     house: House, log: pytest.LogCaptureFixture
 ) -> None:
-    """A worker retires and doesn't end.
+    """A worker retires and doesn't exit.
 
-    After the graceful timeout it is to show where it is, and is killed a moment later.
+    After the graceful timeout its tracebacks are logged, and it is killed.
     """
     house.generation.children.retire(next(iter(house.generation.pool)))
     house.told()
@@ -526,7 +526,7 @@ def test_zygote_sends_garbage(
 ) -> None:
     """The zygote sends garbage.
 
-    It is killed, and its workers serve on.
+    It is killed, and its workers keep serving.
     """
     house.zygote.send(frame)
     house.turn()
@@ -537,7 +537,7 @@ def test_zygote_sends_garbage(
 
 
 def test_zygote_tells_of_workers_that_there_are_not(house: House) -> None:
-    """The zygote tells of slots that nobody has, and of pids that aren't theirs.
+    """The zygote reports slots that no worker has, and pids that aren't theirs.
 
     Nothing changes.
     """

@@ -38,7 +38,7 @@ def assert_undisturbed(server: Server) -> None:
 def test_clients_reset_before_they_are_accepted(serve: Serve, gate: Gate) -> None:
     """Clients reset their connections while these wait in the accept queue.
 
-    Those who stayed are served in their turn.
+    The clients that stay are served.
     """
     server = serve("fault_views", "--min-idle", "1", "--max-workers", "1")
     first = server.send(gate.path)
@@ -58,9 +58,9 @@ def test_clients_reset_before_they_are_accepted(serve: Serve, gate: Gate) -> Non
 
 
 def test_client_half_closes_after_its_request(serve: Serve) -> None:
-    """A client ends its side of the connection right after its request.
+    """A client closes its side of the connection right after its request.
 
-    It is answered.
+    The request is answered.
     """
     server = serve("fault_views", *FIXED)
     with load(server):
@@ -88,9 +88,10 @@ def test_client_half_closes_after_its_request(serve: Serve) -> None:
     ],
 )
 def test_client_half_closes_too_early(serve: Serve, data: bytes, status: bytes) -> None:
-    """A client ends its side of the connection before its request is whole.
+    """A client closes its side of the connection before its request is complete.
 
-    What has begun is answered with 400; then the connection is closed at once.
+    A request that has begun is answered with 400. Then the connection is closed at
+    once.
     """
     server = serve("fault_views", *FIXED)
     with load(server), connect(server) as sock:
@@ -103,7 +104,7 @@ def test_client_half_closes_too_early(serve: Serve, data: bytes, status: bytes) 
 
 
 def test_client_resets_in_mid_response(serve: Serve) -> None:
-    """Clients reset their connections while they get a long response.
+    """Clients reset their connections while they receive a long response.
 
     Their workers are free at once.
     """
@@ -118,10 +119,10 @@ def test_client_resets_in_mid_response(serve: Serve) -> None:
 
 
 def test_client_never_reads(serve: Serve) -> None:
-    """A client asks for a long response and never reads it.
+    """A client requests a long response and never reads it.
 
-    When it is slower than --min-data-rate its connection is closed, and the worker is
-    free again. Meanwhile others are served by others.
+    When it is slower than --min-data-rate, its connection is closed, and the worker is
+    free again. Meanwhile other workers serve the other clients.
     """
     server = serve("fault_views", *FIXED, "--min-data-rate", "100000")
     server.wait_for_state("III")
@@ -150,10 +151,10 @@ def _peer_is_there(server: Server, sock: socket.socket) -> bool:
 def test_client_sends_its_body_too_slowly(
     serve: Serve, path: bytes, framing: bytes
 ) -> None:
-    """A client begins a body and doesn't go on.
+    """A client sends a part of a body, and then nothing.
 
-    When it is slower than --min-data-rate the request ends with 408. Meanwhile others
-    are served by others.
+    When it is slower than --min-data-rate, the request ends with 408. Meanwhile other
+    workers serve the other clients.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -166,9 +167,9 @@ def test_client_sends_its_body_too_slowly(
 
 
 def test_clients_that_are_slow_with_their_heads_cost_no_worker(serve: Serve) -> None:
-    """More clients than workers begin a head and don't go on.
+    """More clients than workers send a part of a header section, and then nothing.
 
-    Nobody else waits for them. At --header-timeout each is answered with 408.
+    Other clients don't wait for them. At --header-timeout each is answered with 408.
     """
     server = serve("fault_views", *FIXED, "--header-timeout", "1")
     server.wait_for_state("III")
@@ -200,9 +201,9 @@ def test_clients_that_are_slow_with_their_heads_cost_no_worker(serve: Serve) -> 
     ],
 )
 def test_client_sends_garbage(serve: Serve, data: bytes) -> None:
-    """A client sends what isn't HTTP, or has no end.
+    """A client sends something else than HTTP, or data without end.
 
-    It gets an error of HTTP's, and the connection is closed. No byte of it reaches the
+    It gets an HTTP error, and the connection is closed. No byte of the data reaches the
     terminal unescaped.
     """
     server = serve("fault_views", *FIXED, "--access-log", "--header-timeout", "1")
@@ -234,9 +235,9 @@ def _come_and_go(server: Server, number: int) -> None:
 
 
 def test_thousands_of_clients_come_and_go(serve: Serve) -> None:
-    """3,000 clients connect and leave: at once, within their request, or after it.
+    """3,000 clients connect and disconnect: at once, within their request, or after it.
 
-    Everybody else is served. Afterwards no process has more descriptors than before.
+    All others are served. Afterwards no process has more descriptors than before.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")

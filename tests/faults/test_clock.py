@@ -88,10 +88,9 @@ def test_the_look_for_wall_clocks_finds_them() -> None:
 
 
 def test_no_deadline_is_of_the_wall_clock() -> None:
-    """Nothing in the server asks what time it is by the wall clock.
+    """The source is searched for uses of the wall clock.
 
-    But for the Date field, the times in the log and requests' ids, which are for
-    people.
+    It is used only for the Date field, the times in the log and request IDs.
     """
     found = {
         f"{path.relative_to(ROOT)}: {where}"
@@ -104,11 +103,10 @@ def test_no_deadline_is_of_the_wall_clock() -> None:
 
 @pytest.mark.parametrize("days", [1, -1], ids=["forward", "back"])
 def test_the_clock_is_set(serve: Serve, gate: Gate, tmp_path: Path, days: int) -> None:
-    """The clock is set a day forward, or back.
+    """The clock is set a day forward or back.
 
-    Nothing times out or waits longer: running requests, kept-alive connections and
-    idle workers stay as they are, and the server stops as always. Only the Date field
-    follows.
+    Nothing times out or waits longer. Running requests, kept-alive connections and idle
+    workers don't change, and the server stops normally. Only the Date field changes.
     """
     (tmp_path / "sitecustomize.py").write_text(SITE)
     clock = tmp_path / "clock"

@@ -1,4 +1,4 @@
-"""Stops under load: what is answered, what is refused, and that nothing else is."""
+"""Stops under load: every request is answered or refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_term_under_load(
 ) -> None:
     """TERM under load, over TCP, TLS and unix sockets.
 
-    Every request is answered to the end, or refused a connection; the server ends
+    Every request is answered completely, or its connection is refused. The server exits
     with status 0.
     """
     args = ("--cert", "adhoc") if kind == "tls" else ()
@@ -53,9 +53,9 @@ def test_term_under_load(
 
 
 def test_kept_connections_end_with_a_response(serve: Serve, gate: Gate) -> None:
-    """TERM while kept connections have requests running.
+    """TERM while requests run on kept-alive connections.
 
-    Each is answered with ``Connection: close``, and closed.
+    Each is answered with ``Connection: close``, and then the connection is closed.
     """
     server = serve("held", "--min-idle", "2")
     clients = [Client(server.url, keep_alive=True) for _ in range(3)]
@@ -84,8 +84,7 @@ def test_kept_connections_end_with_a_response(serve: Serve, gate: Gate) -> None:
 def test_the_drain_delay(serve: Serve, gate: Gate) -> None:
     """TERM with a drain delay, and a second TERM to end it.
 
-    Connections are accepted and answered as before, until load balancers have
-    noticed; the second TERM does not wait for it.
+    Connections are accepted and answered as before. The second TERM ends the delay.
     """
     server = serve("held", "--drain-delay", "3600", "--min-idle", "2")
     with Load(server.url, 4) as load:
@@ -103,7 +102,7 @@ def test_the_drain_delay(serve: Serve, gate: Gate) -> None:
 def test_the_drain_delay_ends(serve: Serve) -> None:
     """TERM with a short drain delay under load.
 
-    When it is over the server drains: every request is answered or refused.
+    After the delay the server drains: every request is answered or refused.
     """
     server = serve("held", "--drain-delay", "0.5", "--min-idle", "2")
     with Load(server.url, 4) as load:
@@ -115,10 +114,10 @@ def test_the_drain_delay_ends(serve: Serve) -> None:
 
 
 def test_the_graceful_timeout(serve: Serve, gate: Gate) -> None:
-    """TERM while a request does not end, with a graceful timeout.
+    """TERM while a request doesn't end, with a graceful timeout.
 
-    When it is over, the worker is killed, and the log says why. Only that
-    request is lost.
+    After the timeout the worker is killed, and the log says why. Only that request is
+    lost.
     """
     server = serve("held", "--graceful-timeout", "0.5", "--max-workers", "4")
     request = server.send(gate.path)
@@ -140,9 +139,9 @@ def test_the_graceful_timeout(serve: Serve, gate: Gate) -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal(serve: Serve, gate: Gate, second: signal.Signals) -> None:
-    """TERM, and TERM or INT once more while a request still runs.
+    """TERM, and then TERM or INT while a request still runs.
 
-    The server ends at once.
+    The server exits at once.
     """
     server = serve("held", "--graceful-timeout", "3600")
     request = server.send(gate.path)

@@ -1,4 +1,4 @@
-"""Every frame with every kind of descriptor, and with arguments that make no sense."""
+"""Every frame with every kind of descriptor, and with invalid arguments."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def street() -> Iterator[Street]:
 def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None:
     """Any frame comes from a worker or a zygote, with any descriptor and any numbers.
 
-    At most who sent it is lost, and the dispatcher never waits.
+    At most the sender is killed, and the dispatcher never waits.
     """
     sent = (
         frame
@@ -236,9 +236,9 @@ def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None
 def test_a_zygote_says_what_it_has_forked(
     street: Street, tmp_path: Path, make: Make
 ) -> None:
-    """A zygote tells of a worker that it was told to fork, with any descriptor.
+    """A zygote reports a worker that it had to fork, with any descriptor.
 
-    A descriptor that isn't the worker's own pidfd costs the zygote its life.
+    If the descriptor isn't the worker's own pidfd, the zygote is killed.
     """
     house = street.next()
     # The third worker has died, and another one is to come.
@@ -274,9 +274,9 @@ def documents() -> Iterator[t.Any]:
 
 
 def test_any_settings(street: Street) -> None:
-    """A zygote tells settings that can't be.
+    """A zygote sends settings that are impossible.
 
-    They are refused, or they can be served by: never does the dispatcher end.
+    They are refused, or the server works with them. The dispatcher never exits.
     """
     for document in documents():
         if street.process.poll() is not None:
@@ -305,7 +305,7 @@ def test_any_settings(street: Street) -> None:
     ids=["empty", "garbage", "deep", "long", "not-utf-8", "digits"],
 )
 def test_a_document_that_is_garbage(data: bytes) -> None:
-    """A zygote sends a document that is none.
+    """A zygote sends an invalid document.
 
     It is killed.
     """

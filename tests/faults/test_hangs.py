@@ -1,4 +1,4 @@
-"""Processes of the server that hang, wherever the app lets them, or are stopped."""
+"""Processes of the server that hang, or are stopped."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def want_one_more(server: Server) -> None:
 
 @pytest.mark.parametrize("place", SERVING)
 def test_a_zygote_hangs(start: Start, place: str) -> None:
-    """The zygote hangs: in a hook, in a handler of the app's, before a fork.
+    """The zygote hangs: in a hook, in a handler of the app, before a fork.
 
-    That is noticed within the spawn timeout, and logged with where it hangs. It is
-    killed and another one loads the app; the workers serve on, and no request fails.
+    After the spawn timeout its tracebacks are logged. It is killed, and another one
+    loads the app. The workers keep serving, and no request fails.
     """
     server, mark = start(place, "--spawn-timeout", "1")
     want_one_more(server)
@@ -78,8 +78,8 @@ def test_a_zygote_hangs(start: Start, place: str) -> None:
 def test_a_zygote_is_stopped_and_all_workers_die(start: Start) -> None:
     """SIGSTOP of the zygote, and ``kill -9`` of all workers.
 
-    Nobody is said to be busy, nor the server to be ready or alive; and after the spawn
-    timeout, and the time to load the app, it serves again.
+    The status shows no busy worker, and the server as not ready and not alive. After
+    the spawn timeout, and the time to load the app, it serves again.
     """
     server, _ = start("nowhere", "--spawn-timeout", "8", "--admin", "0")
     admin = Admin(server)
@@ -133,7 +133,7 @@ def test_term_while_somebody_is_stopped(
 ) -> None:
     """TERM while zygote, observer or workers are stopped.
 
-    The server ends with the graceful timeout, and leaves nobody behind.
+    The server exits within the graceful timeout, and no process is left.
     """
     options = ("--admin", "0", "--graceful-timeout", "0.5", "--spawn-timeout", NEVER)
     server, _ = start("nowhere", *options)
@@ -151,7 +151,7 @@ def test_a_second_signal_while_somebody_is_stopped(
 ) -> None:
     """TERM and TERM or INT while zygote, observer or workers are stopped.
 
-    The second one doesn't wait for the graceful timeout, whatever hangs.
+    After the second signal the server doesn't wait for the graceful timeout.
     """
     options = ("--admin", "0", "--graceful-timeout", NEVER, "--spawn-timeout", NEVER)
     server, _ = start("nowhere", *options)
@@ -166,9 +166,10 @@ def test_a_second_signal_while_somebody_is_stopped(
 
 @pytest.mark.parametrize("place", [*SERVING, "before_exit", "at_exit"])
 def test_term_while_the_app_hangs(start: Start, place: str) -> None:
-    """TERM while the zygote hangs, or a process that is to end.
+    """TERM while the zygote or a retiring worker hangs.
 
-    The server ends with the graceful timeout; who was late is shown before.
+    The server exits within the graceful timeout. Before that, the tracebacks of the
+    process that hangs are logged.
     """
     server, mark = start(place, "--graceful-timeout", "0.5", "--spawn-timeout", NEVER)
     if place in SERVING:
@@ -186,9 +187,9 @@ def test_term_while_the_app_hangs(start: Start, place: str) -> None:
 def test_a_signal_while_the_app_hangs_in_its_load(
     start: Start, number: signal.Signals
 ) -> None:
-    """TERM or INT while the app loads and doesn't get on.
+    """TERM or INT while the app hangs in its load.
 
-    The server ends at once.
+    The server exits at once.
     """
     server, mark = start("load", begun="Serving Flask app")
     wait_for(mark.exists)
@@ -199,8 +200,8 @@ def test_a_signal_while_the_app_hangs_in_its_load(
 def test_a_reload_hangs(start: Start, tmp_path: Path) -> None:
     """HUP, and the app hangs in its load.
 
-    The old generation serves on, and USR2 shows where the new one is. Another HUP gives
-    that up, and so does TERM.
+    The old generation keeps serving, and USR2 logs where the new one hangs. Another HUP
+    gives that one up, and so does TERM.
     """
     mark = tmp_path / "hangs"
     mark.touch()
@@ -225,7 +226,7 @@ def test_a_reload_hangs(start: Start, tmp_path: Path) -> None:
 def test_an_old_generation_hangs(start: Start) -> None:
     """HUP three times, and the first generation's zygote hangs in an at-exit handler.
 
-    It ends after the graceful timeout, and reloads go on.
+    It is killed after the graceful timeout, and later reloads work.
     """
     server, mark = start("at_exit", "--graceful-timeout", "0.5")
     for number in (2, 3, 4):
@@ -238,7 +239,7 @@ def test_an_old_generation_hangs(start: Start) -> None:
 def test_an_old_generation_is_stopped(start: Start) -> None:
     """HUP three times, and the first generation's zygote is stopped.
 
-    It is killed when it hasn't ended in time, and reloads go on.
+    It is killed when it hasn't exited in time, and later reloads work.
     """
     server, _ = start("nowhere", "--graceful-timeout", "0.5")
     assert_tidy(server)
@@ -252,9 +253,10 @@ def test_an_old_generation_is_stopped(start: Start) -> None:
 
 
 def test_a_worker_hangs_while_it_retires(start: Start) -> None:
-    """HUP, and a worker hangs in a hook at its end.
+    """HUP, and a worker hangs in a ``before_exit`` hook.
 
-    USR2 shows it. After the graceful timeout it is shown and killed.
+    USR2 logs where it hangs. After the graceful timeout that is logged again, and the
+    worker is killed.
     """
     server, mark = start("before_exit", "--graceful-timeout", "3")
     server.signal(signal.SIGHUP)
@@ -272,7 +274,8 @@ def test_a_worker_hangs_while_it_retires(start: Start) -> None:
 def test_a_worker_hangs_before_it_is_idle(start: Start) -> None:
     """A worker hangs in an ``after_fork`` hook.
 
-    After the spawn timeout it is shown and killed, and another one is started.
+    After the spawn timeout its tracebacks are logged and it is killed. Another one is
+    started.
     """
     server, _ = start("after_fork:1", "--spawn-timeout", "1")
     late = server.wait_for_log(r"^Worker \d \(pid \d+\) .*late: it did not become idle")

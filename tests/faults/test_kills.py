@@ -44,9 +44,8 @@ def assert_tidy(server: Server) -> None:
 def test_idle_workers_are_killed_two_thousand_times(serve: Serve) -> None:
     """``kill -9`` of idle workers, 2,000 times, as fast as they are replaced.
 
-    After each volley the next request is answered, by a worker that lives. No
-    client sees an error, kept connections that wait for their client included,
-    and nobody is left as a zombie.
+    After each volley the next request is answered. No client sees an error, including
+    those with parked connections. No zombie is left.
     """
     pool = (str(POOL), "--max-idle", str(POOL), "--max-workers", str(POOL))
     server = serve("held", "--min-idle", *pool, "--keep-alive", "3600")
@@ -76,7 +75,7 @@ def test_idle_workers_are_killed_two_thousand_times(serve: Serve) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_eight_wait_for_one_worker(serve: Serve, mode: tuple[str, ...]) -> None:
-    """Eight clients keep the queue of a single worker filled.
+    """Eight clients keep the accept queue of a single worker filled.
 
     All are answered, by that worker.
     """
@@ -92,7 +91,7 @@ def test_eight_wait_for_one_worker(serve: Serve, mode: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_twenty_one_clients_on_ten_workers(serve: Serve, mode: tuple[str, ...]) -> None:
-    """21 clients ask ten workers, with gaps of random length between requests.
+    """21 clients send requests to ten workers, with pauses of random length.
 
     All are answered, by not more than ten processes.
     """
@@ -110,8 +109,8 @@ def test_twenty_one_clients_on_ten_workers(serve: Serve, mode: tuple[str, ...]) 
 def test_workers_die_between_order_and_accept(serve: Serve) -> None:
     """Every third order kills the worker that gets it, before it accepts.
 
-    The connection is still in the queue and the next worker serves it: no client
-    sees anything.
+    The connection is still in the accept queue, and the next worker serves it. No
+    client notices.
     """
     pool = ("--min-idle", "8", "--max-workers", "16", "--run-length", "1")
     env = {"FLASK_PREFORK_FAULTS": "worker-ordered:kill:3"}
@@ -126,8 +125,8 @@ def test_workers_die_between_order_and_accept(serve: Serve) -> None:
 def test_a_busy_worker_is_killed(serve: Serve, gate: Gate) -> None:
     """``kill -9`` of a worker that serves a request.
 
-    Exactly its client sees it, by the connection's end. The log names the
-    signal, the method and the URL.
+    Only its client is affected: the connection is closed. The log names the signal, the
+    method and the URL.
     """
     server = serve("held", "--min-idle", "2", "--max-workers", "4")
     with Load(server.url, 2) as load:
@@ -149,8 +148,8 @@ def test_a_busy_worker_is_killed(serve: Serve, gate: Gate) -> None:
 def test_any_worker_is_killed_at_any_time(serve: Serve, mode: tuple[str, ...]) -> None:
     """``kill -9`` of random workers under load, 50 times.
 
-    Each death costs one request at most, the one that the worker held; all others
-    are answered.
+    At most one request is lost with each worker, the one that it served. All others are
+    answered.
     """
     server = serve("held", "--min-idle", "4", "--max-workers", "8", *mode)
     rng = random.Random(50)

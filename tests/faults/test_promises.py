@@ -1,4 +1,4 @@
-"""Connections that end only as their last response has said.
+"""Connections are closed only after Connection: close.
 
 The clients send a request as soon as they have the response to the last, on the same
 connection, unless that response has said that it ends. Each request that meets a closed
@@ -48,7 +48,7 @@ def test_more_clients_than_workers(
 ) -> None:
     """16 kept-alive clients on two workers, over TCP, TLS and unix sockets.
 
-    They take turns; no connection is closed without a word.
+    They take turns. No connection is closed without ``Connection: close``.
     """
     server = serve("held", *TWO, *tls(kind), *mode, host=at(kind, tmp_path))
     with Load(server.url, 16, keep_alive=True) as load:
@@ -63,7 +63,7 @@ def test_more_clients_than_workers(
 def test_term(serve: Serve, tmp_path: Path, kind: str, mode: tuple[str, ...]) -> None:
     """TERM under the load of kept-alive clients.
 
-    Each connection's last response says so.
+    The last response on each connection has ``Connection: close``.
     """
     server = serve("held", *TWO, *tls(kind), *mode, host=at(kind, tmp_path))
     with Load(server.url, 8, keep_alive=True) as load:
@@ -78,7 +78,8 @@ def test_term(serve: Serve, tmp_path: Path, kind: str, mode: tuple[str, ...]) ->
 def test_replaced_workers(serve: Serve, tmp_path: Path, kind: str) -> None:
     """HUP and ``--max-requests`` under the load of kept-alive clients.
 
-    Connections go on with other workers, or were told that they end.
+    Connections continue with other workers, or their last response has ``Connection:
+    close``.
     """
     args = ("--max-requests", "25", *tls(kind))
     server = serve("held", *TWO, *args, host=at(kind, tmp_path))
@@ -98,10 +99,11 @@ def test_replaced_workers(serve: Serve, tmp_path: Path, kind: str) -> None:
 def test_bodies_that_nobody_reads(
     serve: Serve, tmp_path: Path, kind: str, size: int
 ) -> None:
-    """Uploads that the app refuses without reading them; they come a moment after the
-    head.
+    """Uploads that the app refuses without reading them. The body comes a moment after
+    the header section.
 
-    Every response arrives, and is followed by the next unless it says otherwise.
+    Every response arrives, and the connection continues unless it has ``Connection:
+    close``.
     """
     server = serve("held", *TWO, *tls(kind), host=at(kind, tmp_path))
     with Load(server.url, 4, keep_alive=True, body=b"x" * size) as load:
@@ -112,9 +114,9 @@ def test_bodies_that_nobody_reads(
 
 
 def test_a_connection_that_idles_as_the_server_stops(serve: Serve) -> None:
-    """TERM while a client thinks about its next request, a fraction of a second.
+    """TERM a fraction of a second before a client sends its next request.
 
-    It is answered, and told that it was the last one.
+    The request is answered with ``Connection: close``.
     """
     server = serve("held", *TWO)
     with Load(server.url, 4, keep_alive=True, gap=lambda: 0.05) as load:

@@ -1,4 +1,4 @@
-"""Reloads under load, and what may happen during one."""
+"""Reloads under load, and faults during a reload."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_reload_under_load(
 ) -> None:
     """HUP with changed code, dependency and settings, three times under load.
 
-    Over TCP, TLS and unix sockets, with connections for one request and with kept
-    ones: no request fails. From the first answer of a generation on, all of it is
-    new, and what is left in the end is of the last generation.
+    Over TCP, TLS and unix sockets, with and without kept-alive connections, no request
+    fails. Code, dependency and settings change together, and in the end only the last
+    generation is left.
     """
     server = start(source, serve, kind)
     with Load(server.url, 4, keep_alive=keep_alive) as load:
@@ -77,8 +77,8 @@ def test_reload_under_load(
 def test_ten_reloads(source: Source, serve: Serve) -> None:
     """Ten HUPs under load, each as soon as some requests were answered.
 
-    Some of them meet a generation that is still on its way, and replace it. No
-    request fails, and in the end there is one generation.
+    Some of them come while a generation is loading, and replace it. No request fails,
+    and in the end there is one generation.
     """
     server = start(source, serve, "tcp")
     with Load(server.url, 4) as load:
@@ -95,8 +95,8 @@ def test_ten_reloads(source: Source, serve: Serve) -> None:
 def test_the_new_app_cannot_be_loaded(source: Source, serve: Serve) -> None:
     """HUP with an app that raises while it is imported, and with a syntax error.
 
-    The traceback is in the log, the old generation serves on, and the next HUP
-    with a sound app brings it.
+    The traceback is in the log, and the old generation keeps serving. The next HUP with
+    a correct app works.
     """
     server = start(source, serve, "tcp")
     with Load(server.url, 4) as load:
@@ -120,7 +120,7 @@ def test_the_new_app_cannot_be_loaded(source: Source, serve: Serve) -> None:
 def test_hup_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
     """HUP while the app of a new generation is being loaded.
 
-    That generation is given up for one that sees the latest code. No request
+    That generation is given up, and another one loads the latest code. No request
     fails.
     """
     server = start(source, serve, "tcp")
@@ -143,8 +143,8 @@ def test_hup_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
 def test_term_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
     """TERM while the app of a new generation is being loaded.
 
-    The new generation is given up; what waits and what runs is served, new
-    connections are refused, and the server ends with status 0.
+    The new generation is given up. Connections that wait and requests that run are
+    served, new connections are refused, and the server exits with status 0.
     """
     server = start(source, serve, "tcp")
     with Load(server.url, 4) as load:
@@ -165,7 +165,7 @@ def test_term_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
 def test_the_new_zygote_is_killed(source: Source, serve: Serve, gate: Gate) -> None:
     """``kill -9`` of the new generation's zygote while it loads the app.
 
-    The old generation serves on, and the next HUP reloads.
+    The old generation keeps serving, and the next HUP reloads the app.
     """
     server = start(source, serve, "tcp")
     with Load(server.url, 4) as load:
@@ -189,7 +189,7 @@ def test_the_old_zygote_is_killed_during_a_reload(
 ) -> None:
     """``kill -9`` of the serving generation's zygote while the next one loads.
 
-    Its workers serve until the new ones are there. No request fails.
+    Its workers serve until the new ones are ready. No request fails.
     """
     server = start(source, serve, "tcp")
     (old,) = server.zygotes()
@@ -211,8 +211,8 @@ def test_the_old_zygote_is_killed_during_a_reload(
 def test_no_new_worker_becomes_idle(source: Source, serve: Serve) -> None:
     """HUP with an app whose workers hang before they are idle.
 
-    They are killed at the spawn timeout, each later attempt is later, and after a
-    few the generation is given up. The old one serves all the time.
+    They are killed at the spawn timeout. The pause before each attempt is longer, and
+    after some attempts the generation is given up. The old one keeps serving.
     """
     server = start(source, serve, "tcp", "--spawn-timeout", "1")
     with Load(server.url, 4, gap=lambda: 0.01) as load:

@@ -1,4 +1,4 @@
-"""Descriptors, memory and places to log to run out."""
+"""No descriptors, no memory, and logs that can't be written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIXED = ("--min-idle", "3", "--max-idle", "3", "--max-workers", "3")
 def test_worker_has_no_descriptors_left(serve: Serve) -> None:
     """The app leaks descriptors until its worker has none left to accept with.
 
-    That worker ends, and says why; nobody waits for it.
+    That worker exits, and the log says why. No connection waits for it.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -54,9 +54,9 @@ def test_worker_has_no_descriptors_left(serve: Serve) -> None:
 
 
 def test_worker_has_no_memory_left(serve: Serve) -> None:
-    """The app asks for more memory than its process may have.
+    """The app allocates more memory than its process may have.
 
-    That is a MemoryError: the client gets a 500, and the worker serves on.
+    That raises a MemoryError: the client gets a 500, and the worker keeps serving.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -84,8 +84,8 @@ def test_dispatcher_has_few_descriptors_for_connections(
 ) -> None:
     """More connections are idle than the dispatcher may have descriptors.
 
-    Those that are idle for the longest time are closed, and the log says so. Everybody
-    else is served.
+    Those that are idle for the longest time are closed, and the log says so. All others
+    are served.
     """
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(limited(xprocess, tmp_path, 128, *FIXED))
@@ -103,9 +103,9 @@ def test_dispatcher_has_few_descriptors_for_connections(
 def test_dispatcher_has_few_descriptors_for_workers(
     xprocess: XProcess, tmp_path: Path
 ) -> None:
-    """More workers are wanted than the dispatcher may have descriptors for.
+    """More workers are needed than the dispatcher has descriptors for.
 
-    It serves with as many as it can have, and says that there could be more.
+    The server runs with as many as possible, and the log says that it needs more.
     """
     limits = ("--min-idle", "2", "--max-workers", "60")
     gate = Gate()
@@ -169,7 +169,7 @@ def _stops(process: subprocess.Popen[bytes]) -> None:
 def test_standard_output_and_error_are_closed(tmp_path: Path, access_log: str) -> None:
     """The server is started with its standard output and error closed.
 
-    It serves, and stops as always.
+    It serves, and stops normally.
     """
     closed = logging_to(None, tmp_path, access_log, close=">&- 2>&-")
     with closed as (process, url):
@@ -187,7 +187,7 @@ def test_standard_output_and_error_are_closed(tmp_path: Path, access_log: str) -
 def test_log_goes_to_a_full_disk(tmp_path: Path) -> None:
     """The log can't be written: the disk is full.
 
-    The server serves, its workers' errors included, and stops as always.
+    The server serves, also requests with errors, and stops normally.
     """
     with (
         open("/dev/full", "wb") as full,
@@ -203,9 +203,9 @@ def test_log_goes_to_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_reader_of_the_log_ends(tmp_path: Path) -> None:
-    """The log goes to a pipe, and its reader has ended.
+    """The log goes to a pipe, and its reader has exited.
 
-    The server serves, and stops as always.
+    The server serves, and stops normally.
     """
     reader, writer = os.pipe()
     with logging_to(writer, tmp_path, "--access-log") as (process, url):
@@ -270,9 +270,9 @@ def pipe() -> Iterator[Pipe]:
 
 
 def test_nobody_reads_the_log(tmp_path: Path, pipe: Pipe) -> None:
-    """The log is a pipe that is full and that nobody reads.
+    """The log is a pipe that is full and that no process reads.
 
-    The dispatcher doesn't wait for it: the server serves, and stops as always.
+    The dispatcher doesn't wait for it. The server serves, and stops normally.
     """
     with logging_to(pipe.writer, tmp_path, "--no-access-log") as (process, url):
         assert Client(url).ask().status == 200
@@ -288,8 +288,8 @@ def test_nobody_reads_the_log(tmp_path: Path, pipe: Pipe) -> None:
 def test_nobody_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
     """The access log is a pipe, and its reader pauses until it is full.
 
-    Workers wait for it to take their lines, the dispatcher doesn't. When it is read
-    again all goes on: no request and no line is lost.
+    Workers wait until they can write their lines, the dispatcher doesn't. When the pipe
+    is read again, all continue. No request and no line is lost.
     """
     with logging_to(pipe.writer, tmp_path, "--access-log") as (process, url):
         with Load(url, 4) as running:
@@ -308,10 +308,10 @@ def test_nobody_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
 
 
 def test_nobody_ever_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
-    """The access log is a pipe that is full and that nobody ever reads.
+    """The access log is a pipe that is full and is never read.
 
-    A worker waits for it ten seconds, once. From then on it serves without a log, and
-    when there is a reader it says how many lines were lost.
+    A worker waits for it once, for ten seconds. Then it serves without a log. When
+    there is a reader again, a line says how many lines were lost.
     """
     alone = ("--min-idle", "1", "--max-idle", "1", "--max-workers", "1")
     with logging_to(pipe.writer, tmp_path, "--access-log", *alone) as (process, url):
@@ -334,7 +334,7 @@ def test_nobody_ever_reads_the_access_log(tmp_path: Path, pipe: Pipe) -> None:
 
 
 def test_server_stops_though_nobody_reads_its_log(tmp_path: Path, pipe: Pipe) -> None:
-    """All workers wait for the log to be read, and the server gets an INT.
+    """INT while all workers wait for the reader of the log.
 
     It stops at once.
     """

@@ -12,8 +12,8 @@ SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 def test_soak() -> None:
     """Load, kills, HUPs and slow clients at once, for some seconds.
 
-    Nothing is lost but what a killed worker held, and dispatcher and zygote hold
-    as much memory and as many descriptors as before.
+    Only requests of killed workers are lost. Dispatcher and zygote have as much memory
+    and as many descriptors as before.
     """
     line = [sys.executable, "-W", "error", str(SOAK), "--minutes", "0.1"]
     result = subprocess.run(line, capture_output=True, text=True, check=False)

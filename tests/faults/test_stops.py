@@ -36,11 +36,11 @@ def wait_for_death(server: Server, pid: int) -> re.Match[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_idle_worker_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
-    """SIGSTOP of the lowest-numbered idle worker: the next that is ordered.
+    """SIGSTOP of the lowest-numbered idle worker, which gets the next order.
 
-    The connection it was ordered to take is another's after a second. It may
-    stay silent for as long as its pages may take to come back from the swap, and
-    nobody waits for it meanwhile; when it wakes up, it serves again.
+    After a second another worker gets the connection. The stopped worker isn't killed,
+    because it could be swapped out, and no connection waits for it. When it continues,
+    it serves again.
     """
     pool = ("--min-idle", "2", "--max-workers", "6", "--spawn-timeout", NEVER)
     server = serve("held", *pool, *mode)
@@ -60,10 +60,10 @@ def test_an_idle_worker_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
 
 
 def test_a_stopped_worker_is_replaced(serve: Serve) -> None:
-    """SIGSTOP of an idle worker that never wakes up.
+    """SIGSTOP of an idle worker that never continues.
 
-    It is killed when it has stayed silent for the spawn timeout after an order,
-    and its slot has another process.
+    It is killed when it hasn't reacted to an order for the spawn timeout. Another
+    process gets its slot.
     """
     pool = ("--min-idle", "2", "--max-workers", "6", "--spawn-timeout", "1")
     server = serve("held", *pool)
@@ -83,9 +83,9 @@ def test_a_stopped_worker_is_replaced(serve: Serve) -> None:
 
 
 def test_workers_are_stopped_between_order_and_accept(serve: Serve) -> None:
-    """SIGSTOP of workers that just got an order: every fourth stops its worker.
+    """Every fourth order stops its worker (SIGSTOP).
 
-    Their connections are served by others, and they are killed and replaced.
+    Other workers serve their connections, and they are killed and replaced.
     """
     pool = ("--min-idle", "4", "--max-workers", "8", "--spawn-timeout", "1")
     env = {"FLASK_PREFORK_FAULTS": "worker-ordered:stop:4"}
@@ -101,8 +101,8 @@ def test_workers_are_stopped_between_order_and_accept(serve: Serve) -> None:
 def test_a_busy_worker_is_stopped(serve: Serve, gate: Gate) -> None:
     """SIGSTOP of a worker that serves a request.
 
-    Its client waits until the request's timeout and the grace after it are over;
-    then the worker is killed and replaced. Nobody else waits.
+    Its client waits until the request's timeout and five more seconds are over. Then
+    the worker is killed and replaced. No other client waits.
     """
     pool = ("--min-idle", "2", "--max-workers", "4", "--timeout", "1")
     server = serve("held", *pool)
@@ -126,8 +126,8 @@ def test_a_busy_worker_is_stopped(serve: Serve, gate: Gate) -> None:
 def test_a_worker_is_stopped_between_two_requests(serve: Serve) -> None:
     """SIGSTOP of a worker that has a connection, but no request of it yet.
 
-    When it has done nothing for longer than any client may keep it waiting, it is
-    killed and replaced.
+    When it has done nothing for longer than it may wait for a client, it is killed and
+    replaced.
     """
     timeouts = ("--timeout", "1", "--header-timeout", "1", "--keep-alive", "0")
     server = serve("held", "--cert", "adhoc", "--min-idle", "2", *timeouts)
@@ -150,9 +150,9 @@ def test_a_worker_is_stopped_between_two_requests(serve: Serve) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_all_processes_are_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
-    """SIGSTOP of all processes at once, as if their container was frozen.
+    """SIGSTOP of all processes at once, as when a container is frozen.
 
-    When they go on, nobody is killed for the time that passed meanwhile, and
+    When they continue, no worker is killed because of the time that has passed, and
     every request is answered.
     """
     timeouts = ("--spawn-timeout", "1", "--timeout", "1")
@@ -175,8 +175,8 @@ def test_all_processes_are_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
 def test_the_dispatcher_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
     """SIGSTOP of the dispatcher under load, and SIGCONT after all deadlines.
 
-    It takes in what has happened before it judges anybody: nobody is killed, and
-    every request is answered.
+    It reads all reports before it checks deadlines. No worker is killed, and every
+    request is answered.
     """
     timeouts = ("--spawn-timeout", "1", "--timeout", "1")
     server = serve("held", "--min-idle", "2", "--max-workers", "4", *timeouts, *mode)
@@ -197,9 +197,9 @@ def test_the_dispatcher_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
 
 
 def test_the_zygote_is_stopped(serve: Serve, gate: Gate) -> None:
-    """SIGSTOP of the zygote under load, while more workers are wanted.
+    """SIGSTOP of the zygote under load, while more workers are needed.
 
-    Those that there are serve on. When it wakes up, the pool grows.
+    The existing workers keep serving. When it continues, the pool grows.
     """
     server = serve("held", "--min-idle", "2", "--max-workers", "6")
     server.wait_for_state("II")

@@ -1,4 +1,4 @@
-"""The dispatcher and the zygote die, forks fail, and signals storm."""
+"""Killed dispatchers and zygotes, failing forks, and floods of signals."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def test_the_dispatcher_is_killed(
 ) -> None:
     """``kill -9`` of the dispatcher, under load and with a worker that is busy.
 
-    Idle workers and the zygote end at once, the busy one after its request, which
-    is answered. The address is free for a new server although that one still
-    runs.
+    Idle workers and the zygote exit at once. The busy worker exits after its request,
+    which is answered. A new server can bind the address before that.
     """
     path = f"unix://{tmp_path}/sock"
     server = serve("held", *mode, host=path if kind == "unix" else None)
@@ -65,7 +64,8 @@ def test_the_dispatcher_is_killed_while_somebody_waits(
 ) -> None:
     """``kill -9`` of the dispatcher while all workers are busy and a client waits.
 
-    Nobody will serve it: its connection ends at once, not with the busy workers.
+    No worker will serve it, so its connection is closed at once and not when the busy
+    workers exit.
     """
     path = f"unix://{tmp_path}/sock" if kind == "unix" else None
     server = serve("held", "--max-workers", "1", "--min-idle", "1", host=path)
@@ -117,8 +117,8 @@ def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
 ) -> None:
     """``kill -9`` of the dispatcher while a request does not end.
 
-    When the graceful timeout is over, the zygote logs where its worker hangs, kills it
-    and ends too.
+    After the graceful timeout the zygote logs where its worker hangs, kills it, and
+    exits too.
     """
     server = serve("held", "--graceful-timeout", "0.5")
     request = server.send(gate.path)
@@ -144,7 +144,7 @@ def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
 def test_an_inherited_socket_outlives_the_server(serve: Serve) -> None:
     """``kill -9`` of a dispatcher that serves an inherited socket.
 
-    The socket is not ours to end: connections wait in it for the next server.
+    The socket isn't shut down: connections wait in it for the next server.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.fileno()
@@ -162,7 +162,7 @@ def test_an_inherited_socket_outlives_the_server(serve: Serve) -> None:
 def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
     """``kill -9`` of the zygote, five times under load.
 
-    Its workers serve on until those of a new one are there. No request fails, not
+    Its workers keep serving until those of a new one are ready. No request fails, not
     even one that runs meanwhile.
     """
     server = serve("held", "--min-idle", "2", "--max-workers", "6")
@@ -185,9 +185,9 @@ def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
 
 
 def test_a_storm_of_sigchld(serve: Serve) -> None:
-    """Thousands of SIGCHLDs for dispatcher and zygote, while workers die.
+    """Thousands of SIGCHLDs for dispatcher and zygote, while workers are killed.
 
-    Every death is noticed once, and no request fails.
+    Every exit is noticed once, and no request fails.
     """
     server = serve("held", "--min-idle", "4", "--max-workers", "8")
     (zygote,) = server.zygotes()
@@ -214,10 +214,10 @@ def test_a_storm_of_sigchld(serve: Serve) -> None:
 
 
 def test_forks_fail(serve: Serve) -> None:
-    """Every second fork fails, as at a limit of processes, while workers die.
+    """Every second fork fails, as with a limit of processes, while workers are killed.
 
-    The server backs off, tries again and serves with those that there are: no
-    request fails, and in the end nobody is missing.
+    The server tries again after pauses, and serves with the workers that it has. No
+    request fails, and in the end no worker is missing.
     """
     env = {"FLASK_PREFORK_FAULTS": "zygote-fork:fail:2"}
     server = serve("held", "--min-idle", "3", "--max-workers", "6", env=env)
@@ -236,8 +236,8 @@ def test_forks_fail(serve: Serve) -> None:
 def test_no_fork_ever_succeeds(fail: Fail) -> None:
     """Every fork fails from the start.
 
-    The server tries a bounded number of times, ever later, says so and ends with
-    a status that isn't zero.
+    The server tries a limited number of times, with growing pauses. Then the log says
+    so, and the server exits with a status that isn't zero.
     """
     env = {"FLASK_PREFORK_FAULTS": "zygote-fork:fail:1"}
     status, output = fail("held", "--port", "0", env=env)
@@ -248,9 +248,9 @@ def test_no_fork_ever_succeeds(fail: Fail) -> None:
 
 
 def test_workers_crash_at_their_start(fail: Fail) -> None:
-    """An app whose workers all end before they serve.
+    """An app whose workers all exit before they serve.
 
-    As when every fork fails; the log has the exit statuses.
+    The same as when every fork fails. The log has the exit statuses.
     """
     status, output = fail("exits_at_start", "--port", "0")
     assert status == 1
@@ -259,9 +259,9 @@ def test_workers_crash_at_their_start(fail: Fail) -> None:
 
 
 def test_plain_text_on_a_tls_port(serve: Serve) -> None:
-    """Clients that speak no TLS to a TLS port, under load of some that do.
+    """Clients that don't use TLS connect to a TLS port, while others do.
 
-    Each gets its connection closed and a line in the log; nobody else notices.
+    Each connection is closed, with a line in the log. No other client is affected.
     """
     server = serve("held", "--cert", "adhoc", "--max-workers", "6")
     host, port = server.url.rpartition("/")[2].split(":")

@@ -1,4 +1,4 @@
-"""Requests that take long or make no progress, and why workers died."""
+"""Requests that take long or make no progress, and the reasons of workers' exits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FIXED = ("--min-idle", "3", "--max-idle", "3", "--max-workers", "3")
 
 @pytest.mark.parametrize("path", ["/loop-in-python", "/wait-in-python"])
 def test_app_makes_no_progress(serve: Serve, path: str) -> None:
-    """The app loops or waits for ever, in Python.
+    """The app loops or waits for ever in Python.
 
-    After the timeout its client gets a 503. The tracebacks of all its threads are in
-    the log, with method, path, age and slot. The worker serves on.
+    After the timeout the client gets a 503. The tracebacks of all threads are in the
+    log, with method, path, age and slot. The worker keeps serving.
     """
     server = serve("fault_views", *FIXED, "--timeout", "1")
     server.wait_for_state("III")
@@ -53,8 +53,8 @@ def test_app_makes_no_progress(serve: Serve, path: str) -> None:
 def test_app_makes_no_progress_after_a_part_was_sent(serve: Serve) -> None:
     """The app waits for ever when a part of its response was sent.
 
-    After the timeout the connection is closed, without the last chunk. The worker
-    serves on.
+    After the timeout the connection is closed without the last chunk. The worker keeps
+    serving.
     """
     server = serve("fault_views", *FIXED, "--timeout", "1")
     server.wait_for_state("III")
@@ -69,10 +69,11 @@ def test_app_makes_no_progress_after_a_part_was_sent(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", ["/loop-in-c", "/stubborn"])
 def test_app_does_not_end_when_told_to(serve: Serve, path: str) -> None:
-    """The app loops for ever in C, holding the GIL; or goes on whatever is raised.
+    """The app loops for ever in C with the GIL held, or catches every exception and
+    continues.
 
-    It is shown in the log all the same. A grace after the timeout its worker is
-    killed, and the log says by whom and why. Another worker takes the slot.
+    Its tracebacks are logged too. Five seconds after the timeout its worker is killed,
+    and the log says why. Another worker gets the slot.
     """
     server = serve("fault_views", *FIXED, "--timeout", "1")
     server.wait_for_state("III")
@@ -90,7 +91,7 @@ def test_app_does_not_end_when_told_to(serve: Serve, path: str) -> None:
 def test_app_ignores_the_signal_to_end(serve: Serve) -> None:
     """The app ignores every signal, then waits for ever.
 
-    It is killed a grace after the timeout.
+    It is killed five seconds after the timeout.
     """
     server = serve("fault_views", *FIXED, "--timeout", "1")
     server.wait_for_state("III")
@@ -104,7 +105,7 @@ def test_app_ignores_the_signal_to_end(serve: Serve) -> None:
 def test_slow_progress_is_progress(serve: Serve, handler: str) -> None:
     """The app sends a byte now and then, for longer than the timeout.
 
-    It is not touched, whatever the request handler.
+    It isn't aborted, with any request handler.
     """
     args = ["--timeout", "1"]
     if handler != "ours":
@@ -121,7 +122,7 @@ def test_slow_progress_is_progress(serve: Serve, handler: str) -> None:
 def test_slow_log_only_logs(serve: Serve, gate: Gate) -> None:
     """A request takes longer than --slow-log.
 
-    It is logged once, with the tracebacks, and goes on to its end.
+    It is logged once, with the tracebacks, and continues to its end.
     """
     server = serve("fault_views", *FIXED, "--slow-log", "0.3", "--timeout", "0")
     server.wait_for_state("III")
@@ -160,10 +161,10 @@ def test_usr2_shows_the_busy_workers(serve: Serve, gate: Gate) -> None:
 def test_somebody_else_kills_a_worker(
     serve: Serve, gate: Gate, number: signal.Signals
 ) -> None:
-    """Somebody sends a deadly signal to a busy worker.
+    """A user sends a fatal signal to a busy worker.
 
-    The log tells the signal and what was served, and blames neither the server nor
-    the kernel. TERM is for the dispatcher only, and passes.
+    The log names the signal and the request, and doesn't say that the server or the
+    kernel has killed it. Workers ignore TERM, which is for the dispatcher.
     """
     server = serve("fault_views", *FIXED)
     server.wait_for_state("III")
@@ -225,8 +226,8 @@ def _start_in(
 def test_a_worker_uses_up_its_groups_memory(xprocess: XProcess, tmp_path: Path) -> None:
     """The app uses up all memory of its control group.
 
-    The kernel kills the worker. Only its client notices, and the log says that it was
-    the kernel. Another worker takes the slot.
+    The kernel kills the worker. Only its client is affected, and the log says that it
+    was the kernel. Another worker gets the slot.
     """
     with (
         memory_group(200 << 20) as group,
