@@ -1,4 +1,4 @@
-"""Who asks how much is idle, and what the server is doing meanwhile."""
+"""HAProxy's agent check, while the server is busy, reloads, stops or fails."""
 
 from __future__ import annotations
 
