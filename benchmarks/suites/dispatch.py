@@ -125,11 +125,11 @@ def _measure(trial: Trial, lab: Lab) -> list[Figures]:
 
         own_pool.wait_until(board, lambda look: look.workers >= size)
         lab.load(running.port, clients, 1)
-        orders = board.look().figures.orders
+        orders = board.look().figures.counters.orders
         before = running.cpu(), own_pool.cpu(pid)
         load = lab.load(running.port, clients, lab.options.seconds)
         after = running.cpu(), own_pool.cpu(pid)
-        orders = board.look().figures.orders - orders
+        orders = board.look().figures.counters.orders - orders
 
     everybody, dispatcher = (
         end - begin for begin, end in zip(before, after, strict=True)

@@ -20,7 +20,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from flask_prefork.cli import prefork_run
-from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.states import Reason
 from flask_prefork.observe.command import prefork_status
 from flask_prefork.zygote import hooks
 

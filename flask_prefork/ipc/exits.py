@@ -6,41 +6,14 @@ the zygote when the dispatcher is dead (:mod:`.orphans`).
 
 from __future__ import annotations
 
-import enum
 import signal
 import typing as t
 
 from ..system import cgroup
 from ..system.log import logger
 from .records import Record
+from .states import Reason as Reason
 from .states import State
-
-
-class Reason(enum.Enum):
-    """Why a worker ended, in a word for counters."""
-
-    #: It was asked to.
-    RETIRED = "retired"
-    #: By itself.
-    EXIT = "exit"
-    #: By a signal that wasn't ours.
-    SIGNAL = "signal"
-    #: Killed by the kernel, which ran out of memory.
-    MEMORY = "memory"
-    #: Nobody was left to tell.
-    UNKNOWN = "unknown"
-    #: Killed: its request made no progress.
-    TIMEOUT = "timeout"
-    #: Killed: it wasn't idle in time.
-    SPAWN_TIMEOUT = "spawn-timeout"
-    #: Killed: it didn't finish in time.
-    GRACEFUL_TIMEOUT = "graceful-timeout"
-    #: Killed: it was ordered, and never answered or read.
-    SILENT = "silent"
-    #: Killed: it sent garbage.
-    GARBAGE = "garbage"
-    #: Killed: the server, or its generation, ended at once.
-    STOP = "stop"
 
 
 class Why(t.NamedTuple):

@@ -11,35 +11,25 @@ import mmap
 import struct
 import typing as t
 from bisect import bisect_left
+from itertools import accumulate
 
+from .figures import BOUNDS
+from .figures import code
+from .figures import Served
+from .figures import width
 from .growth import Grown
 
-#: Upper bounds of the latency histogram, in seconds; above the last there is one
-#: bucket more.
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-#: Status classes: index 0 counts requests that got no response, 1 to 5 are 1xx to 5xx.
-CLASSES = 6
 #: Bytes of the request line that are kept.
 LINE = 208
 
-# The record in words of eight bytes, and after them the request line, and the line of
-# the requests that have grown the worker most.
-_PID, _GENERATION, _SINCE, _REQUESTS, _CONNECTIONS, _SENT = range(6)
-_CLASSES = 6
-_BEGAN, _MOVED, _UPGRADED, _SPENT, _LENGTH = range(12, 17)
-_BUCKETS = 17
-_GROWN = _BUCKETS + len(BOUNDS) + 1
-_TEXT = 8 * (_GROWN + 2)
-_RECORD = struct.Struct(f"=QQdQQQ{CLASSES}QddddQ{len(BOUNDS) + 1}QQQ{LINE}s{1 + LINE}p")
 #: More is no time: a worker may write anything here. In seconds; it is 34,865 years.
 _LATEST = 2.0**40
-#: Bytes of a record: a multiple of the processor's cache lines.
-SIZE = 704
-assert _RECORD.size <= SIZE
 
 
 class Record(t.NamedTuple):
     """What a worker tells of itself. Times are monotonic seconds.
+
+    Its counters have the names of :class:`.figures.Served`.
 
     :param pid: Its process; 0 if there is none.
     :param generation: The generation it is of.
@@ -66,15 +56,62 @@ class Record(t.NamedTuple):
     requests: int = 0
     connections: int = 0
     sent: int = 0
-    classes: tuple[int, ...] = (0,) * CLASSES
+    classes: tuple[int, ...] = Served.classes
     began: float = 0.0
     moved: float = 0.0
     upgraded: float = 0.0
     spent: float = 0.0
-    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    buckets: tuple[int, ...] = Served.buckets
     method: str = ""
     target: str = ""
     grown: Grown = Grown()
+
+
+# How it lies in memory: the numbers in words of eight bytes, in the order of the
+# fields; after them the request line, and the line of the requests that have grown the
+# worker most.
+
+_ZEROS: dict[str, t.Any] = {
+    name: zero
+    for name, zero in Record._field_defaults.items()
+    if type(zero) in (int, float, tuple)
+}
+_ZEROS.update(length=0, grown_size=0, grown_requests=0)
+_ENDS = accumulate(map(width, _ZEROS.values()))
+_FIRST = {
+    name: end - width(zero)
+    for (name, zero), end in zip(_ZEROS.items(), _ENDS, strict=True)
+}
+#: Where each number is among the words: tuples are slices.
+_WHERE = [
+    slice(_FIRST[name], _FIRST[name] + len(zero))
+    if isinstance(zero, tuple)
+    else _FIRST[name]
+    for name, zero in _ZEROS.items()
+]
+_BEGAN_AT = list(_ZEROS).index("began")
+_TIMES = [n for n, zero in enumerate(_ZEROS.values()) if isinstance(zero, float)]
+# The writer is on every request's way, where a global's name costs less than a look-up.
+_PID = _FIRST["pid"]
+_GENERATION = _FIRST["generation"]
+_SINCE = _FIRST["since"]
+_REQUESTS = _FIRST["requests"]
+_CONNECTIONS = _FIRST["connections"]
+_SENT = _FIRST["sent"]
+_CLASSES = _FIRST["classes"]
+_BEGAN = _FIRST["began"]
+_MOVED = _FIRST["moved"]
+_UPGRADED = _FIRST["upgraded"]
+_SPENT = _FIRST["spent"]
+_BUCKETS = _FIRST["buckets"]
+_LENGTH = _FIRST["length"]
+_GROWN_SIZE = _FIRST["grown_size"]
+_GROWN_REQUESTS = _FIRST["grown_requests"]
+_WORDS = struct.Struct("=" + "".join(map(code, _ZEROS.values())))
+_TEXT = _WORDS.size
+_RECORD = struct.Struct(f"{_WORDS.format}{LINE}s{1 + LINE}p")
+#: Bytes of a record: a multiple of the processor's cache lines.
+SIZE = -(-_RECORD.size // 64) * 64
 
 
 class RecordWriter:
@@ -137,7 +174,7 @@ class RecordWriter:
     def grow(self, grown: Grown) -> None:
         """Note which requests have grown the worker most."""
         counts = self._counts
-        counts[_GROWN], counts[_GROWN + 1] = grown.size, grown.requests
+        counts[_GROWN_SIZE], counts[_GROWN_REQUESTS] = grown.size, grown.requests
         line = grown.line.encode("latin-1", "replace")
         struct.pack_into(f"{1 + LINE}p", self._grown, 0, line)
 
@@ -175,28 +212,13 @@ def read(board: mmap.mmap, start: int) -> Record:
     :param start: Where it is on the scoreboard.
     """
     fields = _RECORD.unpack_from(board, start)
-    numbers, buckets = fields[:_BUCKETS], fields[_BUCKETS:_GROWN]
-    grown, by, line, grown_line = fields[_GROWN:]
-    began, moved, upgraded, spent = map(_seconds, numbers[_BEGAN:_LENGTH])
-    length = numbers[_LENGTH]
+    line, grown_line = fields[-2:]
+    numbers: list[t.Any] = [fields[where] for where in _WHERE]
+    for index in _TIMES:
+        numbers[index] = _seconds(numbers[index])
+    *numbers, length, size, requests = numbers
     method = target = ""
-    if began:
+    if numbers[_BEGAN_AT]:
         method, _, target = line[:length].decode("latin-1").partition(" ")
-    pid, generation, since, requests, connections, sent = numbers[:_CLASSES]
-    return Record(
-        pid,
-        generation,
-        _seconds(since),
-        requests,
-        connections,
-        sent,
-        numbers[_CLASSES:_BEGAN],
-        began,
-        moved,
-        upgraded,
-        spent,
-        buckets,
-        method,
-        target,
-        Grown(grown, by, grown_line.decode("latin-1")) if grown else Grown(),
-    )
+    grown = Grown(size, requests, grown_line.decode("latin-1")) if size else Grown()
+    return Record._make([*numbers, method, target, grown])

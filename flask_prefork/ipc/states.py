@@ -1,4 +1,4 @@
-"""A worker's life as data: its states, what can happen, and what comes of it.
+"""A worker's life as data: its states, what can happen, and why it ends.
 
 Pure, as :mod:`.pool` is, which has the workers::
 
@@ -41,6 +41,33 @@ class Event(enum.Enum):
     KILL = "kill"
     #: Its process is known to be dead.
     EXIT = "exit"
+
+
+class Reason(enum.Enum):
+    """Why a worker ended, in a word for counters."""
+
+    #: It was asked to.
+    RETIRED = "retired"
+    #: By itself.
+    EXIT = "exit"
+    #: By a signal that wasn't ours.
+    SIGNAL = "signal"
+    #: Killed by the kernel, which ran out of memory.
+    MEMORY = "memory"
+    #: Nobody was left to tell.
+    UNKNOWN = "unknown"
+    #: Killed: its request made no progress.
+    TIMEOUT = "timeout"
+    #: Killed: it wasn't idle in time.
+    SPAWN_TIMEOUT = "spawn-timeout"
+    #: Killed: it didn't finish in time.
+    GRACEFUL_TIMEOUT = "graceful-timeout"
+    #: Killed: it was ordered, and never answered or read.
+    SILENT = "silent"
+    #: Killed: it sent garbage.
+    GARBAGE = "garbage"
+    #: Killed: the server, or its generation, ended at once.
+    STOP = "stop"
 
 
 def _table() -> dict[tuple[State, Event], State]:

@@ -17,20 +17,24 @@ import mmap
 import struct
 import typing as t
 from bisect import bisect_left
-from collections.abc import Iterable
 from collections.abc import Iterator
+from itertools import islice
 
 from ..settings.table import MAX_SLOTS
-from .exits import Reason
+from .figures import add
+from .figures import BOUNDS
+from .figures import Counters
+from .figures import Gauges
+from .figures import Layout
+from .figures import MOST
+from .figures import Served
 from .phase import Phase
-from .records import BOUNDS
-from .records import CLASSES
 from .records import Record
 from .scoreboard import HEADER_SIZE
 from .scoreboard import SIZE
+from .states import Reason
 
 _PHASES = tuple(Phase)
-_REASONS = tuple(Reason)
 Role = t.Literal["current", "coming", "leaving"]
 _ROLES: tuple[Role, ...] = ("current", "coming", "leaving")
 #: So many generations are told of: the current one, one that is coming, and those
@@ -39,8 +43,6 @@ _GENERATIONS = 4
 #: A write is so much shorter than a turn that a second try is rare.
 _TRIES = 100
 _NOBODY = -1
-#: The greatest number of a word.
-_MOST = 2**64 - 1
 
 
 class Part(t.NamedTuple):
@@ -72,73 +74,18 @@ class Bounds(t.Protocol):
 
 
 class Figures(t.NamedTuple):
-    """What the dispatcher tells. Times are monotonic seconds.
+    """What the dispatcher tells.
 
     :param phase: Where the server is in its life.
-    :param min_idle: The bounds of the pool, as they are now.
-    :param max_idle: See ``min_idle``.
-    :param max_workers: See ``min_idle``.
-    :param saturated_since: Since when more workers are wanted than allowed; 0 if
-        they aren't.
-    :param saturated: Seconds of that, before it began last.
-    :param idle_at: When a worker was idle, as far as is known; 0 is never.
-    :param waits: Parked connections, now.
-    :param orders: Workers ordered to accept.
-    :param resumed: Parked connections handed to workers.
-    :param parked: Connections that workers handed back.
-    :param spawned: Workers started.
-    :param reloads: Generations that took over from another.
-    :param ended: Workers that ended, by reason.
-    :param memory: Bytes that zygotes and workers have, as far as it was looked at.
-    :param budget: Bytes that they may have; 0 is no limit.
-    :param shortages: How often that was reached.
     :param parts: The generations.
+    :param gauges: The present.
+    :param counters: What was counted since the start.
     """
 
     phase: Phase
-    min_idle: int
-    max_idle: int
-    max_workers: int
-    saturated_since: float
-    saturated: float
-    idle_at: float
-    waits: int
-    orders: int
-    resumed: int
-    parked: int
-    spawned: int
-    reloads: int
-    ended: t.Mapping[Reason, int]
-    memory: int
-    budget: int
-    shortages: int
     parts: tuple[Part, ...]
-
-
-class Sums(t.NamedTuple):
-    """What several workers have counted, see :class:`.records.Record`."""
-
-    requests: int = 0
-    connections: int = 0
-    sent: int = 0
-    classes: tuple[int, ...] = (0,) * CLASSES
-    spent: float = 0.0
-    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
-
-    def plus(self, record: Record) -> Sums:
-        """These and a worker's; none gets greater than its place on the scoreboard."""
-        return Sums(
-            min(self.requests + record.requests, _MOST),
-            min(self.connections + record.connections, _MOST),
-            min(self.sent + record.sent, _MOST),
-            _add(self.classes, record.classes),
-            self.spent + record.spent,
-            _add(self.buckets, record.buckets),
-        )
-
-
-def _add(one: Iterable[int], other: Iterable[int]) -> tuple[int, ...]:
-    return tuple(min(a + b, _MOST) for a, b in zip(one, other, strict=True))
+    gauges: Gauges
+    counters: Counters
 
 
 def last_words(record: Record, now: float) -> Record:
@@ -192,7 +139,7 @@ class _Block:
 
     def write(self, *values: t.Any) -> None:
         """Replace the numbers."""
-        count = self._count[0] + 1 & _MOST
+        count = self._count[0] + 1 & MOST
         self._layout.pack_into(self._board, self._copies[count % 2], *values)
         self._count[0] = count
 
@@ -206,8 +153,11 @@ class _Block:
         return count, values
 
 
-_FIGURES = struct.Struct(f"=B3IdddI5Q{len(_REASONS)}Q3Q" + "IBB" * _GENERATIONS)
-_DEPARTED = struct.Struct(f"=q3Q{CLASSES}Qd{len(BOUNDS) + 1}Q")
+_GAUGES, _COUNTERS, _SERVED = Layout(Gauges), Layout(Counters), Layout(Served)
+#: A generation's number, its role and whether its half is opened.
+_PART = len(Part._fields)
+_FIGURES = struct.Struct(f"=Q{_PART * _GENERATIONS}Q{_GAUGES.format}{_COUNTERS.format}")
+_DEPARTED = struct.Struct(f"=q{_SERVED.format}")
 _DEPARTED_START = _Block.size(_FIGURES)
 assert _DEPARTED_START + _Block.size(_DEPARTED) <= HEADER_SIZE
 
@@ -218,50 +168,49 @@ def _place(generation: int, slot: int) -> int:
 
 
 class _Header:
-    """The mapping with its two blocks."""
+    """The mapping with its two blocks.
+
+    :param fd: The scoreboard.
+    :param access: ``mmap.ACCESS_READ`` or ``mmap.ACCESS_WRITE``.
+    """
 
     def __init__(self, fd: int, access: int) -> None:
-        self._map = mmap.mmap(fd, SIZE, access=access)
-        self._figures = _Block(self._map, 0, _FIGURES)
-        self._departed = _Block(self._map, _DEPARTED_START, _DEPARTED)
+        self.map = mmap.mmap(fd, SIZE, access=access)
+        self.figures = _Block(self.map, 0, _FIGURES)
+        self.departed = _Block(self.map, _DEPARTED_START, _DEPARTED)
 
     def close(self) -> None:
         """Unmap it."""
-        self._figures.release()
-        self._departed.release()
-        self._map.close()
+        self.figures.release()
+        self.departed.release()
+        self.map.close()
 
 
-class Summary(_Header):
-    """The dispatcher's side.
+class Summary(Counters):
+    """The dispatcher's side: it counts here, and writes once a turn.
 
     :param fd: The scoreboard.
 
-    :ivar orders: See :class:`Figures`.
-    :ivar resumed: See :class:`Figures`.
-    :ivar parked: See :class:`Figures`.
-    :ivar spawned: See :class:`Figures`.
-    :ivar shortages: See :class:`Figures`.
+    :ivar gauges: The present, as the next :meth:`write` shows it.
     """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd, mmap.ACCESS_WRITE)
-        self.orders = 0
-        self.resumed = 0
-        self.parked = 0
-        self.spawned = 0
-        self.shortages = 0
-        self._ended = dict.fromkeys(_REASONS, 0)
-        self._sums = Sums()
+        super().__init__()
+        self.gauges = Gauges()
+        self._header = _Header(fd, mmap.ACCESS_WRITE)
+        self._served = Served()
         self._was_idle = False
-        self._idle_at = 0.0
-        self._saturated_since = 0.0
-        self._saturated = 0.0
+
+    def close(self) -> None:
+        """Unmap the header."""
+        self._header.close()
 
     def ended(self, reason: Reason | None) -> None:
         """A worker has ended, and this is why; ``None`` if that was told before."""
-        if reason is not None:
-            self._ended[reason] += 1
+        if reason is Reason.RETIRED:
+            self.retired += 1
+        elif reason is not None:
+            self.deaths[reason.value] += 1
 
     @contextlib.contextmanager
     def departing(
@@ -273,22 +222,13 @@ class Summary(_Header):
         :param slot: The worker's.
         :param record: What is about to be cleared.
         """
-        self._sums = self._sums.plus(last_words(record, now))
+        self._served = add(self._served, last_words(record, now))
         self._depart(_place(generation, slot))
         yield
         self._depart(_NOBODY)
 
     def _depart(self, place: int) -> None:
-        sums = self._sums
-        self._departed.write(
-            place,
-            sums.requests,
-            sums.connections,
-            sums.sent,
-            *sums.classes,
-            sums.spent,
-            *sums.buckets,
-        )
+        self._header.departed.write(place, *_SERVED.numbers(self._served))
 
     def write(
         self,
@@ -304,44 +244,39 @@ class Summary(_Header):
 
         :param policy: The current generation's.
         :param idle: How many of its workers are idle.
-
-        See :class:`Figures` for the others.
+        :param waits: Parked connections.
+        :param reloads: See :class:`.figures.Counters`.
         """
+        gauges = self.gauges
+        gauges.min_idle = policy.min_idle
+        gauges.max_idle = policy.max_idle
+        gauges.max_workers = policy.max_workers
+        gauges.memory = policy.memory
+        gauges.memory_budget = policy.budget
+        gauges.parked = waits
         if idle or self._was_idle:
-            self._idle_at = now
+            gauges.idle_at = now
             self._was_idle = bool(idle)
         self._saturate(now, policy.saturated and phase is Phase.SERVING)
+        self.reloads = reloads
         places: list[int] = []
         for number, role, opened in parts[:_GENERATIONS]:
             places += (number, _ROLES.index(role), opened)
-        places += [0] * (3 * _GENERATIONS - len(places))
-        self._figures.write(
+        places += [0] * (_PART * _GENERATIONS - len(places))
+        self._header.figures.write(
             _PHASES.index(phase),
-            policy.min_idle,
-            policy.max_idle,
-            policy.max_workers,
-            self._saturated_since,
-            self._saturated,
-            self._idle_at,
-            waits,
-            self.orders,
-            self.resumed,
-            self.parked,
-            self.spawned,
-            reloads,
-            *self._ended.values(),
-            policy.memory,
-            policy.budget,
-            self.shortages,
             *places,
+            *_GAUGES.numbers(gauges),
+            *_COUNTERS.numbers(self),
         )
 
     def _saturate(self, now: float, saturated: bool) -> None:
-        if saturated and not self._saturated_since:
-            self._saturated_since = now
-        elif self._saturated_since and not saturated:
-            self._saturated += now - self._saturated_since
-            self._saturated_since = 0.0
+        gauges = self.gauges
+        if saturated and not gauges.saturated_since:
+            gauges.saturated_since = now
+        elif gauges.saturated_since and not saturated:
+            self.saturated += now - gauges.saturated_since
+            gauges.saturated_since = 0.0
 
 
 class ExitedSums(t.NamedTuple):
@@ -355,43 +290,41 @@ class ExitedSums(t.NamedTuple):
 
     version: int
     place: int
-    sums: Sums
+    sums: Served
 
     def is_in(self, generation: int, slot: int) -> bool:
         """Whether what this worker's record says is in the sums already."""
         return self.place == _place(generation, slot)
 
 
-class Reader(_Header):
+class Reader:
     """The observer's side.
 
     :param fd: The scoreboard.
     """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd, mmap.ACCESS_READ)
+        self._header = _Header(fd, mmap.ACCESS_READ)
+
+    def close(self) -> None:
+        """Unmap the header."""
+        self._header.close()
 
     def figures(self) -> Figures:
         """What the dispatcher told last."""
-        _, values = self._figures.read()
-        rest = 13 + len(_REASONS)
-        counts, memory, places = (
-            values[13:rest],
-            values[rest : rest + 3],
-            values[rest + 3 :],
-        )
+        _, values = self._header.figures.read()
+        numbers = iter(values)
+        phase = _PHASES[next(numbers)]
+        places = islice(numbers, _PART * _GENERATIONS)
         parts = tuple(
             Part(number, _ROLES[role], bool(opened))
-            for number, role, opened in zip(*[iter(places)] * 3, strict=True)
+            for number, role, opened in zip(*[places] * _PART, strict=True)
             if number
         )
-        ended = dict(zip(_REASONS, counts, strict=True))
-        return Figures._make((_PHASES[values[0]], *values[1:13], ended, *memory, parts))
+        gauges, counters = _GAUGES.figures(numbers), _COUNTERS.figures(numbers)
+        return Figures(phase, parts, gauges, counters)
 
     def departed(self) -> ExitedSums:
         """What the dead have counted."""
-        version, values = self._departed.read()
-        place, requests, connections, sent, *rest = values
-        classes, spent, buckets = rest[:CLASSES], rest[CLASSES], rest[CLASSES + 1 :]
-        sums = Sums(requests, connections, sent, tuple(classes), spent, tuple(buckets))
-        return ExitedSums(version, place, sums)
+        version, (place, *numbers) = self._header.departed.read()
+        return ExitedSums(version, place, _SERVED.figures(iter(numbers)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import typing as t
-from collections.abc import Mapping
 from dataclasses import is_dataclass
 
 from .snapshot import Snapshot
@@ -56,7 +55,7 @@ def _read(kind: t.Any, value: t.Any, name: str) -> t.Any:
     origin, args = t.get_origin(kind), t.get_args(kind)
     if origin is tuple and isinstance(value, list):
         return tuple(_read(args[0], item, name) for item in value)
-    if origin is Mapping and isinstance(value, dict):
+    if origin is dict and isinstance(value, dict):
         return {key: _read(args[1], item, name) for key, item in value.items()}
     if origin is t.Literal and value in args:
         return value

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import accumulate
 
+from ..ipc.figures import BOUNDS
+from ..ipc.figures import FigureSpec
+from ..ipc.figures import GAUGES
+from ..ipc.figures import specs
 from ..ipc.phase import Phase
-from ..ipc.records import BOUNDS
 from .snapshot import Snapshot
 from .snapshot import STATES
 from .snapshot import Totals
@@ -76,28 +79,79 @@ def render(snapshot: Snapshot) -> bytes:
     return "\n".join([*lines, "# EOF", ""]).encode()
 
 
-def families(snapshot: Snapshot) -> Iterator[Family]:
+#: In this order metrics are shown; those that aren't here come last.
+_ORDER = (
+    "build",
+    "phase",
+    "uptime_seconds",
+    "ready",
+    "dispatcher_responsive",
+    "generation",
+    "workers",
+    "workers_pss_bytes",
+    "min_idle_workers",
+    "max_idle_workers",
+    "max_workers",
+    "saturated",
+    "saturated_seconds",
+    "memory_bytes",
+    "memory_budget_bytes",
+    "memory_shortages",
+    "worker_spawns",
+    "worker_retirements",
+    "worker_deaths",
+    "reloads",
+    "queue_connections",
+    "queue_limit_connections",
+    "parked_connections",
+    "upgraded_connections",
+    "orders",
+    "connections_accepted",
+    "connections_parked",
+    "connections_resumed",
+    "requests",
+    "requests_unanswered",
+    "responses",
+    "sent_bytes",
+    "request_duration_seconds",
+    "longest_request_seconds",
+)
+
+
+def families(snapshot: Snapshot) -> list[Family]:
     """All metrics, in the order in which they are shown."""
-    yield from _server(snapshot)
-    yield from _pool(snapshot)
-    yield from _lives(snapshot.totals)
-    yield from _connections(snapshot)
-    yield from _requests(snapshot)
+    found = [
+        *_figures(GAUGES, snapshot, snapshot),
+        *_figures(specs(Totals), snapshot.totals, snapshot),
+        *_server(snapshot),
+        *_workers(snapshot),
+        *_connections(snapshot),
+        *_requests(snapshot),
+    ]
+    rank = {name: place for place, name in enumerate(_ORDER)}
+    return sorted(found, key=lambda family: rank.get(family.name, len(rank)))
+
+
+def _figures(
+    described: Mapping[str, FigureSpec], values: object, snapshot: Snapshot
+) -> Iterator[Family]:
+    """The metrics that are one figure each (``ipc/figures.py``)."""
+    for name, spec in described.items():
+        if not spec.metric:
+            continue
+        value = getattr(values, name)
+        suffix = "_total" if spec.kind == "counter" else ""
+        if spec.absent_without and not getattr(snapshot, spec.absent_without):
+            samples = []
+        elif spec.label:
+            samples = [Sample(n, {spec.label: w}, suffix) for w, n in value.items()]
+        else:
+            samples = [Sample(value, suffix=suffix)]
+        yield Family(spec.kind, spec.metric, spec.help, samples)
 
 
 def _gauge(name: str, help: str, value: float) -> Family:
     return Family("gauge", name, help, [Sample(value)])
-
-
-def _counter(name: str, help: str, value: float) -> Family:
-    return Family("counter", name, help, [Sample(value, suffix="_total")])
-
-
-def _counters(
-    name: str, help: str, label: str, values: Iterable[tuple[str, float]]
-) -> Family:
-    samples = [Sample(value, {label: which}, "_total") for which, value in values]
-    return Family("counter", name, help, samples)
 
 
 def _server(snapshot: Snapshot) -> Iterator[Family]:
@@ -121,9 +175,14 @@ def _server(snapshot: Snapshot) -> Iterator[Family]:
         "The number of the generation that serves; absent while there is none.",
         map(Sample, current),
     )
+    yield _gauge(
+        "saturated",
+        "Whether more workers are wanted than allowed.",
+        snapshot.saturated,
+    )
 
 
-def _pool(snapshot: Snapshot) -> Iterator[Family]:
+def _workers(snapshot: Snapshot) -> Iterator[Family]:
     yield Family(
         "gauge",
         "workers",
@@ -135,42 +194,6 @@ def _pool(snapshot: Snapshot) -> Iterator[Family]:
         "workers_pss_bytes",
         "Memory of the workers, their share of what is shared counted.",
         _memory(snapshot),
-    )
-    yield _gauge("min_idle_workers", "The setting min-idle.", snapshot.min_idle)
-    yield _gauge("max_idle_workers", "The setting max-idle.", snapshot.max_idle)
-    yield _gauge("max_workers", "The setting max-workers.", snapshot.max_workers)
-    yield _gauge(
-        "saturated",
-        "Whether more workers are wanted than allowed.",
-        snapshot.saturated,
-    )
-    yield _counter(
-        "saturated_seconds",
-        "Time in which more workers were wanted than allowed.",
-        snapshot.totals.saturated,
-    )
-    yield from _budget(snapshot)
-
-
-def _budget(snapshot: Snapshot) -> Iterator[Family]:
-    there_is = snapshot.memory_budget > 0
-    yield Family(
-        "gauge",
-        "memory_bytes",
-        "Memory of zygote and workers, as the setting memory-budget counts it; absent"
-        " without that.",
-        [Sample(snapshot.memory)] if there_is else [],
-    )
-    yield Family(
-        "gauge",
-        "memory_budget_bytes",
-        "The setting memory-budget; absent without one.",
-        [Sample(snapshot.memory_budget)] if there_is else [],
-    )
-    yield _counter(
-        "memory_shortages",
-        "How often the memory budget was reached.",
-        snapshot.totals.shortages,
     )
 
 
@@ -194,26 +217,7 @@ def _memory(snapshot: Snapshot) -> Iterator[Sample]:
         yield Sample(sum(known))
 
 
-def _lives(totals: Totals) -> Iterator[Family]:
-    yield _counter("worker_spawns", "Workers started.", totals.spawned)
-    yield _counter(
-        "worker_retirements",
-        "Workers that ended because they were asked to.",
-        totals.retired,
-    )
-    yield _counters(
-        "worker_deaths",
-        "Workers that ended otherwise, by reason.",
-        "reason",
-        totals.deaths.items(),
-    )
-    yield _counter(
-        "reloads", "Generations that took over from another.", totals.reloads
-    )
-
-
 def _connections(snapshot: Snapshot) -> Iterator[Family]:
-    totals = snapshot.totals
     yield _gauge(
         "queue_connections",
         "Connections that wait in the accept queues.",
@@ -226,40 +230,29 @@ def _connections(snapshot: Snapshot) -> Iterator[Family]:
         [Sample(snapshot.queue_limit)] if snapshot.queue_limit else [],
     )
     yield _gauge(
-        "parked_connections",
-        "Connections that wait for their client without a worker.",
-        snapshot.parked,
-    )
-    yield _gauge(
         "upgraded_connections",
         "Connections that the app has taken over, as for WebSockets; each has a"
         " worker.",
         snapshot.upgraded,
-    )
-    yield _counter(
-        "orders",
-        "Orders to accept; each begins a run of one or more connections.",
-        totals.orders,
-    )
-    yield _counter("connections_accepted", "Connections accepted.", totals.connections)
-    yield _counter(
-        "connections_parked", "Connections that workers handed back.", totals.parked
-    )
-    yield _counter(
-        "connections_resumed",
-        "Parked connections handed to workers.",
-        totals.resumed,
     )
 
 
 def _requests(snapshot: Snapshot) -> Iterator[Family]:
     totals = snapshot.totals
     unanswered, *answered = totals.classes
-    yield _counter("requests", "Requests served.", totals.requests)
-    yield _counter("requests_unanswered", "Requests without a response.", unanswered)
+    yield Family(
+        "counter",
+        "requests_unanswered",
+        "Requests without a response.",
+        [Sample(unanswered, suffix="_total")],
+    )
     classes = zip(("1xx", "2xx", "3xx", "4xx", "5xx"), answered, strict=True)
-    yield _counters("responses", "Responses by status class.", "class", classes)
-    yield _counter("sent_bytes", "Sent in responses, heads included.", totals.sent)
+    yield Family(
+        "counter",
+        "responses",
+        "Responses by status class.",
+        [Sample(count, {"class": which}, "_total") for which, count in classes],
+    )
     yield Family(
         "histogram",
         "request_duration_seconds",

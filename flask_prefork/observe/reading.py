@@ -10,7 +10,9 @@ import mmap
 import typing as t
 from collections.abc import Mapping
 
-from ..ipc.exits import Reason
+from ..ipc.figures import add
+from ..ipc.figures import GAUGES
+from ..ipc.figures import Served
 from ..ipc.phase import Phase
 from ..ipc.records import Record
 from ..ipc.scoreboard import Bank
@@ -18,7 +20,6 @@ from ..ipc.states import State
 from ..ipc.stats import ExitedSums
 from ..ipc.stats import Figures
 from ..ipc.stats import Reader
-from ..ipc.stats import Sums
 from ..settings.table import MAX_SLOTS
 from .snapshot import GenerationView
 from .snapshot import PoolSample
@@ -28,6 +29,8 @@ from .snapshot import WorkerView
 
 #: A server is ready if a worker was idle within so many seconds.
 READY_WITHIN = 5.0
+#: The dispatcher's gauges that a snapshot has as they are.
+_SHOWN = [name for name, spec in GAUGES.items() if spec.metric]
 #: How often to look again if a worker has died meanwhile.
 _TRIES = 20
 _FREE = State.FREE.value
@@ -51,7 +54,7 @@ class Look(t.NamedTuple):
     figures: Figures
     letters: tuple[str, str]
     records: tuple[Mapping[int, Record], Mapping[int, Record]]
-    sums: Sums
+    sums: Served
 
     def count(self, letters: str) -> int:
         """How many workers are in the states of these letters."""
@@ -102,13 +105,13 @@ class Board:
 
     def _look(self, departed: ExitedSums) -> Look:
         even, odd = (self._lines(bank) for bank in self._banks)
-        sums = departed.sums
+        served = departed.sums
         for parity, (_, records) in enumerate((even, odd)):
             for slot, record in records.items():
                 if not departed.is_in(parity, slot):
-                    sums = sums.plus(record)
+                    served = add(served, record)
         figures = self._header.figures()
-        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), sums)
+        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), served)
 
     def _lines(self, bank: Bank) -> tuple[str, dict[int, Record]]:
         letters = bank.states(MAX_SLOTS).replace("\0", _FREE).rstrip(_FREE)
@@ -153,6 +156,7 @@ class Circumstances(t.NamedTuple):
 def take(look: Look, about: About, around: Circumstances) -> Snapshot:
     """Make a snapshot."""
     figures, now = look.figures, around.now
+    gauges = {name: getattr(figures.gauges, name) for name in _SHOWN}
     return Snapshot(
         pid=about.pid,
         version=about.version,
@@ -163,17 +167,12 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         ready=_is_ready(look, around),
         addresses=about.addresses,
         generations=_generations(look, around),
-        min_idle=figures.min_idle,
-        max_idle=figures.max_idle,
-        max_workers=figures.max_workers,
-        saturated=figures.saturated_since > 0,
+        saturated=figures.gauges.saturated_since > 0,
         queue=around.queue,
         queue_limit=around.queue_limit,
-        parked=figures.waits,
         totals=_totals(look, now),
         history=around.history,
-        memory=figures.memory,
-        memory_budget=figures.budget,
+        **gauges,
     )
 
 
@@ -203,7 +202,7 @@ def _present(look: Look, letters: str) -> bool:
 
 
 def _was_idle(look: Look, around: Circumstances) -> bool:
-    idle_at = look.figures.idle_at
+    idle_at = look.figures.gauges.idle_at
     return idle_at > 0 and around.now - idle_at <= READY_WITHIN
 
 
@@ -250,26 +249,8 @@ def _worker(
 
 
 def _totals(look: Look, now: float) -> Totals:
-    figures, sums = look.figures, look.sums
-    since = figures.saturated_since
-    return Totals(
-        requests=sums.requests,
-        connections=sums.connections,
-        sent=sums.sent,
-        classes=sums.classes,
-        spent=sums.spent,
-        buckets=sums.buckets,
-        orders=figures.orders,
-        resumed=figures.resumed,
-        parked=figures.parked,
-        spawned=figures.spawned,
-        retired=figures.ended[Reason.RETIRED],
-        deaths={
-            reason.value: count
-            for reason, count in figures.ended.items()
-            if reason is not Reason.RETIRED
-        },
-        reloads=figures.reloads,
-        shortages=figures.shortages,
-        saturated=figures.saturated + (max(now - since, 0.0) if since else 0.0),
-    )
+    _, _, gauges, counters = look.figures
+    totals = Totals(**vars(look.sums), **vars(counters))
+    if gauges.saturated_since:
+        totals.saturated += max(now - gauges.saturated_since, 0.0)
+    return totals

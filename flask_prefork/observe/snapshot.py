@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass
-from dataclasses import field
 
-from ..ipc.records import BOUNDS
-from ..ipc.records import CLASSES
+from ..ipc.figures import Counters
+from ..ipc.figures import documented
+from ..ipc.figures import Served
 from ..ipc.states import State
 
 #: The states that a worker may be in, by their letters.
@@ -73,42 +73,10 @@ class GenerationView:
     workers: tuple[WorkerView, ...]
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Counters since the server's start; they never go down.
-
-    :param requests: Requests served.
-    :param connections: Connections accepted.
-    :param sent: Bytes sent.
-    :param classes: Requests by status class: none, 1xx to 5xx.
-    :param spent: Seconds of all requests together.
-    :param buckets: Requests by seconds (:data:`..record.BOUNDS`), not cumulative.
-    :param orders: Workers ordered to accept.
-    :param resumed: Parked connections handed to workers.
-    :param parked: Connections that workers handed back.
-    :param spawned: Workers started.
-    :param retired: Workers that ended because they were asked to.
-    :param deaths: Workers that ended otherwise, by reason (a bounded set of words).
-    :param reloads: Generations that took over from another.
-    :param saturated: Seconds in which more workers were wanted than allowed.
-    :param shortages: How often the memory budget was reached.
-    """
-
-    requests: int = 0
-    connections: int = 0
-    sent: int = 0
-    classes: tuple[int, ...] = (0,) * CLASSES
-    spent: float = 0.0
-    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
-    orders: int = 0
-    resumed: int = 0
-    parked: int = 0
-    spawned: int = 0
-    retired: int = 0
-    deaths: t.Mapping[str, int] = field(default_factory=dict)
-    reloads: int = 0
-    saturated: float = 0.0
-    shortages: int = 0
+@documented
+@dataclass
+class Totals(Counters, Served):
+    """Counters since the server's start; they never go down."""
 
 
 @dataclass(frozen=True)

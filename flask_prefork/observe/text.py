@@ -17,7 +17,7 @@ from operator import sub
 
 import click
 
-from ..ipc.records import BOUNDS
+from ..ipc.figures import BOUNDS
 from .snapshot import GenerationView
 from .snapshot import PoolSample
 from .snapshot import Snapshot

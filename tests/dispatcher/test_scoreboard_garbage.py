@@ -160,7 +160,7 @@ def test_the_dispatcher_can_write_whatever_has_become_of_its_header(
     reader = Reader(world.board)
     for waits in range(3):
         world.summary.write(NOW, Phase.SERVING, policy, 1, waits, 0, [])
-        assert reader.figures().max_idle == policy.max_idle
+        assert reader.figures().gauges.max_idle == policy.max_idle
     reader.close()
 
 

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork.ipc import records
+from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.growth import Grown
-from flask_prefork.ipc.records import BOUNDS
 from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.records import RecordWriter
 

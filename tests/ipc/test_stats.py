@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.figures import add
+from flask_prefork.ipc.figures import BOUNDS
+from flask_prefork.ipc.figures import Served
 from flask_prefork.ipc.phase import Phase
-from flask_prefork.ipc.records import BOUNDS
 from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.states import Reason
 from flask_prefork.ipc.stats import last_words
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
-from flask_prefork.ipc.stats import Sums
 
 
 class Header:
@@ -95,22 +96,21 @@ def test_what_is_written_is_read(header: Header) -> None:
     )
     figures = header.reader.figures()
     assert figures.phase is Phase.DRAINING
-    assert (figures.min_idle, figures.max_idle, figures.max_workers) == (2, 4, 8)
-    assert (figures.orders, figures.resumed, figures.parked) == (5, 6, 7)
-    assert (figures.spawned, figures.waits, figures.reloads) == (8, 9, 2)
+    gauges, counters = figures.gauges, figures.counters
+    assert (gauges.min_idle, gauges.max_idle, gauges.max_workers) == (2, 4, 8)
+    assert (counters.orders, counters.resumed, counters.parked) == (5, 6, 7)
+    assert (counters.spawned, gauges.parked, counters.reloads) == (8, 9, 2)
     assert figures.parts == tuple(parts)
-    assert figures.idle_at == 20.0
-    assert {r: n for r, n in figures.ended.items() if n} == {
-        Reason.EXIT: 2,
-        Reason.RETIRED: 1,
-    }
+    assert figures.gauges.idle_at == 20.0
+    assert figures.counters.retired == 1
+    assert {r: n for r, n in figures.counters.deaths.items() if n} == {"exit": 2}
 
 
 def test_before_the_first_turn_there_is_nothing(header: Header) -> None:
     figures = header.reader.figures()
     assert figures.phase is Phase.LOADING
     assert figures.parts == ()
-    assert header.reader.departed().sums == Sums()
+    assert header.reader.departed().sums == Served()
 
 
 def test_more_generations_than_there_is_room_for(header: Header) -> None:
@@ -121,12 +121,12 @@ def test_more_generations_than_there_is_room_for(header: Header) -> None:
 
 def test_when_a_worker_was_idle(header: Header) -> None:
     header.write(1.0, idle=0)
-    assert header.reader.figures().idle_at == 0
+    assert header.reader.figures().gauges.idle_at == 0
     header.write(2.0, idle=3)
     header.write(9.0, idle=0)
-    assert header.reader.figures().idle_at == 9.0, "it was until this turn"
+    assert header.reader.figures().gauges.idle_at == 9.0, "it was until this turn"
     header.write(12.0, idle=0)
-    assert header.reader.figures().idle_at == 9.0
+    assert header.reader.figures().gauges.idle_at == 9.0
 
 
 def test_saturation_is_counted_over_generations(header: Header) -> None:
@@ -137,18 +137,18 @@ def test_saturation_is_counted_over_generations(header: Header) -> None:
     header.write(3.0)
     header.write(5.0)
     figures = header.reader.figures()
-    assert (figures.saturated_since, figures.saturated) == (3.0, 0.0)
+    assert (figures.gauges.saturated_since, figures.counters.saturated) == (3.0, 0.0)
     header.policy = Policy(2, 4, 2, 8, 10.0, 7.0)
     header.write(7.0)
     figures = header.reader.figures()
-    assert (figures.saturated_since, figures.saturated) == (0.0, 4.0)
+    assert (figures.gauges.saturated_since, figures.counters.saturated) == (0.0, 4.0)
     saturate(10.0)
     header.write(10.0)
     # While the server drains, the policy isn't asked any more.
     header.write(11.0, phase=Phase.DRAINING)
     header.write(20.0, phase=Phase.DRAINING)
     figures = header.reader.figures()
-    assert (figures.saturated_since, figures.saturated) == (0.0, 5.0)
+    assert (figures.gauges.saturated_since, figures.counters.saturated) == (0.0, 5.0)
 
 
 def test_memory_and_its_budget(header: Header) -> None:
@@ -157,9 +157,9 @@ def test_memory_and_its_budget(header: Header) -> None:
     header.summary.shortages = 3
     header.write(1.0)
     figures = header.reader.figures()
-    assert figures.memory == 2**35
-    assert figures.budget == 2**40
-    assert figures.shortages == 3
+    assert figures.gauges.memory == 2**35
+    assert figures.gauges.memory_budget == 2**40
+    assert figures.counters.shortages == 3
     assert figures.parts == (Part(1, "current", True),)
 
 
@@ -168,11 +168,11 @@ def test_a_writer_that_stops_at_any_moment_leaves_all_whole(
 ) -> None:
     """Half of a block is written, and its writer was stopped before the rest."""
     header.write(1.0, waits=77)
-    block = header.summary._figures
+    block = header.summary._header.figures
     copy = block._copies[(block._count[0] + 1) % 2]
     garbage = b"\xff" * (block._layout.size // 2)
-    header.summary._map[copy : copy + len(garbage)] = garbage
-    assert header.reader.figures().waits == 77
+    header.summary._header.map[copy : copy + len(garbage)] = garbage
+    assert header.reader.figures().gauges.parked == 77
 
 
 def test_a_reader_beside_a_fast_writer(header: Header) -> None:
@@ -194,7 +194,9 @@ def test_a_reader_beside_a_fast_writer(header: Header) -> None:
     try:
         for _ in range(2000):
             figures = header.reader.figures()
-            seen = {figures.orders, figures.parked, figures.waits, figures.reloads}
+            counters = figures.counters
+            seen = {counters.orders, counters.parked, counters.reloads}
+            seen.add(figures.gauges.parked)
             assert len(seen) == 1
     finally:
         done.set()
@@ -234,7 +236,7 @@ def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
         between = header.reader.departed()
         assert between.is_in(1, 3)
         assert not between.is_in(2, 3), "that is the other bank's"
-        assert between.sums == Sums().plus(record())
+        assert between.sums == add(Served(), record())
         bank.clear(3)
     after = header.reader.departed()
     assert after.sums == between.sums

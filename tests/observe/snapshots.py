@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from flask_prefork.ipc.records import BOUNDS
-from flask_prefork.ipc.records import CLASSES
+from flask_prefork.ipc.figures import BOUNDS
+from flask_prefork.ipc.figures import CLASSES
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import PoolSample
 from flask_prefork.observe.snapshot import Snapshot

@@ -10,7 +10,7 @@ from hypothesis import given
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from flask_prefork.ipc.records import BOUNDS
+from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.states import State
 from flask_prefork.observe.openmetrics import PHASES
 from flask_prefork.observe.openmetrics import render

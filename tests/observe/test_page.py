@@ -11,8 +11,8 @@ from importlib import resources
 
 import pytest
 
+from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.phase import Phase
-from flask_prefork.ipc.records import BOUNDS
 from flask_prefork.ipc.states import State
 from flask_prefork.observe import page
 

@@ -12,11 +12,11 @@ import pytest
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.exits import Reason
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.records import RecordWriter
 from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.states import Reason
 from flask_prefork.ipc.stats import ExitedSums
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
