@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import typing as t
 
@@ -35,3 +36,9 @@ def take() -> dict[str, t.Any]:
     """Take in a body, and say how many pages this process had to be given so far."""
     size = len(request.get_data())
     return {"size": size, "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt}
+
+
+@app.get("/frozen")
+def frozen() -> dict[str, int]:
+    """Say how many objects the garbage collector doesn't look at."""
+    return {"count": gc.get_freeze_count()}

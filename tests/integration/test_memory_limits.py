@@ -276,3 +276,12 @@ def test_what_a_large_body_took_is_there_for_the_next(serve: Serve) -> None:
         faults.append(told["faults"])
     # All of its pages would be some 250, and they are taken twice at least.
     assert faults[-1] - faults[2] < 150
+
+
+@pytest.mark.parametrize("option", ["--gc-freeze", "--no-gc-freeze"])
+def test_what_the_app_made_is_kept_from_the_collector(
+    serve: Serve, option: str
+) -> None:
+    server = serve("heavy", option)
+    count = server.get("/frozen").json["count"]
+    assert (count > 0) == (option == "--gc-freeze")
