@@ -197,7 +197,7 @@ class Generation:
         :return: A byte for each; if not 0, another one each time it does so.
         """
         lowest = self.pool.lowest_idle()
-        return self.bank.endings(lowest.slot) if lowest is not None else b""
+        return self.bank.about_to_accept(lowest.slot) if lowest is not None else b""
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""

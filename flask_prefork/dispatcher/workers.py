@@ -382,7 +382,7 @@ class Workers:
                 self.killed.set(process.worker, self.clock() + UNDEAD)
 
     def _ended(self, pid: int, status: int) -> None:
-        self._summary.ended(self._obituaries.tell(pid, status))
+        self._summary.count_exit(self._obituaries.tell(pid, status))
 
     def _depart(self, process: WorkerHandle, why: Why | None) -> None:
         worker = process.worker
@@ -406,7 +406,7 @@ class Workers:
         self.weights.forget(worker)
         self._forget(process)
         record = self.bank.read(worker.slot)
-        with self._summary.departing(self.number, worker.slot, record, self.clock()):
+        with self._summary.exited(self.number, worker.slot, record, self.clock()):
             self.bank.clear(worker.slot)
 
     def _hear_out(self, process: WorkerHandle) -> None:
@@ -423,7 +423,7 @@ class Workers:
         for process in list(self._processes.values()):
             self._forget(process)
         for reason in self._obituaries.close():
-            self._summary.ended(reason)
+            self._summary.count_exit(reason)
 
     def _forget(self, process: WorkerHandle) -> None:
         while process.resumed:

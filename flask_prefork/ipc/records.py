@@ -124,7 +124,7 @@ class RecordWriter:
 
     def __init__(self, board: mmap.mmap, start: int, mark: int) -> None:
         self._mark = memoryview(board)[mark : mark + 1]
-        self._turns = 0
+        self._last_mark = 0
         self._view = memoryview(board)[start : start + SIZE]
         # Assigning to a word costs a third of packing it.
         self._counts = self._view.cast("Q")
@@ -145,13 +145,13 @@ class RecordWriter:
         self._counts[_GENERATION] = generation
         self._times[_SINCE] = moment
 
-    def take(self) -> None:
+    def clear_about_to_accept(self) -> None:
         """Note that the worker isn't about to accept."""
         self._mark[0] = 0
 
-    def turn(self) -> None:
+    def set_about_to_accept(self) -> None:
         """Note that the worker is about to accept: by another number each time."""
-        self._turns = self._mark[0] = self._turns % 255 + 1
+        self._last_mark = self._mark[0] = self._last_mark % 255 + 1
 
     def accept(self) -> None:
         """Count a connection, whether it brings a request or not."""

@@ -27,9 +27,9 @@ _IDLE = b"I"
 _RETIRING = ord("R")
 _STATES = 0
 _STOPS = _STATES + MAX_SLOTS
-_ENDINGS = _STOPS + MAX_SLOTS
+_ABOUT_TO_ACCEPT = _STOPS + MAX_SLOTS
 #: One byte each for the whole bank.
-_OTHERS = _ENDINGS + MAX_SLOTS
+_OTHERS = _ABOUT_TO_ACCEPT + MAX_SLOTS
 _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -72,7 +72,7 @@ class Bank:
         self._base = HEADER_SIZE + generation % 2 * _BANK_SIZE
         self._states = self._base + _STATES
         self._stops = self._base + _STOPS
-        self._endings = self._base + _ENDINGS
+        self._about_to_accept = self._base + _ABOUT_TO_ACCEPT
         self._others = self._base + _OTHERS
         self._draining = self._base + _DRAINING
 
@@ -95,7 +95,7 @@ class Bank:
         """Make the slot's place clean for its next worker."""
         self._map[self._states + slot] = ord(".")
         self._map[self._stops + slot] = 0
-        self._map[self._endings + slot] = 0
+        self._map[self._about_to_accept + slot] = 0
         start = self._record(slot)
         self._map[start : start + records.SIZE] = bytes(records.SIZE)
 
@@ -115,9 +115,9 @@ class Bank:
         """Show that the server stops: no connection is to be kept alive."""
         self._map[self._draining] = 1
 
-    def endings(self, slot: int) -> bytes:
+    def about_to_accept(self, slot: int) -> bytes:
         """A byte for each worker below the slot; not 0 if it is about to accept."""
-        return self._map[self._endings : self._endings + slot]
+        return self._map[self._about_to_accept : self._about_to_accept + slot]
 
     def states(self, count: int) -> str:
         """The letters of the first slots; those never used are NUL."""
@@ -148,8 +148,8 @@ class Bank:
     # The worker's record
 
     def entry(self, slot: int) -> RecordWriter:
-        """The worker's record, and its mark among the endings, for its worker."""
-        return RecordWriter(self._map, self._record(slot), self._endings + slot)
+        """The worker's record, and its byte in that column, for its worker."""
+        return RecordWriter(self._map, self._record(slot), self._about_to_accept + slot)
 
     def read(self, slot: int) -> Record:
         """The worker's record, for all others."""

@@ -1,13 +1,13 @@
-"""The scoreboard's header: what the dispatcher tells of the server as a whole.
+"""The scoreboard's header: what the dispatcher publishes about the server as a whole.
 
-The dispatcher counts in a :class:`Summary` and writes it once a turn; the observer
-reads it by a :class:`Reader`. Nobody locks or waits, even for a dispatcher that was
-stopped in the middle of writing: each block is there twice, and a number says which
-of the two is whole.
+The dispatcher counts in a :class:`Summary` and writes it once per turn of its loop; the
+observer reads it with a :class:`Reader`. Nobody locks or waits, even for a dispatcher
+that was stopped in the middle of writing: each block is there twice, and a counter says
+which copy is complete.
 
-Workers count for themselves, in their records. When one is dead, what it has
-counted moves from its record into the header, in a way that every reader finds it
-in exactly one of the two. So sums of both never go down, and never jump.
+Workers count for themselves, in their records. When one has exited, its counters move
+from its record into the header, such that every reader finds them in exactly one of the
+two. So sums of both never go down, and never jump.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from .states import Reason
 _PHASES = tuple(Phase)
 Role = t.Literal["current", "coming", "leaving"]
 _ROLES: tuple[Role, ...] = ("current", "coming", "leaving")
-#: So many generations are told of: the current one, one that is coming, and those
-#: that leave and still have workers.
+#: So many generations are shown: the current one, one that doesn't serve yet, and old
+#: ones that still have workers.
 _GENERATIONS = 4
 #: A write is so much shorter than a turn that a second try is rare.
 _TRIES = 100
@@ -46,7 +46,7 @@ _NOBODY = -1
 
 
 class Part(t.NamedTuple):
-    """A generation's part in the server.
+    """A generation, as the header shows it.
 
     :param number: The generation's.
     :param role: What it is at present.
@@ -59,7 +59,7 @@ class Part(t.NamedTuple):
 
 
 class Bounds(t.Protocol):
-    """What is told of the pool's size: :class:`~.policy.Policy`."""
+    """What is shown of the pool's size: :class:`~.policy.Policy`."""
 
     min_idle: int
     max_idle: int
@@ -74,7 +74,7 @@ class Bounds(t.Protocol):
 
 
 class Figures(t.NamedTuple):
-    """What the dispatcher tells.
+    """What the dispatcher publishes.
 
     :param phase: Where the server is in its life.
     :param parts: The generations.
@@ -88,12 +88,11 @@ class Figures(t.NamedTuple):
     counters: Counters
 
 
-def last_words(record: Record, now: float) -> Record:
-    """A dead worker's record, with the request that died with it.
+def count_aborted(record: Record, now: float) -> Record:
+    """The record of a worker that has exited, its aborted request included.
 
-    It counts as one that got no response, and took until now: whoever looks for
-    errors, or for what takes long, should find it. A connection that the app had taken
-    over counts as if it had ended by itself.
+    That request counts as one without a response (class 0) that took until now. A
+    connection that the app had taken over counts as if it had ended by itself.
     """
     if not record.began:
         return record
@@ -113,7 +112,7 @@ def last_words(record: Record, now: float) -> Record:
 
 
 class _Block:
-    """Numbers of one writer, there twice: while one is written the other is whole.
+    """Numbers with one writer, twice: while one copy is written the other is complete.
 
     :param board: The scoreboard.
     :param start: Where the block is, a multiple of eight.
@@ -123,8 +122,8 @@ class _Block:
     def __init__(self, board: mmap.mmap, start: int, layout: struct.Struct) -> None:
         self._board = board
         self._layout = layout
-        # How often it was written: a word, which nobody sees half of. The copy
-        # that is whole is the one of its parity.
+        # How often it was written: one word, which is written at once. Its parity
+        # says which copy is complete.
         self._count = memoryview(board)[start : start + 8].cast("Q")
         self._copies = (start + 8, start + 8 + layout.size)
 
@@ -157,9 +156,9 @@ _GAUGES, _COUNTERS, _SERVED = Layout(Gauges), Layout(Counters), Layout(Served)
 #: A generation's number, its role and whether its half is opened.
 _PART = len(Part._fields)
 _FIGURES = struct.Struct(f"=Q{_PART * _GENERATIONS}Q{_GAUGES.format}{_COUNTERS.format}")
-_DEPARTED = struct.Struct(f"=q{_SERVED.format}")
-_DEPARTED_START = _Block.size(_FIGURES)
-assert _DEPARTED_START + _Block.size(_DEPARTED) <= HEADER_SIZE
+_EXITED = struct.Struct(f"=q{_SERVED.format}")
+_EXITED_START = _Block.size(_FIGURES)
+assert _EXITED_START + _Block.size(_EXITED) <= HEADER_SIZE
 
 
 def _place(generation: int, slot: int) -> int:
@@ -177,12 +176,12 @@ class _Header:
     def __init__(self, fd: int, access: int) -> None:
         self.map = mmap.mmap(fd, SIZE, access=access)
         self.figures = _Block(self.map, 0, _FIGURES)
-        self.departed = _Block(self.map, _DEPARTED_START, _DEPARTED)
+        self.exited = _Block(self.map, _EXITED_START, _EXITED)
 
     def close(self) -> None:
         """Unmap it."""
         self.figures.release()
-        self.departed.release()
+        self.exited.release()
         self.map.close()
 
 
@@ -205,30 +204,33 @@ class Summary(Counters):
         """Unmap the header."""
         self._header.close()
 
-    def ended(self, reason: Reason | None) -> None:
-        """A worker has ended, and this is why; ``None`` if that was told before."""
+    def count_exit(self, reason: Reason | None) -> None:
+        """Count a worker's exit.
+
+        :param reason: Why it exited; ``None`` if it was counted before.
+        """
         if reason is Reason.RETIRED:
             self.retired += 1
         elif reason is not None:
             self.deaths[reason.value] += 1
 
     @contextlib.contextmanager
-    def departing(
+    def exited(
         self, generation: int, slot: int, record: Record, now: float
     ) -> Iterator[None]:
-        """Take over what a dead worker has counted; meanwhile, clear its record.
+        """Take over an exited worker's counters; meanwhile, clear its record.
 
         :param generation: The worker's.
         :param slot: The worker's.
         :param record: What is about to be cleared.
         """
-        self._served = add(self._served, last_words(record, now))
-        self._depart(_place(generation, slot))
+        self._served = add(self._served, count_aborted(record, now))
+        self._write_exited(_place(generation, slot))
         yield
-        self._depart(_NOBODY)
+        self._write_exited(_NOBODY)
 
-    def _depart(self, place: int) -> None:
-        self._header.departed.write(place, *_SERVED.numbers(self._served))
+    def _write_exited(self, place: int) -> None:
+        self._header.exited.write(place, *_SERVED.numbers(self._served))
 
     def write(
         self,
@@ -240,7 +242,7 @@ class Summary(Counters):
         reloads: int,
         parts: t.Sequence[Part],
     ) -> None:
-        """Show how things are, at the end of a turn.
+        """Publish the present, at the end of a turn of the loop.
 
         :param policy: The current generation's.
         :param idle: How many of its workers are idle.
@@ -280,12 +282,12 @@ class Summary(Counters):
 
 
 class ExitedSums(t.NamedTuple):
-    """What the dead have counted.
+    """The sums of all workers that have exited.
 
-    :param version: Another number whenever one departs.
-    :param place: Whose record counts no more, though it may still be there; see
-        :meth:`is_in`.
-    :param sums: All that they have counted.
+    :param version: It changes whenever the counters of one move.
+    :param place: The place of the record that doesn't count any more, though it may
+        not be cleared yet; see :meth:`is_in`.
+    :param sums: Their counters.
     """
 
     version: int
@@ -293,7 +295,7 @@ class ExitedSums(t.NamedTuple):
     sums: Served
 
     def is_in(self, generation: int, slot: int) -> bool:
-        """Whether what this worker's record says is in the sums already."""
+        """Whether this worker's counters are in the sums already."""
         return self.place == _place(generation, slot)
 
 
@@ -311,7 +313,7 @@ class Reader:
         self._header.close()
 
     def figures(self) -> Figures:
-        """What the dispatcher told last."""
+        """What the dispatcher wrote last."""
         _, values = self._header.figures.read()
         numbers = iter(values)
         phase = _PHASES[next(numbers)]
@@ -324,7 +326,7 @@ class Reader:
         gauges, counters = _GAUGES.figures(numbers), _COUNTERS.figures(numbers)
         return Figures(phase, parts, gauges, counters)
 
-    def departed(self) -> ExitedSums:
-        """What the dead have counted."""
-        version, (place, *numbers) = self._header.departed.read()
+    def exited(self) -> ExitedSums:
+        """The sums of workers that have exited."""
+        version, (place, *numbers) = self._header.exited.read()
         return ExitedSums(version, place, _SERVED.figures(iter(numbers)))

@@ -47,17 +47,17 @@ from collections.abc import Callable
 
 from ..ipc.phase import Phase
 from ..ipc.states import State
-from .arrivals import arrivals
+from .accept import accept_forever
 from .snapshot import Snapshot
 
 #: Of workers that can serve, or do.
 _LIVING = State.IDLE.value + State.ORDERED.value + State.BUSY.value
 #: Of workers whose place isn't free before they have ended what they do.
 _TAKEN = State.BUSY.value + State.RETIRING.value + State.KILLED.value
-_DRAINS = Phase.DRAINING.value
+_DRAINING = Phase.DRAINING.value
 _ACCEPTS = (Phase.LOADING.value, Phase.SERVING.value)
 #: Bytes that are taken of what a client says, and thrown away.
-_CHATTER = 65536
+_MAX_DISCARDED = 65536
 
 
 def line(snapshot: Snapshot) -> bytes:
@@ -68,7 +68,7 @@ def line(snapshot: Snapshot) -> bytes:
 def _answer(snapshot: Snapshot) -> str:
     if not snapshot.responsive:
         return "fail # the dispatcher doesn't answer"
-    if snapshot.phase == _DRAINS:
+    if snapshot.phase == _DRAINING:
         return "drain"
     if snapshot.phase not in _ACCEPTS:
         return f"stopped # the server is {snapshot.phase}"
@@ -98,17 +98,17 @@ class Agent:
 
     def run(self) -> None:
         """Tell one after the other, for ever."""
-        for connection, _ in arrivals(self._listener):
+        for connection, _ in accept_forever(self._listener):
             with connection:
-                self._tell(connection)
+                self._reply(connection)
 
-    def _tell(self, connection: socket.socket) -> None:
-        said = line(self._look())
+    def _reply(self, connection: socket.socket) -> None:
+        reply = line(self._look())
         connection.setblocking(False)
         with contextlib.suppress(OSError):
             # A new connection's buffer takes it, whether or not the client reads.
-            connection.send(said)
+            connection.send(reply)
             connection.shutdown(socket.SHUT_WR)
             # To close on what was sent and not read is a reset (RFC 9293, section
             # 3.6.1), which may overtake the answer.
-            connection.recv(_CHATTER)
+            connection.recv(_MAX_DISCARDED)

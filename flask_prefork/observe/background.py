@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 def in_background(target: Callable[..., None], *args: object) -> None:
     """Call something that must not fail in a thread that nobody waits for."""
-    threading.Thread(target=or_end, args=(target, *args), daemon=True).start()
+    threading.Thread(target=or_exit, args=(target, *args), daemon=True).start()
 
 
-def or_end(target: Callable[..., None], *args: object) -> None:
+def or_exit(target: Callable[..., None], *args: object) -> None:
     """Call what must not fail; if it does, the dispatcher starts another process."""
     try:
         target(*args)

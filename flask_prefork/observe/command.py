@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 if t.TYPE_CHECKING:
-    from .finding import Place
+    from .discovery import RunningServer
 
 _PREFIX = "FLASK_PREFORK_RUN_"
 _COMMAND_LINE = ParameterSource.COMMANDLINE
@@ -85,49 +85,49 @@ def prefork_status(
     from .client import AskError
 
     try:
-        place = _find(admin, pid_file)
+        server = _find(admin, pid_file)
         if watch:
-            _watch(place, admin_token, 1.0 if interval is None else interval)
+            _watch(server, admin_token, 1.0 if interval is None else interval)
         elif as_json:
-            click.echo(place.ask(admin_token).data)
+            click.echo(server.ask(admin_token).data)
         else:
-            _look(place, admin_token)
+            _look(server, admin_token)
     except AskError as e:
         raise click.ClickException(str(e)) from None
 
 
-def _find(admin: str | None, pid_file: str | None) -> Place:
+def _find(admin: str | None, pid_file: str | None) -> RunningServer:
     """Where the server is; the command line goes before the environment."""
-    from . import finding
+    from . import discovery
 
     source = click.get_current_context().get_parameter_source
     said = {n for n in ("admin", "pid_file") if source(n) is _COMMAND_LINE}
     if len(said) == 2:
         raise click.UsageError("--admin and --pid both tell the server; give one.")
     if pid_file is not None and (admin is None or said == {"pid_file"}):
-        return finding.by_pid_file(pid_file)
+        return discovery.by_pid_file(pid_file)
     if admin is None:
         raise click.UsageError(
             "Which server? Give its --admin address or its --pid file, or set"
             f" {_PREFIX}ADMIN or {_PREFIX}PID."
         )
     try:
-        return finding.by_address(admin)
+        return discovery.by_address(admin)
     except ValueError as e:
         raise click.BadParameter(f"{e}.", param_hint="'--admin'") from None
 
 
-def _look(place: Place, token: str | None) -> None:
+def _look(server: RunningServer, token: str | None) -> None:
     from .watch import draw
 
-    click.echo(draw(place.ask(token).snapshot))
+    click.echo(draw(server.ask(token).snapshot))
 
 
-def _watch(place: Place, token: str | None, interval: float) -> None:
+def _watch(server: RunningServer, token: str | None, interval: float) -> None:
     try:
         from .watch import watch
 
-        watch(lambda: place.ask(token).snapshot, interval)
+        watch(lambda: server.ask(token).snapshot, interval)
     except KeyboardInterrupt:
         # That is how to end it.
         pass

@@ -1,7 +1,7 @@
 """The observer process: serves what it reads from shared memory.
 
-The dispatcher starts it (:mod:`..observer`), tells it once what to serve, and
-answers its pings; everything else it finds for itself. So it answers while every
+The dispatcher starts it (``dispatcher/observer.py``), sends it once what to serve, and
+answers its pings; everything else it reads for itself. So it answers while every
 worker is busy and the dispatcher is stopped. It ends with the dispatcher.
 """
 
@@ -25,10 +25,10 @@ from ..ipc.listener import Listener
 from ..system import log
 from ..system import privileges
 from ..system import socket_modes
+from .admin_server import AdminServer
 from .agent import Agent
 from .background import in_background
-from .background import or_end
-from .door import AdminServer
+from .background import or_exit
 from .history import History
 from .memory import PssSampler
 from .reading import About
@@ -41,13 +41,13 @@ from .snapshot import Snapshot
 
 #: Seconds between two samples, and between two pings.
 _TICK = 1.0
-#: So many ticks without an answer, and the dispatcher is not alive any more. Ticks,
-#: for they stop with us when the whole system sleeps.
-_PATIENCE = 5
+#: After so many ticks without an answer the dispatcher is unresponsive. Ticks and not
+#: seconds, because ticks stop while the whole system is suspended.
+_MAX_UNANSWERED = 5
 
 
-class Pulse:
-    """Whether the dispatcher lives, as far as can be known without waiting for it.
+class Heartbeat:
+    """Whether the dispatcher responds, found without waiting for it.
 
     :param pid: Its process.
     """
@@ -57,9 +57,9 @@ class Pulse:
         #: Ticks since the ping that wasn't answered.
         self.unanswered = 0
 
-    def is_felt(self) -> bool:
+    def is_responsive(self) -> bool:
         """Whether it answers, and isn't stopped (``proc_pid_stat(5)``)."""
-        if self.unanswered >= _PATIENCE:
+        if self.unanswered >= _MAX_UNANSWERED:
             return False
         try:
             with open(self._path, "rb") as file:
@@ -90,7 +90,7 @@ class Observer:
         self._listeners = listeners
         self._history = History()
         self._memory = PssSampler()
-        self._pulse = Pulse(about.pid)
+        self._heartbeat = Heartbeat(about.pid)
         # Connections' threads, and the main one.
         self._lock = threading.Lock()
 
@@ -103,7 +103,7 @@ class Observer:
         now = time.monotonic()
         around = Circumstances(
             now=now,
-            responsive=self._pulse.is_felt(),
+            responsive=self._heartbeat.is_responsive(),
             queue=queue,
             queue_limit=limit,
             pss=self._memory.known,
@@ -113,26 +113,26 @@ class Observer:
 
     def run(self) -> None:
         """Tick until the dispatcher is gone."""
-        in_background(self._weigh)
+        in_background(self._sample_memory)
         poll = select.poll()
         poll.register(self._channel.sock, select.POLLIN)
         next_tick = time.monotonic()
         while True:
             left = next_tick - time.monotonic()
-            if poll.poll(max(left, 0.0) * 1000) and not self._hear():
+            if poll.poll(max(left, 0.0) * 1000) and not self._receive():
                 return
             if time.monotonic() >= next_tick:
                 self._tick()
                 next_tick = time.monotonic() + _TICK
 
-    def _hear(self) -> bool:
-        """Take in what the dispatcher says; ``False`` if it is gone."""
+    def _receive(self) -> bool:
+        """Receive the dispatcher's frames; ``False`` if it has exited."""
         received = self._channel.receive()
         if received is None:
             return False
         for frame in received[0]:
             if isinstance(frame, Ping):
-                self._pulse.unanswered = 0
+                self._heartbeat.unanswered = 0
             elif isinstance(frame, Closed):
                 self._close_queues()
         return True
@@ -145,9 +145,9 @@ class Observer:
             self._listeners.clear()
 
     def _tick(self) -> None:
-        if not self._pulse.unanswered:
+        if not self._heartbeat.unanswered:
             self._channel.send(Ping())
-        self._pulse.unanswered += 1
+        self._heartbeat.unanswered += 1
         with self._lock:
             look = self._board.look()
             queue = sum(listener.waiting() for listener in self._listeners)
@@ -161,7 +161,7 @@ class Observer:
         )
         self._history.add(time.monotonic(), sample)
 
-    def _weigh(self) -> t.NoReturn:
+    def _sample_memory(self) -> t.NoReturn:
         while True:
             with self._lock:
                 look = self._board.look()
@@ -184,7 +184,7 @@ def main(fd: int) -> t.NoReturn:
     """
     log.set_up()
     spawn.ignore_foreign_signals()
-    or_end(_observe, fd)
+    or_exit(_observe, fd)
     # Threads that wait for clients are no reason to stay.
     os._exit(0)
 
@@ -197,17 +197,19 @@ def _observe(fd: int) -> None:
     if received is None:
         return
     document, board, *sockets = received[1]
-    told = read_document(document)
-    if told["identity"] is not None:
-        privileges.drop(privileges.Identity(*told["identity"]))
-    about = About(told["pid"], told["begun"], tuple(told["addresses"]), _version())
+    config = read_document(document)
+    if config["identity"] is not None:
+        privileges.drop(privileges.Identity(*config["identity"]))
+    about = About(
+        config["pid"], config["begun"], tuple(config["addresses"]), _version()
+    )
     opened = [socket_modes.adopt(one, blocking=False) for one in sockets]
-    doors = dict(zip(told["doors"], opened, strict=False))
-    queues = [Listener(one, "") for one in opened[len(doors) :]]
+    listeners = dict(zip(config["doors"], opened, strict=False))
+    queues = [Listener(one, "") for one in opened[len(listeners) :]]
     observer = Observer(Channel(sock), about, Board(board), queues)
-    if "admin" in doors:
-        site = Site(observer.snapshot, told["token"], told["guarded"])
-        in_background(AdminServer(site, doors["admin"]).run)
-    if "agent" in doors:
-        in_background(Agent(observer.snapshot, doors["agent"]).run)
+    if "admin" in listeners:
+        site = Site(observer.snapshot, config["token"], config["guarded"])
+        in_background(AdminServer(site, listeners["admin"]).run)
+    if "agent" in listeners:
+        in_background(Agent(observer.snapshot, listeners["agent"]).run)
     observer.run()

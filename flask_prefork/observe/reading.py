@@ -95,20 +95,20 @@ class Board:
     def look(self) -> Look:
         """What is there now, with sums that never go down."""
         for _ in range(_TRIES):
-            departed = self._header.departed()
-            look = self._look(departed)
-            if self._header.departed().version == departed.version:
+            exited = self._header.exited()
+            look = self._look(exited)
+            if self._header.exited().version == exited.version:
                 self._last = look
                 return look
         # Workers die so fast that nobody can count them.
         return self._last or look
 
-    def _look(self, departed: ExitedSums) -> Look:
+    def _look(self, exited: ExitedSums) -> Look:
         even, odd = (self._lines(bank) for bank in self._banks)
-        served = departed.sums
+        served = exited.sums
         for parity, (_, records) in enumerate((even, odd)):
             for slot, record in records.items():
-                if not departed.is_in(parity, slot):
+                if not exited.is_in(parity, slot):
                     served = add(served, record)
         figures = self._header.figures()
         return Look(figures, (even[0], odd[0]), (even[1], odd[1]), served)

@@ -29,7 +29,7 @@ _ALWAYS = (
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
 )
-#: Both are said: browsers can ask for a password, programs have a token.
+#: Browsers ask for a password, programs have a token.
 _CHALLENGES = (
     ("WWW-Authenticate", 'Basic realm="flask_prefork", charset="UTF-8"'),
     ("WWW-Authenticate", 'Bearer realm="flask_prefork"'),
@@ -50,17 +50,17 @@ class SiteAnswer(t.NamedTuple):
     more: tuple[tuple[str, str], ...] = ()
 
 
-def _say(status: str, text: str, *more: tuple[str, str]) -> SiteAnswer:
+def _text(status: str, text: str, *more: tuple[str, str]) -> SiteAnswer:
     return SiteAnswer(status, _TEXT, f"{text}\n".encode(), more)
 
 
 class Site:
     """The WSGI app.
 
-    :param look: Takes a snapshot.
-    :param token: What to ask for, if anything.
-    :param guarded: Nobody but this machine's users is to be served, and no page of
-        another site in their browsers.
+    :param look: Takes a snapshot of the server.
+    :param token: The admin token, if one is required.
+    :param guarded: Whether to refuse requests for other host names than this
+        machine's own, which a page of another site may send (DNS rebinding).
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Site:
         self._look = look
         self._token = token
         self._guarded = guarded
-        # Those who only ask whether we are well have no token.
+        # Health checks have no token.
         self._probes = {"/livez": _livez, "/readyz": _readyz}
         self._views = {"/status.json": _status, "/metrics": _metrics}
 
@@ -84,24 +84,28 @@ class Site:
     def _answer(self, environ: WSGIEnvironment) -> SiteAnswer:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _say(
-                "405 Method Not Allowed", "GET and HEAD only", ("Allow", "GET, HEAD")
+            return _text(
+                "405 Method Not Allowed",
+                "Only GET and HEAD are allowed.",
+                ("Allow", "GET, HEAD"),
             )
         if path in self._probes:
             return self._probes[path](self._look())
         if self._token is not None:
-            if not _knows(environ.get("HTTP_AUTHORIZATION", ""), self._token):
-                return _say("401 Unauthorized", "the admin token, please", *_CHALLENGES)
-        elif self._guarded and not _is_own_name(environ.get("HTTP_HOST", "")):
-            return _say(
+            if not _has_token(environ.get("HTTP_AUTHORIZATION", ""), self._token):
+                return _text(
+                    "401 Unauthorized", "The admin token is required.", *_CHALLENGES
+                )
+        elif self._guarded and not _is_local_host(environ.get("HTTP_HOST", "")):
+            return _text(
                 "421 Misdirected Request",
-                "without a token, this is served by its address or as localhost only",
+                "Without --admin-token, use the address or localhost as the host name.",
             )
         if path in self._views:
             return self._views[path](self._look())
         found = page.get(path)
         if found is None:
-            return _say("404 Not Found", "nothing is here")
+            return _text("404 Not Found", "There is no such page.")
         return SiteAnswer("200 OK", *found)
 
 
@@ -115,46 +119,46 @@ def _metrics(snapshot: Snapshot) -> SiteAnswer:
 
 def _livez(snapshot: Snapshot) -> SiteAnswer:
     if not snapshot.responsive:
-        return _say("503 Service Unavailable", "the dispatcher doesn't answer")
+        return _text("503 Service Unavailable", "the dispatcher doesn't answer")
     if not snapshot.staffed:
-        return _say("503 Service Unavailable", "no worker is there")
-    return _say("200 OK", "alive")
+        return _text("503 Service Unavailable", "no worker is there")
+    return _text("200 OK", "alive")
 
 
 def _readyz(snapshot: Snapshot) -> SiteAnswer:
     if snapshot.ready:
-        return _say("200 OK", "ready")
+        return _text("200 OK", "ready")
     if not snapshot.responsive:
         why = "the dispatcher doesn't answer"
     elif snapshot.phase != "serving":
         why = f"the server is {snapshot.phase}"
     else:
         why = "no worker is idle or was in the last seconds"
-    return _say("503 Service Unavailable", why)
+    return _text("503 Service Unavailable", why)
 
 
-def _knows(authorization: str, token: str) -> bool:
-    """Whether the field holds the token, in a time that tells nothing of it."""
-    scheme, _, said = authorization.partition(" ")
-    given = said.strip().encode("latin-1")
+def _has_token(authorization: str, token: str) -> bool:
+    """Whether the header field has the token; compared in constant time."""
+    scheme, _, credentials = authorization.partition(" ")
+    token_sent = credentials.strip().encode("latin-1")
     if scheme.lower() == "basic":
         try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
+            token_sent = base64.b64decode(token_sent, validate=True).partition(b":")[2]
         except ValueError:
             return False
     elif scheme.lower() != "bearer":
         return False
-    return hmac.compare_digest(given, token.encode("ascii"))
+    return hmac.compare_digest(token_sent, token.encode("ascii"))
 
 
-def _is_own_name(host: str) -> bool:
+def _is_local_host(host: str) -> bool:
     """Whether a browser that asks for this host can only mean this machine.
 
-    Any site can give its name our address, and have its pages read what we say:
+    Any site can give its name our address, and have its pages read what we send:
     to the browser that is the same site (DNS rebinding).
     """
     if not host:
-        # A browser tells whom it asks for, always.
+        # Browsers always send a Host field.
         return True
     found = _HOST.fullmatch(host)
     if found is None:

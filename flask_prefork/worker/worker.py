@@ -132,7 +132,7 @@ class Worker:
 
     def ending(self) -> None:
         """The connection's last byte is about to be sent."""
-        self.entry.turn()
+        self.entry.set_about_to_accept()
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
@@ -383,7 +383,7 @@ class Worker:
 
     def _report_busy(self, resumed: bool = False) -> bool:
         """Tell the dispatcher; ``False`` if it is gone. See :class:`.Busy`."""
-        self.entry.take()
+        self.entry.clear_about_to_accept()
         return self.send(Busy(self.generation, self.slot, resumed))
 
     def send(self, frame: Frame) -> bool:

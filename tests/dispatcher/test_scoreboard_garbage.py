@@ -142,10 +142,10 @@ def test_counts_stop_at_the_greatest_that_fits(world: World) -> None:
     world.scribble(bytes(row))
     for _ in range(2):
         dead = world.bank.read(world.worker.slot)
-        with world.summary.departing(1, world.worker.slot, dead, NOW):
+        with world.summary.exited(1, world.worker.slot, dead, NOW):
             pass
     reader = Reader(world.board)
-    sums = reader.departed().sums
+    sums = reader.exited().sums
     assert sums.requests == sums.sent == max(sums.buckets) == 2**64 - 1
     reader.close()
 

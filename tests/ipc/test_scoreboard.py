@@ -125,22 +125,22 @@ def test_who_retires_is_told(bank: Bank) -> None:
     assert not bank.is_retiring(3)
 
 
-def test_endings(bank: Bank) -> None:
+def test_who_is_about_to_accept(bank: Bank) -> None:
     entries = [bank.entry(slot) for slot in range(3)]
-    entries[0].turn()
+    entries[0].set_about_to_accept()
     for _ in range(255):
-        entries[2].turn()
-    assert bank.endings(3) == b"\1\0\xff"
-    assert bank.endings(0) == b""
+        entries[2].set_about_to_accept()
+    assert bank.about_to_accept(3) == b"\1\0\xff"
+    assert bank.about_to_accept(0) == b""
     # Another number, and never that of who isn't about to accept.
-    entries[2].turn()
-    assert bank.endings(3) == b"\1\0\1"
-    entries[0].take()
+    entries[2].set_about_to_accept()
+    assert bank.about_to_accept(3) == b"\1\0\1"
+    entries[0].clear_about_to_accept()
     entries[2].begin(1.0, "GET", "/")
-    assert bank.endings(3) == bytes(3)
-    entries[2].turn()
+    assert bank.about_to_accept(3) == bytes(3)
+    entries[2].set_about_to_accept()
     bank.clear(2)
-    assert bank.endings(3) == bytes(3)
+    assert bank.about_to_accept(3) == bytes(3)
     for entry in entries:
         entry.release()
 
@@ -166,7 +166,7 @@ def test_last_slot_is_inside_of_its_bank(banks: tuple[Bank, Bank]) -> None:
         entry = bank.entry(last)
         entry.enter(number + 1, bank.generation, 0.0)
         entry.begin(1.0, "GET", "t" * 300)
-        entry.turn()
+        entry.set_about_to_accept()
         entry.release()
         bank.set_state(last, "B")
         bank.set_stop(last)
@@ -174,7 +174,7 @@ def test_last_slot_is_inside_of_its_bank(banks: tuple[Bank, Bank]) -> None:
         expected = Record(number + 1, bank.generation, began=1.0, method="GET")
         assert bank.read(last)._replace(target="") == expected
         assert bank.states(MAX_SLOTS)[-1] == "B"
-        assert bank.endings(MAX_SLOTS)[-1] == 1
+        assert bank.about_to_accept(MAX_SLOTS)[-1] == 1
         bank.clear(last)
         assert bank.states(MAX_SLOTS)[-1] == "."
         assert not bank.is_stopped(last)

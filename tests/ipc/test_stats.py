@@ -24,7 +24,7 @@ from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.states import Reason
-from flask_prefork.ipc.stats import last_words
+from flask_prefork.ipc.stats import count_aborted
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
@@ -90,7 +90,7 @@ def test_what_is_written_is_read(header: Header) -> None:
     summary.orders, summary.resumed, summary.parked, summary.spawned = 5, 6, 7, 8
     parts = [Part(4, "current", True), Part(5, "coming", False)]
     for reason in (Reason.EXIT, Reason.EXIT, Reason.RETIRED, None):
-        summary.ended(reason)
+        summary.count_exit(reason)
     header.write(
         20.0, phase=Phase.DRAINING, idle=1, waits=9, reloads=2, parts=tuple(parts)
     )
@@ -110,7 +110,7 @@ def test_before_the_first_turn_there_is_nothing(header: Header) -> None:
     figures = header.reader.figures()
     assert figures.phase is Phase.LOADING
     assert figures.parts == ()
-    assert header.reader.departed().sums == Served()
+    assert header.reader.exited().sums == Served()
 
 
 def test_more_generations_than_there_is_room_for(header: Header) -> None:
@@ -208,37 +208,37 @@ def test_a_reader_beside_a_fast_writer(header: Header) -> None:
 
 
 def test_a_request_that_dies_with_its_worker() -> None:
-    assert last_words(record(), 9.0) == record()
-    words = last_words(record(began=8.0, method="GET", target="/"), 8.3)
-    assert words.requests == 4
-    assert words.classes == (1, 0, 2, 0, 1, 0)
-    assert words.spent == pytest.approx(1.8)
-    assert sum(words.buckets) == 4
-    assert words.buckets[BOUNDS.index(0.5)] == 1
+    assert count_aborted(record(), 9.0) == record()
+    counted = count_aborted(record(began=8.0, method="GET", target="/"), 8.3)
+    assert counted.requests == 4
+    assert counted.classes == (1, 0, 2, 0, 1, 0)
+    assert counted.spent == pytest.approx(1.8)
+    assert sum(counted.buckets) == 4
+    assert counted.buckets[BOUNDS.index(0.5)] == 1
 
 
 def test_an_upgraded_connection_that_ends_with_its_worker() -> None:
     """Its client had what it asked for, and in no time."""
-    words = last_words(record(began=8.0, upgraded=8.3), 5000.0)
-    assert words.requests == 4
-    assert words.classes == (0, 1, 2, 0, 1, 0)
-    assert words.spent == pytest.approx(1.8)
-    assert words.buckets[BOUNDS.index(0.5)] == 1
+    counted = count_aborted(record(began=8.0, upgraded=8.3), 5000.0)
+    assert counted.requests == 4
+    assert counted.classes == (0, 1, 2, 0, 1, 0)
+    assert counted.spent == pytest.approx(1.8)
+    assert counted.buckets[BOUNDS.index(0.5)] == 1
 
 
 def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
     bank = Bank(header.fd, 1)
     entry = bank.entry(3)
     entry.enter(42, 1, 5.0)
-    before = header.reader.departed()
+    before = header.reader.exited()
     assert not before.is_in(1, 3)
-    with header.summary.departing(1, 3, record(), 9.0):
-        between = header.reader.departed()
+    with header.summary.exited(1, 3, record(), 9.0):
+        between = header.reader.exited()
         assert between.is_in(1, 3)
         assert not between.is_in(2, 3), "that is the other bank's"
         assert between.sums == add(Served(), record())
         bank.clear(3)
-    after = header.reader.departed()
+    after = header.reader.exited()
     assert after.sums == between.sums
     # Else the next worker in its place wouldn't count.
     assert not after.is_in(1, 3)
@@ -269,9 +269,9 @@ counts = st.integers(0, 2**40)
 def test_sums(records: list[Record]) -> None:
     with contextlib.closing(Header()) as header:
         for one in records:
-            with header.summary.departing(1, 0, one, 1.0):
+            with header.summary.exited(1, 0, one, 1.0):
                 pass
-        sums = header.reader.departed().sums
+        sums = header.reader.exited().sums
     assert sums.requests == sum(one.requests for one in records)
     assert sums.sent == sum(one.sent for one in records)
     assert sums.spent == pytest.approx(sum(one.spent for one in records))

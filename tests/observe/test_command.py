@@ -18,7 +18,7 @@ from click.testing import Result
 
 from flask_prefork.dispatcher.service import ADMIN_SUFFIX
 from flask_prefork.observe import client
-from flask_prefork.observe import finding
+from flask_prefork.observe import discovery
 from flask_prefork.observe.client import AskError
 from flask_prefork.observe.client import NobodyThere
 from flask_prefork.observe.command import prefork_status
@@ -114,7 +114,7 @@ class PidFile(t.NamedTuple):
 @pytest.fixture
 def pid_file(tmp_path: Path) -> PidFile:
     path = tmp_path / "web.pid"
-    return PidFile(path, Path(f"{path}{finding.SUFFIX}"))
+    return PidFile(path, Path(f"{path}{discovery.SUFFIX}"))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def dead() -> int:
 
 
 def test_the_server_and_the_command_agree_on_the_name() -> None:
-    assert finding.SUFFIX == ADMIN_SUFFIX
+    assert discovery.SUFFIX == ADMIN_SUFFIX
 
 
 def test_by_pid_file(admin: Admin, pid_file: PidFile) -> None:
@@ -418,5 +418,5 @@ def test_other_commands_pay_next_to_nothing() -> None:
 
 
 def test_address_of_a_name() -> None:
-    place = finding.by_address("http://shop.internal")
-    assert place.address == parse("shop.internal:80")
+    server = discovery.by_address("http://shop.internal")
+    assert server.address == parse("shop.internal:80")

@@ -1,4 +1,4 @@
-"""The dispatcher's pulse, as the observer feels it."""
+"""The dispatcher's heartbeat, as the observer feels it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from flask_prefork.observe import process
-from flask_prefork.observe.process import Pulse
+from flask_prefork.observe.process import Heartbeat
 
 needs_proc = pytest.mark.skipif(
     sys.platform != "linux", reason="the system has no proc(5)"
@@ -18,30 +18,30 @@ needs_proc = pytest.mark.skipif(
 
 
 def test_a_pulse() -> None:
-    pulse = Pulse(os.getpid())
-    assert pulse.is_felt()
-    pulse.unanswered = process._PATIENCE - 1
-    assert pulse.is_felt()
-    pulse.unanswered = process._PATIENCE
-    assert not pulse.is_felt()
+    heartbeat = Heartbeat(os.getpid())
+    assert heartbeat.is_responsive()
+    heartbeat.unanswered = process._MAX_UNANSWERED - 1
+    assert heartbeat.is_responsive()
+    heartbeat.unanswered = process._MAX_UNANSWERED
+    assert not heartbeat.is_responsive()
 
 
 @needs_proc
 def test_the_pulse_of_who_is_stopped() -> None:
     with subprocess.Popen(["sleep", "600"]) as child:
-        pulse = Pulse(child.pid)
+        heartbeat = Heartbeat(child.pid)
         try:
-            assert pulse.is_felt()
+            assert heartbeat.is_responsive()
             child.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
-            assert not pulse.is_felt()
+            assert not heartbeat.is_responsive()
             child.send_signal(signal.SIGCONT)
             os.waitid(os.P_PID, child.pid, os.WCONTINUED)
-            assert pulse.is_felt()
+            assert heartbeat.is_responsive()
         finally:
             child.kill()
 
 
 def test_who_cant_be_seen_may_live() -> None:
     """``hidepid`` hides processes of others (proc(5)); pings tell too."""
-    assert Pulse(2**22 + 1).is_felt()
+    assert Heartbeat(2**22 + 1).is_responsive()

@@ -69,7 +69,7 @@ class House:
         """A worker is dead."""
         bank = self.banks[generation]
         record = bank.read(slot)
-        with self.summary.departing(generation, slot, record, self.now):
+        with self.summary.exited(generation, slot, record, self.now):
             bank.clear(slot)
 
     def turn(self, *parts: Part, **more: t.Any) -> None:
@@ -226,9 +226,9 @@ def test_deaths_that_never_pause(house: House) -> None:
     class Restless(Reader):
         turns = 0
 
-        def departed(self) -> ExitedSums:
+        def exited(self) -> ExitedSums:
             self.turns += 1
-            return super().departed()._replace(version=self.turns)
+            return super().exited()._replace(version=self.turns)
 
     house.board._header.close()
     house.board._header = Restless(house.fd)
@@ -237,7 +237,7 @@ def test_deaths_that_never_pause(house: House) -> None:
 
 def test_reasons_of_deaths(house: House) -> None:
     for reason in (Reason.RETIRED, Reason.RETIRED, Reason.MEMORY):
-        house.summary.ended(reason)
+        house.summary.count_exit(reason)
     house.turn()
     totals = house.snapshot().totals
     assert totals.retired == 2

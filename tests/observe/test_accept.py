@@ -8,8 +8,8 @@ import typing as t
 
 import pytest
 
-from flask_prefork.observe import arrivals
-from flask_prefork.observe.arrivals import arrivals as arrive
+from flask_prefork.observe import accept
+from flask_prefork.observe.accept import accept_forever
 
 
 class Listener(socket.socket):
@@ -41,12 +41,12 @@ def test_a_failed_accept(
 ) -> None:
     """Only where others must leave first it isn't tried again at once."""
     slept: list[float] = []
-    monkeypatch.setattr(arrivals.time, "sleep", slept.append)
+    monkeypatch.setattr(accept.time, "sleep", slept.append)
     with Listener() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.errors[:] = [number, number]
-        clients = arrive(listener)
+        clients = accept_forever(listener)
         for _ in range(2):
             with socket.create_connection(listener.getsockname()) as ours:
                 theirs, address = next(clients)

@@ -1,4 +1,4 @@
-"""The observer's door, and clients that would keep others out."""
+"""The server on the admin address, and clients that would keep others out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.observe import door as module
-from flask_prefork.observe.door import AdminServer
+from flask_prefork.observe import admin_server as module
+from flask_prefork.observe.admin_server import AdminServer
 
-#: Nothing that a test waits for takes so long, in seconds, unless it's broken.
+#: Nothing that a test connection for takes so long, in seconds, unless it's broken.
 DEADLINE = 20.0
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -82,7 +82,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
     is_unix = request.param == "unix"
     with Listener(socket.AF_UNIX if is_unix else socket.AF_INET) as listener:
-        listener.bind(str(tmp_path / "door") if is_unix else ("127.0.0.1", 0))
+        listener.bind(str(tmp_path / "admin") if is_unix else ("127.0.0.1", 0))
         listener.listen(128)
         listener.setblocking(False)
         yield listener
@@ -104,35 +104,35 @@ def connect(listener: Listener) -> Iterator[Callable[[bytes], socket.socket]]:
 
 
 @pytest.fixture
-def door(
+def server(
     limits: None, site: Site, listener: Listener, connect: object
 ) -> Iterator[AdminServer]:
     """It lets clients in to the site."""
     before = threading.active_count()
-    door = AdminServer(t.cast(t.Any, site), listener)
+    server = AdminServer(t.cast(t.Any, site), listener)
 
     def run() -> None:
         with contextlib.suppress(Ended):
-            door.run()
+            server.run()
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield door
+    yield server
     listener.last = True
     site.open.set()
     with socket.socket(listener.family) as sock:
         sock.connect(listener.getsockname())
         thread.join()
-    for guest in [*door._inside]:
+    for client in [*server._active]:
         with contextlib.suppress(OSError):
-            guest.sock.shutdown(socket.SHUT_RDWR)
+            client.sock.shutdown(socket.SHUT_RDWR)
     # Who has served is done with the bell as well.
     wait_for(lambda: threading.active_count() <= before)
-    for guest in [*door._back, *door._lobby.values()]:
-        guest.sock.close()
-    door._poller.close()
-    door._ear.close()
-    door._bell.close()
+    for client in [*server._finished, *server._idle.values()]:
+        client.sock.close()
+    server._poller.close()
+    server._wake_up.close()
+    server._wake_up_end.close()
 
 
 def answer(sock: socket.socket) -> bytes:
@@ -170,37 +170,37 @@ Connect = t.Callable[[bytes], socket.socket]
 def test_so_many_are_served_at_once(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: AdminServer,
+    server: AdminServer,
     connect: Connect,
     kept: bool,
 ) -> None:
-    monkeypatch.setattr(module, "STAY", 600.0)
+    monkeypatch.setattr(module, "THREAD_TIME", 600.0)
     ask = ASK if kept else ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    clients = [connect(ask) for _ in range(module.CROWD + 1)]
-    for _ in range(module.CROWD):
+    clients = [connect(ask) for _ in range(module.MAX_THREADS + 1)]
+    for _ in range(module.MAX_THREADS):
         assert site.inside.acquire(timeout=DEADLINE)
-    wait_for(door.crowded)
+    wait_for(server.crowded)
     assert not site.inside.acquire(blocking=False), "the last one waits"
     site.open.set()
     # The last one comes in although others could keep their places.
     assert [answer(client) for client in clients] == [b"ok"] * len(clients)
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("said", [b"", ASK[:-2], ASK])
 def test_who_waits_for_its_client_keeps_nobody_out(
     site: Site, connect: Connect, said: bytes
 ) -> None:
     """Whether it says nothing, not all, or nothing more."""
     site.open.set()
-    others = [connect(said) for _ in range(3 * module.CROWD)]
+    others = [connect(said) for _ in range(3 * module.MAX_THREADS)]
     if said == ASK:
         assert {answer(other) for other in others} == {b"ok"}
     assert answer(connect(ASK)) == b"ok"
     assert all(is_left_waiting(other) for other in others)
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("server")
 def test_a_head_in_pieces(site: Site, connect: Connect) -> None:
     site.open.set()
     client = connect(ASK[:1])
@@ -211,12 +211,12 @@ def test_a_head_in_pieces(site: Site, connect: Connect) -> None:
     assert answer(client) == b"ok"
 
 
-@pytest.mark.usefixtures("door")
-def test_the_lobby_has_a_size(
+@pytest.mark.usefixtures("server")
+def test_the_longest_idle_are_closed(
     monkeypatch: pytest.MonkeyPatch, site: Site, connect: Connect
 ) -> None:
     """Those go that have waited for the longest time."""
-    monkeypatch.setattr(module, "LOBBY", 4)
+    monkeypatch.setattr(module, "MAX_WAITING", 4)
     site.open.set()
     clients = [connect(b"") for _ in range(8)]
     assert answer(connect(ASK)) == b"ok"
@@ -226,30 +226,30 @@ def test_the_lobby_has_a_size(
 
 
 def test_who_does_not_read_its_answer_is_shown_out(
-    site: Site, door: AdminServer, connect: Connect
+    site: Site, server: AdminServer, connect: Connect
 ) -> None:
-    """But only when somebody else waits for the thread."""
+    """But only when somebody else connection for the thread."""
     site.body = bytes(32 << 20)
     site.open.set()
-    for _ in range(module.CROWD):
+    for _ in range(module.MAX_THREADS):
         connect(ASK)
-    for _ in range(module.CROWD):
+    for _ in range(module.MAX_THREADS):
         assert site.inside.acquire(timeout=DEADLINE)
     site.body = b"ok"
     assert answer(connect(ASK)) == b"ok"
 
 
 def test_as_many_are_shown_out_as_wait(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, server: AdminServer, connect: Connect
 ) -> None:
     """The others stay, however long their threads take."""
-    inside = [connect(ASK) for _ in range(module.CROWD)]
+    inside = [connect(ASK) for _ in range(module.MAX_THREADS)]
     for _ in inside:
         assert site.inside.acquire(timeout=DEADLINE)
-    monkeypatch.setattr(module, "STAY", 0.0)
+    monkeypatch.setattr(module, "THREAD_TIME", 0.0)
     clients = [connect(ASK), connect(ASK)]
-    wait_for(lambda: len(door._inside) <= module.CROWD - 2)
-    wait_for(lambda: not door._unplaced())
+    wait_for(lambda: len(server._active) <= module.MAX_THREADS - 2)
+    wait_for(lambda: not server._without_thread())
     site.open.set()
     for client in clients:
         assert answer(client) == b"ok"
@@ -262,7 +262,7 @@ def test_as_many_are_shown_out_as_wait(
 def test_no_descriptor_is_left(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: AdminServer,
+    server: AdminServer,
     listener: Listener,
     connect: Connect,
     number: int,
@@ -270,7 +270,7 @@ def test_no_descriptor_is_left(
     """Who has waited for the longest time makes room."""
     site.open.set()
     oldest = connect(b"")
-    wait_for(lambda: door._lot)
+    wait_for(lambda: server._parked)
     monkeypatch.setattr(Listener, "errors", [number])
     assert answer(connect(ASK)) == b"ok"
     assert oldest.recv(1) == b""
@@ -280,40 +280,40 @@ def test_no_descriptor_is_left(
 def test_a_connection_that_is_gone_again(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
-    door: AdminServer,
+    server: AdminServer,
     connect: Connect,
     number: int,
 ) -> None:
     """It costs nobody else a place."""
     site.open.set()
     oldest = connect(b"")
-    wait_for(lambda: door._lot)
+    wait_for(lambda: server._parked)
     monkeypatch.setattr(Listener, "errors", [number])
     assert answer(connect(ASK)) == b"ok"
     assert is_left_waiting(oldest)
 
 
 def test_who_takes_too_long_is_told(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, server: AdminServer, connect: Connect
 ) -> None:
     """If it has said anything."""
     hasty = dataclasses.replace(module._LIMITS, header_timeout=0.05)
     monkeypatch.setattr(module, "_LIMITS", hasty)
-    monkeypatch.setattr(door._server, "limits", hasty)
+    monkeypatch.setattr(server._server, "limits", hasty)
     assert connect(ASK[:-2]).recv(12) == b"HTTP/1.1 408"
     assert connect(b"").recv(12) == b""
 
 
 def test_a_full_house_sends_nobody_away(
-    monkeypatch: pytest.MonkeyPatch, site: Site, door: AdminServer, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, site: Site, server: AdminServer, connect: Connect
 ) -> None:
     """Those who wait for a thread don't cost the others their place."""
-    monkeypatch.setattr(module, "LOBBY", 8)
+    monkeypatch.setattr(module, "MAX_WAITING", 8)
     monkeypatch.setattr(module, "_BATCH", 1)
-    monkeypatch.setattr(module, "STAY", 600.0)
+    monkeypatch.setattr(module, "THREAD_TIME", 600.0)
     silent = [connect(b"") for _ in range(4)]
-    clients = [connect(ASK) for _ in range(module.CROWD + 8)]
-    wait_for(lambda: len(door._lot.ready) == 8)
+    clients = [connect(ASK) for _ in range(module.MAX_THREADS + 8)]
+    wait_for(lambda: len(server._parked.ready) == 8)
     clients.append(connect(ASK))
     # It isn't let in before the others were.
     site.open.set()
@@ -321,11 +321,11 @@ def test_a_full_house_sends_nobody_away(
     assert all(map(is_left_waiting, silent))
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("server")
 def test_requests_in_a_row_take_turns(site: Site, connect: Connect) -> None:
     """All are answered, though none keeps its thread while others wait."""
     site.open.set()
-    clients = [connect(40 * ASK) for _ in range(2 * module.CROWD)]
+    clients = [connect(40 * ASK) for _ in range(2 * module.MAX_THREADS)]
     for client in clients:
         with client.makefile("rb") as file:
             heads = [*iter_answers(file, 40)]

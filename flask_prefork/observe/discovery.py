@@ -20,10 +20,10 @@ from .client import Reply
 #: What the file beside the pid file is called (``dispatcher/service.py`` writes it).
 SUFFIX = ".admin"
 #: What is longer is neither a number nor an address.
-_MOST = 4096
+_MAX_SIZE = 4096
 
 
-class Place(t.NamedTuple):
+class RunningServer(t.NamedTuple):
     """Where a server is to be asked.
 
     :param address: Its admin address.
@@ -43,8 +43,8 @@ class Place(t.NamedTuple):
         try:
             answer = ask(self.address, token)
         except NobodyThere:
-            if self.pid and not _lives(self.pid):
-                raise NobodyThere(_stale(self.pid_file, self.pid)) from None
+            if self.pid and not _is_running(self.pid):
+                raise NobodyThere(_stale_message(self.pid_file, self.pid)) from None
             raise
         if self.pid and answer.snapshot.pid != self.pid:
             raise AskError(
@@ -54,21 +54,21 @@ class Place(t.NamedTuple):
         return answer
 
 
-def by_address(text: str) -> Place:
+def by_address(text: str) -> RunningServer:
     """Find the server that has an admin address.
 
     :param text: As ``--admin`` has it, or as an ``http`` URL.
     :raises ValueError: If it is no address.
     """
     if "://" in text and not text.startswith("unix:"):
-        text = _inside(text)
+        text = _host_and_port(text)
     address = parse(text)
     if not (address.path or address.port):
         raise ValueError("0 is any free port; give the one that the server has told")
-    return Place(address)
+    return RunningServer(address)
 
 
-def _inside(url: str) -> str:
+def _host_and_port(url: str) -> str:
     """The host and the port of a URL."""
     scheme, host, path, query, fragment = urlsplit(url)
     if scheme != "http" or not host:
@@ -78,7 +78,7 @@ def _inside(url: str) -> str:
     return host if urlsplit(url).port is not None else f"{host.rstrip(':')}:80"
 
 
-def by_pid_file(path: str) -> Place:
+def by_pid_file(path: str) -> RunningServer:
     """Find the server that has written a pid file.
 
     :raises AskError: If it can't be found that way.
@@ -94,12 +94,12 @@ def by_pid_file(path: str) -> Place:
         raise AskError(f"{path} is no pid file: there is no number in it.")
     pid = int(text)
     try:
-        return Place(parse(_read(path + SUFFIX).strip()), path, pid)
+        return RunningServer(parse(_read(path + SUFFIX).strip()), path, pid)
     except FileNotFoundError:
         raise AskError(
             f"The server {pid} was started without --admin, so it can't be asked."
-            if _lives(pid)
-            else _stale(path, pid)
+            if _is_running(pid)
+            else _stale_message(path, pid)
         ) from None
     except ValueError as e:
         raise AskError(f"{path}{SUFFIX} is wrong: {e}.") from None
@@ -113,14 +113,14 @@ def _read(path: str) -> str:
     """
     try:
         with open(path, "rb") as file:
-            return file.read(_MOST).decode("utf-8", "surrogateescape")
+            return file.read(_MAX_SIZE).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise
     except OSError as e:
         raise AskError(f"Can't read {path}: {e.strerror}.") from None
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -131,5 +131,5 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _stale(path: str, pid: int) -> str:
+def _stale_message(path: str, pid: int) -> str:
     return f"The pid file {path} is stale: there is no process {pid}."

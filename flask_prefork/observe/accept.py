@@ -15,7 +15,7 @@ from collections.abc import Iterator
 _PAUSE = 1.0
 
 
-def arrivals(listener: socket.socket) -> Iterator[tuple[socket.socket, t.Any]]:
+def accept_forever(listener: socket.socket) -> Iterator[tuple[socket.socket, t.Any]]:
     """Wait for each next connection, for ever.
 
     :param listener: A listening socket; several processes may hold it.
@@ -26,10 +26,10 @@ def arrivals(listener: socket.socket) -> Iterator[tuple[socket.socket, t.Any]]:
     while True:
         poll.poll()
         try:
-            arrived = listener.accept()
+            accepted = listener.accept()
         except (BlockingIOError, ConnectionError):
             continue  # it left, or another process was quicker
         except OSError:
             time.sleep(_PAUSE)
             continue
-        yield arrived
+        yield accepted
