@@ -25,15 +25,15 @@ _MOST = 64 * 2**20
 
 
 class AskError(Exception):
-    """Why the server can't be asked, in one sentence for the user."""
+    """Why there is no status, in one sentence for the user."""
 
 
 class NobodyThere(AskError):
-    """Nobody listens on the address."""
+    """Nothing listens on the address."""
 
 
 class Reply(t.NamedTuple):
-    """What the server said.
+    """The server's response.
 
     :param data: As it was sent.
     :param snapshot: As it was meant.
@@ -73,20 +73,20 @@ def ask(address: Address, token: str | None = None) -> Reply:
         status, data = _get(address, token)
     except (ConnectionRefusedError, FileNotFoundError):
         raise NobodyThere(
-            f"Nobody listens on {address}: the server isn't running, or was started"
+            f"Nothing listens on {address}: the server isn't running, or was started"
             " with another --admin."
         ) from None
     except TimeoutError:
-        raise AskError(f"No answer from {address} in {_PATIENCE:g} seconds.") from None
+        raise AskError(f"No response from {address} within {_PATIENCE:g} s.") from None
     except OSError as e:
-        raise AskError(f"Can't ask {address}: {e.strerror or e}.") from None
+        raise AskError(f"Can't connect to {address}: {e.strerror or e}.") from None
     except HTTPException:
-        raise AskError(_foreign(address, "no HTTP")) from None
+        raise AskError(_foreign(address, "it isn't HTTP")) from None
     if status == HTTPStatus.UNAUTHORIZED:
         raise AskError(
-            f"The server at {address} doesn't take this --admin-token."
+            f"The server at {address} rejects this --admin-token."
             if token
-            else f"The server at {address} wants a token; give it by --admin-token or"
+            else f"The server at {address} requires a token; set --admin-token or"
             " FLASK_PREFORK_RUN_ADMIN_TOKEN."
         )
     if status != HTTPStatus.OK:
@@ -109,6 +109,6 @@ def _get(address: Address, token: str | None) -> tuple[int, bytes]:
 
 def _foreign(address: Address, what: str) -> str:
     return (
-        f"What answers on {address} isn't flask_prefork's status ({what}); give the"
+        f"The response from {address} isn't flask_prefork's status ({what}); use the"
         " address of the server's --admin, not the app's."
     )

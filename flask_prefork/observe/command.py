@@ -29,7 +29,7 @@ class _Seconds(click.FloatRange):
         return number
 
 
-@click.command("prefork-status", short_help="Show how a running server fares.")
+@click.command("prefork-status", short_help="Show the status of a running server.")
 @click.option(
     "--admin",
     metavar="ADDRESS",
@@ -47,16 +47,16 @@ class _Seconds(click.FloatRange):
     "--admin-token",
     metavar="TOKEN",
     envvar=f"{_PREFIX}ADMIN_TOKEN",
-    help="The server's --admin-token. Others see what is on a command line; its"
+    help="The server's --admin-token. Other users can read the command line; the"
     " variable is safer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the server's own JSON.")
-@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the status until Ctrl-C.")
 @click.option(
     "--interval",
     type=_Seconds(0.1, 3600),
     metavar="SECONDS",
-    help="The time between two looks of --watch. [default: 1]",
+    help="The time between two refreshes of --watch. [default: 1]",
 )
 def prefork_status(
     admin: str | None,
@@ -66,17 +66,17 @@ def prefork_status(
     watch: bool,
     interval: float | None,
 ) -> None:
-    """Show how a running server fares: its pool, its queue, and each worker.
+    """Show the status of a running server: its pool, its queue, and each worker.
 
-    The server has to be started with --admin. It is found by --admin or --pid here,
-    or by the variables FLASK_PREFORK_RUN_ADMIN and FLASK_PREFORK_RUN_PID. It answers
-    also while all its workers are busy.
+    The server must have been started with --admin. It is found by --admin or --pid, or
+    by the variables FLASK_PREFORK_RUN_ADMIN and FLASK_PREFORK_RUN_PID. It answers even
+    while all its workers are busy.
 
-    The exit status is 0 if it answered, 1 if it couldn't be asked, and 2 if the
-    command is used wrongly.
+    The exit status is 0 if it answered, 1 if it didn't, and 2 if the command is used
+    wrongly.
     """
     if watch and as_json:
-        raise click.UsageError("--json prints one look; give it without --watch.")
+        raise click.UsageError("--json prints the status once; use it without --watch.")
     if interval is not None and not watch:
         raise click.UsageError("--interval has no effect without --watch.")
     if admin_token and not (admin_token.isascii() and admin_token.isprintable()):
@@ -101,14 +101,14 @@ def _find(admin: str | None, pid_file: str | None) -> RunningServer:
     from . import discovery
 
     source = click.get_current_context().get_parameter_source
-    said = {n for n in ("admin", "pid_file") if source(n) is _COMMAND_LINE}
-    if len(said) == 2:
-        raise click.UsageError("--admin and --pid both tell the server; give one.")
-    if pid_file is not None and (admin is None or said == {"pid_file"}):
+    given = {n for n in ("admin", "pid_file") if source(n) is _COMMAND_LINE}
+    if len(given) == 2:
+        raise click.UsageError("--admin and --pid both name the server; use only one.")
+    if pid_file is not None and (admin is None or given == {"pid_file"}):
         return discovery.by_pid_file(pid_file)
     if admin is None:
         raise click.UsageError(
-            "Which server? Give its --admin address or its --pid file, or set"
+            "Name the server by its --admin address or its --pid file, or set"
             f" {_PREFIX}ADMIN or {_PREFIX}PID."
         )
     try:

@@ -24,10 +24,10 @@ _MAX_SIZE = 4096
 
 
 class RunningServer(t.NamedTuple):
-    """Where a server is to be asked.
+    """A server that may run.
 
     :param address: Its admin address.
-    :param pid_file: The pid file that led there, if one did.
+    :param pid_file: The pid file that it was found by, if any.
     :param pid: The pid in it.
     """
 
@@ -38,7 +38,7 @@ class RunningServer(t.NamedTuple):
     def ask(self, token: str | None = None) -> Reply:
         """Ask the server for its status.
 
-        :raises AskError: If it can't be asked, or is another one's.
+        :raises AskError: If there is no status, or another server's.
         """
         try:
             answer = ask(self.address, token)
@@ -48,8 +48,8 @@ class RunningServer(t.NamedTuple):
             raise
         if self.pid and answer.snapshot.pid != self.pid:
             raise AskError(
-                f"The pid file {self.pid_file} is stale: it says {self.pid}, but the"
-                f" server at {self.address} is {answer.snapshot.pid}."
+                f"The pid file {self.pid_file} is stale: it has {self.pid}, but the pid"
+                f" of the server at {self.address} is {answer.snapshot.pid}."
             )
         return answer
 
@@ -64,7 +64,7 @@ def by_address(text: str) -> RunningServer:
         text = _host_and_port(text)
     address = parse(text)
     if not (address.path or address.port):
-        raise ValueError("0 is any free port; give the one that the server has told")
+        raise ValueError("0 stands for any free port; use the one that the log shows")
     return RunningServer(address)
 
 
@@ -72,7 +72,7 @@ def _host_and_port(url: str) -> str:
     """The host and the port of a URL."""
     scheme, host, path, query, fragment = urlsplit(url)
     if scheme != "http" or not host:
-        raise ValueError(f"{url!r} is no http:// or unix: URL")
+        raise ValueError(f"{url!r} is not an http:// or unix: URL")
     if path.strip("/") or query or fragment:
         raise ValueError(f"{url!r} has more than a host and a port")
     return host if urlsplit(url).port is not None else f"{host.rstrip(':')}:80"
@@ -91,18 +91,18 @@ def by_pid_file(path: str) -> RunningServer:
             " another one."
         ) from None
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise AskError(f"{path} is no pid file: there is no number in it.")
+        raise AskError(f"{path} is not a pid file: it has no number in it.")
     pid = int(text)
     try:
         return RunningServer(parse(_read(path + SUFFIX).strip()), path, pid)
     except FileNotFoundError:
         raise AskError(
-            f"The server {pid} was started without --admin, so it can't be asked."
+            f"The server {pid} was started without --admin, so it serves no status."
             if _is_running(pid)
             else _stale_message(path, pid)
         ) from None
     except ValueError as e:
-        raise AskError(f"{path}{SUFFIX} is wrong: {e}.") from None
+        raise AskError(f"{path}{SUFFIX} is invalid: {e}.") from None
 
 
 def _read(path: str) -> str:

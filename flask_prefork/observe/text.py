@@ -24,9 +24,9 @@ from .snapshot import Snapshot
 from .snapshot import STATES
 from .snapshot import WorkerView
 
-#: What rates are told over, in seconds, as far as the history reaches.
+#: What rates are shown for, in seconds, as far as the history reaches.
 _WINDOWS = (10, 60, 300)
-#: What latencies are told over, in seconds.
+#: What latencies are shown for, in seconds.
 _LATENCY_WINDOW = 60
 #: Samples come about once a second.
 _LATE = 1.0
@@ -142,7 +142,7 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
     if snapshot.memory_budget:
         paragraphs["memory"] = (
             f"{size(snapshot.memory)} of {size(snapshot.memory_budget)},"
-            f" {snapshot.totals.shortages:,} times all of it"
+            f" {snapshot.totals.shortages:,} times exhausted"
         )
     for title, text in paragraphs.items():
         alarming = title == "saturated" and snapshot.saturated

@@ -82,7 +82,7 @@ def test_by_every_way(serve: Serve, cwd: Path, tmp_path: Path) -> None:
         assert server.url in finished.output
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
-    assert status(cwd, "--admin", address).errors[0].startswith("Nobody listens on")
+    assert status(cwd, "--admin", address).errors[0].startswith("Nothing listens on")
     assert status(cwd, "--pid", pid_file).errors[0].startswith("There is no pid file")
 
 
@@ -116,7 +116,7 @@ def test_a_server_without_admin(serve: Serve, cwd: Path, tmp_path: Path) -> None
     finished = status(cwd, "--pid", pid_file)
     assert finished.status == 1
     assert finished.errors == [
-        f"The server {server.pid} was started without --admin, so it can't be asked."
+        f"The server {server.pid} was started without --admin, so it serves no status."
     ]
 
 
@@ -129,9 +129,9 @@ def test_the_apps_address_is_not_the_servers(serve: Serve, cwd: Path) -> None:
 
 def test_the_token(serve: Serve, cwd: Path) -> None:
     address = told_address(serve("held", "--admin", "0", "--admin-token", TOKEN))
-    assert "wants a token" in status(cwd, "--admin", address).errors[0]
+    assert "requires a token" in status(cwd, "--admin", address).errors[0]
     wrong = status(cwd, "--admin", address, "--admin-token", TOKEN + "!")
-    assert "doesn't take this" in wrong.errors[0]
+    assert "rejects this" in wrong.errors[0]
     assert status(cwd, "--admin", address, "--admin-token", TOKEN).status == 0
     assert status(cwd, ADMIN=address, ADMIN_TOKEN=TOKEN).status == 0
 

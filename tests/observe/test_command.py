@@ -151,19 +151,19 @@ def test_the_command_line_goes_before_the_environment(
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ([], "Which server? Give its --admin address or its --pid file"),
-        (["--admin", "1", "--pid", "x"], "both tell the server; give one"),
+        ([], "Name the server by its --admin address or its --pid file"),
+        (["--admin", "1", "--pid", "x"], "both name the server; use only one"),
         (["--admin", "shop"], "'shop' is no address; give PORT, HOST:PORT"),
         (["--admin", ""], "'' is no address; give PORT, HOST:PORT"),
-        (["--admin", "0"], "0 is any free port; give the one that the server"),
+        (["--admin", "0"], "0 stands for any free port; use the one that the"),
         (["--admin", "70000"], "70000 is no port"),
-        (["--admin", "https://shop:1"], "is no http:// or unix: URL"),
-        (["--admin", "http://"], "is no http:// or unix: URL"),
+        (["--admin", "https://shop:1"], "is not an http:// or unix: URL"),
+        (["--admin", "http://"], "is not an http:// or unix: URL"),
         (["--admin", "http://shop:1/x"], "has more than a host and a port"),
         (["--admin", "http://me:secret@shop:1"], "is no address; give PORT"),
         (["--admin", "http://[::1"], "Invalid value for '--admin'"),
         (["--admin", "unix:"], "has no path"),
-        (["--admin", "1", "--json", "--watch"], "--json prints one look"),
+        (["--admin", "1", "--json", "--watch"], "--json prints the status once"),
         (["--admin", "1", "--interval", "2"], "has no effect without --watch"),
         (["--admin", "1", "--watch", "--interval", "0"], "not in the range"),
         (["--admin", "1", "--watch", "--interval", "nan"], "not a number of seconds"),
@@ -174,13 +174,13 @@ def test_wrong_use(args: list[str], told: str) -> None:
     assert told in error(run(*args), status=2)
 
 
-# Servers that can't be asked
+# Servers without a status
 
 
 @pytest.mark.parametrize("args", [[], ["--json"], ["--watch"]])
 def test_nobody_is_there(nobody: str, args: list[str]) -> None:
     assert error(run("--admin", nobody, *args)) == (
-        f"Nobody listens on {nobody}: the server isn't running, or was started with"
+        f"Nothing listens on {nobody}: the server isn't running, or was started with"
         " another --admin."
     )
 
@@ -188,23 +188,23 @@ def test_nobody_is_there(nobody: str, args: list[str]) -> None:
 def test_nobody_is_there_by_unix_socket(tmp_path: Path) -> None:
     path = f"{tmp_path}/admin.sock"
     assert error(run("--admin", f"unix:{path}")).startswith(
-        f"Nobody listens on unix:{path}: "
+        f"Nothing listens on unix:{path}: "
     )
     # A socket that a killed server has left.
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
-    assert error(run("--admin", f"unix:{path}")).startswith("Nobody listens")
+    assert error(run("--admin", f"unix:{path}")).startswith("Nothing listens")
 
 
 def test_a_file_that_is_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     path.touch()
-    assert error(run("--admin", f"unix:{path}")).startswith("Nobody listens")
+    assert error(run("--admin", f"unix:{path}")).startswith("Nothing listens")
 
 
 def test_an_impossible_socket() -> None:
     told = error(run("--admin", f"unix:/{'a' * 300}"))
-    assert told.startswith("Can't ask unix:/aaa")
+    assert told.startswith("Can't connect to unix:/aaa")
     assert told.endswith(": AF_UNIX path too long.")
 
 
@@ -212,7 +212,7 @@ def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_PATIENCE", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         at = "127.0.0.1:{1}".format(*sock.getsockname())
-        assert error(run("--admin", at)) == f"No answer from {at} in 0.01 seconds."
+        assert error(run("--admin", at)) == f"No response from {at} within 0.01 s."
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_not_our_server(admin: Admin, status: int, body: bytes, told: str) -> No
     admin.status, admin.body = status, body
     for args in ([], ["--json"]):
         said = error(run("--admin", admin.url, *args))
-        assert said.startswith(f"What answers on {admin.url} isn't flask_prefork's")
+        assert said.startswith(f"The response from {admin.url} isn't flask_prefork's")
         assert told in said
-        assert said.endswith("give the address of the server's --admin, not the app's.")
+        assert said.endswith("use the address of the server's --admin, not the app's.")
 
 
 @pytest.mark.parametrize("raw", [b"220 mail.example ESMTP\r\n", b"\0" * 9, b""])
@@ -245,11 +245,11 @@ def test_no_http(admin: Admin, raw: bytes) -> None:
 def test_a_token_is_wanted(admin: Admin) -> None:
     admin.status = 401
     assert error(run("--admin", admin.url)) == (
-        f"The server at {admin.url} wants a token; give it by --admin-token or"
+        f"The server at {admin.url} requires a token; set --admin-token or"
         " FLASK_PREFORK_RUN_ADMIN_TOKEN."
     )
     assert error(run("--admin", admin.url, "--admin-token", TOKEN)) == (
-        f"The server at {admin.url} doesn't take this --admin-token."
+        f"The server at {admin.url} rejects this --admin-token."
     )
 
 
@@ -272,7 +272,7 @@ def test_no_pid_file(pid_file: PidFile) -> None:
 @pytest.mark.parametrize("text", ["", "\n", "shop\n", "-1\n", "0\n", "\xff", "1 2"])
 def test_no_number(pid_file: PidFile, text: str) -> None:
     pid_file.path.write_text(text, "latin-1")
-    told = f"{pid_file.path} is no pid file: there is no number in it."
+    told = f"{pid_file.path} is not a pid file: it has no number in it."
     assert error(run("--pid", str(pid_file.path))) == told
 
 
@@ -284,7 +284,7 @@ def test_a_directory(tmp_path: Path) -> None:
 def test_a_server_without_admin(pid_file: PidFile) -> None:
     pid_file.write(os.getpid(), None)
     assert error(run("--pid", str(pid_file.path))) == (
-        f"The server {os.getpid()} was started without --admin, so it can't be asked."
+        f"The server {os.getpid()} was started without --admin, so it serves no status."
     )
 
 
@@ -301,7 +301,7 @@ def test_a_stale_pid_file_whose_number_lives_again(
     pid_file: PidFile, nobody: str
 ) -> None:
     pid_file.write(os.getpid(), nobody)
-    assert error(run("--pid", str(pid_file.path))).startswith("Nobody listens on")
+    assert error(run("--pid", str(pid_file.path))).startswith("Nothing listens on")
 
 
 def test_a_pid_file_that_leads_to_another_server(
@@ -309,15 +309,15 @@ def test_a_pid_file_that_leads_to_another_server(
 ) -> None:
     pid_file.write(1, admin.url)
     assert error(run("--pid", str(pid_file.path))) == (
-        f"The pid file {pid_file.path} is stale: it says 1, but the server at"
-        f" {admin.url} is 3003."
+        f"The pid file {pid_file.path} is stale: it has 1, but the pid of the"
+        f" server at {admin.url} is 3003."
     )
 
 
 def test_an_address_file_with_something_else(pid_file: PidFile) -> None:
     pid_file.write(os.getpid(), "shop")
     told = error(run("--pid", str(pid_file.path)))
-    assert told.startswith(f"{pid_file.beside} is wrong: 'shop' is no address")
+    assert told.startswith(f"{pid_file.beside} is invalid: 'shop' is no address")
 
 
 # What is shown

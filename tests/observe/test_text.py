@@ -51,7 +51,7 @@ def test_one_look() -> None:
 
 def test_memory_is_shown_with_a_budget_for_it() -> None:
     budget = replace(SAMPLE, memory=5 * 2**28, memory_budget=2**31)
-    assert "\nmemory     1.2 GiB of 2.0 GiB, 0 times all of it\n" in render(budget)
+    assert "\nmemory     1.2 GiB of 2.0 GiB, 0 times exhausted\n" in render(budget)
 
 
 @given(snapshots, st.integers(22, 300))
