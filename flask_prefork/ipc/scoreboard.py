@@ -1,13 +1,59 @@
-"""The scoreboard: what every worker does, in memory that all processes share.
+"""The scoreboard: the state and the counters of every worker, in shared memory.
 
-The dispatcher makes it, passes it to each zygote by descriptor, and the
-workers inherit it. Every field has one writer, and readers never lock.
+The dispatcher creates the file (:func:`create`) before the first zygote is loaded. Each
+zygote gets its descriptor in a frame, and its workers inherit the mapping. The observer
+gets the descriptor, too, and maps it for reading only.
 
-The file begins with a header, in which the dispatcher tells of the server as a
-whole (:mod:`.stats`). Then it has a bank for each of the two generations that may
-live at once, found by the generation's parity: columns of a byte for each slot, then
-for each slot a record that its worker writes (:mod:`.records`). The columns are
-contiguous so that "is a lower-numbered worker idle" is one ``find``.
+The file begins with a header (:mod:`.stats`). Then there is a bank for each of the two
+generations that may have workers at once, chosen by the generation's parity. A bank has
+columns with a byte for each slot, and after them a record for each slot
+(:mod:`.records`). The columns are contiguous, so "is a lower-numbered worker idle" is
+one ``find``.
+
+Who writes what, and when:
+
+dispatcher
+    * the header: once per turn of its loop (``loop.py``), and around the exit of a
+      worker (``workers.py``);
+    * a slot's state: at each transition (``workers.py``, by ``pool.py``);
+    * a slot's request to end its standing order: when the worker is to be replaced or
+      to finish (``workers.py``);
+    * the bank's flags *others wait* and *draining* (``generation.py``);
+    * all of a slot, its record included: before a worker is started in it and when one
+      has exited (:meth:`Bank.clear`), at which times no process writes there.
+
+worker
+    * its own record: when it starts, accepts, and at the turns of a request
+      (``worker/worker.py``);
+    * its byte in the column *about to accept*: before the last byte of a response is
+      sent, and when it has accepted or is idle.
+
+zygote
+    * nothing.
+
+A process that the app has forked writes nothing either: it is given an empty mapping
+(:meth:`Bank.detach`), because it may run the code of the worker that it is a copy of.
+
+Who reads what:
+
+* workers read the states of the slots below theirs, their own slot's columns, and the
+  flags, between two connections;
+* the dispatcher reads the column *about to accept* when a connection waits, and records
+  when it checks for timeouts or a worker has exited;
+* a zygote whose dispatcher is dead reads records, to log aborted requests
+  (``zygote/orphans.py``);
+* the observer reads everything, for each request and once a second.
+
+What must never be done here:
+
+* Lock, or wait for a writer: it may be stopped or killed at any moment. Each field has
+  one writer. A number is one word or one byte, which is written at once; the header,
+  where several numbers belong together, is there twice.
+* Write to another process's fields.
+* Trust a record: its worker runs the app's code, which may write anything. Readers get
+  numbers that they can calculate with from :func:`.records.read`; a pid from there is
+  never sent a signal.
+* Change the file's size: it is sealed, because to read beyond its end is ``SIGBUS``.
 """
 
 from __future__ import annotations
@@ -33,9 +79,9 @@ _OTHERS = _ABOUT_TO_ACCEPT + MAX_SLOTS
 _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
-#: The dispatcher's header before the banks: see :mod:`.stats`.
+#: The dispatcher's header, before the banks (:mod:`.stats`).
 HEADER_SIZE = mmap.PAGESIZE
-#: Its size is for good (``fcntl(2)``); only Linux has these.
+#: They make its size final (``fcntl(2)``); only Linux has them.
 _SEALS = sum(
     getattr(fcntl, name, 0) for name in ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
 )
@@ -43,14 +89,14 @@ SIZE = HEADER_SIZE + 2 * _BANK_SIZE
 
 
 def create() -> int:
-    """Make the shared file.
+    """Create the shared file.
 
     :return: Its descriptor. It has no name.
     """
     fd = memory_file.create("flask_prefork")
     os.ftruncate(fd, SIZE)
     if _SEALS:
-        # A worker that cuts it short would end everybody who reads it (SIGBUS).
+        # If a worker truncated it, every reader would get SIGBUS.
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
@@ -61,7 +107,7 @@ class Bank:
 
     :param fd: The file; the mapping stays when it is closed.
     :param generation: The generation's number.
-    :param access: ``mmap.ACCESS_READ`` for who only looks.
+    :param access: ``mmap.ACCESS_READ`` for the observer.
     """
 
     def __init__(
@@ -77,7 +123,7 @@ class Bank:
         self._draining = self._base + _DRAINING
 
     def reset(self) -> None:
-        """Clear what a generation of the same parity has left."""
+        """Clear the flags that an earlier generation of the same parity has set."""
         self._map[self._others] = self._map[self._draining] = 0
 
     def close(self) -> None:
@@ -85,14 +131,14 @@ class Bank:
         self._map.close()
 
     def detach(self) -> None:
-        """Go on with a clean mapping that nobody shares."""
+        """Replace the mapping by an empty one that nobody shares."""
         self._map.close()
         self._map = mmap.mmap(-1, SIZE)
 
     # The dispatcher's columns
 
     def clear(self, slot: int) -> None:
-        """Make the slot's place clean for its next worker."""
+        """Clear the slot for its next worker."""
         self._map[self._states + slot] = ord(".")
         self._map[self._stops + slot] = 0
         self._map[self._about_to_accept + slot] = 0
@@ -104,7 +150,7 @@ class Bank:
         self._map[self._states + slot] = ord(letter)
 
     def set_stop(self, slot: int) -> None:
-        """Ask the worker to take no more connections on its standing order."""
+        """Ask the worker to accept no more under its standing order."""
         self._map[self._stops + slot] = 1
 
     def set_others_wait(self, wait: bool) -> None:
@@ -112,7 +158,7 @@ class Bank:
         self._map[self._others] = wait
 
     def set_draining(self) -> None:
-        """Show that the server stops: no connection is to be kept alive."""
+        """Show that the server drains: no connection is to be kept alive."""
         self._map[self._draining] = 1
 
     def about_to_accept(self, slot: int) -> bytes:
@@ -123,10 +169,10 @@ class Bank:
         """The letters of the first slots; those never used are NUL."""
         return self._map[self._states : self._states + count].decode("latin-1")
 
-    # The worker's questions
+    # What the worker reads
 
     def lower_is_idle(self, slot: int) -> bool:
-        """Whether a worker with a lower number waits for orders."""
+        """Whether a worker with a lower number is idle."""
         return self._map.find(_IDLE, self._states, self._states + slot) >= 0
 
     def is_stopped(self, slot: int) -> bool:
@@ -134,7 +180,7 @@ class Bank:
         return self._map[self._stops + slot] != 0
 
     def is_retiring(self, slot: int) -> bool:
-        """Whether the worker was told to end."""
+        """Whether the worker was asked to retire."""
         return self._map[self._states + slot] == _RETIRING
 
     def others_wait(self) -> bool:
@@ -142,7 +188,7 @@ class Bank:
         return self._map[self._others] != 0
 
     def is_draining(self) -> bool:
-        """Whether the server stops."""
+        """Whether the server drains."""
         return self._map[self._draining] != 0
 
     # The worker's record

@@ -44,21 +44,21 @@ class Settings:
         int, 2, unit="workers", least=1, most=MAX_SLOTS,
     )  # fmt: skip
     max_idle: int = _row(
-        "Retire idle workers above this number when they weren't needed for"
+        "Retire idle workers above this number when they haven't been needed for"
         " the idle timeout.",
         int, default_text="twice min-idle", unit="workers", least=1, most=MAX_SLOTS,
     )  # fmt: skip
     min_workers: int = _row(
-        "Never fewer workers than this.",
+        "Run at least this many workers.",
         int, default_text="min-idle", unit="workers", least=1, most=MAX_SLOTS,
     )  # fmt: skip
     max_workers: int = _row(
-        "Never more workers than this.",
+        "Run at most this many workers.",
         int, default_text="40, or min-idle if that is more", unit="workers",
         least=1, most=MAX_SLOTS, fallback="WEB_CONCURRENCY",
     )  # fmt: skip
     idle_timeout: float = _row(
-        "A worker that was needed at no moment of this time is surplus.",
+        "A worker that hasn't been needed for this long is surplus.",
         float, 10.0, unit="seconds", least=0.1, most=86400 * 365,
     )  # fmt: skip
     max_requests: int = _row(
@@ -66,18 +66,18 @@ class Settings:
         int, 0, unit="requests", least=0,
     )  # fmt: skip
     max_requests_jitter: int = _row(
-        "Add a random number up to this to max-requests, for each worker.",
+        "Add a random number up to this to max-requests, for each worker separately.",
         int, 0, unit="requests", least=0,
     )  # fmt: skip
     max_worker_memory: str | None = _row(
-        "Replace a worker that has more memory for itself than this, as 200M, when it"
-        " is idle; 0 is never.",
+        "Replace a worker whose private memory exceeds this, such as 200M, as soon as"
+        " it is idle; 0 is never.",
         str, default_text="never", size=True,
     )  # fmt: skip
     memory_budget: str | None = _row(
-        "Start no workers, and retire idle ones, when zygote and workers together have"
-        " more memory than this, as 2G; auto is by the control group's limit; 0 is no"
-        " limit.",
+        "Start no workers, and retire idle ones, while zygote and workers together use"
+        " more memory than this, such as 2G; auto follows the control group's limit; 0"
+        " is no limit.",
         str, default_text="no limit", size=True, words=("auto",),
     )  # fmt: skip
     dispatch: str = _row(
@@ -91,7 +91,7 @@ class Settings:
         int, 64, unit="connections", least=1, most=65535,
     )  # fmt: skip
     timeout: float = _row(
-        "Abort a request that makes no progress for so long, and log where it is;"
+        "Abort a request that makes no progress for this long, and log its traceback;"
         " 0 is never, and the default with the debugger.",
         float, 60.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
@@ -100,21 +100,21 @@ class Settings:
         float, 0.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
     drain_delay: float = _row(
-        "When told to stop, go on accepting for so long, until load balancers"
-        " have noticed.",
+        "After TERM, continue to accept for this long, until load balancers have"
+        " noticed.",
         float, 0.0, unit="seconds", least=0, most=86400,
     )  # fmt: skip
     graceful_timeout: float = _row(
-        "How long workers may finish what they serve when they retire.",
+        "How long retiring workers may take to finish their requests.",
         float, 30.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
     spawn_timeout: float = _row(
-        "How long a new worker may take to become idle, an ordered one to answer,"
+        "How long a new worker may take to become idle, an ordered one to respond,"
         " and the zygote to fork.",
         float, 30.0, unit="seconds", least=1, most=86400 * 365,
     )  # fmt: skip
     header_timeout: float = _row(
-        "How long a client may take to send a request's head.",
+        "How long a client may take to send a request's header section.",
         float, 10.0, unit="seconds", least=0.1, most=86400,
     )  # fmt: skip
     keep_alive: float = _row(
@@ -123,12 +123,13 @@ class Settings:
         float, 15.0, unit="seconds", least=0, most=86400,
     )  # fmt: skip
     upgrade_timeout: float = _row(
-        "End a connection that the app took over if silent for so long; 0 is never.",
+        "Close a connection that the app has taken over, such as a WebSocket, when it"
+        " has been silent for this long; 0 is never.",
         float, 0.0, unit="seconds", least=0, most=86400 * 365,
     )  # fmt: skip
     min_data_rate: float = _row(
-        "Give a client up that sends a body or takes a response slower than this;"
-        " 0 is never.",
+        "Disconnect a client that sends a body or reads a response more slowly than"
+        " this; 0 is never.",
         float, 240.0, unit="bytes per second", least=0,
     )  # fmt: skip
     limit_request_line: int = _row(
@@ -159,20 +160,20 @@ class Settings:
     )  # fmt: skip
     user: str | None = _row(
         "Load and serve the app as this user, by name or number.",
-        str, default_text="who starts it", early=True,
+        str, default_text="the user who starts it", early=True,
     )  # fmt: skip
     group: str | None = _row(
         "Load and serve the app as this group, by name or number.",
         str, default_text="the user's", early=True,
     )  # fmt: skip
     socket_mode: str | None = _row(
-        "The permissions of the unix socket that --host makes, an octal number such as"
-        " 660. Who may write to it may connect.",
+        "The permissions of the unix socket that --host creates, an octal number such"
+        " as 660. Users who may write to it may connect.",
         str, default_text="by the umask, or 660 with socket-group", early=True,
     )  # fmt: skip
     socket_group: str | None = _row(
-        "The group of the unix socket that --host makes, by name or number, such as the"
-        " proxy's.",
+        "The group of the unix socket that --host creates, by name or number, such as"
+        " the proxy's.",
         str, default_text="the user's", early=True,
     )  # fmt: skip
     admin: str | None = _row(
@@ -181,19 +182,19 @@ class Settings:
         str, default_text="none",
     )  # fmt: skip
     admin_token: str | None = _row(
-        "Ask for this on the admin address, as a bearer token or as the password;"
-        " not for /livez and /readyz.",
+        "Require this on the admin address, as a bearer token or as the password,"
+        " except for /livez and /readyz.",
         str, default_text="none",
     )  # fmt: skip
     agent_check: str | None = _row(
-        "Tell HAProxy's agent-check here how much is idle: PORT or HOST:PORT. A port"
-        " alone is for this machine only.",
+        "Report the idle capacity to HAProxy's agent-check here: PORT or HOST:PORT. A"
+        " port alone is for this machine only.",
         str, default_text="none",
     )  # fmt: skip
     forwarded_allow_ips: str | None = _row(
-        "Believe the X-Forwarded-* headers of these peers: addresses and networks"
-        " with commas between, unix: for those on unix sockets, * for all.",
-        str, default_text="nobody's",
+        "Trust the X-Forwarded-* headers of these peers: addresses and networks"
+        " separated by commas, unix: for those on unix sockets, * for all.",
+        str, default_text="none",
     )  # fmt: skip
     proxy_protocol: bool = _row(
         "Read a header of the PROXY protocol, version 1 or 2, at the beginning of each"
@@ -203,11 +204,11 @@ class Settings:
     proxy_allow_from: str | None = _row(
         "The proxies that may send headers of the PROXY protocol; a list as for"
         " forwarded-allow-ips.",
-        str, default_text="nobody",
+        str, default_text="none",
     )  # fmt: skip
     access_log: bool = _row("Log every request.", bool, True)
     access_log_format: str | None = _row(
-        "What is logged of a request: common, combined, json, or a text with the atoms"
+        "The format of the access log: common, combined, json, or a text with the atoms"
         " of gunicorn's, such as %(h)s, and %(slot)s and %(generation)s.",
         str, default_text="as 'flask run' logs, or combined with access-logfile",
     )  # fmt: skip
@@ -216,12 +217,12 @@ class Settings:
         str, default_text="standard error",
     )  # fmt: skip
     gc_freeze: bool = _row(
-        "Keep what the app made before the fork out of the garbage collector's"
-        " sight, so that workers share its memory for longer.",
+        "Exclude objects that the app created before the fork from garbage collection,"
+        " so that workers share their memory for longer.",
         bool, True,
     )  # fmt: skip
     refork_after: int = _row(
-        "Once for each load of the app, let a worker that has served so many requests"
+        "Once for each load of the app, let a worker that has served this many requests"
         " become the zygote, so that workers share what requests have loaded; 0 is"
         " never, as with --reload.",
         int, 0, unit="requests", least=0,
@@ -229,7 +230,7 @@ class Settings:
     request_handler: str | None = _row(
         "Serve with this class, a subclass of werkzeug.serving.WSGIRequestHandler,"
         " in the form 'module:Class'.",
-        str, default_text="ours",
+        str, default_text="PreforkRequestHandler",
     )  # fmt: skip
 
     def as_dict(self) -> dict[str, Value]:
