@@ -103,9 +103,9 @@ def _check_socket(host: str, values: t.Mapping[str, t.Any]) -> None:
     """
     for name in ("socket_mode", "socket_group"):
         if values[name] is not None and not host.startswith("unix://"):
-            said = _sources().get(name, option_name(name))
+            given = _sources().get(name, option_name(name))
             raise SettingsError(
-                f"{said} has no effect without {option_name('host')} unix://PATH."
+                f"{given} has no effect without {option_name('host')} unix://PATH."
             )
 
 
@@ -157,10 +157,10 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
     _be_zygote(begin, info, options, values)
 
 
-def _check_by_http(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+def _check_by_http(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
     from .zygote import setting_checks
 
-    setting_checks.check(values, said)
+    setting_checks.check(values, given)
 
 
 def _split(

@@ -1,7 +1,7 @@
 """The admin address: ``--admin`` parsed, and written as text. Pure.
 
-``table.py`` checks what the user said, ``dispatcher/service.py`` binds it, and who
-looks for the server reads it from the file beside the pid file.
+``table.py`` checks it, ``dispatcher/service.py`` binds it, and ``prefork-status`` reads
+it from the file beside the pid file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FORMS = "give PORT, HOST:PORT or unix:PATH, such as 9000, 0.0.0.0:9000 or [::1]
 #: A port, or a host in brackets or without colons, and a port.
 _TCP = re.compile(r"(?:(?:\[([^][]+)\]|([^][:/\s]*)):)?([0-9]{1,5})", re.ASCII)
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
-#: Who gives no host serves this machine only.
+#: Without a host, only this machine is served.
 _LOOPBACK = "127.0.0.1"
 
 
@@ -86,7 +86,7 @@ def parse(text: str) -> Address:
     """Take an address apart.
 
     :param text: ``PORT``, ``HOST:PORT`` or ``unix:PATH``.
-    :raises ValueError: If it is none, with what would be one.
+    :raises ValueError: If it is invalid; the message has the valid forms.
     """
     if text.startswith(_UNIX):
         path = text.removeprefix(_UNIX)
@@ -96,13 +96,13 @@ def parse(text: str) -> Address:
         return Address("", 0, path)
     found = _TCP.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no address; {_FORMS}")
+        raise ValueError(f"{text!r} is not an address; {_FORMS}")
     inside, outside, port = found.groups()
     host = inside or outside or _LOOPBACK
     if not (_is_ipv6(host) if inside else _NAME.fullmatch(host)):
-        raise ValueError(f"{host!r} is no host; {_FORMS}")
+        raise ValueError(f"{host!r} is not a host; {_FORMS}")
     if int(port) > 65535:
-        raise ValueError(f"{port} is no port; give one from 0 to 65535")
+        raise ValueError(f"{port} is not a port; give one from 0 to 65535")
     return Address(host, int(port))
 
 

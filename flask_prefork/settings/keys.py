@@ -1,4 +1,4 @@
-"""How a setting is spelled: in ``app.config``, as a variable, as an option; and slips.
+"""How a setting is spelled: in ``app.config``, as a variable, as an option; and typos.
 
 Imported by every ``flask`` command, as ``table.py`` is.
 """
@@ -43,39 +43,39 @@ def variable_name(name: str) -> str:
 
 
 def check(config: t.Iterable[str], names: t.Collection[str]) -> None:
-    """Find what is meant for this server and isn't known: slips, most likely.
+    """Find what is meant for this server and isn't known: typos, most likely.
 
     :param config: All keys of the app's configuration.
     :param names: The settings.
-    :raises SettingsError: In a sentence for each slip.
+    :raises SettingsError: In a sentence for each typo.
     """
     keys = [config_key(name) for name in names]
-    slips = [
-        _slip(key, keys)
+    typos = [
+        _typo(key, keys)
         for key in config
         if key.startswith(_PREFIX) and key not in keys and not _is_variable(key, names)
     ]
-    if slips:
-        raise SettingsError(" ".join(slips))
+    if typos:
+        raise SettingsError(" ".join(typos))
 
 
 def check_variables(variables: t.Iterable[str], names: t.Collection[str]) -> None:
-    """Find slips among the command's variables.
+    """Find typos among the command's variables.
 
     :param variables: All of the environment.
     :param names: The settings.
-    :raises SettingsError: In a sentence for each slip.
+    :raises SettingsError: In a sentence for each typo.
     """
     known = [variable_name(name) for name in (*names, *BORROWED)]
     # What from_prefixed_env() makes a key of isn't the command's.
     known += [f"FLASK_{config_key(name)}" for name in names]
-    slips = [
+    typos = [
         f"There is no {variable!r}; did you mean {_nearest(variable, known)!r}?"
         for variable in sorted(variables)
         if variable.startswith(_VARIABLE_PREFIX) and variable not in known
     ]
-    if slips:
-        raise SettingsError(" ".join(slips))
+    if typos:
+        raise SettingsError(" ".join(typos))
 
 
 def _is_variable(key: str, names: t.Collection[str]) -> bool:
@@ -88,7 +88,7 @@ def _is_variable(key: str, names: t.Collection[str]) -> bool:
     return (name != key and known) or key.startswith(_PREFIX + "STATUS_")
 
 
-def _slip(key: str, keys: list[str]) -> str:
+def _typo(key: str, keys: list[str]) -> str:
     name = key.removeprefix(_PREFIX).lower()
     if name in BORROWED:
         return too_late(name)

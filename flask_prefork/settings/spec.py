@@ -11,7 +11,7 @@ Value = bool | int | float | str | None
 
 
 class SettingsError(ValueError):
-    """A setting that can't be, in one sentence for the user."""
+    """An invalid setting, in one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SettingSpec:
     :param least: The smallest allowed number.
     :param most: The largest allowed number.
     :param choices: The allowed words, for strings.
-    :param fallback: An environment variable of other tools' that is read
+    :param fallback: An environment variable of other tools that is used
         where ours isn't set.
     :param early: It is needed before the app is loaded, so ``app.config`` can't
         have it.

@@ -25,7 +25,7 @@ from .spec import SettingsError as SettingsError
 from .spec import SettingSpec as SettingSpec
 from .spec import Value as Value
 
-#: Checks values; by the other mapping it speaks of those that are no defaults.
+#: Checks values. The other mapping has the names of those that were given.
 Check = t.Callable[[Mapping[str, t.Any], Mapping[str, str]], None]
 #: The scoreboard's places for a generation; unused ones are holes in a sparse file.
 MAX_SLOTS = 10_000
@@ -251,34 +251,34 @@ def resolve(
 ) -> Settings:
     """Put the layers of settings together and check them.
 
-    :param explicit: What the command line or the environment said, by name;
-        ``None`` where they said nothing.
+    :param explicit: The values of the command line and the environment, by name;
+        ``None`` where there is none.
     :param config: The app's whole configuration; only ``PREFORK_*`` is read.
     :param defaults: Defaults other than the table's.
-    :param sources: How to speak of explicit settings; by their options if not
+    :param sources: How messages name explicit settings; by their options if not
         given.
     :param check: Checks those that only ``http`` can, if one of them was given.
-    :raises SettingsError: In one sentence, for the first thing that can't be; for
-        unknown keys in one for each.
+    :raises SettingsError: In one sentence, for the first error; for unknown keys in
+        one for each.
     """
     keys.check(config or {}, ROWS)
     values: dict[str, t.Any] = {}
-    said: dict[str, str] = {}
+    given: dict[str, str] = {}
     for name, row in ROWS.items():
         key = config_key(name)
         if explicit.get(name) is not None:
-            said[name] = (sources or {}).get(name, option_name(name))
-            values[name] = row.convert(explicit[name], said[name])
+            given[name] = (sources or {}).get(name, option_name(name))
+            values[name] = row.convert(explicit[name], given[name])
         elif config is not None and config.get(key) is not None and row.early:
             raise SettingsError(keys.too_late(name))
         elif config is not None and config.get(key) is not None:
-            values[name], said[name] = row.convert(config[key], key), key
+            values[name], given[name] = row.convert(config[key], key), key
         else:
             values[name] = (defaults or {}).get(name, row.default)
-    _check(values, said)
-    if check is not None and any(name in said for name in _HTTP):
-        check(values, said)
-    _derive(values, said)
+    _check(values, given)
+    if check is not None and any(name in given for name in _HTTP):
+        check(values, given)
+    _derive(values, given)
     return Settings(**values)
 
 
@@ -298,54 +298,57 @@ _ORDER = (
 )
 
 
-def _check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    # Only what was said is held against each other: a default gives way.
+def _check(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+    # Only given values can contradict each other: a default adapts.
     for low, high in _ORDER:
-        if low in said and high in said and values[low] > values[high]:
+        if low in given and high in given and values[low] > values[high]:
             raise SettingsError(
-                f"{said[low]} ({values[low]}) is above {said[high]} ({values[high]});"
-                f" give a {said[low]} of {values[high]} or less,"
-                f" or a {said[high]} of {values[low]} or more."
+                f"{given[low]} ({values[low]}) is above {given[high]} ({values[high]});"
+                f" give a {given[low]} of {values[high]} or less,"
+                f" or a {given[high]} of {values[low]} or more."
             )
-    if said.get("max_requests_jitter") and not values["max_requests"]:
+    if given.get("max_requests_jitter") and not values["max_requests"]:
         raise SettingsError(
-            f"{said['max_requests_jitter']} has no effect without a"
+            f"{given['max_requests_jitter']} has no effect without a"
             f" {option_name('max_requests')} above 0."
         )
-    _check_memory(values, said)
-    _check_refork(values, said)
-    check_addresses(values, said)
-    _check_token(values, said)
+    _check_memory(values, given)
+    _check_refork(values, given)
+    check_addresses(values, given)
+    _check_token(values, given)
 
 
-def _check_memory(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+def _check_memory(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
     for name in ("max_worker_memory", "memory_budget"):
-        if name in said and values[name] != "0":
+        if name in given and values[name] != "0":
             from ..system import smaps
 
             if smaps.read() is None:
                 raise SettingsError(
-                    f"{said[name]} needs /proc/self/smaps_rollup, which this system"
+                    f"{given[name]} needs /proc/self/smaps_rollup, which this system"
                     " doesn't have; Linux does since 4.14."
                 )
 
 
-def _check_refork(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+def _check_refork(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
     after, most = values["refork_after"], values["max_requests"]
     if after and not hasattr(os, "pidfd_open"):
         raise SettingsError(
-            f"{said['refork_after']} needs pidfd_open(2), which this system doesn't"
+            f"{given['refork_after']} needs pidfd_open(2), which this system doesn't"
             " have; Linux does since 5.3."
         )
     if after and most and after >= most:
         raise SettingsError(
-            f"{said['refork_after']} ({after}) has no effect, for workers are replaced"
-            f" by {said['max_requests']} ({most}) before; give less than that."
+            f"{given['refork_after']} ({after}) has no effect, because workers are"
+            f" replaced by {given['max_requests']} ({most}) before; give a smaller one."
         )
 
 
-def check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    """See that the addresses beside the app's can be such; else raise an error."""
+def check_addresses(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+    """Check the addresses other than the app's.
+
+    :raises SettingsError: If one of them is invalid.
+    """
     from . import addresses
 
     found = {}
@@ -354,40 +357,40 @@ def check_addresses(values: Mapping[str, t.Any], said: Mapping[str, str]) -> Non
             try:
                 found[name] = addresses.parse(values[name])
             except ValueError as e:
-                raise SettingsError(f"{said[name]}: {e}.") from None
+                raise SettingsError(f"{given[name]}: {e}.") from None
     agent = found.get("agent_check")
     if agent is None:
         return
     if agent.path:
         raise SettingsError(
-            f"{said['agent_check']} must be PORT or HOST:PORT, for HAProxy asks its"
-            " agents by TCP."
+            f"{given['agent_check']} must be PORT or HOST:PORT, because HAProxy"
+            " connects to its agents by TCP."
         )
     if "admin" in found and found["admin"].clashes(agent.host, agent.port):
         raise SettingsError(
-            f"{said['agent_check']} must have another port than {said['admin']}."
+            f"{given['agent_check']} must have another port than {given['admin']}."
         )
 
 
-def _check_token(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
+def _check_token(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
     token = values["admin_token"]
     if token is None:
         return
     # What a header can carry as it is.
     if not (token and token.isascii() and token.isprintable() and " " not in token):
         raise SettingsError(
-            f"{said['admin_token']} must be of printable ASCII characters without"
+            f"{given['admin_token']} must be of printable ASCII characters without"
             " spaces."
         )
     if values["admin"] is None:
         raise SettingsError(
-            f"{said['admin_token']} has no effect without {option_name('admin')}."
+            f"{given['admin_token']} has no effect without {option_name('admin')}."
         )
 
 
-def _derive(values: dict[str, t.Any], said: Mapping[str, str]) -> None:
-    if "min_idle" not in said:
-        bounds = [values[k] for k in ("max_workers", "max_idle") if k in said]
+def _derive(values: dict[str, t.Any], given: Mapping[str, str]) -> None:
+    if "min_idle" not in given:
+        bounds = [values[k] for k in ("max_workers", "max_idle") if k in given]
         values["min_idle"] = min([values["min_idle"], *bounds])
     if values["max_idle"] is None:
         values["max_idle"] = min(2 * values["min_idle"], MAX_SLOTS)

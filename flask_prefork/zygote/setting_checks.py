@@ -15,42 +15,42 @@ from ..settings.spec import SettingsError
 from ..system import peers
 
 
-def check(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    """Check what was said.
+def check(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+    """Check what was given.
 
     :param values: The settings by name.
-    :param said: How to speak of those that aren't defaults.
+    :param given: How to speak of those that aren't defaults.
     :raises SettingsError: In one sentence, for the first thing that can't be.
     """
     for name in ("forwarded_allow_ips", "proxy_allow_from"):
-        if name in said:
+        if name in given:
             try:
                 peers.parse(values[name])
             except ValueError as e:
-                raise SettingsError(f"{said[name]}: {e}.") from None
-    if values["proxy_protocol"] and "proxy_allow_from" not in said:
+                raise SettingsError(f"{given[name]}: {e}.") from None
+    if values["proxy_protocol"] and "proxy_allow_from" not in given:
         raise SettingsError(
-            f"{said['proxy_protocol']} needs a list of the proxies; give it by"
+            f"{given['proxy_protocol']} needs a list of the proxies; give it by"
             f" {option_name('proxy_allow_from')}, for example 10.0.0.0/8."
         )
-    if "proxy_allow_from" in said and not values["proxy_protocol"]:
+    if "proxy_allow_from" in given and not values["proxy_protocol"]:
         raise SettingsError(
-            f"{said['proxy_allow_from']} has no effect without"
+            f"{given['proxy_allow_from']} has no effect without"
             f" {option_name('proxy_protocol')}."
         )
-    _check_log(values, said)
+    _check_log(values, given)
 
 
-def _check_log(values: Mapping[str, t.Any], said: Mapping[str, str]) -> None:
-    if "access_log_format" in said:
+def _check_log(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+    if "access_log_format" in given:
         try:
             log_format.compile_format(values["access_log_format"])
         except ValueError as e:
             text = str(e)
             end = "" if text.endswith("?") else "."
-            raise SettingsError(f"{said['access_log_format']}: {text}{end}") from None
+            raise SettingsError(f"{given['access_log_format']}: {text}{end}") from None
     if values["access_logfile"] == "":
         raise SettingsError(
-            f"{said['access_logfile']} names no file; give a path, or - for standard"
+            f"{given['access_logfile']} names no file; give a path, or - for standard"
             " output."
         )

@@ -176,9 +176,15 @@ def test_the_observer_is_who_the_app_is(serve: Serve, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("--admin", "localhost"), "--admin: 'localhost' is no address; give PORT,"),
-        (("--admin", "65536"), "--admin: 65536 is no port; give one from 0 to 65535."),
-        (("--admin", "*:80"), "--admin: '*' is no host; give PORT,"),
+        (
+            ("--admin", "localhost"),
+            "--admin: 'localhost' is not an address; give",
+        ),
+        (
+            ("--admin", "65536"),
+            "--admin: 65536 is not a port; give one from 0 to",
+        ),
+        (("--admin", "*:80"), "--admin: '*' is not a host; give PORT,"),
         (("--admin", "unix:"), "--admin: 'unix:' has no path;"),
         (("--admin-token", "x"), "--admin-token has no effect without --admin."),
         (("--admin", "0", "--admin-token", ""), "--admin-token must be of printable"),

@@ -235,5 +235,5 @@ def test_workers_that_never_serve_enough(fail: Fail) -> None:
     assert finished.status == 2
     assert finished.errors[-1] == (
         "--refork-after (10) has no effect, for workers are replaced by"
-        " --max-requests (10) before; give less than that."
+        " --max-requests (10) before; give a smaller one."
     )

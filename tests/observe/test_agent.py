@@ -237,8 +237,11 @@ def test_who_leaves_at_once_is_no_matter(agent: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"agent_check": "here"}, "--agent-check: 'here' is no address; give PORT,"),
-        ({"agent_check": "65536"}, "--agent-check: 65536 is no port;"),
+        (
+            {"agent_check": "here"},
+            "--agent-check: 'here' is not an address; give",
+        ),
+        ({"agent_check": "65536"}, "--agent-check: 65536 is not a port;"),
         ({"agent_check": "unix:/run/x"}, "--agent-check must be PORT or HOST:PORT,"),
         (
             {"admin": "9000", "agent_check": "127.0.0.1:9000"},

@@ -153,14 +153,14 @@ def test_the_command_line_goes_before_the_environment(
     [
         ([], "Name the server by its --admin address or its --pid file"),
         (["--admin", "1", "--pid", "x"], "both name the server; use only one"),
-        (["--admin", "shop"], "'shop' is no address; give PORT, HOST:PORT"),
-        (["--admin", ""], "'' is no address; give PORT, HOST:PORT"),
+        (["--admin", "shop"], "'shop' is not an address; give PORT, HOST:PORT"),
+        (["--admin", ""], "'' is not an address; give PORT, HOST:PORT"),
         (["--admin", "0"], "0 stands for any free port; use the one that the"),
-        (["--admin", "70000"], "70000 is no port"),
+        (["--admin", "70000"], "70000 is not a port"),
         (["--admin", "https://shop:1"], "is not an http:// or unix: URL"),
         (["--admin", "http://"], "is not an http:// or unix: URL"),
         (["--admin", "http://shop:1/x"], "has more than a host and a port"),
-        (["--admin", "http://me:secret@shop:1"], "is no address; give PORT"),
+        (["--admin", "http://me:secret@shop:1"], "is not an address; give PORT"),
         (["--admin", "http://[::1"], "Invalid value for '--admin'"),
         (["--admin", "unix:"], "has no path"),
         (["--admin", "1", "--json", "--watch"], "--json prints the status once"),
@@ -317,7 +317,7 @@ def test_a_pid_file_that_leads_to_another_server(
 def test_an_address_file_with_something_else(pid_file: PidFile) -> None:
     pid_file.write(os.getpid(), "shop")
     told = error(run("--pid", str(pid_file.path)))
-    assert told.startswith(f"{pid_file.beside} is invalid: 'shop' is no address")
+    assert told.startswith(f"{pid_file.beside} is invalid: 'shop' is not an address")
 
 
 # What is shown
