@@ -234,6 +234,6 @@ def test_workers_that_never_serve_enough(fail: Fail) -> None:
     finished = fail("warmed", "--refork-after", "10", "--max-requests", "10")
     assert finished.status == 2
     assert finished.errors[-1] == (
-        "--refork-after (10) has no effect, for workers are replaced by"
-        " --max-requests (10) before; give a smaller one."
+        "--refork-after (10) has no effect, because workers are replaced"
+        " by --max-requests (10) before; give a smaller one."
     )
