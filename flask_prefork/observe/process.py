@@ -20,6 +20,7 @@ from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.frames import Closed
+from ..ipc.frames import Observe
 from ..ipc.frames import Ping
 from ..ipc.listener import Listener
 from ..system import log
@@ -194,7 +195,7 @@ def _observe(fd: int) -> None:
     sock = socket_modes.adopt(fd, blocking=True)
     send_one(sock, Ping())
     received = receive_one(sock)
-    if received is None:
+    if received is None or not isinstance(received[0], Observe):
         return
     document, board, *sockets = received[1]
     config = read_document(document)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import typing as t
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +19,7 @@ from blinker import NamedSignal
 import flask_prefork
 from flask_prefork import Prefork
 from flask_prefork import testing
+from flask_prefork.ipc.frames import KINDS
 from flask_prefork.settings.keys import config_key
 from flask_prefork.settings.keys import option_name
 from flask_prefork.settings.keys import variable_name
@@ -212,3 +214,57 @@ def test_what_the_reference_names_is_there(name: str) -> None:
             parent = importlib.import_module(path)
         for member in filter(None, members.split(", ")):
             assert hasattr(parent, member)
+
+
+# Frames
+
+
+class Frames(t.NamedTuple):
+    """The rooms that send each kind of frame, and those that handle it."""
+
+    sent: dict[str, set[str]]
+    handled: dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    sent: dict[str, set[str]] = {kind.__name__: set() for kind in KINDS.values()}
+    handled: dict[str, set[str]] = {name: set() for name in sent}
+    for room in ("dispatcher", "zygote", "worker", "observe"):
+        for tree in trees(PACKAGE / room):
+            groups = {
+                ast.unparse(node.targets[0]): node.value
+                for node in tree.body
+                if isinstance(node, ast.Assign)
+            }
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = ast.unparse(node.func)
+                if name in sent:
+                    sent[name].add(room)
+                elif name == "isinstance":
+                    kinds = groups.get(ast.unparse(node.args[1]), node.args[1])
+                    for word in ast.walk(kinds):
+                        if isinstance(word, ast.Name) and word.id in handled:
+                            handled[word.id].add(room)
+    return Frames(sent, handled)
+
+
+#: Two go both ways, and a third is sent back as it came.
+SENT_BY = {
+    "Ready": {"dispatcher", "zygote"},
+    "Resized": {"dispatcher"},
+    "Ping": {"observe"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(kind.__name__ for kind in KINDS.values()))
+def test_every_frame_is_sent_and_handled(name: str, frames: Frames) -> None:
+    sent, handled = frames.sent[name], frames.handled[name]
+    assert sent == SENT_BY.get(name, sent)
+    assert sent, "nobody sends it"
+    for room in sent:
+        assert handled - {room}, f"nobody handles what the {room} sends"
+    # An answer is for who has asked.
+    assert name not in SENT_BY or len(handled) == 2
