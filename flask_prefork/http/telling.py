@@ -9,6 +9,8 @@ its head, and afterwards the same rates as with the server's own handler.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import ssl
 import time
@@ -17,6 +19,7 @@ from collections.abc import Callable
 
 from .wire import CHUNK
 from .wire import SlowClientBudget
+from .wire import wait_for_room
 
 if t.TYPE_CHECKING:
     from .wire import Wire
@@ -121,11 +124,32 @@ class _Telling(_Base):
         if self._deadline is not None and not self._over:
             # A handler that answers by itself: it has its request.
             self.begin(None, self.rate)
-        pace = self._writing if self._deadline is None else None
+        pace = None
+        if self._deadline is None:
+            pace = self._writing
+            # Else nothing waits, or for as long as the app likes.
+            if self.gettimeout() != 0 and not (self.wire and self.wire.taken):
+                self._wait_for_room(pace)
         result = self._do(use, pace, *args, **more)
         if self.wire is not None:
             self.wire.sent += result
         return result
+
+    def _wait_for_room(self, pace: SlowClientBudget) -> None:
+        """Wait until something can be written, as long as the client may take.
+
+        :raises TimeoutError: It takes longer.
+        """
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+
+        def wait(seconds: float) -> bool:
+            return bool(poll.poll(math.ceil(seconds * 1000)))
+
+        own = self.gettimeout()
+        limit = math.inf if own is None else own
+        if not (wait(0) or wait_for_room(self, pace, wait, self.progress, limit)):
+            raise TimeoutError("the client takes its response too slowly")
 
     def recv(self, *args: t.Any, **more: t.Any) -> bytes:
         data: bytes = self._read(super().recv, *args, **more)

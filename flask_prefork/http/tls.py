@@ -64,11 +64,11 @@ class TLSWire(Wire):
         except (OSError, ValueError) as e:
             raise ClientDisconnected(str(e)) from None
 
-    def wait(self, seconds: float, write: bool = False) -> bool:
+    def wait(self, seconds: float) -> bool:
         # A record may be decrypted already, then the kernel has no news of it.
-        if not (write or self.finished) and self.sock.pending():
+        if not self.finished and self.sock.pending():
             return True
-        return super().wait(seconds, write)
+        return super().wait(seconds)
 
     def _drop(self, scratch: memoryview) -> int | None:
         # Below TLS: what comes after our last word needs no decryption.

@@ -27,17 +27,28 @@ def written(sock: socket.socket) -> int | None:
     for _ in range(_TRIES):
         if counts is None:
             return None
-        try:
-            # SIOCOUTQ: what the peer hasn't acknowledged.
-            queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-        except OSError:
+        left = queued(sock)
+        if left is None:
             return None
         again = _counts(sock)
         if again is not None and again[0] == counts[0]:
-            return counts[0] + int(struct.unpack("=i", queued)[0])
+            return counts[0] + left
         # What was acknowledged meanwhile would count twice.
         counts = again
     return None
+
+
+def queued(sock: socket.socket) -> int | None:
+    """How many bytes of the send queue the peer hasn't acknowledged (``tcp(7)``,
+    SIOCOUTQ). Of a unix socket, the memory of what the peer hasn't received.
+
+    :return: ``None`` where the kernel doesn't tell.
+    """
+    try:
+        found = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (OSError, ValueError):
+        return None
+    return int(struct.unpack("=i", found)[0])
 
 
 def total(sock: socket.socket) -> int | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from .errors import ClientDisconnected
 from .receive_buffer import has_all
+from .traffic import queued
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
@@ -33,6 +34,9 @@ _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
 _SENDFILE_MAX = 1 << 24
 
+#: Seconds between two looks at what a client has taken of a full send queue: it isn't
+#: writable before a good part of that is free.
+_SEND_STEP = 0.25
 #: Seconds of each wait for a client that has got its last response.
 _LINGER_STEP = 0.01
 #: Seconds that a client may pause before its rate is judged.
@@ -53,11 +57,13 @@ class SlowClientBudget:
     :param rate: Bytes per second that are asked for, 0 for any.
     """
 
-    __slots__ = ("_left", "_rate")
+    __slots__ = ("_counted", "_left", "_rate")
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._left = GRACE
+        #: Bytes that have left the send queue and were counted then.
+        self._counted = 0
 
     def patience(self) -> float:
         """Seconds to wait now; 0 or less when the client is too slow."""
@@ -66,7 +72,51 @@ class SlowClientBudget:
     def account(self, waited: float, moved: int) -> None:
         """Take note of seconds waited and bytes moved since."""
         if self._rate:
-            self._left = min(_CREDIT, self._left - waited + moved / self._rate)
+            again = min(moved, self._counted)
+            self._counted -= again
+            earned = (moved - again) / self._rate
+            self._left = min(_CREDIT, self._left - waited + earned)
+
+    def account_queue(self, waited: float, taken: int) -> None:
+        """Take note of bytes that the client has taken of the send queue meanwhile.
+        What takes their place there doesn't count again."""
+        if self._rate:
+            self._left = min(_CREDIT, self._left - waited + taken / self._rate)
+            self._counted += taken
+
+
+def wait_for_room(
+    sock: socket.socket,
+    budget: SlowClientBudget,
+    wait: Callable[[float], bool],
+    progress: Callable[[], None],
+    limit: float = math.inf,
+) -> bool:
+    """Wait until there is room in a socket's send queue. What the client takes of it
+    meanwhile is progress, though the socket isn't writable yet.
+
+    :param wait: Waits for that, for at most so many seconds.
+    :param progress: Called when the client has taken something.
+    :param limit: Seconds to wait at most, whatever it takes.
+    :return: ``False`` if the client is too slow.
+    """
+    last = queued(sock) or 0
+    now = time.monotonic()
+    limit += now
+    end = min(now + budget.patience(), limit)
+    while now < end:
+        ready = wait(min(end - now, _SEND_STEP))
+        before, now = now, time.monotonic()
+        left = queued(sock) or 0
+        taken = max(last - left, 0)
+        last = left
+        budget.account_queue(now - before, taken)
+        if taken:
+            end = min(now + budget.patience(), limit)
+            progress()
+        if ready:
+            return True
+    return False
 
 
 class Wire:
@@ -130,14 +180,24 @@ class Wire:
 
     # Waiting.
 
-    def wait(self, seconds: float, write: bool = False) -> bool:
-        """Wait until something can be read (or written), or the client has left.
+    def wait(self, seconds: float) -> bool:
+        """Wait until something can be read, or the client has left.
 
         :param seconds: For at most so long.
         """
+        return self._wait(seconds, _READABLE)
+
+    def wait_writable(self, seconds: float) -> bool:
+        """Wait until something can be written, or the client has left.
+
+        :param seconds: For at most so long.
+        """
+        return self._wait(seconds, select.POLLOUT)
+
+    def _wait(self, seconds: float, events: int) -> bool:
         if self._poll is None:
             self._poll = select.poll()
-        self._poll.register(self.sock, select.POLLOUT if write else _READABLE)
+        self._poll.register(self.sock, events)
         # Rounded up: a wait of 0 would be a spin. No further: while a millisecond is
         # waited for the next request, the worker is nobody else's.
         return bool(self._poll.poll(math.ceil(max(seconds, 0.0) * 1000)))
@@ -273,12 +333,12 @@ class Wire:
             if not self._wait_pace(pace):
                 return None
 
-    def _wait_pace(self, pace: SlowClientBudget, write: bool = False) -> bool:
+    def _wait_pace(self, pace: SlowClientBudget) -> bool:
         patience = pace.patience()
         if patience <= 0:
             return False
         start = time.monotonic()
-        ready = self.wait(patience, write)
+        ready = self.wait(patience)
         pace.account(time.monotonic() - start, 0)
         return ready
 
@@ -317,7 +377,7 @@ class Wire:
         pace.account(0, count)
         view = memoryview(data)[count:]
         while view:
-            self.wait_writable(pace)
+            self._wait_for_room(pace)
             count = self._send(view)
             self.sent += count
             self.progress()
@@ -325,12 +385,12 @@ class Wire:
             view = view[count:]
         return pace
 
-    def wait_writable(self, pace: SlowClientBudget) -> None:
+    def _wait_for_room(self, pace: SlowClientBudget) -> None:
         """Wait until there is room for more.
 
         :raises ClientDisconnected: The client doesn't take it in time.
         """
-        if not self._wait_pace(pace, write=True):
+        if not wait_for_room(self.sock, pace, self.wait_writable, self.progress):
             raise ClientDisconnected("the client takes its response too slowly")
 
     def send_file(
@@ -350,7 +410,7 @@ class Wire:
                     self.sock.fileno(), fd, offset, min(end - offset, _SENDFILE_MAX)
                 )
             except BlockingIOError:
-                self.wait_writable(pace)
+                self._wait_for_room(pace)
                 continue
             except OSError as e:
                 if offset == start and e.errno in _NO_SENDFILE:

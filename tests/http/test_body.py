@@ -331,6 +331,13 @@ def test_pace() -> None:
     assert pace.patience() == 1.5
     pace.account(2, 0)
     assert pace.patience() < 0
+    # What leaves the queue earns time. What takes its place there earns none again.
+    pace.account_queue(1, 300)
+    assert pace.patience() == pytest.approx(1.5)
+    pace.account(0, 200)
+    assert pace.patience() == pytest.approx(1.5)
+    pace.account(0, 200)
+    assert pace.patience() == pytest.approx(2.5)
     # Nobody earns days.
     pace.account(0, 10**12)
     assert pace.patience() < 60
