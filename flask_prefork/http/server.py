@@ -50,6 +50,7 @@ from .telling import TellingSSLSocket
 from .tls import shake_hands
 from .tls import TLSWire
 from .tls_app_socket import TLSAppSocket
+from .werkzeug_handler import without_version
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -134,11 +135,12 @@ class PreforkServer(BaseWSGIServer):
         asked = access_log and access_logger is not None and access_logger.asks_for_id
         self.request_ids = RequestIds() if asked else None
         self.can_park = can_park
-        # The signatures of ours and werkzeug's differ.
-        self._handler: t.Any = handler
         self._ours = issubclass(handler, ConnectionHandler)
         if not self._ours:
+            handler = without_version(handler)
             self.app = _Watched(app, self)
+        # The signatures of ours and werkzeug's differ.
+        self._handler: t.Any = handler
         if isinstance(ssl_context, tuple):
             ssl_context = load_ssl_context(*ssl_context)
         elif ssl_context == "adhoc":
