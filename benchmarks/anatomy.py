@@ -145,7 +145,7 @@ def steps() -> Iterator[tuple[str, float]]:
 
         def note() -> None:
             worker.begin("GET", "/")
-            worker.ending()
+            worker.about_to_accept()
             worker.progress()
             worker.end(200, 100)
 

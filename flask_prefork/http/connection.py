@@ -20,20 +20,18 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .head import Head
 from .head import read
+from .persistence import Persistence
 from .receive_buffer import is_crammed
 from .takeover import Offer
 from .takeover import shut
-from .wire import Wire
+from .wire import MOMENT
+from .wire import STEP
 
 if t.TYPE_CHECKING:
-    from .server import PreforkServer
+    from .context import HandlerContext
+    from .context import HandlerServer
+    from .wire import Wire
 
-#: Seconds to wait for more before a connection is parked: less than what handing it
-#: over and back would cost.
-MOMENT = 0.001
-#: Seconds of each wait for a client that stays with its worker, between looks at
-#: what goes on around.
-STEP = 0.25
 #: The same while the client was promised that it may ask for more.
 _IDLE_STEP = 0.02
 #: A head above this many bytes, or one that is left in a full buffer, is kept by the
@@ -85,14 +83,15 @@ class ConnectionHandler(WSGIRequestHandler):
     :ivar close_connection: Whether it ends with this request.
     """
 
-    server: PreforkServer
+    server: HandlerServer
+    #: What the server hands to all its handlers.
+    context: HandlerContext
     wire: Wire
+    persistence: Persistence
     #: The request that is served, if its head was good.
     head: Head | None = None
     close_connection = True
     parked: Parked | None = None
-    #: Until when it has its worker though others wait.
-    _slice_end = 0.0
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
@@ -102,7 +101,7 @@ class ConnectionHandler(WSGIRequestHandler):
         self,
         request: t.Any,
         client_address: t.Any,
-        server: PreforkServer,
+        server: HandlerServer,
         resumed: Parked | None = None,
     ) -> None:
         # socketserver and http.server would set up more than is needed here, so
@@ -110,7 +109,9 @@ class ConnectionHandler(WSGIRequestHandler):
         self.request = self.connection = request
         self.client_address = client_address or (LOCAL, 0)
         self.server = server
-        self.wire = server.make_wire(request)
+        self.context = context = server.context
+        self.wire = context.make_wire(request)
+        self.persistence = Persistence(context, self.wire)
         self._resumed = resumed
         self.setup()
         try:
@@ -158,17 +159,17 @@ class ConnectionHandler(WSGIRequestHandler):
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
         if self._offer is not None and self.wire.taken:
-            end_taken(self._offer, self.wire, self.server.monitor.crowded)
+            end_taken(self._offer, self.wire, self.context.monitor.crowded)
         elif self._linger:
-            linger(self.wire, self.server.monitor.crowded)
+            linger(self.wire, self.context.monitor.crowded)
         elif not self.wire.finished:
             self.wire.finish()
 
     def _serve(self) -> Parked | None:
-        limits, monitor = self.server.limits, self.server.monitor
-        resumed = self._resumed
+        limits, monitor = self.context.limits, self.context.monitor
+        persistence, resumed = self.persistence, self._resumed
         start = time.monotonic()
-        self._slice_end = start + limits.slice
+        slice_end = persistence.slice_end = start + limits.slice
         deadline = start + limits.header_timeout
         if resumed is not None and resumed.wait is Wait.HEAD:
             self.wire.low_water(1)
@@ -185,7 +186,7 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.close_connection:
                 return None
             now = time.monotonic()
-            if self._can_park() and now > self._slice_end and monitor.crowded():
+            if persistence.can_park() and now > slice_end and monitor.crowded():
                 return self._give_turn(now)
             waiting = self._wait_idle(now + limits.keep_alive)
             if waiting is not True:
@@ -195,29 +196,9 @@ class ConnectionHandler(WSGIRequestHandler):
 
     # Each of these returns what _serve() returns, or True to go on.
 
-    def _can_park(self) -> bool:
-        return self.server.can_park and self.wire.plain and not self.wire.buffer
-
-    def may_go_on(self) -> bool:
-        """Whether the connection may go on after the response that begins now.
-
-        Asked when its head is made, which tells the client (RFC 9112, 9.6): from then
-        on it ends only if the client doesn't use it for a while.
-        """
-        monitor = self.server.monitor
-        if self.server.limits.keep_alive <= 0 or monitor.draining():
-            return False
-        if self._can_park():
-            return True
-        # It has its worker until the next request comes. If that is there, the
-        # connection has its slice as any other.
-        if self.wire.buffer and time.monotonic() <= self._slice_end:
-            return True
-        return not monitor.crowded()
-
     def _give_turn(self, now: float) -> Parked | None:
         """Hand the connection back, because others wait and it had its slice."""
-        limits = self.server.limits
+        limits = self.context.limits
         data = self.wire.look()
         if data == b"":
             return None
@@ -231,7 +212,7 @@ class ConnectionHandler(WSGIRequestHandler):
         The client was told that the connection goes on. So it does when the server
         stops, until the client has had the time to ask for more, and is told then.
         """
-        wire, monitor = self.wire, self.server.monitor
+        wire, monitor = self.wire, self.context.monitor
         if wire.buffer or wire.wait(MOMENT):
             return True
         now = time.monotonic()
@@ -239,7 +220,8 @@ class ConnectionHandler(WSGIRequestHandler):
         while now < held_until:
             # While the server stops, the dispatcher doesn't wait for what comes from
             # workers that are on their last connection.
-            if self._can_park() and (not monitor.draining() or monitor.crowded()):
+            can_park = self.persistence.can_park()
+            if can_park and (not monitor.draining() or monitor.crowded()):
                 return Parked(Wait.KEEP_ALIVE, deadline)
             if wire.wait(min(held_until - now, _IDLE_STEP)):
                 return True
@@ -254,7 +236,7 @@ class ConnectionHandler(WSGIRequestHandler):
             data = wire.look()
             if data:
                 try:
-                    found = read(data, self.server.limits)
+                    found = read(data, self.context.limits)
                     if found is not None:
                         self.take_request(found[0], found[1], data)
                         return True
@@ -267,7 +249,7 @@ class ConnectionHandler(WSGIRequestHandler):
             have = len(data or b"")
             left_there = have - len(wire.buffer or b"")
             # A moment for each is long for those behind a burst of beginnings.
-            waited = waited or self.server.monitor.crowded()
+            waited = waited or self.context.monitor.crowded()
             if left_there and (
                 left_there > _BULK or (waited and is_crammed(wire.sock))
             ):
@@ -295,7 +277,7 @@ class ConnectionHandler(WSGIRequestHandler):
                     data,
                 )
             return None
-        if self._can_park():
+        if self.persistence.can_park():
             if waited:
                 return Parked(Wait.HEAD, deadline, len(data))
             wire.wait_more(len(data), min(MOMENT, left))

@@ -80,7 +80,7 @@ class Monitor(t.Protocol):
         :param sent: Bytes sent, the head's included.
         """
 
-    def ending(self) -> None:
+    def about_to_accept(self) -> None:
         """The last byte of a response is about to be sent: unless the next request
         is there at once, the worker is free in a moment."""
 
@@ -114,7 +114,7 @@ class NullMonitor:
     def end(self, status: int, sent: int) -> None:
         """Do nothing."""
 
-    def ending(self) -> None:
+    def about_to_accept(self) -> None:
         """Do nothing."""
 
     def draining(self) -> bool:

@@ -17,7 +17,6 @@ from .body import Body
 from .body import ChunkedBody
 from .body import Input
 from .body import LengthBody
-from .connection import MOMENT
 from .contract import NullMonitor
 from .contract import SOFTWARE
 from .environ import add_certificate
@@ -40,9 +39,6 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .contract import Monitor
-
-#: Bytes of an unread body that are worth reading to keep the connection.
-_FETCH = 65536
 
 
 class PreforkRequestHandler(LoggingHandler):
@@ -69,6 +65,8 @@ class PreforkRequestHandler(LoggingHandler):
     #: The request's body, unless all of it is there.
     _body: Body | None = None
     _input: t.Any = None
+    #: ``wfile``, once somebody has asked for it.
+    _file: t.Any = None
     _response: Response | None = None
     #: Whether the client has sent more than this request already.
     _excess = False
@@ -100,10 +98,17 @@ class PreforkRequestHandler(LoggingHandler):
     def rfile(self, stream: t.Any) -> None:
         self._input = stream
 
-    @made_on_demand
+    @property
     def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
-        return Writer(self.wire, self.server.limits.min_data_rate)
+        if self._file is None:
+            self.wfile = Writer(self.wire, self.context.limits.min_data_rate)
+        return self._file
+
+    @wfile.setter
+    def wfile(self, stream: t.Any) -> None:
+        self._file = stream
+        self.wire.shared = True
 
     @made_on_demand
     def raw_requestline(self) -> bytes:
@@ -123,8 +128,8 @@ class PreforkRequestHandler(LoggingHandler):
     # One request.
 
     def forget_request(self) -> None:
-        self.head = self.environ = self._body = self._input = None
-        self._linger = self._excess = False
+        self.head = self.environ = self._body = self._input = self._file = None
+        self._linger = self._excess = self.wire.shared = False
 
     def take_request(self, head: Head, size: int, data: bytes) -> None:
         """Take the request, and its body too if all of it is there."""
@@ -141,7 +146,7 @@ class PreforkRequestHandler(LoggingHandler):
             self._excess = len(data) > size
 
     def _take_body(self, head: Head, size: int, data: bytes) -> None:
-        limits = self.server.limits
+        limits = self.context.limits
         wire = self.wire
         length = head.length
         if length < 0:
@@ -171,14 +176,15 @@ class PreforkRequestHandler(LoggingHandler):
             self.made = {"raw_requestline": line[:1024]}
             self.command = self.path = self.request_version = ""
         self._start_clock()
-        monitor = self.server.monitor
+        context = self.context
+        monitor = context.monitor
         monitor.begin(self.command or "-", self.path or "-")
         before = self.wire.sent
         try:
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
         finally:
             monitor.end(error.status, self.wire.sent - before)
-        if self.server.access_log:
+        if context.access_log:
             self._log_response(error.status, None)
 
     def _send_simple(self, error: Refused | BodyRefused, is_head: bool) -> None:
@@ -186,14 +192,13 @@ class PreforkRequestHandler(LoggingHandler):
         self._simple = error_response(
             error.status, error.reason, self.version_string(), not is_head
         )
-        self.wire.write(self._simple, None, self.server.limits.min_data_rate)
+        self.wire.write(self._simple, None, self.context.limits.min_data_rate)
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
-        server = self.server
-        monitor: Monitor = server.monitor
-        wire = self.wire
-        if server.access_logger is not None:
+        context, wire = self.context, self.wire
+        monitor: Monitor = context.monitor
+        if context.access_logger is not None:
             self._start_clock()
         monitor.begin(self.command, self.path)
         before = wire.sent
@@ -217,10 +222,9 @@ class PreforkRequestHandler(LoggingHandler):
             if wire.taken and wire.sent == before:
                 # What the app has sent nobody knows.
                 status = 101
-            # The two refer to each other: don't leave them to the garbage collector.
             self._response = None
             monitor.end(status, wire.sent - before)
-        if status and server.access_log:
+        if status and context.access_log:
             self._log_response(status, response)
         self._settle()
 
@@ -235,51 +239,14 @@ class PreforkRequestHandler(LoggingHandler):
     def _respond(self) -> Response:
         assert self.head is not None
         self._response = response = Response(
+            self.context,
             self.wire,
             self.head,
+            self._body,
+            self.persistence,
             self.version_string(),
-            self.server.limits.min_data_rate,
-            self._may_persist,
-            self._last_byte,
         )
         return response
-
-    def _last_byte(self, persists: bool) -> bool:
-        """The response ends: the worker is free in a moment, or a kept-alive TLS
-        connection holds it.
-
-        :param persists: Whether the connection does.
-        :return: Whether the connection's end can be told with it. TLS has its own
-            way, and somebody who has asked for ``wfile`` may go on.
-        """
-        plain = self.wire.plain
-        if plain or not persists:
-            self.server.monitor.ending()
-        return plain and not persists and "wfile" not in self.made
-
-    def _may_persist(self, wanted: bool) -> bool:
-        """Decide whether the connection goes on after the response, whose head is made
-        now. What it promises is kept.
-
-        :param wanted: Whether the app and the framing let it.
-        """
-        assert self.head is not None
-        persists = (
-            wanted
-            and self.head.keep_alive
-            and "wfile" not in self.made
-            and self.may_go_on()
-        )
-        body = self._body
-        if body is not None:
-            if persists:
-                # As long as some of the body isn't here, nobody can tell whether the
-                # app will read it; or whether a client that waits for 100 will send.
-                moment = 0.0 if self.server.monitor.crowded() else MOMENT
-                persists = body.fetch(_FETCH, moment)
-            # What is sent from now on belongs to this response.
-            body.expects = False
-        return persists
 
     def _settle(self) -> None:
         """Close where the next request's place isn't known."""
@@ -290,7 +257,7 @@ class PreforkRequestHandler(LoggingHandler):
         if self._offer is not None:
             self._offer.release()
             self._offer = None
-        if "wfile" in self.made and getattr(self.wfile, "used", True):
+        if self._file is not None and getattr(self._file, "used", True):
             self.close_connection = True
         body = self._body
         if body is not None and not body.arrived:
@@ -341,7 +308,7 @@ class PreforkRequestHandler(LoggingHandler):
     def _execute(
         self, app: t.Any, environ: WSGIEnvironment, response: Response
     ) -> None:
-        monitor = self.server.monitor
+        monitor = self.context.monitor
         try:
             monitor.abortable = True
             iterable = app(environ, response.start)
@@ -391,11 +358,11 @@ class PreforkRequestHandler(LoggingHandler):
         """
         head = self.head
         assert head is not None
-        server = self.server
-        environ: WSGIEnvironment = server.base_environ.copy()
+        context = self.context
+        environ: WSGIEnvironment = context.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
-        environ["werkzeug.socket"] = self._offer = server.offer(self.wire, head.fields)
+        environ["werkzeug.socket"] = self._offer = context.offer(self.wire, head.fields)
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()
@@ -409,8 +376,8 @@ class PreforkRequestHandler(LoggingHandler):
         add_target(environ, self.path)
         if head.length < 0:
             environ["wsgi.input_terminated"] = True
-        if server.ssl_context is not None:
+        if context.is_tls:
             add_certificate(environ, self.connection)
-        if server.forwarders is not None or server.request_ids is not None:
-            server.add_told(environ, str(self.client_address[0]))
+        if context.forwarders is not None or context.request_ids is not None:
+            context.add_forwarded(environ, str(self.client_address[0]))
         return environ

@@ -13,13 +13,13 @@ import typing as t
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
-from .connection import MOMENT
-from .connection import STEP
 from .errors import ClientDisconnected
 from .proxy_protocol import from_tag
 from .proxy_protocol import MalformedHeader
 from .proxy_protocol import read
 from .proxy_protocol import Source
+from .wire import MOMENT
+from .wire import STEP
 
 if t.TYPE_CHECKING:
     from ..system.peers import Peers

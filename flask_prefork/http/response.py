@@ -12,19 +12,25 @@ from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
+from .wire import MOMENT
 from .wire import SlowClientBudget
 from .wire import Wire
 
 if t.TYPE_CHECKING:
     from types import TracebackType
 
+    from .body import Body
+    from .context import HandlerContext
     from .head import Head
+    from .persistence import Persistence
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 #: Codes of responses whose framing is special: see :meth:`Response._frame`.
 _SPECIAL = (204, 205, 304)
 
+#: Bytes of an unread body that are worth reading to keep the connection.
+_FETCH = 65536
 #: Up to this size a chunk is joined with what goes before it, to be sent at once.
 _JOIN = 65536
 
@@ -32,34 +38,34 @@ _JOIN = 65536
 class Response:
     """One response to one request.
 
+    :param context: Of the server.
     :param wire: Where to.
     :param head: The request's.
+    :param body: The request's, unless all of it was there with the head.
+    :param persistence: The connection's.
     :param server: For the Server field.
-    :param rate: Bytes per second that the client must take; 0 for any.
-    :param ask: Asked when the head is made: may the connection persist? Told whether
-        it could by what the app has said.
-    :param last: Called when the response's last byte is about to be sent, with
-        whether the connection persists; tells whether it ends with that byte.
 
     :ivar status: The status sent, 0 before.
-    :ivar keep_alive: Whether the connection persists, so far.
+    :ivar keep_alive: Whether the connection persists, so far. Decided when the head is
+        made; what that promises is kept.
     :ivar complete: Whether all of it was sent.
     :ivar head: The head as it was sent, empty before.
     """
 
     __slots__ = (
-        "_ask",
         "_before",
+        "_body",
         "_bodyless",
         "_chunked",
         "_code",
         "_fields",
         "_framing",
-        "_last",
         "_left",
         "_length",
         "_line",
+        "_monitor",
         "_pace",
+        "_persistence",
         "_rate",
         "_request",
         "_server",
@@ -73,19 +79,20 @@ class Response:
 
     def __init__(
         self,
+        context: HandlerContext,
         wire: Wire,
         head: Head,
+        body: Body | None,
+        persistence: Persistence,
         server: str,
-        rate: float,
-        ask: t.Callable[[bool], bool],
-        last: t.Callable[[bool], bool],
     ) -> None:
+        self._monitor = context.monitor
+        self._rate = context.limits.min_data_rate
         self._wire = wire
         self._request = head
+        self._body = body
+        self._persistence = persistence
         self._server = server
-        self._rate = rate
-        self._ask = ask
-        self._last = last
         self._pace: SlowClientBudget | None = None
         self._line: bytes | None = None
         self._left: int | None = None
@@ -140,7 +147,8 @@ class Response:
                 data = data[:left]
             self._left = left = left - len(data)
             if not left:
-                last = self._last(self.keep_alive)
+                last = self._ends_connection()
+                self._announce_end()
         elif self._chunked:
             size = b"%x\r\n" % len(data)
             self._framing += len(size) + 2
@@ -211,10 +219,12 @@ class Response:
         """End a response whose last byte wasn't known to be that."""
         if not self.status:
             head = self._start_body(0)
-            self._send(head, self._last(self.keep_alive))
+            self._announce_end()
+            self._send(head, self._ends_connection())
         elif self._chunked:
             self._framing += 5
-            self._send(b"0\r\n\r\n", self._last(self.keep_alive))
+            self._announce_end()
+            self._send(b"0\r\n\r\n", self._ends_connection())
         if self._left:
             self.keep_alive = False
         else:
@@ -247,8 +257,17 @@ class Response:
                 self.keep_alive = False
                 framing = b""
         fields = self._fields
-        self.keep_alive = self._ask(self.keep_alive and not fields.closes)
-        if not self.keep_alive:
+        persists = (
+            self.keep_alive
+            and not fields.closes
+            and request.keep_alive
+            and not self._wire.shared
+            and self._persistence.may_go_on()
+        )
+        if self._body is not None:
+            persists = self._settle_body(self._body, persists)
+        self.keep_alive = persists
+        if not persists:
             connection = b"Connection: close\r\n\r\n"
         elif request.minor:
             connection = b"\r\n"
@@ -260,6 +279,33 @@ class Response:
         self._before = self._wire.sent
         self.head = head = self._line + fields.lines + framing + connection
         return head
+
+    def _settle_body(self, body: Body, persists: bool) -> bool:
+        """Take what is left of the request's body, if the connection is to persist.
+
+        As long as some of it isn't here, nobody can tell whether the app will read it;
+        or whether a client that waits for 100 will send it.
+
+        :return: Whether the connection still persists.
+        """
+        if persists:
+            moment = 0.0 if self._monitor.crowded() else MOMENT
+            persists = body.fetch(_FETCH, moment)
+        # What is sent from now on belongs to this response.
+        body.expects = False
+        return persists
+
+    def _ends_connection(self) -> bool:
+        """Whether the connection's end can be sent with the response's last byte. TLS
+        has its own way, and who has asked for ``wfile`` may go on."""
+        wire = self._wire
+        return wire.plain and not self.keep_alive and not wire.shared
+
+    def _announce_end(self) -> None:
+        """Tell the monitor that the last byte is about to be sent: the worker is free
+        in a moment, unless a kept-alive TLS connection holds it."""
+        if self._wire.plain or not self.keep_alive:
+            self._monitor.about_to_accept()
 
     def _frame(self, code: int) -> bytes:
         """The framing of a response without a body, whatever the app yields

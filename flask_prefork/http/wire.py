@@ -29,6 +29,12 @@ _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 CHUNK = 65536
 _USUAL = 8192
 
+#: Seconds to wait for more before a connection is parked: less than what handing it
+#: over and back would cost.
+MOMENT = 0.001
+#: Seconds of each wait for a client that stays with its worker, between looks at
+#: what goes on around.
+STEP = 0.25
 #: What sendfile(2) gives for files that it can't send.
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
@@ -140,6 +146,8 @@ class Wire:
     #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
     guard: Callable[[], None] | None = None
+    #: Whether somebody else than the response may write to the client (``wfile``).
+    shared = False
     _poll: select.poll | None = None
 
     def __init__(

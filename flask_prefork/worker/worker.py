@@ -130,7 +130,7 @@ class Worker:
         if self.scales is not None and self.scales.served(now):
             self._weigh(self.scales)
 
-    def ending(self) -> None:
+    def about_to_accept(self) -> None:
         """The connection's last byte is about to be sent."""
         self.entry.turn()
 
@@ -178,7 +178,7 @@ class Worker:
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
         for server in self.servers:
-            server.access_log = False
+            server.context.access_log = False
 
     # The loop
 
@@ -357,7 +357,7 @@ class Worker:
         No lower-numbered worker is idle, so this one is who would be ordered next,
         and asking for the order costs more than the moment.
         """
-        self.ending()
+        self.about_to_accept()
         knocks = self.waits[index].poll(_MOMENT)
         return bool(knocks) and not self._is_stopped()
 

@@ -21,6 +21,7 @@ from flask_prefork.http import connection as connection_module
 from flask_prefork.http import handler
 from flask_prefork.http.errors import RequestTimeout
 from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.http.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -229,8 +230,7 @@ def test_a_body_that_waits_is_still_the_apps(make_site: t.Any) -> None:
 @contextlib.contextmanager
 def serving_when_read(line: Line, rest: bytes) -> t.Iterator[None]:
     """The rest comes when the head was taken."""
-    wire = connection_module.Wire
-    take = wire.take
+    take = Wire.take
 
     def take_and_go_on(self: t.Any, count: int) -> None:
         take(self, count)
@@ -240,7 +240,7 @@ def serving_when_read(line: Line, rest: bytes) -> t.Iterator[None]:
 
     sent: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "take", take_and_go_on)
+        patch.setattr(Wire, "take", take_and_go_on)
         yield
 
 

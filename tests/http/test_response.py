@@ -131,6 +131,28 @@ def test_head_and_first_chunk_leave_together(
     assert sends[0].endswith(b"\r\n\r\n2\r\nab\r\n")
 
 
+@pytest.mark.parametrize("request_", [GET, CLOSE])
+@pytest.mark.parametrize("body", [[b"abcd"], [], lambda: generate()])
+def test_the_worker_says_once_that_it_is_about_to_accept(
+    respond: t.Any, monkeypatch: pytest.MonkeyPatch, request_: bytes, body: t.Any
+) -> None:
+    """Right before the last byte, so that a client that connects anew when it has that
+    finds somebody."""
+    events: list[str] = []
+    send = wire.Wire._send
+
+    def record(self: wire.Wire, data: bytes, flags: int) -> int:
+        events.append("send")
+        return send(self, data, flags)
+
+    monkeypatch.setattr(wire.Wire, "_send", record)
+    site = respond(body)
+    site.monitor.about_to_accept = lambda: events.append("about to accept")
+    site.exchange(request_)
+    assert events.count("about to accept") == 1
+    assert events[-2:] == ["about to accept", "send"]
+
+
 @pytest.mark.parametrize(
     ("request_", "body", "ends"),
     [

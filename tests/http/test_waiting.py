@@ -29,7 +29,7 @@ def test_parked_until_the_next_request(line: Line) -> None:
     parked = line.serve()
     assert parked is not None
     assert parked.wait is Wait.KEEP_ALIVE
-    assert parked.deadline > before + line.site.server.limits.keep_alive
+    assert parked.deadline > before + line.site.server.context.limits.keep_alive
     assert parked.have == 0
     assert line.answers() == [200]
     line.send(CLOSE)
@@ -289,5 +289,5 @@ def test_a_slice_without_parking(make_site: t.Any) -> None:
 
 def test_a_long_slice(site: Site) -> None:
     site.monitor.is_crowded = True
-    site.server.limits = type(site.server.limits)(slice=1000)
+    site.server.context.limits = type(site.server.context.limits)(slice=1000)
     assert len(site.ask(GET * 3)) == 3

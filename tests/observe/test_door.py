@@ -299,7 +299,7 @@ def test_who_takes_too_long_is_told(
     """If it has said anything."""
     hasty = dataclasses.replace(module._LIMITS, header_timeout=0.05)
     monkeypatch.setattr(module, "_LIMITS", hasty)
-    monkeypatch.setattr(door._server, "limits", hasty)
+    monkeypatch.setattr(door._server.context, "limits", hasty)
     assert connect(ASK[:-2]).recv(12) == b"HTTP/1.1 408"
     assert connect(b"").recv(12) == b""
 
