@@ -21,11 +21,11 @@ from .errors import Refused
 from .head import Head
 from .head import read
 from .persistence import Persistence
-from .receive_buffer import is_crammed
-from .takeover import Offer
+from .socket_state import is_receive_buffer_full
 from .takeover import shut
-from .wire import MOMENT
-from .wire import STEP
+from .takeover import TakeoverSocket
+from .wire import CHECK_INTERVAL
+from .wire import PARK_DELAY
 
 if t.TYPE_CHECKING:
     from .context import HandlerContext
@@ -44,28 +44,30 @@ _HELD_KEEP_ALIVE = 1.0
 #: Seconds to look for what still comes after the last response, also while others wait,
 #: and bytes of it.
 _LINGER = 1.0
-_LINGER_CROWDED = 0.1
+_LINGER_CONTENDED = 0.1
 _LINGER_BYTES = 1 << 20
 
 
-def linger(wire: Wire, crowded: t.Callable[[], bool]) -> None:
+def linger(wire: Wire, contended: t.Callable[[], bool]) -> None:
     """End a connection whose client may still be sending.
 
-    :param crowded: Tells whether others wait.
+    :param contended: Tells whether others wait.
     """
-    wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CROWDED, crowded)
+    wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CONTENDED, contended)
 
 
-def end_taken(taken: Offer, wire: Wire, crowded: t.Callable[[], bool]) -> None:
+def end_taken_over(
+    taken: TakeoverSocket, wire: Wire, contended: t.Callable[[], bool]
+) -> None:
     """End a connection that the app has taken over, and now left.
 
-    :param crowded: See :func:`linger`.
+    :param contended: See :func:`linger`.
     """
-    taken.wait_for_threads(_LINGER_CROWDED if crowded() else _LINGER)
+    taken.wait_for_threads(_LINGER_CONTENDED if contended() else _LINGER)
     if wire.sock.gettimeout() is not None:
         # With a timeout each look is a wait of its own.
         wire.sock.settimeout(None)
-    linger(wire, crowded)
+    linger(wire, contended)
     # Threads of the app may wait for what will never come.
     shut(wire.sock, socket.SHUT_RDWR)
     taken.release()
@@ -95,7 +97,7 @@ class ConnectionHandler(WSGIRequestHandler):
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
-    _offer: Offer | None = None
+    _app_socket: TakeoverSocket | None = None
 
     def __init__(
         self,
@@ -134,11 +136,11 @@ class ConnectionHandler(WSGIRequestHandler):
         except ClientDisconnected as e:
             self.connection_dropped(e)
 
-    def forget_request(self) -> None:
+    def reset_request(self) -> None:
         """Be as new: the last request is over, and another one comes."""
         raise NotImplementedError
 
-    def take_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(self, head: Head, size: int, data: bytes) -> None:
         """Take a request that has begun.
 
         :param size: Bytes of the head and what was before it.
@@ -158,10 +160,10 @@ class ConnectionHandler(WSGIRequestHandler):
 
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
-        if self._offer is not None and self.wire.taken:
-            end_taken(self._offer, self.wire, self.context.monitor.crowded)
+        if self._app_socket is not None and self.wire.taken:
+            end_taken_over(self._app_socket, self.wire, self.context.monitor.contended)
         elif self._linger:
-            linger(self.wire, self.context.monitor.crowded)
+            linger(self.wire, self.context.monitor.contended)
         elif not self.wire.finished:
             self.wire.finish()
 
@@ -186,20 +188,20 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.close_connection:
                 return None
             now = time.monotonic()
-            if persistence.can_park() and now > slice_end and monitor.crowded():
-                return self._give_turn(now)
+            if persistence.can_park() and now > slice_end and monitor.contended():
+                return self._yield_worker(now)
             waiting = self._wait_idle(now + limits.keep_alive)
             if waiting is not True:
                 return waiting
-            self.forget_request()
+            self.reset_request()
             deadline = time.monotonic() + limits.header_timeout
 
     # Each of these returns what _serve() returns, or True to go on.
 
-    def _give_turn(self, now: float) -> Parked | None:
+    def _yield_worker(self, now: float) -> Parked | None:
         """Hand the connection back, because others wait and it had its slice."""
         limits = self.context.limits
-        data = self.wire.look()
+        data = self.wire.peek()
         if data == b"":
             return None
         if data is None:
@@ -209,11 +211,12 @@ class ConnectionHandler(WSGIRequestHandler):
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
         """Wait for the first byte of the next request.
 
-        The client was told that the connection goes on. So it does when the server
-        stops, until the client has had the time to ask for more, and is told then.
+        The client has a response that lets the connection go on. So it does when the
+        server stops, until the client has had the time to send another request, whose
+        response says that the connection ends.
         """
         wire, monitor = self.wire, self.context.monitor
-        if wire.buffer or wire.wait(MOMENT):
+        if wire.buffered or wire.wait(PARK_DELAY):
             return True
         now = time.monotonic()
         held_until = min(deadline, now + _HELD_KEEP_ALIVE)
@@ -221,7 +224,7 @@ class ConnectionHandler(WSGIRequestHandler):
             # While the server stops, the dispatcher doesn't wait for what comes from
             # workers that are on their last connection.
             can_park = self.persistence.can_park()
-            if can_park and (not monitor.draining() or monitor.crowded()):
+            if can_park and (not monitor.draining() or monitor.contended()):
                 return Parked(Wait.KEEP_ALIVE, deadline)
             if wire.wait(min(held_until - now, _IDLE_STEP)):
                 return True
@@ -233,12 +236,12 @@ class ConnectionHandler(WSGIRequestHandler):
         wire = self.wire
         waited = False
         while True:
-            data = wire.look()
+            data = wire.peek()
             if data:
                 try:
                     found = read(data, self.context.limits)
                     if found is not None:
-                        self.take_request(found[0], found[1], data)
+                        self.begin_request(found[0], found[1], data)
                         return True
                 except (Refused, BodyError) as e:
                     self._linger = True
@@ -247,13 +250,13 @@ class ConnectionHandler(WSGIRequestHandler):
             elif data is not None:
                 return None
             have = len(data or b"")
-            left_there = have - len(wire.buffer or b"")
+            left_there = have - len(wire.buffered or b"")
             # A moment for each is long for those behind a burst of beginnings.
-            waited = waited or self.context.monitor.crowded()
+            waited = waited or self.context.monitor.contended()
             if left_there and (
-                left_there > _BULK or (waited and is_crammed(wire.sock))
+                left_there > _BULK or (waited and is_receive_buffer_full(wire.sock))
             ):
-                wire.hold(have)
+                wire.buffer(have)
                 deadline = min(deadline, time.monotonic() + _BULK_TIMEOUT)
             waiting = self._wait_head(data or b"", deadline, waited)
             if waiting is not True:
@@ -280,9 +283,9 @@ class ConnectionHandler(WSGIRequestHandler):
         if self.persistence.can_park():
             if waited:
                 return Parked(Wait.HEAD, deadline, len(data))
-            wire.wait_more(len(data), min(MOMENT, left))
+            wire.wait_more(len(data), min(PARK_DELAY, left))
         else:
             if wire.local:
-                wire.hold(len(data))
-            wire.wait_more(len(data), min(left, STEP))
+                wire.buffer(len(data))
+            wire.wait_more(len(data), min(left, CHECK_INTERVAL))
         return True

@@ -28,7 +28,7 @@ if t.TYPE_CHECKING:
     from .contract import Monitor
     from .request_id import RequestIds
     from .takeover import Fields
-    from .takeover import Offer
+    from .takeover import TakeoverSocket
 
 
 @dataclass
@@ -62,7 +62,7 @@ class HandlerContext:
             return TLSWire(connection, False, self.monitor.progress)
         return Wire(connection, self.is_local, self.monitor.progress)
 
-    def offer(self, wire: Wire, fields: Fields = ()) -> Offer:
+    def make_app_socket(self, wire: Wire, fields: Fields = ()) -> TakeoverSocket:
         """The socket of a request, by which the app may take its connection over.
 
         :param fields: The request's header fields.

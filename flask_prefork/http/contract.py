@@ -1,4 +1,4 @@
-"""Limits, and what a worker and this package say to each other.
+"""Limits, and what this package calls of a worker, and returns to it.
 
 The package calls its :class:`Monitor`, which is the worker, at the turns of a request;
 what :meth:`.server.PreforkServer.serve` returns to the worker is a
@@ -87,11 +87,11 @@ class Monitor(t.Protocol):
     def draining(self) -> bool:
         """Whether the server stops, so that connections must end."""
 
-    def leaving(self) -> bool:
+    def retiring(self) -> bool:
         """Whether the worker is to end, so that connections must that the app has
         taken over."""
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Whether others wait for a worker."""
 
 
@@ -121,10 +121,10 @@ class NullMonitor:
         """Never."""
         return False
 
-    def leaving(self) -> bool:
+    def retiring(self) -> bool:
         """Never."""
         return False
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Never."""
         return False

@@ -29,7 +29,7 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
 from .head import Head
-from .on_demand import made_on_demand
+from .lazy_attribute import lazy_attribute
 from .request_log import LoggingHandler
 from .response import Response
 from .takeover import ENDS
@@ -59,7 +59,7 @@ class PreforkRequestHandler(LoggingHandler):
     server_version = SOFTWARE
     _dispatches = False
     #: What was made on demand for this request.
-    made: dict[str, t.Any]
+    lazy_values: dict[str, t.Any]
     #: What werkzeug's address_string() looks into.
     environ: WSGIEnvironment | None = None  # type: ignore[assignment]
     #: The request's body, unless all of it is there.
@@ -77,7 +77,7 @@ class PreforkRequestHandler(LoggingHandler):
 
     # What others read.
 
-    @made_on_demand
+    @lazy_attribute
     def headers(self) -> HTTPMessage:
         """The header fields as :mod:`http.client` has them."""
         message = HTTPMessage()
@@ -110,12 +110,12 @@ class PreforkRequestHandler(LoggingHandler):
         self._file = stream
         self.wire.shared = True
 
-    @made_on_demand
+    @lazy_attribute
     def raw_requestline(self) -> bytes:
         """The request line with its CRLF."""
         return self.head.raw.partition(b"\n")[0] + b"\n" if self.head else b""
 
-    @made_on_demand
+    @lazy_attribute
     def requestline(self) -> str:
         """The request line as text."""
         line: bytes = self.raw_requestline
@@ -127,30 +127,30 @@ class PreforkRequestHandler(LoggingHandler):
 
     # One request.
 
-    def forget_request(self) -> None:
+    def reset_request(self) -> None:
         self.head = self.environ = self._body = self._input = self._file = None
         self._linger = self._excess = self.wire.shared = False
 
-    def take_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(self, head: Head, size: int, data: bytes) -> None:
         """Take the request, and its body too if all of it is there."""
-        self.made = {}
+        self.lazy_values = {}
         self.head = head
         self.command = head.method
         self.path = head.target
         self.request_version = head.version
         length = head.length
         if length:
-            self._take_body(head, size, data)
+            self._begin_body(head, size, data)
         else:
-            self.wire.take(size)
+            self.wire.consume(size)
             self._excess = len(data) > size
 
-    def _take_body(self, head: Head, size: int, data: bytes) -> None:
+    def _begin_body(self, head: Head, size: int, data: bytes) -> None:
         limits = self.context.limits
         wire = self.wire
         length = head.length
         if length < 0:
-            wire.take(size)
+            wire.consume(size)
             body = ChunkedBody(wire, limits, head.expects)
             content = body.prefetch(data[size:])
             if content is None:
@@ -161,11 +161,11 @@ class PreforkRequestHandler(LoggingHandler):
             raise Refused(413, "body too large")
         elif len(data) - size >= length:
             size += length
-            wire.take(size)
+            wire.consume(size)
             self._excess = len(data) > size
             self._input = io.BytesIO(data[size - length : size])
         else:
-            wire.take(size)
+            wire.consume(size)
             expects = head.expects and len(data) == size
             self._body = LengthBody(wire, limits, expects, length)
 
@@ -173,7 +173,7 @@ class PreforkRequestHandler(LoggingHandler):
         """Answer what can't be served with a small response."""
         if self.head is None:
             line = data.lstrip(b"\r\n").partition(b"\n")[0]
-            self.made = {"raw_requestline": line[:1024]}
+            self.lazy_values = {"raw_requestline": line[:1024]}
             self.command = self.path = self.request_version = ""
         self._start_clock()
         context = self.context
@@ -217,8 +217,8 @@ class PreforkRequestHandler(LoggingHandler):
         finally:
             response = self._response
             status = response.status if response is not None else 0
-            if self._offer is not None:
-                self._offer.stop_watch()
+            if self._app_socket is not None:
+                self._app_socket.stop_watchdog()
             if wire.taken and wire.sent == before:
                 # What the app has sent nobody knows.
                 status = 101
@@ -254,9 +254,9 @@ class PreforkRequestHandler(LoggingHandler):
         if self.wire.taken:
             self.close_connection = True
             return
-        if self._offer is not None:
-            self._offer.release()
-            self._offer = None
+        if self._app_socket is not None:
+            self._app_socket.release()
+            self._app_socket = None
         if self._file is not None and getattr(self._file, "used", True):
             self.close_connection = True
         body = self._body
@@ -264,7 +264,7 @@ class PreforkRequestHandler(LoggingHandler):
             self.close_connection = self._linger = True
         elif self.close_connection and (self.head.keep_alive or self._excess):
             # The client didn't ask for the end: the next request may be there.
-            self._linger = bool(self.wire.look())
+            self._linger = bool(self.wire.peek())
 
     def run_wsgi(self) -> None:
         """Call the app and send what it gives."""
@@ -319,7 +319,7 @@ class PreforkRequestHandler(LoggingHandler):
                 if hasattr(iterable, "close"):
                     iterable.close()
         except (Exception, RequestTimeout) as e:
-            if self._offer is None or not self._offer.is_taken():
+            if self._app_socket is None or not self._app_socket.is_taken():
                 raise
             if not isinstance(e, ENDS):
                 self._log_exception(e)
@@ -354,7 +354,7 @@ class PreforkRequestHandler(LoggingHandler):
     def make_environ(self) -> WSGIEnvironment:
         """The WSGI environ for the request that was read.
 
-        :raises Refused: A listed proxy tells nonsense of its client.
+        :raises Refused: What a listed proxy has sent of its client is malformed.
         """
         head = self.head
         assert head is not None
@@ -362,7 +362,9 @@ class PreforkRequestHandler(LoggingHandler):
         environ: WSGIEnvironment = context.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
-        environ["werkzeug.socket"] = self._offer = context.offer(self.wire, head.fields)
+        environ["werkzeug.socket"] = self._app_socket = context.make_app_socket(
+            self.wire, head.fields
+        )
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()

@@ -34,9 +34,9 @@ class Persistence:
         """Whether the connection can move to another process: nothing of what the
         client has sent is kept here."""
         wire = self._wire
-        return self._context.can_park and wire.plain and not wire.buffer
+        return self._context.can_park and wire.plain and not wire.buffered
 
-    def may_go_on(self) -> bool:
+    def may_persist(self) -> bool:
         """Whether the connection may go on after the response that begins now.
 
         Asked when its head is made, which tells the client (RFC 9112, 9.6): from then
@@ -50,6 +50,6 @@ class Persistence:
             return True
         # It has its worker until the next request comes. If that is there, the
         # connection has its slice as any other.
-        if self._wire.buffer and time.monotonic() <= self.slice_end:
+        if self._wire.buffered and time.monotonic() <= self.slice_end:
             return True
-        return not monitor.crowded()
+        return not monitor.contended()

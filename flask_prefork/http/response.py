@@ -12,7 +12,7 @@ from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
-from .wire import MOMENT
+from .wire import PARK_DELAY
 from .wire import SlowClientBudget
 from .wire import Wire
 
@@ -64,7 +64,7 @@ class Response:
         "_length",
         "_line",
         "_monitor",
-        "_pace",
+        "_budget",
         "_persistence",
         "_rate",
         "_request",
@@ -93,7 +93,7 @@ class Response:
         self._body = body
         self._persistence = persistence
         self._server = server
-        self._pace: SlowClientBudget | None = None
+        self._budget: SlowClientBudget | None = None
         self._line: bytes | None = None
         self._left: int | None = None
         self._chunked = self._bodyless = self.overlong = self.complete = False
@@ -166,7 +166,7 @@ class Response:
         elif head:
             data = head + data
         if data:
-            self._pace = self._wire.write(data, self._pace, self._rate, last)
+            self._budget = self._wire.write(data, self._budget, self._rate, last)
         if self._bodyless or self._left == 0:
             self.complete = True
 
@@ -201,8 +201,8 @@ class Response:
             # Of a sequence the length is known before the head goes out. To HEAD only
             # the app can know what GET's would be, unless it gives it all the same.
             iterable = (b"".join(iterable),)
-            told = iterable[0] or self._request.method != "HEAD"
-            if told and self._line is not None and self._length is None:
+            is_known = iterable[0] or self._request.method != "HEAD"
+            if is_known and self._line is not None and self._length is None:
                 self._length = len(iterable[0])
         for data in iterable:
             self.write(data)
@@ -236,8 +236,8 @@ class Response:
         :param length: The body's length, if it is known though the app didn't
             tell.
         """
-        if self._wire.guard is not None:
-            self._wire.guard()
+        if self._wire.before_write is not None:
+            self._wire.before_write()
         if self._line is None:
             raise AssertionError("write() before start_response()")
         code = self._code
@@ -262,7 +262,7 @@ class Response:
             and not fields.closes
             and request.keep_alive
             and not self._wire.shared
-            and self._persistence.may_go_on()
+            and self._persistence.may_persist()
         )
         if self._body is not None:
             persists = self._settle_body(self._body, persists)
@@ -289,7 +289,7 @@ class Response:
         :return: Whether the connection still persists.
         """
         if persists:
-            moment = 0.0 if self._monitor.crowded() else MOMENT
+            moment = 0.0 if self._monitor.contended() else PARK_DELAY
             persists = body.fetch(_FETCH, moment)
         # What is sent from now on belongs to this response.
         body.expects = False
@@ -315,11 +315,11 @@ class Response:
             return b"Content-Length: 0\r\n"
         if code in _SPECIAL:
             return b""
-        # To HEAD, what GET would be told.
+        # To HEAD, what GET would get.
         return b"" if self._length is None else b"Content-Length: %d\r\n" % self._length
 
     def _send(self, data: bytes, last: bool = False) -> None:
-        self._pace = self._wire.write(data, self._pace, self._rate, last)
+        self._budget = self._wire.write(data, self._budget, self._rate, last)
 
     def _send_file(self, file: t.Any) -> bool:
         """Let the kernel send a file.
@@ -335,9 +335,11 @@ class Response:
         self._send(self._start_body(there))
         if not self._bodyless:
             assert self._left is not None
-            if self._pace is None:
-                self._pace = SlowClientBudget(self._rate)
-            sent = self._wire.send_file(fd, offset, min(there, self._left), self._pace)
+            if self._budget is None:
+                self._budget = SlowClientBudget(self._rate)
+            sent = self._wire.send_file(
+                fd, offset, min(there, self._left), self._budget
+            )
             if sent is None:
                 return False
             self._left -= sent

@@ -33,13 +33,13 @@ from .contract import SOFTWARE
 from .environ import REQUEST_KEYS
 from .file_wrapper import FileWrapper
 from .handler import PreforkRequestHandler
-from .introduction import introduce
-from .introduction import ProxiedClient
-from .introduction import remember
+from .monitored_socket import MonitoredSSLSocket
+from .proxy_header import ProxiedClient
+from .proxy_header import read_proxy_header
+from .proxy_header import restore
 from .proxy_protocol import MalformedHeader
 from .request_id import RequestIds
-from .telling import TellingSSLSocket
-from .tls import shake_hands
+from .tls import do_tls_handshake
 from .werkzeug_handler import MonitoredApp
 from .werkzeug_handler import serve_monitored
 from .werkzeug_handler import without_version
@@ -132,7 +132,7 @@ class PreforkServer(HandlerServer):
             ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
         if ssl_context is not None and not self._ours:
-            ssl_context.sslsocket_class = TellingSSLSocket
+            ssl_context.sslsocket_class = MonitoredSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
         self.context = HandlerContext(
@@ -151,7 +151,10 @@ class PreforkServer(HandlerServer):
         self.watch(NullMonitor())
 
     def watch(self, monitor: Monitor) -> None:
-        """Have somebody told of the requests, and name them to the app."""
+        """Set who is called for each request, and name its slot to the app.
+
+        Called in each worker, after the fork.
+        """
         context = self.context
         context.monitor = monitor
         context.base_environ["flask_prefork.slot"] = monitor.slot
@@ -211,7 +214,7 @@ class PreforkServer(HandlerServer):
         tag = b""
         try:
             if self.proxies is not None or (resumed is not None and resumed.tag):
-                met = self._meet(connection, address, resumed)
+                met = self._read_proxy_header(connection, address, resumed)
                 if met is None:
                     connection.close()
                 if not isinstance(met, ProxiedClient):
@@ -219,10 +222,10 @@ class PreforkServer(HandlerServer):
                 address, resumed = met
                 tag = resumed.tag
             if self.ssl_context is not None:
-                shaken = self._shake_hands(connection, address, resumed)
-                if shaken is None:
+                wrapped = self._do_handshake(connection, address, resumed)
+                if wrapped is None:
                     return None
-                connection = shaken
+                connection = wrapped
             if not self._ours:
                 serve_monitored(connection, address, self, self._handler, resumed)
                 return None
@@ -240,7 +243,7 @@ class PreforkServer(HandlerServer):
             parked = parked._replace(tag=tag)
         return parked
 
-    def _meet(
+    def _read_proxy_header(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
     ) -> ProxiedClient | Parked | None:
         """Learn from a proxy whose connection it is."""
@@ -248,7 +251,7 @@ class PreforkServer(HandlerServer):
             deadline = time.monotonic() + self.context.limits.header_timeout
             resumed = Parked(Wait.HEAD, deadline)
         elif resumed.tag:
-            return remember(resumed, address)
+            return restore(resumed, address)
         if self.proxies is None or resumed.wait is not Wait.HEAD:
             # It was served before a reload, without a proxy.
             return ProxiedClient(address, resumed)
@@ -256,7 +259,7 @@ class PreforkServer(HandlerServer):
         may_park = context.can_park and self._ours and not context.is_tls
         wire = Wire(connection, context.is_local)
         try:
-            return introduce(wire, address, self.proxies, resumed, may_park)
+            return read_proxy_header(wire, address, self.proxies, resumed, may_park)
         except MalformedHeader as e:
             self._log_end(address, f"closed, {e}")
         return None
@@ -267,7 +270,7 @@ class PreforkServer(HandlerServer):
         # As an argument: what it holds is no format.
         self.log("info", "%s", line)
 
-    def _shake_hands(
+    def _do_handshake(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
     ) -> ssl.SSLSocket | None:
         """Do the TLS handshake; ``None`` if there was none.
@@ -279,7 +282,7 @@ class PreforkServer(HandlerServer):
         if resumed is not None:
             deadline = resumed.deadline
         try:
-            return shake_hands(connection, self.ssl_context, deadline)
+            return do_tls_handshake(connection, self.ssl_context, deadline)
         except OSError as e:
             reason = str(getattr(e, "reason", None) or e)
             self._log_end(address, f"no TLS handshake: {reason}")

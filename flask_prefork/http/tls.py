@@ -31,7 +31,7 @@ class TLSWire(Wire):
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(sock, local, progress)
-        self.buffer = bytearray()
+        self.buffered = bytearray()
 
     def _receive(self, size: int, flags: int = 0) -> bytes | None:
         try:
@@ -98,7 +98,7 @@ class TLSWire(Wire):
             pass
 
 
-def shake_hands(
+def do_tls_handshake(
     sock: socket.socket, context: ssl.SSLContext, deadline: float
 ) -> ssl.SSLSocket:
     """Do a TLS handshake.

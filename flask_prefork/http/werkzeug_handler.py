@@ -15,12 +15,12 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.serving import WSGIRequestHandler
 
 from ..system.parked import Wait
-from .connection import end_taken
+from .connection import end_taken_over
 from .errors import Refused
 from .errors import TakenOver
+from .monitored_socket import MonitoredSocket
+from .monitored_socket import MonitoredSSLSocket
 from .takeover import ENDS
-from .telling import TellingSocket
-from .telling import TellingSSLSocket
 
 if t.TYPE_CHECKING:
     import socket
@@ -73,18 +73,18 @@ def serve_monitored(
     :param resumed: With the deadline of the head, if it has one already.
     """
     context = server.context
-    monitored: TellingSocket | TellingSSLSocket
-    if isinstance(connection, TellingSSLSocket):
+    monitored: MonitoredSocket | MonitoredSSLSocket
+    if isinstance(connection, MonitoredSSLSocket):
         monitored = connection
     else:
-        monitored = TellingSocket.of(connection)
+        monitored = MonitoredSocket.of(connection)
     monitored.progress = context.monitor.progress
     monitored.rate = context.limits.min_data_rate
     deadline = time.monotonic() + context.limits.header_timeout
     if resumed is not None and resumed.wait is Wait.HEAD:
         context.make_wire(monitored).low_water(1)
         deadline = resumed.deadline
-    monitored.expect(deadline)
+    monitored.expect_request(deadline)
     try:
         handler(monitored, address, server)
     except Exception:
@@ -132,13 +132,13 @@ class MonitoredApp:
         wire = context.make_wire(environ.get("werkzeug.socket"))
         limits = context.limits
         options = environ.get("HTTP_CONNECTION", "").encode("latin-1")
-        offered = context.offer(wire, [(b"connection", options)])
+        offered = context.make_app_socket(wire, [(b"connection", options)])
         monitored: t.Any = wire.sock
         if monitored is not None:
             environ["werkzeug.socket"] = offered
-        is_ours = isinstance(monitored, (TellingSocket, TellingSSLSocket))
+        is_ours = isinstance(monitored, (MonitoredSocket, MonitoredSSLSocket))
         if is_ours:
-            monitored.begin(wire, limits.min_data_rate)
+            monitored.begin_request(wire, limits.min_data_rate)
 
         def start(line: str, *args: t.Any) -> t.Any:
             nonlocal status
@@ -166,7 +166,7 @@ class MonitoredApp:
             if not isinstance(e, ENDS):
                 self._log_error(wire.sock, None)
         finally:
-            offered.stop_watch()
+            offered.stop_watchdog()
             offered.is_taken()
             monitor.end(101 if wire.taken else status, sent)
             if hasattr(iterable, "close"):
@@ -174,9 +174,9 @@ class MonitoredApp:
             if not wire.taken:
                 offered.release()
             else:
-                end_taken(offered, wire, monitor.crowded)
+                end_taken_over(offered, wire, monitor.contended)
             if is_ours:
-                monitored.end(time.monotonic() + limits.header_timeout)
+                monitored.end_request(time.monotonic() + limits.header_timeout)
         if wire.taken:
             # The handler ends without a response.
             raise TakenOver

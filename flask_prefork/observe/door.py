@@ -89,7 +89,7 @@ class AdminServer(NullMonitor):
         self._server = PreforkServer(site, listener, limits=_LIMITS, access_log=False)
         self._server.watch(self)
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Whether others wait for a thread."""
         return bool(self._lot.ready or self._eager)
 
@@ -180,7 +180,7 @@ class AdminServer(NullMonitor):
     def _serve_ready(self) -> None:
         """Serve those who wait, and show those out that stay for too long."""
         now = time.monotonic()
-        while self._threads < CROWD and self.crowded():
+        while self._threads < CROWD and self.contended():
             guest = self._next()
             guest.since = now
             self._inside[guest] = None

@@ -138,11 +138,11 @@ class Worker:
         """Whether kept-alive connections should end."""
         return self.bank.is_draining() or (self.stays and self._is_stopped())
 
-    def leaving(self) -> bool:
+    def retiring(self) -> bool:
         """Whether connections should end that the app has taken over."""
         return self.bank.is_draining() or self.bank.is_retiring(self.slot)
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Whether others wait for a worker."""
         bank, limit = self.bank, self.settings.max_requests
         return (
@@ -161,7 +161,7 @@ class Worker:
         over = self.scales is not None and self.scales.is_over
         return over or self.bank.is_stopped(self.slot)
 
-    def disown(self) -> None:
+    def release_in_child(self) -> None:
         """In a process that the app has forked: let go of what is this worker's.
 
         The child may live on, and neither the client nor the dispatcher would see
@@ -171,7 +171,7 @@ class Worker:
         ours = [self.channel, *(server.socket for server in self.servers)]
         waiter = self._waiter.fileno() if self._waiter is not None else -1
         # Before its connection is gone, which the kernel is asked about.
-        offered = app_socket.lent()
+        offered = app_socket.duplicated_descriptors()
         fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
         forks.blind(fds)
         self.entry.release()

@@ -126,7 +126,7 @@ def test_never_parked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ends_when_others_wait(site: Site) -> None:
-    site.monitor.is_crowded = True
+    site.monitor.is_contended = True
     with tls(site) as client:
         client.sendall(GET)
         (answer,) = parse(read_all(client))

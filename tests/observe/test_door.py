@@ -179,7 +179,7 @@ def test_so_many_are_served_at_once(
     clients = [connect(ask) for _ in range(module.CROWD + 1)]
     for _ in range(module.CROWD):
         assert site.inside.acquire(timeout=DEADLINE)
-    wait_for(door.crowded)
+    wait_for(door.contended)
     assert not site.inside.acquire(blocking=False), "the last one waits"
     site.open.set()
     # The last one comes in although others could keep their places.

@@ -19,7 +19,7 @@ from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import wire
-from flask_prefork.http.telling import TellingSocket
+from flask_prefork.http.monitored_socket import MonitoredSocket
 from flask_prefork.http.wire import Wire
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
@@ -135,9 +135,9 @@ def test_what_the_client_takes_is_progress(kind: str) -> None:
             one = Wire(ours, True, news.set)
             args = one.write, b"last", None, 240.0
         else:
-            ours = monitored = TellingSocket.of(ours)
+            ours = monitored = MonitoredSocket.of(ours)
             monitored.progress = news.set
-            monitored.begin(None, 240.0)
+            monitored.begin_request(None, 240.0)
             args = monitored.sendall, b"last"
         thread = threading.Thread(target=args[0], args=args[1:])
         thread.start()
