@@ -1,7 +1,29 @@
 """One connection: its requests one after another, and when to park it.
 
-The server makes a handler derived from this for each connection that a worker accepted
-or was handed back, and parks the connection if the handler says so.
+Runs in a worker. ``PreforkServer.serve`` makes a handler for each connection that the
+worker has accepted or that the dispatcher has handed back, after the PROXY header and
+the TLS handshake. Making it serves the connection; it is never used again.
+
+Called in this order::
+
+    setup()                      once, a subclass's
+    handle()                     until the connection ends or is to be parked
+      _wait_idle()               if it was parked between two requests
+      _read_head()               peeks until there is a whole head, or refuses
+        begin_request()          handler.py takes the head, and the body if it is there
+        refuse()                 or answers what is malformed, too large or too late
+      handle_one_request()       handler.py calls the app and sends the response
+      _yield_worker()            if others wait and its time is over
+      _wait_idle()               else for the next request
+      reset_request()            before that is read
+      _end()                     if the connection is over: end, linger or both
+    finish()                     once, a subclass's
+
+``parked`` then says whether the caller closes the connection or parks it.
+
+Never done here: accept; wait without a deadline; read what belongs to the next request
+from a plain socket, which may be another worker's to serve; wait for longer than
+``PARK_DELAY`` for a client that can wait parked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,19 @@
 """The request handler: one request's way from its head to the app and back.
 
-The server makes one for each connection (``server.py``). ``connection.py``, its base,
-calls it for each request whose head is whole.
+Runs in a worker. ``connection.py``, its base, calls for each request
+:meth:`~PreforkRequestHandler.begin_request` with its head, then
+:meth:`~PreforkRequestHandler.handle_one_request`, and before the next one
+:meth:`~PreforkRequestHandler.reset_request`. What can't be served goes to
+:meth:`~PreforkRequestHandler.refuse` instead.
+
+``handle_one_request`` tells the monitor that the request begins, calls ``run_wsgi`` or
+a subclass's ``do_*``, and tells the monitor that it has ended. ``run_wsgi`` makes the
+environ and a ``Response``, calls the app with both, and sends what it returns. What the
+handler needs of its server it is handed (``context.py``).
+
+Never done here: send to the client but by ``Response`` and ``error_response``; decide
+whether the connection goes on before the response's head is made, or otherwise than
+that said.
 """
 
 from __future__ import annotations

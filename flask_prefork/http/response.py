@@ -1,7 +1,15 @@
 """The response: start_response, its rules, and framing (PEP 3333, RFC 9112, 6).
 
 The handler makes a :class:`Response` for each request, gives its ``start`` to the app,
-and then has it send what the app returned.
+and then has it ``send`` what the app returned. The app calls ``start``, and may call
+the ``write`` that this returns. The first byte of the body, or the end without one,
+makes the head: there the framing is decided, and whether the connection goes on.
+
+Head and first part go out in one write. Right before the last byte the monitor is told
+that the worker is about to accept.
+
+Never done here: wait for a client without its budget; ask the handler; change what the
+head has promised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,15 @@
-"""The server that request handlers see, one for each listening socket.
+"""The server: what a worker calls for each connection, one for each listening socket.
 
-It is made before the workers are forked, and :meth:`PreforkServer.serve` is used in
-them: it never accepts, polls the listener or starts anything itself.
+The zygote makes it before the workers are forked, from the settings and the app. In
+each worker :meth:`PreforkServer.watch` is called once, before anything is served. Then
+the worker calls :meth:`PreforkServer.accept` and :meth:`PreforkServer.serve`, and parks
+what that returns; a parked connection comes back by ``serve`` with what was returned.
+
+``serve`` reads the PROXY header, does the TLS handshake, and then makes the handler,
+which serves the connection (``connection.py``).
+
+Never done here: fork, poll the listening socket, accept unasked, or start a thread.
+``serve`` returns for whatever the client does. It raises only what ends the process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,17 @@
 """A client's socket: nothing waits on it without a deadline.
 
+There is one for each connection that a worker serves. ``connection.py`` peeks for
+heads, ``handler.py`` consumes them, ``body.py`` reads bodies, ``response.py`` writes,
+and the end is ``finish`` or ``linger``. ``before_write`` is called before anything is
+sent, if the app might have taken the connection over.
+
 On a plain socket a head is looked at with ``MSG_PEEK`` and only what belongs to the
-request is taken, so that the rest stays in the kernel and the connection can go to
+request is consumed, so that the rest stays in the kernel and the connection can go to
 another process at any time. TLS has no such look: there, and where a connection
 stays with its process anyway, what comes is kept in a buffer here.
+
+Never done here: parse; close the socket, which is for who has accepted it; wait for
+longer than the caller or the client's budget allows.
 """
 
 from __future__ import annotations
