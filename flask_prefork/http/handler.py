@@ -246,7 +246,7 @@ class PreforkRequestHandler(LoggingHandler):
         response = self._respond()
         response.start("200 OK", [("Content-Length", "0")])
         response.send([])
-        self._go_on(response)
+        self.close_connection = not response.persists
 
     def _respond(self) -> Response:
         assert self.head is not None
@@ -310,12 +310,7 @@ class PreforkRequestHandler(LoggingHandler):
             self.log_error("The response is longer than its Content-Length.")
         elif response.missing:
             self.log_error("The response is shorter than its Content-Length.")
-        self._go_on(response)
-
-    def _go_on(self, response: Response) -> None:
-        """Let the connection go on if the response has said so. If it was cut short,
-        its end is all that can tell the client."""
-        self.close_connection = not (response.complete and response.keep_alive)
+        self.close_connection = not response.persists
 
     def _execute(
         self, app: t.Any, environ: WSGIEnvironment, response: Response
@@ -351,7 +346,7 @@ class PreforkRequestHandler(LoggingHandler):
             except RequestTimeout as e:
                 # The app's error came a moment before it.
                 self._time_out(e, response)
-        self._go_on(response)
+        self.close_connection = not response.persists
         self._log_exception(error)
 
     def _time_out(self, error: RequestTimeout, response: Response) -> None:
@@ -359,7 +354,7 @@ class PreforkRequestHandler(LoggingHandler):
         if not response.status:
             self._send_simple(Refused(503, str(error)), self.command == "HEAD")
             response.status = 503
-        self._go_on(response)
+        self.close_connection = not response.persists
 
     # The environ.
 

@@ -56,7 +56,10 @@ class Response:
     :ivar status: The status sent, 0 before.
     :ivar keep_alive: Whether the connection persists, so far. Decided when the head is
         made; what that promises is kept.
-    :ivar complete: Whether all of it was sent.
+    :ivar persists: The same, once all of it was sent; ``False`` before. If it was cut
+        short, the connection's end is all that can tell the client.
+    :ivar missing: Bytes that the Content-Length has promised and nobody gave yet;
+        ``None`` without one.
     :ivar head: The head as it was sent, empty before.
     """
 
@@ -68,7 +71,6 @@ class Response:
         "_code",
         "_fields",
         "_framing",
-        "_left",
         "_length",
         "_line",
         "_monitor",
@@ -78,10 +80,11 @@ class Response:
         "_request",
         "_server",
         "_wire",
-        "complete",
         "head",
         "keep_alive",
+        "missing",
         "overlong",
+        "persists",
         "status",
     )
 
@@ -103,8 +106,8 @@ class Response:
         self._server = server
         self._budget: SlowClientBudget | None = None
         self._line: bytes | None = None
-        self._left: int | None = None
-        self._chunked = self._bodyless = self.overlong = self.complete = False
+        self.missing: int | None = None
+        self._chunked = self._bodyless = self.overlong = self.persists = False
         self._framing = self.status = 0
         self.head = b""
         self.keep_alive = True
@@ -147,13 +150,13 @@ class Response:
         if not data:
             return
         head = b"" if self.status else self._start_body(None)
-        left = self._left
+        left = self.missing
         last = False
         if left is not None:
             if len(data) > left:
                 self.overlong = True
                 data = data[:left]
-            self._left = left = left - len(data)
+            self.missing = left = left - len(data)
             if not left:
                 last = self._ends_connection()
                 self._announce_end()
@@ -175,8 +178,8 @@ class Response:
             data = head + data
         if data:
             self._budget = self._wire.write(data, self._budget, self._rate, last)
-        if self._bodyless or self._left == 0:
-            self.complete = True
+        if self._bodyless or self.missing == 0:
+            self.persists = self.keep_alive
 
     # What the handler calls.
 
@@ -184,11 +187,6 @@ class Response:
     def started(self) -> bool:
         """Whether start_response was called."""
         return self._line is not None
-
-    @property
-    def missing(self) -> int:
-        """Bytes that the Content-Length has promised and nobody gave."""
-        return self._left or 0
 
     @property
     def body_sent(self) -> int:
@@ -216,7 +214,7 @@ class Response:
             self.write(data)
             if self.overlong or self._bodyless:
                 break
-        if self._left != 0:
+        if self.missing != 0:
             self._finish()
 
     def reset(self) -> None:
@@ -233,10 +231,10 @@ class Response:
             self._framing += 5
             self._announce_end()
             self._send(b"0\r\n\r\n", self._ends_connection())
-        if self._left:
+        if self.missing:
             self.keep_alive = False
         else:
-            self.complete = True
+            self.persists = self.keep_alive
 
     def _start_body(self, length: int | None) -> bytes:
         """Decide on the framing, and make the head.
@@ -256,7 +254,7 @@ class Response:
             if self._length is not None:
                 length = self._length
             if length is not None:
-                self._left = length
+                self.missing = length
                 framing = b"Content-Length: %d\r\n" % length
             elif request.minor:
                 self._chunked = True
@@ -342,15 +340,15 @@ class Response:
         fd, offset, there = found
         self._send(self._start_body(there))
         if not self._bodyless:
-            assert self._left is not None
+            assert self.missing is not None
             if self._budget is None:
                 self._budget = SlowClientBudget(self._rate)
             sent = self._wire.send_file(
-                fd, offset, min(there, self._left), self._budget
+                fd, offset, min(there, self.missing), self._budget
             )
             if sent is None:
                 return False
-            self._left -= sent
+            self.missing -= sent
         self._finish()
         return True
 
