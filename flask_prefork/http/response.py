@@ -184,11 +184,6 @@ class Response:
     # What the handler calls.
 
     @property
-    def started(self) -> bool:
-        """Whether start_response was called."""
-        return self._line is not None
-
-    @property
     def body_sent(self) -> int:
         """Bytes of the body that were sent, without what frames them."""
         if not self.head:

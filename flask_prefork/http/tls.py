@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from .errors import ClientDisconnected
 from .wire import CHUNK
+from .wire import READABLE
 from .wire import Wire
 
 
@@ -64,11 +65,11 @@ class TLSWire(Wire):
         except (OSError, ValueError) as e:
             raise ClientDisconnected(str(e)) from None
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, events: int = READABLE) -> bool:
         # A record may be decrypted already, then the kernel has no news of it.
-        if not self.finished and self.sock.pending():
+        if events == READABLE and not self.finished and self.sock.pending():
             return True
-        return super().wait(seconds)
+        return super().wait(seconds, events)
 
     def _drop(self, scratch: memoryview) -> int | None:
         # Below TLS: what comes after our last word needs no decryption.

@@ -32,7 +32,7 @@ _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
 #: The end follows at once, and goes in the same segment where the system can.
 _LAST = _NOW | getattr(socket, "MSG_MORE", 0)
-_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 #: Bytes to ask the kernel for at once, and for a head.
 CHUNK = 65536
 _USUAL = 8192
@@ -196,27 +196,25 @@ class Wire:
 
     # Waiting.
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, events: int = READABLE) -> bool:
         """Wait until something can be read, or the client has left.
 
         :param seconds: For at most so long.
+        :param events: What to wait for, if it is something else.
         """
-        return self._wait(seconds, _READABLE)
-
-    def wait_writable(self, seconds: float) -> bool:
-        """Wait until something can be written, or the client has left.
-
-        :param seconds: For at most so long.
-        """
-        return self._wait(seconds, select.POLLOUT)
-
-    def _wait(self, seconds: float, events: int) -> bool:
         if self._poll is None:
             self._poll = select.poll()
         self._poll.register(self.sock, events)
         # Rounded up: a wait of 0 would be a spin. No further: while a millisecond is
         # waited for the next request, the worker is nobody else's.
         return bool(self._poll.poll(math.ceil(max(seconds, 0.0) * 1000)))
+
+    def wait_writable(self, seconds: float) -> bool:
+        """Wait until something can be written, or the client has left.
+
+        :param seconds: For at most so long.
+        """
+        return self.wait(seconds, select.POLLOUT)
 
     def wait_more(self, have: int, seconds: float) -> bool:
         """Wait until there is more than what was looked at, or the client left.
