@@ -11,10 +11,10 @@ import time
 import typing as t
 
 from .chunked import Decoder
-from .contract import Limits
 from .errors import BodyError
 from .errors import BodyRefused
 from .errors import ClientDisconnected
+from .limits import Limits
 from .wire import CHUNK
 from .wire import SlowClientBudget
 from .wire import Wire

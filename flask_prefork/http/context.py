@@ -13,8 +13,8 @@ from dataclasses import field
 from werkzeug.serving import BaseWSGIServer
 
 from .app_socket import AppSocket
-from .contract import NullMonitor
 from .forwarded import apply
+from .monitor import NullMonitor
 from .tls import TLSWire
 from .tls_app_socket import TLSAppSocket
 from .wire import Wire
@@ -24,8 +24,8 @@ if t.TYPE_CHECKING:
 
     from ..system.peers import Peers
     from .access_logger import AccessLogger
-    from .contract import Limits
-    from .contract import Monitor
+    from .limits import Limits
+    from .monitor import Monitor
     from .request_id import RequestIds
     from .takeover import Fields
     from .takeover import TakeoverSocket

@@ -29,8 +29,6 @@ from .body import Body
 from .body import ChunkedBody
 from .body import Input
 from .body import LengthBody
-from .contract import NullMonitor
-from .contract import SOFTWARE
 from .environ import add_certificate
 from .environ import add_fields
 from .environ import add_target
@@ -40,8 +38,10 @@ from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
+from .fields import SOFTWARE
 from .head import Head
 from .lazy_attribute import lazy_attribute
+from .monitor import NullMonitor
 from .request_log import LoggingHandler
 from .response import Response
 from .takeover import ENDS
@@ -50,7 +50,7 @@ from .writer import Writer
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .contract import Monitor
+    from .monitor import Monitor
 
 
 class PreforkRequestHandler(LoggingHandler):

@@ -19,8 +19,8 @@ from httptools import HttpParserInvalidMethodError
 from httptools import HttpParserUpgrade
 from httptools import HttpRequestParser
 
-from .contract import Limits
 from .errors import Refused
+from .limits import Limits
 from .target import check_authority
 from .target import check_target
 from .target import ORIGIN

@@ -14,7 +14,7 @@ from werkzeug.debug.tbtools import DebugTraceback
 
 from . import access_log
 from .connection import ConnectionHandler
-from .contract import SOFTWARE
+from .fields import SOFTWARE
 from .log_format import LogEntry
 
 if t.TYPE_CHECKING:

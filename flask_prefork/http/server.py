@@ -34,13 +34,13 @@ from .access_log import escape_lines
 from .connection import ConnectionHandler
 from .context import HandlerContext
 from .context import HandlerServer
-from .contract import Limits
-from .contract import Monitor
-from .contract import NullMonitor
-from .contract import SOFTWARE
 from .environ import REQUEST_KEYS
+from .fields import SOFTWARE
 from .file_wrapper import FileWrapper
 from .handler import PreforkRequestHandler
+from .limits import Limits
+from .monitor import Monitor
+from .monitor import NullMonitor
 from .monitored_socket import MonitoredSSLSocket
 from .proxy_header import ProxiedClient
 from .proxy_header import read_proxy_header

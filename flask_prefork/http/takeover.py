@@ -22,8 +22,8 @@ from .errors import RequestTimeout
 from .errors import TakenOver
 
 if t.TYPE_CHECKING:
-    from .contract import Limits
-    from .contract import Monitor
+    from .limits import Limits
+    from .monitor import Monitor
     from .wire import Wire
 
 Fields = Iterable[tuple[bytes, bytes]]

@@ -18,8 +18,8 @@ from .takeover import size_argument
 from .takeover import TakeoverSocket
 
 if t.TYPE_CHECKING:
-    from .contract import Limits
-    from .contract import Monitor
+    from .limits import Limits
+    from .monitor import Monitor
     from .takeover import Fields
     from .wire import Wire
 

@@ -13,8 +13,8 @@ import time
 import typing as t
 from collections import deque
 
-from ..http.contract import Limits
-from ..http.contract import NullMonitor
+from ..http.limits import Limits
+from ..http.monitor import NullMonitor
 from ..http.server import PreforkServer
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections

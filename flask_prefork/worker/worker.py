@@ -81,7 +81,7 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.settings = settings
-        self.abortable = False  # set while the app runs (http.contract.Monitor)
+        self.abortable = False  # set while the app runs (http.monitor.Monitor)
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
         #: TLS connections can't move to another process.
@@ -105,7 +105,7 @@ class Worker:
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
 
-    # What the servers tell and ask (http.contract.Monitor)
+    # What the servers tell and ask (http.monitor.Monitor)
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
