@@ -125,8 +125,8 @@ class PreforkServer(HandlerServer):
             # A PROXY header may name a unix socket: the proxy's, not ours.
             forwarders = forwarders.without_local()
         asked = access_log and access_logger is not None and access_logger.asks_for_id
-        self._ours = issubclass(handler, ConnectionHandler)
-        if not self._ours:
+        self._is_own_handler = issubclass(handler, ConnectionHandler)
+        if not self._is_own_handler:
             handler = without_version(handler)
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
@@ -139,7 +139,7 @@ class PreforkServer(HandlerServer):
             # tell an end from a cut.
             ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
-        if ssl_context is not None and not self._ours:
+        if ssl_context is not None and not self._is_own_handler:
             ssl_context.sslsocket_class = MonitoredSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
@@ -154,7 +154,7 @@ class PreforkServer(HandlerServer):
             RequestIds() if asked else None,
             self._make_base_environ(local),
         )
-        if not self._ours:
+        if not self._is_own_handler:
             self.app = MonitoredApp(app, self.context, self.handle_error)
         self.watch(NullMonitor())
 
@@ -222,19 +222,19 @@ class PreforkServer(HandlerServer):
         tag = b""
         try:
             if self.proxies is not None or (resumed is not None and resumed.tag):
-                met = self._read_proxy_header(connection, address, resumed)
-                if met is None:
+                found = self._read_proxy_header(connection, address, resumed)
+                if found is None:
                     connection.close()
-                if not isinstance(met, ProxiedClient):
-                    return met
-                address, resumed = met
+                if not isinstance(found, ProxiedClient):
+                    return found
+                address, resumed = found
                 tag = resumed.tag
             if self.ssl_context is not None:
                 wrapped = self._do_handshake(connection, address, resumed)
                 if wrapped is None:
                     return None
                 connection = wrapped
-            if not self._ours:
+            if not self._is_own_handler:
                 serve_monitored(connection, address, self, self._handler, resumed)
                 return None
             handler = self._handler(connection, address, self, resumed)
@@ -264,7 +264,7 @@ class PreforkServer(HandlerServer):
             # It was served before a reload, without a proxy.
             return ProxiedClient(address, resumed)
         context = self.context
-        may_park = context.can_park and self._ours and not context.is_tls
+        may_park = context.can_park and self._is_own_handler and not context.is_tls
         wire = Wire(connection, context.is_local)
         try:
             return read_proxy_header(wire, address, self.proxies, resumed, may_park)
