@@ -26,8 +26,8 @@ from floor import RESPONSE
 from load import find_wrk
 from werkzeug import serving
 
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.head import read
+from flask_prefork.http.limits import Limits
 from flask_prefork.http.server import PreforkServer
 from flask_prefork.ipc import scoreboard
 from flask_prefork.settings.table import resolve
@@ -145,7 +145,7 @@ def steps() -> Iterator[tuple[str, float]]:
 
         def note() -> None:
             worker.begin("GET", "/")
-            worker.ending()
+            worker.about_to_accept()
             worker.progress()
             worker.end(200, 100)
 

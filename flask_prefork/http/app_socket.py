@@ -12,13 +12,13 @@ import typing as t
 import weakref
 from collections.abc import Callable
 
-from . import traffic
+from . import socket_state
 from .errors import TakenOver
 from .takeover import asks_for_upgrade
-from .takeover import complete
+from .takeover import define_methods
 from .takeover import lock
-from .takeover import Offer
 from .takeover import size_argument
+from .takeover import TakeoverSocket
 
 if t.TYPE_CHECKING:
     from .wire import Wire
@@ -36,23 +36,23 @@ _READS = {
 }
 _MODES = ("setblocking", "settimeout")
 #: Those that were given a descriptor.
-_woken: weakref.WeakSet[AppSocket] = weakref.WeakSet()
+_duplicated: weakref.WeakSet[AppSocket] = weakref.WeakSet()
 
 
-def lent() -> list[int]:
+def duplicated_descriptors() -> list[int]:
     """The descriptors of connections that are still ours, by which the app might use
     them."""
-    return [sock.native_fileno() for sock in _woken if not sock.is_apps()]
+    return [sock.native_fileno() for sock in _duplicated if not sock.belongs_to_app()]
 
 
-class AppSocket(Offer):
+class AppSocket(TakeoverSocket):
     """A plain connection: a descriptor of its own, made when anything is asked of it.
 
     So threads of the app that use it for longer than the request lasts never meet
     another connection under the same number.
     """
 
-    _awake = False
+    _has_descriptor = False
     _mode_set = False
     #: What the kernel had taken of others than us when the app got the descriptor.
     _others: int | None = None
@@ -60,10 +60,10 @@ class AppSocket(Offer):
     def __del__(self) -> None:
         # Werkzeug's server would close it, so no warning that the app didn't. Not
         # earlier: a thread may still be in a call.
-        if self._awake:
+        if self._has_descriptor:
             socket.socket._real_close(self)  # type: ignore[attr-defined]
 
-    def wake(self) -> None:
+    def ensure_descriptor(self) -> None:
         """Have a descriptor.
 
         :raises OSError: The request is over.
@@ -84,8 +84,8 @@ class AppSocket(Offer):
             except BaseException:
                 os.close(fd)
                 raise
-            self._awake = True
-            _woken.add(self)
+            self._has_descriptor = True
+            _duplicated.add(self)
             if self._wire is not wire:
                 # It was over meanwhile.
                 self._closed = True
@@ -98,7 +98,7 @@ class AppSocket(Offer):
         """Its descriptor, as it is; -1 if it has none any more."""
         return socket.socket.fileno(self)
 
-    def is_apps(self) -> bool:
+    def belongs_to_app(self) -> bool:
         """As :meth:`is_taken`, but nothing is done about it; also when the request is
         over."""
         wire = self._wire
@@ -106,15 +106,15 @@ class AppSocket(Offer):
 
     def fileno(self) -> int:
         """Its descriptor. Whatever is done by that shows in the kernel's figures."""
-        self.wake()
+        self.ensure_descriptor()
         wire = self._wire
         if wire is not None and not wire.taken and self._others is None:
-            written = traffic.written(wire.sock)
+            written = socket_state.bytes_written(wire.sock)
             if written is not None:
                 self._others = written - wire.sent
-                wire.guard = self._guard
+                wire.before_write = self._before_write
                 if asks_for_upgrade(self._fields):
-                    self.look_after()
+                    self.start_watchdog()
         return socket.socket.fileno(self)
 
     def is_taken(self) -> bool:
@@ -128,33 +128,33 @@ class AppSocket(Offer):
         wire = self._wire
         if wire is None or self._others is None:
             return False
-        written = traffic.written(wire.sock)
+        written = socket_state.bytes_written(wire.sock)
         return written is not None and written - wire.sent > self._others
 
-    def _guard(self) -> None:
+    def _before_write(self) -> None:
         """Before we write for the first time."""
         wire = self._wire
         if wire is None or self.is_taken():
             raise TakenOver
-        wire.guard = None
+        wire.before_write = None
         self._others = None
 
-    def _be_used(self, wire: Wire) -> None:
-        self.wake()
+    def _prepare_for_app(self, wire: Wire) -> None:
+        self.ensure_descriptor()
         if not self._mode_set:
             socket.socket.settimeout(self, None)
 
     def release(self) -> None:
         """See the base class."""
         wire = self._wire
-        if not self._awake:
+        if not self._has_descriptor:
             # Nearly always.
             self._wire = None
             self._closed = True
             return
         super().release()
         if wire is not None and not wire.taken:
-            wire.guard = None
+            wire.before_write = None
             # However many files of it the app has left open.
             self._closed = True
             socket.socket._real_close(self)  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ class AppSocket(Offer):
     def dup(self) -> socket.socket:  # type: ignore[override]
         """As the base class's; the result is no offer, but the app's own."""
         self.take()
-        self.wake()
+        self.ensure_descriptor()
         fd = os.dup(socket.socket.fileno(self))
         own = socket.socket(self.family, self.type, self.proto, fd)
         own.settimeout(self.gettimeout())
@@ -171,7 +171,7 @@ class AppSocket(Offer):
     def detach(self) -> int:
         """As the base class's."""
         self.take()
-        self.wake()
+        self.ensure_descriptor()
         return super().detach()
 
 
@@ -185,7 +185,7 @@ def _asking(name: str) -> Callable[..., t.Any]:
     native = getattr(socket.socket, name)
 
     def method(self: AppSocket, *args: t.Any, **more: t.Any) -> t.Any:
-        self.wake()
+        self.ensure_descriptor()
         if name in _MODES:
             self._mode_set = True
         return native(self, *args, **more)
@@ -200,14 +200,14 @@ def _using(name: str) -> Callable[..., t.Any]:
 
     def method(self: AppSocket, *args: t.Any, **more: t.Any) -> t.Any:
         if place is not None and _is_peek(args, more, place):
-            self.wake()
+            self.ensure_descriptor()
             return native(self, *args, **more)
         self.take()
-        self.wake()
-        if self._early and name == "recv":
-            return self.read_early(args[0])
-        if self._early and name == "recv_into":
-            return self.read_early_into(args[0], size_argument(args, more))
+        self.ensure_descriptor()
+        if self._buffered and name == "recv":
+            return self.read_buffered(args[0])
+        if self._buffered and name == "recv_into":
+            return self.read_buffered_into(args[0], size_argument(args, more))
         result = native(self, *args, **more)
         self.moved()
         return result
@@ -220,10 +220,10 @@ def _fact(name: str) -> property:
     native = getattr(socket.socket, name)
 
     def get(self: AppSocket) -> t.Any:
-        self.wake()
+        self.ensure_descriptor()
         return native.__get__(self, type(self))
 
     return property(get)
 
 
-complete(AppSocket, ("close",), (*_READS, *_WRITES), _using, _asking, _fact)
+define_methods(AppSocket, ("close",), (*_READS, *_WRITES), _using, _asking, _fact)

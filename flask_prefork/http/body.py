@@ -11,10 +11,10 @@ import time
 import typing as t
 
 from .chunked import Decoder
-from .contract import Limits
 from .errors import BodyError
 from .errors import BodyRefused
 from .errors import ClientDisconnected
+from .limits import Limits
 from .wire import CHUNK
 from .wire import SlowClientBudget
 from .wire import Wire
@@ -39,7 +39,7 @@ class Body(io.RawIOBase):
 
     def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
         self._wire = wire
-        self._pace = SlowClientBudget(limits.min_data_rate)
+        self._budget = SlowClientBudget(limits.min_data_rate)
         self.rate = limits.min_data_rate
         self.expects = expects
         self.done = False
@@ -84,7 +84,7 @@ class Body(io.RawIOBase):
     def _fill(self, view: memoryview) -> int:
         raise NotImplementedError
 
-    def _hold(self, data: bytes, limit: int) -> bool:
+    def _store(self, data: bytes, limit: int) -> bool:
         """Take some of what was looked at, to be read later.
 
         :return: Whether what is held is within the limit.
@@ -105,9 +105,9 @@ class Body(io.RawIOBase):
             while not self.arrived:
                 if self.failed or self.expects:
                     return False
-                data = wire.look()
+                data = wire.peek()
                 if data:
-                    if not self._hold(data, limit):
+                    if not self._store(data, limit):
                         return False
                 elif data is not None:
                     return False
@@ -151,29 +151,29 @@ class LengthBody(Body):
         super().__init__(wire, limits, expects)
         #: Bytes on the wire, and those before them that were taken from there.
         self._left = length
-        self._held = bytearray()
+        self._stored = bytearray()
 
     @property
     def arrived(self) -> bool:
         return not self._left
 
-    def _hold(self, data: bytes, limit: int) -> bool:
+    def _store(self, data: bytes, limit: int) -> bool:
         if self._left > limit:
             return False
         data = data[: self._left]
-        self._wire.take(len(data))
-        self._held += data
+        self._wire.consume(len(data))
+        self._stored += data
         self._left -= len(data)
         return True
 
     def _fill(self, view: memoryview) -> int:
-        if self._held:
-            count = min(len(view), len(self._held))
-            view[:count] = self._held[:count]
-            del self._held[:count]
-            self.done = not self._left and not self._held
+        if self._stored:
+            count = min(len(view), len(self._stored))
+            view[:count] = self._stored[:count]
+            del self._stored[:count]
+            self.done = not self._left and not self._stored
             return count
-        count = self._wire.read_into(view[: self._left], self._pace)
+        count = self._wire.read_into(view[: self._left], self._budget)
         if count <= 0:
             if not view:
                 return 0
@@ -202,7 +202,7 @@ class ChunkedBody(Body):
         """
         content, used = self._decoder.feed(data, time.monotonic())
         if used:
-            self._wire.take(used)
+            self._wire.consume(used)
             self.expects = False
         if self._decoder.done:
             self.done = True
@@ -214,22 +214,22 @@ class ChunkedBody(Body):
     def arrived(self) -> bool:
         return self._decoder.done
 
-    def _hold(self, data: bytes, limit: int) -> bool:
+    def _store(self, data: bytes, limit: int) -> bool:
         if len(self._content) > limit:
             return False
         content, used = self._decoder.feed(data, time.monotonic())
-        self._wire.take(used)
+        self._wire.consume(used)
         self._content = memoryview(self._content.tobytes() + content)
         return True
 
     def _fill(self, view: memoryview) -> int:
         while not self._content and not self._decoder.done:
-            data = self._wire.look_on(self._pace)
+            data = self._wire.wait_and_peek(self._budget)
             if not data:
                 raise _broken(-1 if data is None else 0)
             content, used = self._decoder.feed(data, time.monotonic())
-            self._wire.take(used)
-            self._pace.account(0, used)
+            self._wire.consume(used)
+            self._budget.account(0, used)
             self._content = memoryview(content)
         count = min(len(view), len(self._content))
         view[:count] = self._content[:count]

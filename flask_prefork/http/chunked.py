@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .contract import Limits
 from .errors import BodyError
 from .head import TOKEN
+from .limits import Limits
 
 #: A chunk's size; 15 digits are below 2**60, and zeros before them are good however
 #: many they are (7.1), as long as the line is short enough. An extension has a name and

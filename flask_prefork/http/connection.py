@@ -1,7 +1,29 @@
 """One connection: its requests one after another, and when to park it.
 
-The server makes a handler derived from this for each connection that a worker accepted
-or was handed back, and parks the connection if the handler says so.
+Runs in a worker. ``PreforkServer.serve`` makes a handler for each connection that the
+worker has accepted or that the dispatcher has handed back, after the PROXY header and
+the TLS handshake. Making it serves the connection; it is never used again.
+
+Called in this order::
+
+    setup()                      once, a subclass's
+    handle()                     until the connection ends or is to be parked
+      _wait_idle()               if it was parked between two requests
+      _read_head()               peeks until there is a whole head, or refuses
+        begin_request()          handler.py takes the head, and the body if it is there
+        refuse()                 or answers what is malformed, too large or too late
+      handle_one_request()       handler.py calls the app and sends the response
+      _yield_worker()            if others wait and its time is over
+      _wait_idle()               else for the next request
+      reset_request()            before that is read
+      _end()                     if the connection is over: end, linger or both
+    finish()                     once, a subclass's
+
+``parked`` then says whether the caller closes the connection or parks it.
+
+Never done here: accept; wait without a deadline; read what belongs to the next request
+from a plain socket, which may be another worker's to serve; wait for longer than
+``PARK_DELAY`` for a client that can wait parked.
 """
 
 from __future__ import annotations
@@ -20,20 +42,18 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .head import Head
 from .head import read
-from .receive_buffer import is_crammed
-from .takeover import Offer
+from .persistence import Persistence
+from .socket_state import is_receive_buffer_full
 from .takeover import shut
-from .wire import Wire
+from .takeover import TakeoverSocket
+from .wire import CHECK_INTERVAL
+from .wire import PARK_DELAY
 
 if t.TYPE_CHECKING:
-    from .server import PreforkServer
+    from .context import HandlerContext
+    from .context import HandlerServer
+    from .wire import Wire
 
-#: Seconds to wait for more before a connection is parked: less than what handing it
-#: over and back would cost.
-MOMENT = 0.001
-#: Seconds of each wait for a client that stays with its worker, between looks at
-#: what goes on around.
-STEP = 0.25
 #: The same while the client was promised that it may ask for more.
 _IDLE_STEP = 0.02
 #: A head above this many bytes, or one that is left in a full buffer, is kept by the
@@ -46,28 +66,30 @@ _HELD_KEEP_ALIVE = 1.0
 #: Seconds to look for what still comes after the last response, also while others wait,
 #: and bytes of it.
 _LINGER = 1.0
-_LINGER_CROWDED = 0.1
+_LINGER_CONTENDED = 0.1
 _LINGER_BYTES = 1 << 20
 
 
-def linger(wire: Wire, crowded: t.Callable[[], bool]) -> None:
+def linger(wire: Wire, contended: t.Callable[[], bool]) -> None:
     """End a connection whose client may still be sending.
 
-    :param crowded: Tells whether others wait.
+    :param contended: Tells whether others wait.
     """
-    wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CROWDED, crowded)
+    wire.linger(_LINGER, _LINGER_BYTES, _LINGER_CONTENDED, contended)
 
 
-def end_taken(taken: Offer, wire: Wire, crowded: t.Callable[[], bool]) -> None:
+def end_taken_over(
+    taken: TakeoverSocket, wire: Wire, contended: t.Callable[[], bool]
+) -> None:
     """End a connection that the app has taken over, and now left.
 
-    :param crowded: See :func:`linger`.
+    :param contended: See :func:`linger`.
     """
-    taken.wait_for_threads(_LINGER_CROWDED if crowded() else _LINGER)
+    taken.wait_for_threads(_LINGER_CONTENDED if contended() else _LINGER)
     if wire.sock.gettimeout() is not None:
         # With a timeout each look is a wait of its own.
         wire.sock.settimeout(None)
-    linger(wire, crowded)
+    linger(wire, contended)
     # Threads of the app may wait for what will never come.
     shut(wire.sock, socket.SHUT_RDWR)
     taken.release()
@@ -85,24 +107,25 @@ class ConnectionHandler(WSGIRequestHandler):
     :ivar close_connection: Whether it ends with this request.
     """
 
-    server: PreforkServer
+    server: HandlerServer
+    #: What the server hands to all its handlers.
+    context: HandlerContext
     wire: Wire
+    persistence: Persistence
     #: The request that is served, if its head was good.
     head: Head | None = None
     close_connection = True
     parked: Parked | None = None
-    #: Until when it has its worker though others wait.
-    _slice_end = 0.0
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
-    _offer: Offer | None = None
+    _app_socket: TakeoverSocket | None = None
 
     def __init__(
         self,
         request: t.Any,
         client_address: t.Any,
-        server: PreforkServer,
+        server: HandlerServer,
         resumed: Parked | None = None,
     ) -> None:
         # socketserver and http.server would set up more than is needed here, so
@@ -110,7 +133,9 @@ class ConnectionHandler(WSGIRequestHandler):
         self.request = self.connection = request
         self.client_address = client_address or (LOCAL, 0)
         self.server = server
-        self.wire = server.make_wire(request)
+        self.context = context = server.context
+        self.wire = context.make_wire(request)
+        self.persistence = Persistence(context, self.wire)
         self._resumed = resumed
         self.setup()
         try:
@@ -133,11 +158,11 @@ class ConnectionHandler(WSGIRequestHandler):
         except ClientDisconnected as e:
             self.connection_dropped(e)
 
-    def forget_request(self) -> None:
+    def reset_request(self) -> None:
         """Be as new: the last request is over, and another one comes."""
         raise NotImplementedError
 
-    def take_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(self, head: Head, size: int, data: bytes) -> None:
         """Take a request that has begun.
 
         :param size: Bytes of the head and what was before it.
@@ -157,18 +182,18 @@ class ConnectionHandler(WSGIRequestHandler):
 
     def _end(self) -> None:
         """End the connection in a way that lets the client see all of it."""
-        if self._offer is not None and self.wire.taken:
-            end_taken(self._offer, self.wire, self.server.monitor.crowded)
+        if self._app_socket is not None and self.wire.taken:
+            end_taken_over(self._app_socket, self.wire, self.context.monitor.contended)
         elif self._linger:
-            linger(self.wire, self.server.monitor.crowded)
+            linger(self.wire, self.context.monitor.contended)
         elif not self.wire.finished:
             self.wire.finish()
 
     def _serve(self) -> Parked | None:
-        limits, monitor = self.server.limits, self.server.monitor
-        resumed = self._resumed
+        limits, monitor = self.context.limits, self.context.monitor
+        persistence, resumed = self.persistence, self._resumed
         start = time.monotonic()
-        self._slice_end = start + limits.slice
+        slice_end = persistence.slice_end = start + limits.slice
         deadline = start + limits.header_timeout
         if resumed is not None and resumed.wait is Wait.HEAD:
             self.wire.low_water(1)
@@ -185,40 +210,20 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.close_connection:
                 return None
             now = time.monotonic()
-            if self._can_park() and now > self._slice_end and monitor.crowded():
-                return self._give_turn(now)
+            if persistence.can_park() and now > slice_end and monitor.contended():
+                return self._yield_worker(now)
             waiting = self._wait_idle(now + limits.keep_alive)
             if waiting is not True:
                 return waiting
-            self.forget_request()
+            self.reset_request()
             deadline = time.monotonic() + limits.header_timeout
 
     # Each of these returns what _serve() returns, or True to go on.
 
-    def _can_park(self) -> bool:
-        return self.server.can_park and self.wire.plain and not self.wire.buffer
-
-    def may_go_on(self) -> bool:
-        """Whether the connection may go on after the response that begins now.
-
-        Asked when its head is made, which tells the client (RFC 9112, 9.6): from then
-        on it ends only if the client doesn't use it for a while.
-        """
-        monitor = self.server.monitor
-        if self.server.limits.keep_alive <= 0 or monitor.draining():
-            return False
-        if self._can_park():
-            return True
-        # It has its worker until the next request comes. If that is there, the
-        # connection has its slice as any other.
-        if self.wire.buffer and time.monotonic() <= self._slice_end:
-            return True
-        return not monitor.crowded()
-
-    def _give_turn(self, now: float) -> Parked | None:
+    def _yield_worker(self, now: float) -> Parked | None:
         """Hand the connection back, because others wait and it had its slice."""
-        limits = self.server.limits
-        data = self.wire.look()
+        limits = self.context.limits
+        data = self.wire.peek()
         if data == b"":
             return None
         if data is None:
@@ -228,18 +233,20 @@ class ConnectionHandler(WSGIRequestHandler):
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
         """Wait for the first byte of the next request.
 
-        The client was told that the connection goes on. So it does when the server
-        stops, until the client has had the time to ask for more, and is told then.
+        The client has a response that lets the connection go on. So it does when the
+        server stops, until the client has had the time to send another request, whose
+        response says that the connection ends.
         """
-        wire, monitor = self.wire, self.server.monitor
-        if wire.buffer or wire.wait(MOMENT):
+        wire, monitor = self.wire, self.context.monitor
+        if wire.buffered or wire.wait(PARK_DELAY):
             return True
         now = time.monotonic()
         held_until = min(deadline, now + _HELD_KEEP_ALIVE)
         while now < held_until:
             # While the server stops, the dispatcher doesn't wait for what comes from
             # workers that are on their last connection.
-            if self._can_park() and (not monitor.draining() or monitor.crowded()):
+            can_park = self.persistence.can_park()
+            if can_park and (not monitor.draining() or monitor.contended()):
                 return Parked(Wait.KEEP_ALIVE, deadline)
             if wire.wait(min(held_until - now, _IDLE_STEP)):
                 return True
@@ -251,12 +258,12 @@ class ConnectionHandler(WSGIRequestHandler):
         wire = self.wire
         waited = False
         while True:
-            data = wire.look()
+            data = wire.peek()
             if data:
                 try:
-                    found = read(data, self.server.limits)
+                    found = read(data, self.context.limits)
                     if found is not None:
-                        self.take_request(found[0], found[1], data)
+                        self.begin_request(found[0], found[1], data)
                         return True
                 except (Refused, BodyError) as e:
                     self._linger = True
@@ -265,13 +272,13 @@ class ConnectionHandler(WSGIRequestHandler):
             elif data is not None:
                 return None
             have = len(data or b"")
-            left_there = have - len(wire.buffer or b"")
+            left_there = have - len(wire.buffered or b"")
             # A moment for each is long for those behind a burst of beginnings.
-            waited = waited or self.server.monitor.crowded()
+            waited = waited or self.context.monitor.contended()
             if left_there and (
-                left_there > _BULK or (waited and is_crammed(wire.sock))
+                left_there > _BULK or (waited and is_receive_buffer_full(wire.sock))
             ):
-                wire.hold(have)
+                wire.buffer(have)
                 deadline = min(deadline, time.monotonic() + _BULK_TIMEOUT)
             waiting = self._wait_head(data or b"", deadline, waited)
             if waiting is not True:
@@ -295,12 +302,12 @@ class ConnectionHandler(WSGIRequestHandler):
                     data,
                 )
             return None
-        if self._can_park():
+        if self.persistence.can_park():
             if waited:
                 return Parked(Wait.HEAD, deadline, len(data))
-            wire.wait_more(len(data), min(MOMENT, left))
+            wire.wait_more(len(data), min(PARK_DELAY, left))
         else:
             if wire.local:
-                wire.hold(len(data))
-            wire.wait_more(len(data), min(left, STEP))
+                wire.buffer(len(data))
+            wire.wait_more(len(data), min(left, CHECK_INTERVAL))
         return True

@@ -59,8 +59,8 @@ def add_fields(environ: dict[str, t.Any], fields: Fields) -> None:
             continue
         value = raw.decode("latin-1")
         if key in environ and key[0] == "H":
-            mark = "; " if key == "HTTP_COOKIE" else ","
-            value = f"{environ[key]}{mark}{value}"
+            separator = "; " if key == "HTTP_COOKIE" else ","
+            value = f"{environ[key]}{separator}{value}"
         environ[key] = value
 
 

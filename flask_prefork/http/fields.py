@@ -11,6 +11,8 @@ import time
 import typing as t
 from email.utils import formatdate
 
+#: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
+SOFTWARE = "flask_prefork"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: A final status. Those below 200 are followed by another one (RFC 9110, 15), which
 #: here would never come, and HTTP/1.0 knows none of them.

@@ -47,8 +47,8 @@ _KEPT = (
 class Client(t.NamedTuple):
     """Who has sent a request to the first of our proxies.
 
-    :param address: An IP address; empty if no proxy has told.
-    :param port: Its TCP port, if it was told; else ``"0"``.
+    :param address: An IP address; empty if no proxy has named one.
+    :param port: Its TCP port, if it was named; else ``"0"``.
     :param hops: How many proxies are believed.
     """
 
@@ -95,7 +95,7 @@ def apply(environ: dict[str, t.Any], peers: Peers) -> None:
 
     :param environ: Of a request whose peer is listed. What it had before is in
         ``werkzeug.proxy_fix.orig``.
-    :raises Refused: 400: a proxy has told nonsense, or has let it pass.
+    :raises Refused: 400: what a proxy has sent or passed on is malformed.
     """
     client = find_client(_elements(environ, "FOR"), peers)
     proto = _pick(environ, "PROTO", client.hops).lower()
@@ -142,7 +142,7 @@ def _elements(environ: dict[str, t.Any], name: str) -> list[str]:
 
 
 def _pick(environ: dict[str, t.Any], name: str, hops: int) -> str:
-    """What the proxy next to the client has told.
+    """What the proxy next to the client has named.
 
     Each proxy may have appended an element, or have put its own in place of all.
     """

@@ -1,7 +1,19 @@
 """The request handler: one request's way from its head to the app and back.
 
-The server makes one for each connection (``server.py``). ``connection.py``, its base,
-calls it for each request whose head is whole.
+Runs in a worker. ``connection.py``, its base, calls for each request
+:meth:`~PreforkRequestHandler.begin_request` with its head, then
+:meth:`~PreforkRequestHandler.handle_one_request`, and before the next one
+:meth:`~PreforkRequestHandler.reset_request`. What can't be served goes to
+:meth:`~PreforkRequestHandler.refuse` instead.
+
+``handle_one_request`` tells the monitor that the request begins, calls ``run_wsgi`` or
+a subclass's ``do_*``, and tells the monitor that it has ended. ``run_wsgi`` makes the
+environ and a ``Response``, calls the app with both, and sends what it returns. What the
+handler needs of its server it is handed (``context.py``).
+
+Never done here: send to the client but by ``Response`` and ``error_response``; decide
+whether the connection goes on before the response's head is made, or otherwise than
+that said.
 """
 
 from __future__ import annotations
@@ -17,9 +29,6 @@ from .body import Body
 from .body import ChunkedBody
 from .body import Input
 from .body import LengthBody
-from .connection import MOMENT
-from .contract import NullMonitor
-from .contract import SOFTWARE
 from .environ import add_certificate
 from .environ import add_fields
 from .environ import add_target
@@ -29,8 +38,10 @@ from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
+from .fields import SOFTWARE
 from .head import Head
-from .on_demand import made_on_demand
+from .lazy_attribute import lazy_attribute
+from .monitor import NullMonitor
 from .request_log import LoggingHandler
 from .response import Response
 from .takeover import ENDS
@@ -39,10 +50,7 @@ from .writer import Writer
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .contract import Monitor
-
-#: Bytes of an unread body that are worth reading to keep the connection.
-_FETCH = 65536
+    from .monitor import Monitor
 
 
 class PreforkRequestHandler(LoggingHandler):
@@ -63,12 +71,14 @@ class PreforkRequestHandler(LoggingHandler):
     server_version = SOFTWARE
     _dispatches = False
     #: What was made on demand for this request.
-    made: dict[str, t.Any]
+    lazy_values: dict[str, t.Any]
     #: What werkzeug's address_string() looks into.
     environ: WSGIEnvironment | None = None  # type: ignore[assignment]
     #: The request's body, unless all of it is there.
     _body: Body | None = None
     _input: t.Any = None
+    #: ``wfile``, once somebody has asked for it.
+    _file: t.Any = None
     _response: Response | None = None
     #: Whether the client has sent more than this request already.
     _excess = False
@@ -79,7 +89,7 @@ class PreforkRequestHandler(LoggingHandler):
 
     # What others read.
 
-    @made_on_demand
+    @lazy_attribute
     def headers(self) -> HTTPMessage:
         """The header fields as :mod:`http.client` has them."""
         message = HTTPMessage()
@@ -100,17 +110,24 @@ class PreforkRequestHandler(LoggingHandler):
     def rfile(self, stream: t.Any) -> None:
         self._input = stream
 
-    @made_on_demand
+    @property
     def wfile(self) -> t.Any:
         """The connection, for who writes to it past the WSGI response."""
-        return Writer(self.wire, self.server.limits.min_data_rate)
+        if self._file is None:
+            self.wfile = Writer(self.wire, self.context.limits.min_data_rate)
+        return self._file
 
-    @made_on_demand
+    @wfile.setter
+    def wfile(self, stream: t.Any) -> None:
+        self._file = stream
+        self.wire.shared = True
+
+    @lazy_attribute
     def raw_requestline(self) -> bytes:
         """The request line with its CRLF."""
         return self.head.raw.partition(b"\n")[0] + b"\n" if self.head else b""
 
-    @made_on_demand
+    @lazy_attribute
     def requestline(self) -> str:
         """The request line as text."""
         line: bytes = self.raw_requestline
@@ -122,30 +139,30 @@ class PreforkRequestHandler(LoggingHandler):
 
     # One request.
 
-    def forget_request(self) -> None:
-        self.head = self.environ = self._body = self._input = None
-        self._linger = self._excess = False
+    def reset_request(self) -> None:
+        self.head = self.environ = self._body = self._input = self._file = None
+        self._linger = self._excess = self.wire.shared = False
 
-    def take_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(self, head: Head, size: int, data: bytes) -> None:
         """Take the request, and its body too if all of it is there."""
-        self.made = {}
+        self.lazy_values = {}
         self.head = head
         self.command = head.method
         self.path = head.target
         self.request_version = head.version
         length = head.length
         if length:
-            self._take_body(head, size, data)
+            self._begin_body(head, size, data)
         else:
-            self.wire.take(size)
+            self.wire.consume(size)
             self._excess = len(data) > size
 
-    def _take_body(self, head: Head, size: int, data: bytes) -> None:
-        limits = self.server.limits
+    def _begin_body(self, head: Head, size: int, data: bytes) -> None:
+        limits = self.context.limits
         wire = self.wire
         length = head.length
         if length < 0:
-            wire.take(size)
+            wire.consume(size)
             body = ChunkedBody(wire, limits, head.expects)
             content = body.prefetch(data[size:])
             if content is None:
@@ -156,11 +173,11 @@ class PreforkRequestHandler(LoggingHandler):
             raise Refused(413, "body too large")
         elif len(data) - size >= length:
             size += length
-            wire.take(size)
+            wire.consume(size)
             self._excess = len(data) > size
             self._input = io.BytesIO(data[size - length : size])
         else:
-            wire.take(size)
+            wire.consume(size)
             expects = head.expects and len(data) == size
             self._body = LengthBody(wire, limits, expects, length)
 
@@ -168,17 +185,18 @@ class PreforkRequestHandler(LoggingHandler):
         """Answer what can't be served with a small response."""
         if self.head is None:
             line = data.lstrip(b"\r\n").partition(b"\n")[0]
-            self.made = {"raw_requestline": line[:1024]}
+            self.lazy_values = {"raw_requestline": line[:1024]}
             self.command = self.path = self.request_version = ""
         self._start_clock()
-        monitor = self.server.monitor
+        context = self.context
+        monitor = context.monitor
         monitor.begin(self.command or "-", self.path or "-")
         before = self.wire.sent
         try:
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
         finally:
             monitor.end(error.status, self.wire.sent - before)
-        if self.server.access_log:
+        if context.access_log:
             self._log_response(error.status, None)
 
     def _send_simple(self, error: Refused | BodyRefused, is_head: bool) -> None:
@@ -186,14 +204,13 @@ class PreforkRequestHandler(LoggingHandler):
         self._simple = error_response(
             error.status, error.reason, self.version_string(), not is_head
         )
-        self.wire.write(self._simple, None, self.server.limits.min_data_rate)
+        self.wire.write(self._simple, None, self.context.limits.min_data_rate)
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
-        server = self.server
-        monitor: Monitor = server.monitor
-        wire = self.wire
-        if server.access_logger is not None:
+        context, wire = self.context, self.wire
+        monitor: Monitor = context.monitor
+        if context.access_logger is not None:
             self._start_clock()
         monitor.begin(self.command, self.path)
         before = wire.sent
@@ -212,15 +229,14 @@ class PreforkRequestHandler(LoggingHandler):
         finally:
             response = self._response
             status = response.status if response is not None else 0
-            if self._offer is not None:
-                self._offer.stop_watch()
+            if self._app_socket is not None:
+                self._app_socket.stop_watchdog()
             if wire.taken and wire.sent == before:
                 # What the app has sent nobody knows.
                 status = 101
-            # The two refer to each other: don't leave them to the garbage collector.
             self._response = None
             monitor.end(status, wire.sent - before)
-        if status and server.access_log:
+        if status and context.access_log:
             self._log_response(status, response)
         self._settle()
 
@@ -230,56 +246,19 @@ class PreforkRequestHandler(LoggingHandler):
         response = self._respond()
         response.start("200 OK", [("Content-Length", "0")])
         response.send([])
-        self._go_on(response)
+        self.close_connection = not response.persists
 
     def _respond(self) -> Response:
         assert self.head is not None
         self._response = response = Response(
+            self.context,
             self.wire,
             self.head,
+            self._body,
+            self.persistence,
             self.version_string(),
-            self.server.limits.min_data_rate,
-            self._may_persist,
-            self._last_byte,
         )
         return response
-
-    def _last_byte(self, persists: bool) -> bool:
-        """The response ends: the worker is free in a moment, or a kept-alive TLS
-        connection holds it.
-
-        :param persists: Whether the connection does.
-        :return: Whether the connection's end can be told with it. TLS has its own
-            way, and somebody who has asked for ``wfile`` may go on.
-        """
-        plain = self.wire.plain
-        if plain or not persists:
-            self.server.monitor.ending()
-        return plain and not persists and "wfile" not in self.made
-
-    def _may_persist(self, wanted: bool) -> bool:
-        """Decide whether the connection goes on after the response, whose head is made
-        now. What it promises is kept.
-
-        :param wanted: Whether the app and the framing let it.
-        """
-        assert self.head is not None
-        persists = (
-            wanted
-            and self.head.keep_alive
-            and "wfile" not in self.made
-            and self.may_go_on()
-        )
-        body = self._body
-        if body is not None:
-            if persists:
-                # As long as some of the body isn't here, nobody can tell whether the
-                # app will read it; or whether a client that waits for 100 will send.
-                moment = 0.0 if self.server.monitor.crowded() else MOMENT
-                persists = body.fetch(_FETCH, moment)
-            # What is sent from now on belongs to this response.
-            body.expects = False
-        return persists
 
     def _settle(self) -> None:
         """Close where the next request's place isn't known."""
@@ -287,17 +266,17 @@ class PreforkRequestHandler(LoggingHandler):
         if self.wire.taken:
             self.close_connection = True
             return
-        if self._offer is not None:
-            self._offer.release()
-            self._offer = None
-        if "wfile" in self.made and getattr(self.wfile, "used", True):
+        if self._app_socket is not None:
+            self._app_socket.release()
+            self._app_socket = None
+        if self._file is not None and getattr(self._file, "used", True):
             self.close_connection = True
         body = self._body
         if body is not None and not body.arrived:
             self.close_connection = self._linger = True
         elif self.close_connection and (self.head.keep_alive or self._excess):
             # The client didn't ask for the end: the next request may be there.
-            self._linger = bool(self.wire.look())
+            self._linger = bool(self.wire.peek())
 
     def run_wsgi(self) -> None:
         """Call the app and send what it gives."""
@@ -331,17 +310,12 @@ class PreforkRequestHandler(LoggingHandler):
             self.log_error("The response is longer than its Content-Length.")
         elif response.missing:
             self.log_error("The response is shorter than its Content-Length.")
-        self._go_on(response)
-
-    def _go_on(self, response: Response) -> None:
-        """Let the connection go on if the response has said so. If it was cut short,
-        its end is all that can tell the client."""
-        self.close_connection = not (response.complete and response.keep_alive)
+        self.close_connection = not response.persists
 
     def _execute(
         self, app: t.Any, environ: WSGIEnvironment, response: Response
     ) -> None:
-        monitor = self.server.monitor
+        monitor = self.context.monitor
         try:
             monitor.abortable = True
             iterable = app(environ, response.start)
@@ -352,7 +326,7 @@ class PreforkRequestHandler(LoggingHandler):
                 if hasattr(iterable, "close"):
                     iterable.close()
         except (Exception, RequestTimeout) as e:
-            if self._offer is None or not self._offer.is_taken():
+            if self._app_socket is None or not self._app_socket.is_taken():
                 raise
             if not isinstance(e, ENDS):
                 self._log_exception(e)
@@ -372,7 +346,7 @@ class PreforkRequestHandler(LoggingHandler):
             except RequestTimeout as e:
                 # The app's error came a moment before it.
                 self._time_out(e, response)
-        self._go_on(response)
+        self.close_connection = not response.persists
         self._log_exception(error)
 
     def _time_out(self, error: RequestTimeout, response: Response) -> None:
@@ -380,22 +354,24 @@ class PreforkRequestHandler(LoggingHandler):
         if not response.status:
             self._send_simple(Refused(503, str(error)), self.command == "HEAD")
             response.status = 503
-        self._go_on(response)
+        self.close_connection = not response.persists
 
     # The environ.
 
     def make_environ(self) -> WSGIEnvironment:
         """The WSGI environ for the request that was read.
 
-        :raises Refused: A listed proxy tells nonsense of its client.
+        :raises Refused: What a listed proxy has sent of its client is malformed.
         """
         head = self.head
         assert head is not None
-        server = self.server
-        environ: WSGIEnvironment = server.base_environ.copy()
+        context = self.context
+        environ: WSGIEnvironment = context.base_environ.copy()
         environ["wsgi.input"] = self.rfile
         environ["wsgi.errors"] = sys.stderr
-        environ["werkzeug.socket"] = self._offer = server.offer(self.wire, head.fields)
+        environ["werkzeug.socket"] = self._app_socket = context.make_app_socket(
+            self.wire, head.fields
+        )
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()
@@ -409,8 +385,8 @@ class PreforkRequestHandler(LoggingHandler):
         add_target(environ, self.path)
         if head.length < 0:
             environ["wsgi.input_terminated"] = True
-        if server.ssl_context is not None:
+        if context.is_tls:
             add_certificate(environ, self.connection)
-        if server.forwarders is not None or server.request_ids is not None:
-            server.add_told(environ, str(self.client_address[0]))
+        if context.forwarders is not None or context.request_ids is not None:
+            context.add_forwarded(environ, str(self.client_address[0]))
         return environ

@@ -6,7 +6,7 @@ fields: framing, Host, target. So nothing depends on how lax a release of
 llhttp is.
 
 What is found wrong doesn't depend on how the bytes were split: :func:`check`
-judges in the order of the bytes, and the rules that span fields come after it.
+checks in the order of the bytes, and the rules that span fields come after it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from httptools import HttpParserInvalidMethodError
 from httptools import HttpParserUpgrade
 from httptools import HttpRequestParser
 
-from .contract import Limits
 from .errors import Refused
+from .limits import Limits
 from .target import check_authority
 from .target import check_target
 from .target import ORIGIN
@@ -318,7 +318,7 @@ def _apply_fields(head: Head) -> None:
                 head.expects = True
         elif meaning == _TYPE:
             if typed:
-                # It has one value (RFC 9110, 8.3); who judges the body by the other
+                # It has one value (RFC 9110, 8.3); who checks the body by the other
                 # one, a firewall say, would be deceived.
                 raise Refused(400, "more than one Content-Type")
             typed = True

@@ -127,7 +127,7 @@ def _canonical(family: int, address: bytes) -> str:
 
 
 def _read_2(data: bytes) -> tuple[Source, int] | None:
-    # Each byte is judged as soon as it is there.
+    # Each byte is checked as soon as it is there.
     if len(data) > 12 and data[12] not in (0x20, 0x21):
         raise MalformedHeader("unknown version or command in the PROXY header")
     is_local = len(data) > 12 and data[12] == 0x20

@@ -14,7 +14,7 @@ from werkzeug.debug.tbtools import DebugTraceback
 
 from . import access_log
 from .connection import ConnectionHandler
-from .contract import SOFTWARE
+from .fields import SOFTWARE
 from .log_format import LogEntry
 
 if t.TYPE_CHECKING:
@@ -45,8 +45,8 @@ class LoggingHandler(ConnectionHandler):
 
         :param response: What was sent, if it wasn't a small answer of our own.
         """
-        server = self.server
-        if server.access_logger is not None:
+        context = self.context
+        if context.access_logger is not None:
             if response is not None and response.head:
                 head, sent = response.head, response.body_sent
             else:
@@ -58,11 +58,11 @@ class LoggingHandler(ConnectionHandler):
         except OSError as e:
             # A handler of the logging module opens its file anew, say, whose directory
             # is gone or can't be written to any more. No matter of the client's.
-            if not server.log_fails:
+            if not context.log_fails:
                 _logger.error("Can't log requests: %s.", e)
-            server.log_fails = True
+            context.log_fails = True
         else:
-            server.log_fails = False
+            context.log_fails = False
 
     def _log_exception(self, error: BaseException) -> None:
         """Log an exception of the app, as werkzeug does."""
@@ -71,7 +71,7 @@ class LoggingHandler(ConnectionHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log a line about the request."""
-        access_logger = self.server.access_logger
+        access_logger = self.context.access_logger
         if access_logger is not None:
             access_logger.log(self._entry(int(code)))
             return
@@ -85,7 +85,7 @@ class LoggingHandler(ConnectionHandler):
         self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
 
     def _entry(self, status: int) -> LogEntry:
-        monitor = self.server.monitor
+        monitor = self.context.monitor
         method, target, version = self.command, self.path, self.request_version
         head, sent, seconds = self._outcome
         return LogEntry(

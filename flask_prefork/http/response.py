@@ -1,7 +1,15 @@
 """The response: start_response, its rules, and framing (PEP 3333, RFC 9112, 6).
 
 The handler makes a :class:`Response` for each request, gives its ``start`` to the app,
-and then has it send what the app returned.
+and then has it ``send`` what the app returned. The app calls ``start``, and may call
+the ``write`` that this returns. The first byte of the body, or the end without one,
+makes the head: there the framing is decided, and whether the connection goes on.
+
+Head and first part go out in one write. Right before the last byte the monitor is told
+that the worker is about to accept.
+
+Never done here: wait for a client without its budget; ask the handler; change what the
+head has promised.
 """
 
 from __future__ import annotations
@@ -12,19 +20,25 @@ from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
+from .wire import PARK_DELAY
 from .wire import SlowClientBudget
 from .wire import Wire
 
 if t.TYPE_CHECKING:
     from types import TracebackType
 
+    from .body import Body
+    from .context import HandlerContext
     from .head import Head
+    from .persistence import Persistence
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 #: Codes of responses whose framing is special: see :meth:`Response._frame`.
 _SPECIAL = (204, 205, 304)
 
+#: Bytes of an unread body that are worth reading to keep the connection.
+_FETCH = 65536
 #: Up to this size a chunk is joined with what goes before it, to be sent at once.
 _JOIN = 65536
 
@@ -32,64 +46,68 @@ _JOIN = 65536
 class Response:
     """One response to one request.
 
+    :param context: Of the server.
     :param wire: Where to.
     :param head: The request's.
+    :param body: The request's, unless all of it was there with the head.
+    :param persistence: The connection's.
     :param server: For the Server field.
-    :param rate: Bytes per second that the client must take; 0 for any.
-    :param ask: Asked when the head is made: may the connection persist? Told whether
-        it could by what the app has said.
-    :param last: Called when the response's last byte is about to be sent, with
-        whether the connection persists; tells whether it ends with that byte.
 
     :ivar status: The status sent, 0 before.
-    :ivar keep_alive: Whether the connection persists, so far.
-    :ivar complete: Whether all of it was sent.
+    :ivar keep_alive: Whether the connection persists, so far. Decided when the head is
+        made; what that promises is kept.
+    :ivar persists: The same, once all of it was sent; ``False`` before. If it was cut
+        short, the connection's end is all that can tell the client.
+    :ivar missing: Bytes that the Content-Length has promised and nobody gave yet;
+        ``None`` without one.
     :ivar head: The head as it was sent, empty before.
     """
 
     __slots__ = (
-        "_ask",
         "_before",
+        "_body",
         "_bodyless",
         "_chunked",
         "_code",
         "_fields",
         "_framing",
-        "_last",
-        "_left",
         "_length",
         "_line",
-        "_pace",
+        "_monitor",
+        "_budget",
+        "_persistence",
         "_rate",
         "_request",
         "_server",
         "_wire",
-        "complete",
         "head",
         "keep_alive",
+        "missing",
         "overlong",
+        "persists",
         "status",
     )
 
     def __init__(
         self,
+        context: HandlerContext,
         wire: Wire,
         head: Head,
+        body: Body | None,
+        persistence: Persistence,
         server: str,
-        rate: float,
-        ask: t.Callable[[bool], bool],
-        last: t.Callable[[bool], bool],
     ) -> None:
+        self._monitor = context.monitor
+        self._rate = context.limits.min_data_rate
         self._wire = wire
         self._request = head
+        self._body = body
+        self._persistence = persistence
         self._server = server
-        self._rate = rate
-        self._ask = ask
-        self._last = last
-        self._pace: SlowClientBudget | None = None
+        self._budget: SlowClientBudget | None = None
         self._line: bytes | None = None
-        self._left: int | None = None
-        self._chunked = self._bodyless = self.overlong = self.complete = False
+        self.missing: int | None = None
+        self._chunked = self._bodyless = self.overlong = self.persists = False
         self._framing = self.status = 0
         self.head = b""
         self.keep_alive = True
@@ -132,15 +150,16 @@ class Response:
         if not data:
             return
         head = b"" if self.status else self._start_body(None)
-        left = self._left
+        left = self.missing
         last = False
         if left is not None:
             if len(data) > left:
                 self.overlong = True
                 data = data[:left]
-            self._left = left = left - len(data)
+            self.missing = left = left - len(data)
             if not left:
-                last = self._last(self.keep_alive)
+                last = self._ends_connection()
+                self._announce_end()
         elif self._chunked:
             size = b"%x\r\n" % len(data)
             self._framing += len(size) + 2
@@ -158,21 +177,11 @@ class Response:
         elif head:
             data = head + data
         if data:
-            self._pace = self._wire.write(data, self._pace, self._rate, last)
-        if self._bodyless or self._left == 0:
-            self.complete = True
+            self._budget = self._wire.write(data, self._budget, self._rate, last)
+        if self._bodyless or self.missing == 0:
+            self.persists = self.keep_alive
 
     # What the handler calls.
-
-    @property
-    def started(self) -> bool:
-        """Whether start_response was called."""
-        return self._line is not None
-
-    @property
-    def missing(self) -> int:
-        """Bytes that the Content-Length has promised and nobody gave."""
-        return self._left or 0
 
     @property
     def body_sent(self) -> int:
@@ -193,14 +202,14 @@ class Response:
             # Of a sequence the length is known before the head goes out. To HEAD only
             # the app can know what GET's would be, unless it gives it all the same.
             iterable = (b"".join(iterable),)
-            told = iterable[0] or self._request.method != "HEAD"
-            if told and self._line is not None and self._length is None:
+            is_known = iterable[0] or self._request.method != "HEAD"
+            if is_known and self._line is not None and self._length is None:
                 self._length = len(iterable[0])
         for data in iterable:
             self.write(data)
             if self.overlong or self._bodyless:
                 break
-        if self._left != 0:
+        if self.missing != 0:
             self._finish()
 
     def reset(self) -> None:
@@ -211,14 +220,16 @@ class Response:
         """End a response whose last byte wasn't known to be that."""
         if not self.status:
             head = self._start_body(0)
-            self._send(head, self._last(self.keep_alive))
+            self._announce_end()
+            self._send(head, self._ends_connection())
         elif self._chunked:
             self._framing += 5
-            self._send(b"0\r\n\r\n", self._last(self.keep_alive))
-        if self._left:
+            self._announce_end()
+            self._send(b"0\r\n\r\n", self._ends_connection())
+        if self.missing:
             self.keep_alive = False
         else:
-            self.complete = True
+            self.persists = self.keep_alive
 
     def _start_body(self, length: int | None) -> bytes:
         """Decide on the framing, and make the head.
@@ -226,8 +237,8 @@ class Response:
         :param length: The body's length, if it is known though the app didn't
             tell.
         """
-        if self._wire.guard is not None:
-            self._wire.guard()
+        if self._wire.before_write is not None:
+            self._wire.before_write()
         if self._line is None:
             raise AssertionError("write() before start_response()")
         code = self._code
@@ -238,7 +249,7 @@ class Response:
             if self._length is not None:
                 length = self._length
             if length is not None:
-                self._left = length
+                self.missing = length
                 framing = b"Content-Length: %d\r\n" % length
             elif request.minor:
                 self._chunked = True
@@ -247,8 +258,17 @@ class Response:
                 self.keep_alive = False
                 framing = b""
         fields = self._fields
-        self.keep_alive = self._ask(self.keep_alive and not fields.closes)
-        if not self.keep_alive:
+        persists = (
+            self.keep_alive
+            and not fields.closes
+            and request.keep_alive
+            and not self._wire.shared
+            and self._persistence.may_persist()
+        )
+        if self._body is not None:
+            persists = self._settle_body(self._body, persists)
+        self.keep_alive = persists
+        if not persists:
             connection = b"Connection: close\r\n\r\n"
         elif request.minor:
             connection = b"\r\n"
@@ -261,6 +281,33 @@ class Response:
         self.head = head = self._line + fields.lines + framing + connection
         return head
 
+    def _settle_body(self, body: Body, persists: bool) -> bool:
+        """Take what is left of the request's body, if the connection is to persist.
+
+        As long as some of it isn't here, nobody can tell whether the app will read it;
+        or whether a client that waits for 100 will send it.
+
+        :return: Whether the connection still persists.
+        """
+        if persists:
+            moment = 0.0 if self._monitor.contended() else PARK_DELAY
+            persists = body.fetch(_FETCH, moment)
+        # What is sent from now on belongs to this response.
+        body.expects = False
+        return persists
+
+    def _ends_connection(self) -> bool:
+        """Whether the connection's end can be sent with the response's last byte. TLS
+        has its own way, and who has asked for ``wfile`` may go on."""
+        wire = self._wire
+        return wire.plain and not self.keep_alive and not wire.shared
+
+    def _announce_end(self) -> None:
+        """Tell the monitor that the last byte is about to be sent: the worker is free
+        in a moment, unless a kept-alive TLS connection holds it."""
+        if self._wire.plain or not self.keep_alive:
+            self._monitor.about_to_accept()
+
     def _frame(self, code: int) -> bytes:
         """The framing of a response without a body, whatever the app yields
         (RFC 9110, 8.6, 15.3.6 and 15.4.5)."""
@@ -269,11 +316,11 @@ class Response:
             return b"Content-Length: 0\r\n"
         if code in _SPECIAL:
             return b""
-        # To HEAD, what GET would be told.
+        # To HEAD, what GET would get.
         return b"" if self._length is None else b"Content-Length: %d\r\n" % self._length
 
     def _send(self, data: bytes, last: bool = False) -> None:
-        self._pace = self._wire.write(data, self._pace, self._rate, last)
+        self._budget = self._wire.write(data, self._budget, self._rate, last)
 
     def _send_file(self, file: t.Any) -> bool:
         """Let the kernel send a file.
@@ -288,13 +335,15 @@ class Response:
         fd, offset, there = found
         self._send(self._start_body(there))
         if not self._bodyless:
-            assert self._left is not None
-            if self._pace is None:
-                self._pace = SlowClientBudget(self._rate)
-            sent = self._wire.send_file(fd, offset, min(there, self._left), self._pace)
+            assert self.missing is not None
+            if self._budget is None:
+                self._budget = SlowClientBudget(self._rate)
+            sent = self._wire.send_file(
+                fd, offset, min(there, self.missing), self._budget
+            )
             if sent is None:
                 return False
-            self._left -= sent
+            self.missing -= sent
         self._finish()
         return True
 

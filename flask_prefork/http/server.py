@@ -1,7 +1,15 @@
-"""The server that request handlers see, one for each listening socket.
+"""The server: what a worker calls for each connection, one for each listening socket.
 
-It is made before the workers are forked, and :meth:`PreforkServer.serve` is used in
-them: it never accepts, polls the listener or starts anything itself.
+The zygote makes it before the workers are forked, from the settings and the app. In
+each worker :meth:`PreforkServer.watch` is called once, before anything is served. Then
+the worker calls :meth:`PreforkServer.accept` and :meth:`PreforkServer.serve`, and parks
+what that returns; a parked connection comes back by ``serve`` with what was returned.
+
+``serve`` reads the PROXY header, does the TLS handshake, and then makes the handler,
+which serves the connection (``connection.py``).
+
+Never done here: fork, poll the listening socket, accept unasked, or start a thread.
+``serve`` returns for whatever the client does. It raises only what ends the process.
 """
 
 from __future__ import annotations
@@ -13,8 +21,6 @@ import time
 import traceback
 import typing as t
 
-from werkzeug.exceptions import BadRequest
-from werkzeug.serving import BaseWSGIServer
 from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
@@ -25,41 +31,34 @@ from ..system.peers import LOCAL
 from .access_log import date_time
 from .access_log import escape
 from .access_log import escape_lines
-from .app_socket import AppSocket
 from .connection import ConnectionHandler
-from .connection import end_taken
-from .contract import Limits
-from .contract import Monitor
-from .contract import NullMonitor
-from .contract import SOFTWARE
+from .context import HandlerContext
+from .context import HandlerServer
 from .environ import REQUEST_KEYS
-from .errors import Refused
-from .errors import TakenOver
+from .fields import SOFTWARE
 from .file_wrapper import FileWrapper
-from .forwarded import apply
 from .handler import PreforkRequestHandler
-from .introduction import introduce
-from .introduction import ProxiedClient
-from .introduction import remember
+from .limits import Limits
+from .monitor import Monitor
+from .monitor import NullMonitor
+from .monitored_socket import MonitoredSSLSocket
+from .proxy_header import ProxiedClient
+from .proxy_header import read_proxy_header
+from .proxy_header import restore
 from .proxy_protocol import MalformedHeader
 from .request_id import RequestIds
-from .takeover import ENDS
-from .takeover import Offer
-from .telling import TellingSocket
-from .telling import TellingSSLSocket
-from .tls import shake_hands
-from .tls import TLSWire
-from .tls_app_socket import TLSAppSocket
+from .tls import do_tls_handshake
+from .werkzeug_handler import MonitoredApp
+from .werkzeug_handler import serve_monitored
+from .werkzeug_handler import without_version
 from .wire import Wire
 
 if t.TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse
     from _typeshed.wsgi import WSGIApplication
     from _typeshed.wsgi import WSGIEnvironment
 
     from ..system.peers import Peers
     from .access_logger import AccessLogger
-    from .takeover import Fields
 
 __all__ = [
     "Limits",
@@ -71,7 +70,7 @@ __all__ = [
 ]
 
 
-class PreforkServer(BaseWSGIServer):
+class PreforkServer(HandlerServer):
     """Serves connections that somebody else accepted.
 
     :param app: The WSGI app.
@@ -91,7 +90,7 @@ class PreforkServer(BaseWSGIServer):
         protocol; ``None`` if that isn't spoken.
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
 
-    :ivar monitor: Whom it tells; see :meth:`watch`.
+    :ivar context: What its handlers are handed.
     """
 
     multithread = False
@@ -113,32 +112,24 @@ class PreforkServer(BaseWSGIServer):
         proxies: Peers | None = None,
         can_park: bool = True,
     ) -> None:
-        self._local = listener.family == socket.AF_UNIX
+        local = listener.family == socket.AF_UNIX
         name = listener.getsockname()
-        host, port = (f"unix://{os.fsdecode(name)}", 0) if self._local else name[:2]
+        host, port = (f"unix://{os.fsdecode(name)}", 0) if local else name[:2]
         super().__init__(host, port, app, handler, fd=listener.fileno())
         # werkzeug has made a duplicate, and connections are accepted elsewhere.
         self.socket.close()
         self.socket = listener
         self._server_version = SOFTWARE
-        self.limits = limits or Limits()
-        self.access_log = access_log
-        self.access_logger = access_logger
-        #: The last line could not be logged.
-        self.log_fails = False
         self.proxies = proxies
         if forwarders is not None and proxies is not None:
             # A PROXY header may name a unix socket: the proxy's, not ours.
             forwarders = forwarders.without_local()
-        self.forwarders = forwarders
         asked = access_log and access_logger is not None and access_logger.asks_for_id
-        self.request_ids = RequestIds() if asked else None
-        self.can_park = can_park
+        self._is_own_handler = issubclass(handler, ConnectionHandler)
+        if not self._is_own_handler:
+            handler = without_version(handler)
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
-        self._ours = issubclass(handler, ConnectionHandler)
-        if not self._ours:
-            self.app = _Watched(app, self)
         if isinstance(ssl_context, tuple):
             ssl_context = load_ssl_context(*ssl_context)
         elif ssl_context == "adhoc":
@@ -148,18 +139,34 @@ class PreforkServer(BaseWSGIServer):
             # tell an end from a cut.
             ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
-        if ssl_context is not None and not self._ours:
-            ssl_context.sslsocket_class = TellingSSLSocket
+        if ssl_context is not None and not self._is_own_handler:
+            ssl_context.sslsocket_class = MonitoredSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
-        self.base_environ = self._make_base_environ()
+        self.context = HandlerContext(
+            limits or Limits(),
+            can_park,
+            local,
+            ssl_context is not None,
+            access_log,
+            access_logger,
+            forwarders,
+            RequestIds() if asked else None,
+            self._make_base_environ(local),
+        )
+        if not self._is_own_handler:
+            self.app = MonitoredApp(app, self.context, self.handle_error)
         self.watch(NullMonitor())
 
     def watch(self, monitor: Monitor) -> None:
-        """Have somebody told of the requests, and name them to the app."""
-        self.monitor = monitor
-        self.base_environ["flask_prefork.slot"] = monitor.slot
-        self.base_environ["flask_prefork.generation"] = monitor.generation
+        """Set who is called for each request, and name its slot to the app.
+
+        Called in each worker, after the fork.
+        """
+        context = self.context
+        context.monitor = monitor
+        context.base_environ["flask_prefork.slot"] = monitor.slot
+        context.base_environ["flask_prefork.generation"] = monitor.generation
 
     def accept(self) -> tuple[socket.socket, t.Any]:
         """Take a connection as the listener's own ``accept`` does, which looks anew
@@ -174,10 +181,10 @@ class PreforkServer(BaseWSGIServer):
             connection.setblocking(True)
         return connection, address
 
-    def _make_base_environ(self) -> WSGIEnvironment:
+    def _make_base_environ(self, local: bool) -> WSGIEnvironment:
         """What all environs of this server have in common."""
         scheme = "http" if self.ssl_context is None else "https"
-        if self._local:
+        if local:
             # A path is no host and has no port, but PEP 3333 wants both.
             name, port = "localhost", "80" if scheme == "http" else "443"
         else:
@@ -195,20 +202,6 @@ class PreforkServer(BaseWSGIServer):
         }
         # A copy that has all keys already needn't grow.
         return environ | dict.fromkeys(REQUEST_KEYS)
-
-    def make_wire(self, connection: t.Any) -> Wire:
-        """The wire of a connection."""
-        if self.ssl_context is not None:
-            return TLSWire(connection, False, self.monitor.progress)
-        return Wire(connection, self._local, self.monitor.progress)
-
-    def offer(self, wire: Wire, fields: Fields = ()) -> Offer:
-        """The socket of a request, by which the app may take its connection over.
-
-        :param fields: The request's header fields.
-        """
-        kind = AppSocket if wire.plain else TLSAppSocket
-        return kind(wire, self.monitor, self.limits, fields)
 
     def serve(
         self,
@@ -229,20 +222,20 @@ class PreforkServer(BaseWSGIServer):
         tag = b""
         try:
             if self.proxies is not None or (resumed is not None and resumed.tag):
-                met = self._meet(connection, address, resumed)
-                if met is None:
+                found = self._read_proxy_header(connection, address, resumed)
+                if found is None:
                     connection.close()
-                if not isinstance(met, ProxiedClient):
-                    return met
-                address, resumed = met
+                if not isinstance(found, ProxiedClient):
+                    return found
+                address, resumed = found
                 tag = resumed.tag
             if self.ssl_context is not None:
-                shaken = self._shake_hands(connection, address, resumed)
-                if shaken is None:
+                wrapped = self._do_handshake(connection, address, resumed)
+                if wrapped is None:
                     return None
-                connection = shaken
-            if not self._ours:
-                self._serve_otherwise(connection, address, resumed)
+                connection = wrapped
+            if not self._is_own_handler:
+                serve_monitored(connection, address, self, self._handler, resumed)
                 return None
             handler = self._handler(connection, address, self, resumed)
             parked: Parked | None = handler.parked
@@ -258,22 +251,23 @@ class PreforkServer(BaseWSGIServer):
             parked = parked._replace(tag=tag)
         return parked
 
-    def _meet(
+    def _read_proxy_header(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
     ) -> ProxiedClient | Parked | None:
         """Learn from a proxy whose connection it is."""
         if resumed is None:
-            deadline = time.monotonic() + self.limits.header_timeout
+            deadline = time.monotonic() + self.context.limits.header_timeout
             resumed = Parked(Wait.HEAD, deadline)
         elif resumed.tag:
-            return remember(resumed, address)
+            return restore(resumed, address)
         if self.proxies is None or resumed.wait is not Wait.HEAD:
             # It was served before a reload, without a proxy.
             return ProxiedClient(address, resumed)
-        may_park = self.can_park and self._ours and self.ssl_context is None
-        wire = Wire(connection, self._local)
+        context = self.context
+        may_park = context.can_park and self._is_own_handler and not context.is_tls
+        wire = Wire(connection, context.is_local)
         try:
-            return introduce(wire, address, self.proxies, resumed, may_park)
+            return read_proxy_header(wire, address, self.proxies, resumed, may_park)
         except MalformedHeader as e:
             self._log_end(address, f"closed, {e}")
         return None
@@ -284,7 +278,7 @@ class PreforkServer(BaseWSGIServer):
         # As an argument: what it holds is no format.
         self.log("info", "%s", line)
 
-    def _shake_hands(
+    def _do_handshake(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
     ) -> ssl.SSLSocket | None:
         """Do the TLS handshake; ``None`` if there was none.
@@ -292,133 +286,16 @@ class PreforkServer(BaseWSGIServer):
         :param resumed: With a deadline, if the connection has one already.
         """
         assert self.ssl_context is not None
-        deadline = time.monotonic() + self.limits.header_timeout
+        deadline = time.monotonic() + self.context.limits.header_timeout
         if resumed is not None:
             deadline = resumed.deadline
         try:
-            return shake_hands(connection, self.ssl_context, deadline)
+            return do_tls_handshake(connection, self.ssl_context, deadline)
         except OSError as e:
             reason = str(getattr(e, "reason", None) or e)
             self._log_end(address, f"no TLS handshake: {reason}")
         return None
 
-    def add_told(self, environ: WSGIEnvironment, peer: str) -> None:
-        """Add what a proxy tells of the request, and the request's id.
-
-        :param peer: The address of who has sent it here.
-        :raises Refused: The proxy tells nonsense.
-        """
-        listed = self.forwarders is not None and self.forwarders.lists(peer)
-        if listed:
-            assert self.forwarders is not None
-            apply(environ, self.forwarders)
-        if self.request_ids is not None:
-            offered = environ.get("HTTP_X_REQUEST_ID") if listed else None
-            number = self.request_ids.choose(offered)
-            environ["flask_prefork.request_id"] = number
-            environ["HTTP_X_REQUEST_ID"] = number
-
-    def _serve_otherwise(
-        self, connection: socket.socket, address: t.Any, resumed: Parked | None
-    ) -> None:
-        """Serve with a handler that is werkzeug's, as socketserver would."""
-        told: TellingSocket | TellingSSLSocket
-        if isinstance(connection, TellingSSLSocket):
-            told = connection
-        else:
-            told = TellingSocket.of(connection)
-        told.progress = self.monitor.progress
-        told.rate = self.limits.min_data_rate
-        deadline = time.monotonic() + self.limits.header_timeout
-        if resumed is not None and resumed.wait is Wait.HEAD:
-            self.make_wire(told).low_water(1)
-            deadline = resumed.deadline
-        told.expect(deadline)
-        connection = told
-        try:
-            self._handler(connection, address, self)
-        except Exception:
-            self.handle_error(connection, address)
-        finally:
-            # The two refer to each other.
-            told.wire = None
-            self.shutdown_request(connection)
-
     def handle_error(self, request: t.Any, client_address: t.Any) -> None:
         """Log an exception that no handler has caught."""
         self.log("error", escape_lines(traceback.format_exc()))
-
-
-class _Watched:
-    """The app for handlers that don't know of monitors: tells it in their place."""
-
-    def __init__(self, app: WSGIApplication, server: PreforkServer) -> None:
-        self._app = app
-        self._server = server
-
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> t.Iterator[bytes]:
-        monitor = self._server.monitor
-        environ["flask_prefork.slot"] = monitor.slot
-        environ["flask_prefork.generation"] = monitor.generation
-        app = self._app
-        try:
-            self._server.add_told(environ, environ["REMOTE_ADDR"])
-        except Refused as e:
-            app = BadRequest(e.reason)
-        monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
-        # What the handler makes of an exception.
-        status = 500
-        sent = 0
-        wire = self._server.make_wire(environ.get("werkzeug.socket"))
-        limits = self._server.limits
-        options = environ.get("HTTP_CONNECTION", "").encode("latin-1")
-        offered = self._server.offer(wire, [(b"connection", options)])
-        told: t.Any = wire.sock
-        if told is not None:
-            environ["werkzeug.socket"] = offered
-        is_ours = isinstance(told, (TellingSocket, TellingSSLSocket))
-        if is_ours:
-            told.begin(wire, limits.min_data_rate)
-
-        def start(line: str, *args: t.Any) -> t.Any:
-            nonlocal status
-            status = int(line[:3])
-            write = start_response(line, *args)
-
-            def guarded(data: bytes) -> None:
-                if offered.is_taken():
-                    raise TakenOver
-                write(data)
-
-            return guarded
-
-        iterable: t.Any = None
-        try:
-            iterable = app(environ, start)
-            for data in iterable if not offered.is_taken() else ():
-                if offered.is_taken():
-                    break
-                yield data
-                sent += len(data)
-        except Exception as e:
-            if not offered.is_taken():
-                raise
-            if not isinstance(e, ENDS):
-                self._server.handle_error(wire.sock, None)
-        finally:
-            offered.stop_watch()
-            offered.is_taken()
-            monitor.end(101 if wire.taken else status, sent)
-            if hasattr(iterable, "close"):
-                iterable.close()
-            if not wire.taken:
-                offered.release()
-            else:
-                end_taken(offered, wire, monitor.crowded)
-            if is_ours:
-                told.end(time.monotonic() + limits.header_timeout)
-        if wire.taken:
-            # The handler ends without a response.
-            raise TakenOver

@@ -1,9 +1,10 @@
 """Connections that the app takes over by ``environ["werkzeug.socket"]``.
 
 WebSocket libraries use the socket that werkzeug's development server puts there, and
-speak their protocol on it. So the handler offers one for each request, and asks
-:meth:`Offer.is_taken` whether it still has the connection. When it hasn't, the wire's
-guard keeps it from writing. ``app_socket.py`` and ``tls_app_socket.py`` have the kinds.
+speak their protocol on it. So the handler makes a socket for each request, and asks
+:meth:`TakeoverSocket.is_taken` whether the app has the connection. If so, the wire's
+``before_write`` keeps us from writing. ``app_socket.py`` and ``tls_app_socket.py`` have
+the kinds.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterable
 
-from . import traffic
+from . import socket_state
 from .errors import RequestTimeout
 from .errors import TakenOver
 
 if t.TYPE_CHECKING:
-    from .contract import Limits
-    from .contract import Monitor
+    from .limits import Limits
+    from .monitor import Monitor
     from .wire import Wire
 
 Fields = Iterable[tuple[bytes, bytes]]
@@ -36,13 +37,13 @@ ENDS = (
     RequestTimeout,
 )
 #: Seconds between looks at a connection that was taken over.
-STEP = 0.25
+CHECK_INTERVAL = 0.25
 #: Whoever didn't look for so many seconds was stopped: that is nobody's silence.
 _STOPPED = 5.0
 #: Seconds to wait for threads that are about to end.
-PATIENCE = 1.0
+JOIN_TIMEOUT = 1.0
 #: Seconds between looks at what they do.
-_GLANCE = 0.01
+_JOIN_STEP = 0.01
 #: TCP asks a silent peer whether it is still there: seconds before the first time and
 #: between two, and how often (``tcp(7)``).
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
@@ -50,14 +51,14 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 lock = threading.Lock()
 
 
-class Offer(socket.socket):
-    """What the offered sockets of all kinds have in common."""
+class TakeoverSocket(socket.socket):
+    """What the sockets that the app is given have in common."""
 
     #: ``None`` when the request is over.
     _wire: Wire | None
-    _watch: _Watch | None = None
+    _watchdog: _Watchdog | None = None
     #: What was read ahead of the app.
-    _early = b""
+    _buffered = b""
     #: How often it was used.
     moves = 0
     #: Who was there when it was taken over.
@@ -93,26 +94,26 @@ class Offer(socket.socket):
             if wire.taken:
                 return
             wire.taken = True
-            wire.guard = _refuse
-        if wire.buffer:
-            self._early = bytes(wire.buffer)
-            wire.buffer.clear()
+            wire.before_write = _refuse
+        if wire.buffered:
+            self._buffered = bytes(wire.buffered)
+            wire.buffered.clear()
         self._threads = {*threading.enumerate()}
         self._monitor.upgrade()
-        self._be_used(wire)
+        self._prepare_for_app(wire)
         _keep_alive(wire.sock)
-        self.look_after()
+        self.start_watchdog()
 
-    def _be_used(self, wire: Wire) -> None:
+    def _prepare_for_app(self, wire: Wire) -> None:
         """Be as a socket that was just accepted, but for what the app has set."""
         raise NotImplementedError
 
-    def look_after(self) -> None:
+    def start_watchdog(self) -> None:
         """Have a thread look at the connection until the request is over."""
         wire = self._wire
-        if self._watch is None and wire is not None:
-            self._watch = _Watch(self, wire, self._monitor, self._limits)
-            self._watch.start()
+        if self._watchdog is None and wire is not None:
+            self._watchdog = _Watchdog(self, wire, self._monitor, self._limits)
+            self._watchdog.start()
 
     def wait_for_threads(self, seconds: float) -> None:
         """Let threads that the app has started since end the connection: the view may
@@ -126,18 +127,18 @@ class Offer(socket.socket):
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            next(iter(started)).join(min(left, _GLANCE))
+            next(iter(started)).join(min(left, _JOIN_STEP))
 
-    def stop_watch(self) -> None:
+    def stop_watchdog(self) -> None:
         """Look no more: the app has returned."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.stop()
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            watchdog.stop()
 
     def release(self) -> None:
         """The request is over. If the connection is still ours, it isn't to be used
         by this socket any more: it may bring another request."""
-        self.stop_watch()
+        self.stop_watchdog()
         self._wire = None
 
     def moved(self) -> None:
@@ -146,19 +147,19 @@ class Offer(socket.socket):
         if self._wire is not None:
             self._monitor.progress()
 
-    def read_early(self, size: int) -> bytes:
-        data, self._early = self._early[:size], self._early[size:]
+    def read_buffered(self, size: int) -> bytes:
+        data, self._buffered = self._buffered[:size], self._buffered[size:]
         return data
 
-    def read_early_into(self, buffer: t.Any, size: int) -> int:
+    def read_buffered_into(self, buffer: t.Any, size: int) -> int:
         view = memoryview(buffer).cast("B")
-        data = self.read_early(min(size, len(view)) if size else len(view))
+        data = self.read_buffered(min(size, len(view)) if size else len(view))
         view[: len(data)] = data
         return len(data)
 
 
-def complete(
-    kind: type[Offer],
+def define_methods(
+    kind: type[TakeoverSocket],
     inherited: tuple[str, ...],
     using: Iterable[str],
     use: Callable[[str], t.Any],
@@ -176,7 +177,7 @@ def complete(
     :param fact: Makes an attribute.
     """
     for name in dir(kind):
-        own = any(name in vars(one) for one in (kind, Offer))
+        own = any(name in vars(one) for one in (kind, TakeoverSocket))
         if name.startswith("_") or own or name in inherited:
             continue
         if not callable(getattr(kind, name)):
@@ -235,7 +236,7 @@ def _keep_alive(sock: socket.socket) -> None:
         pass
 
 
-class _Watch(threading.Thread):
+class _Watchdog(threading.Thread):
     """Looks at a connection that the app has taken over, or may be about to.
 
     The app may sit in a read for as long as it likes. What ends that is a shutdown:
@@ -244,7 +245,7 @@ class _Watch(threading.Thread):
     """
 
     def __init__(
-        self, offered: Offer, wire: Wire, monitor: Monitor, limits: Limits
+        self, offered: TakeoverSocket, wire: Wire, monitor: Monitor, limits: Limits
     ) -> None:
         super().__init__(name="flask_prefork upgraded connection", daemon=True)
         self._offered = offered
@@ -259,13 +260,13 @@ class _Watch(threading.Thread):
         """End. Nothing of the connection is touched after that."""
         self._over.set()
         if self is not threading.current_thread():
-            self.join(PATIENCE)
+            self.join(JOIN_TIMEOUT)
 
     def run(self) -> None:
         """Look until told to stop, or until nothing is left to do."""
         last = moved = time.monotonic()
-        told = False
-        while not self._over.wait(STEP):
+        is_shut = False
+        while not self._over.wait(CHECK_INTERVAL):
             now = time.monotonic()
             if now - last > _STOPPED:
                 moved += now - last
@@ -273,10 +274,10 @@ class _Watch(threading.Thread):
             if not self._wire.taken:
                 self._look_for_writes()
                 continue
-            if self._hasmoved():
+            if self._has_moved():
                 moved = now
-            if not told and self._monitor.leaving():
-                told = True
+            if not is_shut and self._monitor.retiring():
+                is_shut = True
                 shut(self._wire.sock, socket.SHUT_RD)
             if self._limit and now - moved >= self._limit:
                 shut(self._wire.sock, socket.SHUT_RDWR)
@@ -291,8 +292,8 @@ class _Watch(threading.Thread):
         else:
             self._written = 0
 
-    def _hasmoved(self) -> bool:
-        seen = self._offered.moves, traffic.total(self._wire.sock)
+    def _has_moved(self) -> bool:
+        seen = self._offered.moves, socket_state.bytes_moved(self._wire.sock)
         moved = seen != self._seen
         if moved:
             self._monitor.progress()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from .errors import ClientDisconnected
 from .wire import CHUNK
+from .wire import READABLE
 from .wire import Wire
 
 
@@ -31,7 +32,7 @@ class TLSWire(Wire):
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(sock, local, progress)
-        self.buffer = bytearray()
+        self.buffered = bytearray()
 
     def _receive(self, size: int, flags: int = 0) -> bytes | None:
         try:
@@ -64,11 +65,11 @@ class TLSWire(Wire):
         except (OSError, ValueError) as e:
             raise ClientDisconnected(str(e)) from None
 
-    def wait(self, seconds: float, write: bool = False) -> bool:
+    def wait(self, seconds: float, events: int = READABLE) -> bool:
         # A record may be decrypted already, then the kernel has no news of it.
-        if not (write or self.finished) and self.sock.pending():
+        if events == READABLE and not self.finished and self.sock.pending():
             return True
-        return super().wait(seconds, write)
+        return super().wait(seconds, events)
 
     def _drop(self, scratch: memoryview) -> int | None:
         # Below TLS: what comes after our last word needs no decryption.
@@ -98,7 +99,7 @@ class TLSWire(Wire):
             pass
 
 
-def shake_hands(
+def do_tls_handshake(
     sock: socket.socket, context: ssl.SSLContext, deadline: float
 ) -> ssl.SSLSocket:
     """Do a TLS handshake.

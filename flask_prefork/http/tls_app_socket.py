@@ -12,14 +12,14 @@ import threading
 import typing as t
 from collections.abc import Callable
 
-from .takeover import complete
-from .takeover import Offer
-from .takeover import PATIENCE
+from .takeover import define_methods
+from .takeover import JOIN_TIMEOUT
 from .takeover import size_argument
+from .takeover import TakeoverSocket
 
 if t.TYPE_CHECKING:
-    from .contract import Limits
-    from .contract import Monitor
+    from .limits import Limits
+    from .monitor import Monitor
     from .takeover import Fields
     from .wire import Wire
 
@@ -29,7 +29,7 @@ _USES = (
 )  # fmt: skip
 
 
-class TLSAppSocket(Offer, ssl.SSLSocket):
+class TLSAppSocket(TakeoverSocket, ssl.SSLSocket):
     """A TLS connection: its state can't be had twice, so this stands for the socket.
 
     Who is still in a call when the request is over gets its connection's end, and
@@ -70,20 +70,20 @@ class TLSAppSocket(Offer, ssl.SSLSocket):
     def use(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
         """The same; the connection becomes the app's."""
         self.take()
-        if self._early and name in ("recv", "read", "recv_into"):
-            return self._use_early(name, *args, **more)
+        if self._buffered and name in ("recv", "read", "recv_into"):
+            return self._use_buffered(name, *args, **more)
         result = self.call(name, *args, **more)
         self.moved()
         return result
 
-    def _use_early(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
+    def _use_buffered(self, name: str, *args: t.Any, **more: t.Any) -> t.Any:
         if name == "recv_into":
-            return self.read_early_into(args[0], size_argument(args, more))
+            return self.read_buffered_into(args[0], size_argument(args, more))
         size = args[0] if args else more.get("len", 1024)
         buffer = args[1] if len(args) > 1 else more.get("buffer")
         if buffer is not None:
-            return self.read_early_into(buffer, size)
-        return self.read_early(size)
+            return self.read_buffered_into(buffer, size)
+        return self.read_buffered(size)
 
     def set_mode(self, seconds: float | None) -> None:
         """Set the timeout: the wire's is another one."""
@@ -91,7 +91,7 @@ class TLSAppSocket(Offer, ssl.SSLSocket):
             self.call("settimeout", seconds)
         self._mode = seconds
 
-    def _be_used(self, wire: Wire) -> None:
+    def _prepare_for_app(self, wire: Wire) -> None:
         wire.sock.settimeout(self._mode)
 
     def release(self) -> None:
@@ -99,7 +99,7 @@ class TLSAppSocket(Offer, ssl.SSLSocket):
         super().release()
         with self._settled:
             self._over = True
-            self._settled.wait_for(lambda: not self._calls, PATIENCE)
+            self._settled.wait_for(lambda: not self._calls, JOIN_TIMEOUT)
 
     def _real_close(self) -> None:
         self._over = True
@@ -133,7 +133,7 @@ class TLSAppSocket(Offer, ssl.SSLSocket):
 
     def pending(self) -> int:
         """As the base class's."""
-        return len(self._early) + int(self.call("pending"))
+        return len(self._buffered) + int(self.call("pending"))
 
     def detach(self) -> int:
         """As the base class's; but the connection ends with the request."""
@@ -162,7 +162,7 @@ def _passing_fact(name: str) -> property:
 
 
 # The two that are inherited make objects around this one, and count them.
-complete(
+define_methods(
     TLSAppSocket,
     ("close", "makefile"),
     _USES,

@@ -1,9 +1,17 @@
 """A client's socket: nothing waits on it without a deadline.
 
+There is one for each connection that a worker serves. ``connection.py`` peeks for
+heads, ``handler.py`` consumes them, ``body.py`` reads bodies, ``response.py`` writes,
+and the end is ``finish`` or ``linger``. ``before_write`` is called before anything is
+sent, if the app might have taken the connection over.
+
 On a plain socket a head is looked at with ``MSG_PEEK`` and only what belongs to the
-request is taken, so that the rest stays in the kernel and the connection can go to
+request is consumed, so that the rest stays in the kernel and the connection can go to
 another process at any time. TLS has no such look: there, and where a connection
 stays with its process anyway, what comes is kept in a buffer here.
+
+Never done here: parse; close the socket, which is for who has accepted it; wait for
+longer than the caller or the client's budget allows.
 """
 
 from __future__ import annotations
@@ -17,25 +25,35 @@ import time
 from collections.abc import Callable
 
 from .errors import ClientDisconnected
-from .receive_buffer import has_all
+from .socket_state import bytes_queued
+from .socket_state import has_acknowledged_all
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
 #: The end follows at once, and goes in the same segment where the system can.
 _LAST = _NOW | getattr(socket, "MSG_MORE", 0)
-_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 #: Bytes to ask the kernel for at once, and for a head.
 CHUNK = 65536
 _USUAL = 8192
 
+#: Seconds to wait for more before a connection is parked: less than what handing it
+#: over and back would cost.
+PARK_DELAY = 0.001
+#: Seconds of each wait for a client that stays with its worker, between looks at
+#: what goes on around.
+CHECK_INTERVAL = 0.25
 #: What sendfile(2) gives for files that it can't send.
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
 _SENDFILE_MAX = 1 << 24
 
+#: Seconds between two looks at what a client has taken of a full send queue: it isn't
+#: writable before a good part of that is free.
+_SEND_STEP = 0.25
 #: Seconds of each wait for a client that has got its last response.
 _LINGER_STEP = 0.01
-#: Seconds that a client may pause before its rate is judged.
+#: Seconds that a client may pause before its rate is checked.
 GRACE = 5.0
 #: Seconds of pause that a client can have earned by being fast.
 _CREDIT = 10.0
@@ -53,20 +71,66 @@ class SlowClientBudget:
     :param rate: Bytes per second that are asked for, 0 for any.
     """
 
-    __slots__ = ("_left", "_rate")
+    __slots__ = ("_counted", "_left", "_rate")
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._left = GRACE
+        #: Bytes that have left the send queue and were counted then.
+        self._counted = 0
 
-    def patience(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds to wait now; 0 or less when the client is too slow."""
         return self._left if self._rate else _STALL
 
     def account(self, waited: float, moved: int) -> None:
         """Take note of seconds waited and bytes moved since."""
         if self._rate:
-            self._left = min(_CREDIT, self._left - waited + moved / self._rate)
+            again = min(moved, self._counted)
+            self._counted -= again
+            earned = (moved - again) / self._rate
+            self._left = min(_CREDIT, self._left - waited + earned)
+
+    def account_queue(self, waited: float, taken: int) -> None:
+        """Take note of bytes that the client has taken of the send queue meanwhile.
+        What takes their place there doesn't count again."""
+        if self._rate:
+            self._left = min(_CREDIT, self._left - waited + taken / self._rate)
+            self._counted += taken
+
+
+def wait_for_room(
+    sock: socket.socket,
+    budget: SlowClientBudget,
+    wait: Callable[[float], bool],
+    progress: Callable[[], None],
+    limit: float = math.inf,
+) -> bool:
+    """Wait until there is room in a socket's send queue. What the client takes of it
+    meanwhile is progress, though the socket isn't writable yet.
+
+    :param wait: Waits for that, for at most so many seconds.
+    :param progress: Called when the client has taken something.
+    :param limit: Seconds to wait at most, whatever it takes.
+    :return: ``False`` if the client is too slow.
+    """
+    last = bytes_queued(sock) or 0
+    now = time.monotonic()
+    limit += now
+    end = min(now + budget.seconds_left(), limit)
+    while now < end:
+        ready = wait(min(end - now, _SEND_STEP))
+        before, now = now, time.monotonic()
+        left = bytes_queued(sock) or 0
+        taken = max(last - left, 0)
+        last = left
+        budget.account_queue(now - before, taken)
+        if taken:
+            end = min(now + budget.seconds_left(), limit)
+            progress()
+        if ready:
+            return True
+    return False
 
 
 class Wire:
@@ -84,12 +148,14 @@ class Wire:
     sent = 0
     #: What was received and not taken; ``None`` while all of that is left in the
     #: kernel.
-    buffer: bytearray | None = None
+    buffered: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
     #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
-    guard: Callable[[], None] | None = None
+    before_write: Callable[[], None] | None = None
+    #: Whether somebody else than the response may write to the client (``wfile``).
+    shared = False
     _poll: select.poll | None = None
 
     def __init__(
@@ -130,24 +196,32 @@ class Wire:
 
     # Waiting.
 
-    def wait(self, seconds: float, write: bool = False) -> bool:
-        """Wait until something can be read (or written), or the client has left.
+    def wait(self, seconds: float, events: int = READABLE) -> bool:
+        """Wait until something can be read, or the client has left.
 
         :param seconds: For at most so long.
+        :param events: What to wait for, if it is something else.
         """
         if self._poll is None:
             self._poll = select.poll()
-        self._poll.register(self.sock, select.POLLOUT if write else _READABLE)
+        self._poll.register(self.sock, events)
         # Rounded up: a wait of 0 would be a spin. No further: while a millisecond is
         # waited for the next request, the worker is nobody else's.
         return bool(self._poll.poll(math.ceil(max(seconds, 0.0) * 1000)))
 
+    def wait_writable(self, seconds: float) -> bool:
+        """Wait until something can be written, or the client has left.
+
+        :param seconds: For at most so long.
+        """
+        return self.wait(seconds, select.POLLOUT)
+
     def wait_more(self, have: int, seconds: float) -> bool:
         """Wait until there is more than what was looked at, or the client left.
 
-        :param have: How many bytes :meth:`look` returned.
+        :param have: How many bytes :meth:`peek` returned.
         """
-        have -= len(self.buffer or b"")
+        have -= len(self.buffered or b"")
         if have > 0:
             if self.local:
                 # SO_RCVLOWAT is for TCP only.
@@ -170,14 +244,14 @@ class Wire:
 
     # Reading.
 
-    def look(self) -> bytes | None:
+    def peek(self) -> bytes | None:
         """What there is, without taking it.
 
         :return: ``None`` if nothing is there, ``b""`` if nothing will come. With
             something there, the end of what comes can't be seen by looking: see
             :meth:`ended`.
         """
-        if self.buffer is None:
+        if self.buffered is None:
             # Nearly always enough, and cheaper to make room for.
             data = self._receive(_USUAL, _PEEK)
             if data is not None and len(data) == _USUAL:
@@ -185,22 +259,22 @@ class Wire:
             return data
         if self.plain:
             data = self._receive(CHUNK, _PEEK)
-            return bytes(self.buffer + data) if data else bytes(self.buffer) or data
+            return bytes(self.buffered + data) if data else bytes(self.buffered) or data
         data = self._receive(CHUNK)
         if data:
-            self.buffer += data
-        elif not self.buffer:
+            self.buffered += data
+        elif not self.buffered:
             return data
-        return bytes(self.buffer)
+        return bytes(self.buffered)
 
     def ended(self, have: int) -> bool:
         """Whether nothing comes after what was looked at.
 
-        :param have: How many bytes :meth:`look` returned.
+        :param have: How many bytes :meth:`peek` returned.
         """
         if self.plain and hasattr(select, "POLLRDHUP"):
             return self.has_left(have)
-        buffer = self.hold(have)
+        buffer = self.buffer(have)
         data = self._receive(CHUNK)
         if data:
             buffer += data
@@ -211,29 +285,29 @@ class Wire:
         poll = select.poll()
         poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
         # More may have come between that look and the end.
-        return bool(poll.poll(0)) and len(self.look() or b"") <= have
+        return bool(poll.poll(0)) and len(self.peek() or b"") <= have
 
-    def hold(self, have: int) -> bytearray:
+    def buffer(self, have: int) -> bytearray:
         """Take what was looked at, but keep it here: the connection can't move until
-        :meth:`take` has taken it.
+        :meth:`consume` has taken it.
 
-        :param have: How many bytes :meth:`look` returned.
+        :param have: How many bytes :meth:`peek` returned.
         """
-        if self.buffer is None:
-            self.buffer = bytearray()
-        have -= len(self.buffer)
+        if self.buffered is None:
+            self.buffered = bytearray()
+        have -= len(self.buffered)
         if have > 0:
-            self.buffer += self._receive(have) or b""
-        return self.buffer
+            self.buffered += self._receive(have) or b""
+        return self.buffered
 
-    def take(self, count: int) -> None:
+    def consume(self, count: int) -> None:
         """Take bytes that were looked at."""
-        if self.buffer is not None:
-            held = min(count, len(self.buffer))
-            del self.buffer[:held]
+        if self.buffered is not None:
+            held = min(count, len(self.buffered))
+            del self.buffered[:held]
             count -= held
-            if self.plain and not self.buffer:
-                self.buffer = None
+            if self.plain and not self.buffered:
+                self.buffered = None
         while count:
             # One call, but for a kernel that gives less than it has shown.
             data = self._receive(count)
@@ -241,45 +315,45 @@ class Wire:
                 raise ClientDisconnected("the received bytes are gone")
             count -= len(data)
 
-    def read_into(self, view: memoryview, pace: SlowClientBudget) -> int:
-        """Read what comes next, waiting as long as the pace allows.
+    def read_into(self, view: memoryview, budget: SlowClientBudget) -> int:
+        """Read what comes next, waiting as long as the budget allows.
 
         :return: 0 at the end of what comes, -1 if the client is too slow.
         """
-        if self.buffer:
-            count = min(len(view), len(self.buffer))
-            view[:count] = self.buffer[:count]
-            self.take(count)
+        if self.buffered:
+            count = min(len(view), len(self.buffered))
+            view[:count] = self.buffered[:count]
+            self.consume(count)
             return count
         while True:
             received = self._receive_into(view)
             if received is not None:
                 self.progress()
-                pace.account(0, received)
+                budget.account(0, received)
                 return received
-            if not self._wait_pace(pace):
+            if not self._wait_readable(budget):
                 return -1
 
-    def look_on(self, pace: SlowClientBudget) -> bytes | None:
-        """As :meth:`look`, waiting as long as the pace allows.
+    def wait_and_peek(self, budget: SlowClientBudget) -> bytes | None:
+        """As :meth:`peek`, waiting as long as the budget allows.
 
         :return: ``None`` if the client is too slow.
         """
         while True:
-            data = self.look()
+            data = self.peek()
             if data is not None:
                 self.progress()
                 return data
-            if not self._wait_pace(pace):
+            if not self._wait_readable(budget):
                 return None
 
-    def _wait_pace(self, pace: SlowClientBudget, write: bool = False) -> bool:
-        patience = pace.patience()
-        if patience <= 0:
+    def _wait_readable(self, budget: SlowClientBudget) -> bool:
+        seconds = budget.seconds_left()
+        if seconds <= 0:
             return False
         start = time.monotonic()
-        ready = self.wait(patience, write)
-        pace.account(time.monotonic() - start, 0)
+        ready = self.wait(seconds)
+        budget.account(time.monotonic() - start, 0)
         return ready
 
     # Writing.
@@ -287,20 +361,20 @@ class Wire:
     def write(
         self,
         data: bytes,
-        pace: SlowClientBudget | None,
+        budget: SlowClientBudget | None,
         rate: float,
         last: bool = False,
     ) -> SlowClientBudget | None:
         """Send all of it.
 
         :param last: Nothing more will be sent, so the client is told the end too.
-        :param pace: What the last call returned; most responses fit into the
+        :param budget: What the last call returned; most responses fit into the
             kernel's buffer and need none.
-        :param rate: For the pace, if one is needed.
+        :param rate: For the budget, if one is needed.
         :raises ConnectionError: The client left, or is too slow, or is the app's.
         """
-        if self.guard is not None:
-            self.guard()
+        if self.before_write is not None:
+            self.before_write()
         count = self._send(data, _LAST if last else _NOW)
         self.sent += count
         if count == len(data):
@@ -308,33 +382,33 @@ class Wire:
                 self.finish()
             else:
                 self.progress()
-            if pace is not None:
-                pace.account(0, count)
-            return pace
+            if budget is not None:
+                budget.account(0, count)
+            return budget
         if count:
             self.progress()
-        pace = pace or SlowClientBudget(rate)
-        pace.account(0, count)
+        budget = budget or SlowClientBudget(rate)
+        budget.account(0, count)
         view = memoryview(data)[count:]
         while view:
-            self.wait_writable(pace)
+            self._wait_for_room(budget)
             count = self._send(view)
             self.sent += count
             self.progress()
-            pace.account(0, count)
+            budget.account(0, count)
             view = view[count:]
-        return pace
+        return budget
 
-    def wait_writable(self, pace: SlowClientBudget) -> None:
+    def _wait_for_room(self, budget: SlowClientBudget) -> None:
         """Wait until there is room for more.
 
         :raises ClientDisconnected: The client doesn't take it in time.
         """
-        if not self._wait_pace(pace, write=True):
+        if not wait_for_room(self.sock, budget, self.wait_writable, self.progress):
             raise ClientDisconnected("the client takes its response too slowly")
 
     def send_file(
-        self, fd: int, offset: int, count: int, pace: SlowClientBudget
+        self, fd: int, offset: int, count: int, budget: SlowClientBudget
     ) -> int | None:
         """Let the kernel send from a regular file.
 
@@ -350,7 +424,7 @@ class Wire:
                     self.sock.fileno(), fd, offset, min(end - offset, _SENDFILE_MAX)
                 )
             except BlockingIOError:
-                self.wait_writable(pace)
+                self._wait_for_room(budget)
                 continue
             except OSError as e:
                 if offset == start and e.errno in _NO_SENDFILE:
@@ -361,7 +435,7 @@ class Wire:
             offset += sent
             self.sent += sent
             self.progress()
-            pace.account(0, sent)
+            budget.account(0, sent)
         return offset - start
 
     # Closing.
@@ -378,7 +452,11 @@ class Wire:
             pass
 
     def linger(
-        self, seconds: float, limit: int, hurry: float, crowded: Callable[[], bool]
+        self,
+        seconds: float,
+        limit: int,
+        busy_seconds: float,
+        contended: Callable[[], bool],
     ) -> None:
         """Say that nothing more will be sent, and throw away what still comes.
 
@@ -387,7 +465,7 @@ class Wire:
 
         :param seconds: Wait for at most so long,
         :param limit: and for so many bytes.
-        :param hurry: So long if others wait, less if it has all and is silent.
+        :param busy_seconds: For so long if others wait; less if it has all of it.
         """
         self.finish()
         end, scratch = time.monotonic() + seconds, memoryview(bytearray(CHUNK))
@@ -397,11 +475,11 @@ class Wire:
                 if count == 0:
                     return
                 left = end - time.monotonic()
-                if left <= 0 or (left <= seconds - hurry and crowded()):
+                if left <= 0 or (left <= seconds - busy_seconds and contended()):
                     return
                 limit -= count or 0
-                heard = count or self.wait(min(_LINGER_STEP, left))
-                if not heard and crowded() and has_all(self.sock):
+                received = count or self.wait(min(_LINGER_STEP, left))
+                if not received and contended() and has_acknowledged_all(self.sock):
                     return
         except ClientDisconnected:
             return

@@ -24,7 +24,7 @@ class Writer(io.RawIOBase):
     def __init__(self, wire: Wire, rate: float) -> None:
         self._wire = wire
         self._rate = rate
-        self._pace: SlowClientBudget | None = None
+        self._budget: SlowClientBudget | None = None
 
     def writable(self) -> bool:
         return True
@@ -32,5 +32,5 @@ class Writer(io.RawIOBase):
     def write(self, data: t.Any) -> int:
         data = bytes(data)
         self.used = True
-        self._pace = self._wire.write(data, self._pace, self._rate)
+        self._budget = self._wire.write(data, self._budget, self._rate)
         return len(data)

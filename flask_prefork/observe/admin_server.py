@@ -13,8 +13,8 @@ import time
 import typing as t
 from collections import deque
 
-from ..http.contract import Limits
-from ..http.contract import NullMonitor
+from ..http.limits import Limits
+from ..http.monitor import NullMonitor
 from ..http.server import PreforkServer
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
@@ -89,7 +89,7 @@ class AdminServer(NullMonitor):
         self._server = PreforkServer(site, listener, limits=_LIMITS, access_log=False)
         self._server.watch(self)
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Whether others wait for a thread."""
         return bool(self._parked.ready or self._queued)
 
@@ -180,7 +180,7 @@ class AdminServer(NullMonitor):
     def _serve_ready(self) -> None:
         """Serve those that wait, and disconnect those that take too long."""
         now = time.monotonic()
-        while self._threads < MAX_THREADS and self.crowded():
+        while self._threads < MAX_THREADS and self.contended():
             client = self._next()
             client.since = now
             self._active[client] = None

@@ -74,7 +74,7 @@ def serve(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         spawn.ignore_foreign_signals()
         worker = Worker(slot, generation, channel, bank, servers, settings)
-        forks.when_app_forks(worker.disown)
+        forks.when_app_forks(worker.release_in_child)
         _listen_to_signals(worker, dump)
         at_exit.begin_in_libraries()
         forks.when_app_forks(_listen_no_more)

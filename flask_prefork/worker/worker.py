@@ -81,7 +81,7 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.settings = settings
-        self.abortable = False  # set while the app runs (http.contract.Monitor)
+        self.abortable = False  # set while the app runs (http.monitor.Monitor)
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
         #: TLS connections can't move to another process.
@@ -105,7 +105,7 @@ class Worker:
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
 
-    # What the servers tell and ask (http.contract.Monitor)
+    # What the servers tell and ask (http.monitor.Monitor)
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
@@ -130,7 +130,7 @@ class Worker:
         if self.scales is not None and self.scales.served(now):
             self._weigh(self.scales)
 
-    def ending(self) -> None:
+    def about_to_accept(self) -> None:
         """The connection's last byte is about to be sent."""
         self.entry.set_about_to_accept()
 
@@ -138,11 +138,11 @@ class Worker:
         """Whether kept-alive connections should end."""
         return self.bank.is_draining() or (self.stays and self._is_stopped())
 
-    def leaving(self) -> bool:
+    def retiring(self) -> bool:
         """Whether connections should end that the app has taken over."""
         return self.bank.is_draining() or self.bank.is_retiring(self.slot)
 
-    def crowded(self) -> bool:
+    def contended(self) -> bool:
         """Whether others wait for a worker."""
         bank, limit = self.bank, self.settings.max_requests
         return (
@@ -161,7 +161,7 @@ class Worker:
         over = self.scales is not None and self.scales.is_over
         return over or self.bank.is_stopped(self.slot)
 
-    def disown(self) -> None:
+    def release_in_child(self) -> None:
         """In a process that the app has forked: let go of what is this worker's.
 
         The child may live on, and neither the client nor the dispatcher would see
@@ -171,14 +171,14 @@ class Worker:
         ours = [self.channel, *(server.socket for server in self.servers)]
         waiter = self._waiter.fileno() if self._waiter is not None else -1
         # Before its connection is gone, which the kernel is asked about.
-        offered = app_socket.lent()
+        offered = app_socket.duplicated_descriptors()
         fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
         forks.blind(fds)
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
         for server in self.servers:
-            server.access_log = False
+            server.context.access_log = False
 
     # The loop
 
@@ -357,7 +357,7 @@ class Worker:
         No lower-numbered worker is idle, so this one is who would be ordered next,
         and asking for the order costs more than the moment.
         """
-        self.ending()
+        self.about_to_accept()
         knocks = self.waits[index].poll(_MOMENT)
         return bool(knocks) and not self._is_stopped()
 

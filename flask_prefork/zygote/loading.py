@@ -23,8 +23,8 @@ from werkzeug.utils import import_string
 
 from ..http import access_logger
 from ..http.access_logger import AccessLogger
-from ..http.contract import Limits
 from ..http.handler import PreforkRequestHandler
+from ..http.limits import Limits
 from ..http.log_format import compile_format
 from ..http.request_log import LoggingHandler
 from ..http.server import PreforkServer

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator
 
 from flask_prefork.http.chunked import Decoder
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.errors import BodyError
 from flask_prefork.http.errors import Refused
 from flask_prefork.http.head import read
+from flask_prefork.http.limits import Limits
 
 LIMITS = Limits(request_line=256, fields=16, field_size=256, body=4096)
 

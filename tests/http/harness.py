@@ -38,9 +38,9 @@ class RecordingMonitor(NullMonitor):
     def __init__(self) -> None:
         self.calls: list[tuple[t.Any, ...]] = []
         self.is_draining = False
-        self.is_leaving = False
+        self.is_retiring = False
         self.is_upgraded = threading.Event()
-        self.is_crowded = False
+        self.is_contended = False
 
     def begin(self, method: str, path: str) -> None:
         self.calls.append(("begin", method, path))
@@ -52,14 +52,14 @@ class RecordingMonitor(NullMonitor):
         self.calls.append(("upgrade",))
         self.is_upgraded.set()
 
-    def leaving(self) -> bool:
-        return self.is_leaving
+    def retiring(self) -> bool:
+        return self.is_retiring
 
     def draining(self) -> bool:
         return self.is_draining
 
-    def crowded(self) -> bool:
-        return self.is_crowded
+    def contended(self) -> bool:
+        return self.is_contended
 
 
 def hello(environ: t.Any, start_response: t.Any) -> list[bytes]:

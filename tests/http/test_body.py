@@ -322,19 +322,26 @@ def test_slow_body_is_an_error_for_the_app(
     assert answer.headers["connection"] == "close"
 
 
-def test_pace() -> None:
-    pace = SlowClientBudget(100)
-    assert pace.patience() == wire.GRACE
-    pace.account(4, 0)
-    assert pace.patience() == 1
-    pace.account(0, 50)
-    assert pace.patience() == 1.5
-    pace.account(2, 0)
-    assert pace.patience() < 0
+def test_slow_client_budget() -> None:
+    budget = SlowClientBudget(100)
+    assert budget.seconds_left() == wire.GRACE
+    budget.account(4, 0)
+    assert budget.seconds_left() == 1
+    budget.account(0, 50)
+    assert budget.seconds_left() == 1.5
+    budget.account(2, 0)
+    assert budget.seconds_left() < 0
+    # What leaves the queue earns time. What takes its place there earns none again.
+    budget.account_queue(1, 300)
+    assert budget.seconds_left() == pytest.approx(1.5)
+    budget.account(0, 200)
+    assert budget.seconds_left() == pytest.approx(1.5)
+    budget.account(0, 200)
+    assert budget.seconds_left() == pytest.approx(2.5)
     # Nobody earns days.
-    pace.account(0, 10**12)
-    assert pace.patience() < 60
+    budget.account(0, 10**12)
+    assert budget.seconds_left() < 60
     # No rate, but no wait for ever either.
     lax = SlowClientBudget(0)
     lax.account(1000, 0)
-    assert lax.patience() == 60
+    assert lax.seconds_left() == 60

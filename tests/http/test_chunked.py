@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flask_prefork.http.chunked import Decoder
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.errors import BodyError
+from flask_prefork.http.limits import Limits
 
 END = b"\r\nabcde\r\n0\r\n\r\n"
 

@@ -15,7 +15,7 @@ from harness import read_all
 from harness import Site
 
 from flask_prefork.http import connection as connection_module
-from flask_prefork.http.receive_buffer import has_all
+from flask_prefork.http.socket_state import has_acknowledged_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -187,25 +187,25 @@ def test_a_refused_client_keeps_nobody_waiting(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "_LINGER", 3600)
-    for crowded_from_the_start in (False, True):
-        site.monitor.is_crowded = crowded_from_the_start
+    for contended_from_the_start in (False, True):
+        site.monitor.is_contended = contended_from_the_start
         line = Line(site)
         line.send(BAD)
         thread = threading.Thread(target=line.serve, daemon=True)
         thread.start()
         assert line.answers() == [400]
-        site.monitor.is_crowded = True
+        site.monitor.is_contended = True
         thread.join(10)
         assert not thread.is_alive()
         assert line.is_closed()
 
 
-@pytest.mark.parametrize("crowded", [False, True])
+@pytest.mark.parametrize("contended", [False, True])
 def test_a_refused_client_that_goes_on_sending_gets_its_answer(
-    site: Site, monkeypatch: pytest.MonkeyPatch, crowded: bool
+    site: Site, monkeypatch: pytest.MonkeyPatch, contended: bool
 ) -> None:
-    monkeypatch.setattr(connection_module, "_LINGER_CROWDED", 3600)
-    site.monitor.is_crowded = crowded
+    monkeypatch.setattr(connection_module, "_LINGER_CONTENDED", 3600)
+    site.monitor.is_contended = contended
     with site.serving() as client:
         client.sendall(BAD)
         # Much more than fits into the buffers of both sides.
@@ -225,12 +225,12 @@ def test_a_client_has_all_when_its_system_says_so() -> None:
                 while True:
                     connection.send(b"x" * 65536)
             connection.shutdown(socket.SHUT_WR)
-            assert not has_all(connection)
+            assert not has_acknowledged_all(connection)
             while client.recv(65536):
                 pass
             # Reading its end is later than the acknowledgement is on its way.
             poll = select.poll()
-            while not has_all(connection):
+            while not has_acknowledged_all(connection):
                 poll.poll(1)
 
 

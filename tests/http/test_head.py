@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.errors import Refused
 from flask_prefork.http.head import read
+from flask_prefork.http.limits import Limits
 
 HOST = b"Host: a\r\n"
 LIMITS = Limits()

@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork.http.chunked import Decoder
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.errors import BodyError
 from flask_prefork.http.errors import Refused
 from flask_prefork.http.head import read
+from flask_prefork.http.limits import Limits
 
 LIMITS = Limits(request_line=64, fields=6, field_size=48, body=2000)
 

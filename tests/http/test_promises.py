@@ -21,6 +21,7 @@ from flask_prefork.http import connection as connection_module
 from flask_prefork.http import handler
 from flask_prefork.http.errors import RequestTimeout
 from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.http.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -146,26 +147,26 @@ BODIES = {
 
 @pytest.mark.parametrize("app", APPS)
 @pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("crowded", [False, True], ids=["quiet", "crowded"])
+@pytest.mark.parametrize("contended", [False, True], ids=["quiet", "contended"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_unread_bodies(
     make_site: t.Any,
     certificate: t.Any,
     app: t.Any,
     kind: str,
-    crowded: bool,
+    contended: bool,
     secure: bool,
 ) -> None:
     head, body, goes_on = BODIES[kind]
     if app is read_some:
         head = head.replace(b"Expect", b"Unexpected")
     site = make_site(app, ssl_context=certificate if secure else None)
-    site.monitor.is_crowded = crowded
+    site.monitor.is_contended = contended
     with connecting(site, secure) as client:
         client.sendall(head)
         client.sendall(body)
         went_on = keeps_its_word(client)
-    if goes_on is not None and not (secure and crowded):
+    if goes_on is not None and not (secure and contended):
         assert went_on is goes_on
 
 
@@ -229,8 +230,7 @@ def test_a_body_that_waits_is_still_the_apps(make_site: t.Any) -> None:
 @contextlib.contextmanager
 def serving_when_read(line: Line, rest: bytes) -> t.Iterator[None]:
     """The rest comes when the head was taken."""
-    wire = connection_module.Wire
-    take = wire.take
+    take = Wire.consume
 
     def take_and_go_on(self: t.Any, count: int) -> None:
         take(self, count)
@@ -240,7 +240,7 @@ def serving_when_read(line: Line, rest: bytes) -> t.Iterator[None]:
 
     sent: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "take", take_and_go_on)
+        patch.setattr(Wire, "consume", take_and_go_on)
         yield
 
 
@@ -283,7 +283,7 @@ def test_who_may_write_past_the_response_says_so(make_site: t.Any) -> None:
 # What begins after the head was sent changes nothing of what it has said.
 
 
-@pytest.mark.parametrize("event", ["is_draining", "is_crowded"])
+@pytest.mark.parametrize("event", ["is_draining", "is_contended"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
 def test_what_comes_after_the_head(
@@ -331,5 +331,5 @@ def test_a_connection_that_nobody_uses_ends_when_the_server_stops(
 def test_a_server_that_stops_keeps_no_worker_from_others(line: Line) -> None:
     line.send(GET)
     parked = line.serve()
-    line.site.monitor.is_draining = line.site.monitor.is_crowded = True
+    line.site.monitor.is_draining = line.site.monitor.is_contended = True
     assert line.serve(parked) == parked

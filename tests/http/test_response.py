@@ -115,9 +115,9 @@ def test_more_than_the_kernel_takes_at_once(respond: t.Any) -> None:
         assert parse(read_all(client))[0].body == b"".join(pieces)
 
 
-def test_head_and_first_chunk_leave_together(
-    respond: t.Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def sends(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What was sent, each write by itself."""
     sends: list[bytes] = []
     send = wire.Wire._send
 
@@ -126,9 +126,29 @@ def test_head_and_first_chunk_leave_together(
         return send(self, data, flags)
 
     monkeypatch.setattr(wire.Wire, "_send", record)
+    return sends
+
+
+def test_head_and_first_chunk_leave_together(
+    respond: t.Any, sends: list[bytes]
+) -> None:
     respond(generate).exchange(GET)
     assert len(sends) == 3
     assert sends[0].endswith(b"\r\n\r\n2\r\nab\r\n")
+
+
+@pytest.mark.parametrize("request_", [GET, CLOSE])
+@pytest.mark.parametrize("body", [[b"abcd"], [], lambda: generate()])
+def test_the_worker_says_once_that_it_is_about_to_accept(
+    respond: t.Any, sends: list[bytes], request_: bytes, body: t.Any
+) -> None:
+    """Right before the last byte, so that a client that connects anew when it has that
+    finds somebody."""
+    announced = []
+    site = respond(body)
+    site.monitor.about_to_accept = lambda: announced.append(len(sends))
+    site.exchange(request_)
+    assert announced == [len(sends) - 1]
 
 
 @pytest.mark.parametrize(

@@ -650,7 +650,7 @@ def test_worker_that_leaves(make: t.Any) -> None:
     with talking(site) as client:
         client.sendall(UPGRADE + b"more")
         assert site.monitor.is_upgraded.wait(DEADLINE)
-        site.monitor.is_leaving = True
+        site.monitor.is_retiring = True
         assert read_all(client) == b"goodbye"
 
 
@@ -661,7 +661,7 @@ def test_silence(make: t.Any) -> None:
 
 def test_no_silence(make: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many short ones are not a long one, whoever speaks."""
-    monkeypatch.setattr(takeover, "STEP", 0.01)
+    monkeypatch.setattr(takeover, "CHECK_INTERVAL", 0.01)
 
     def use(connection: socket.socket) -> None:
         for _ in range(20):

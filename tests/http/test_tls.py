@@ -126,7 +126,7 @@ def test_never_parked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ends_when_others_wait(site: Site) -> None:
-    site.monitor.is_crowded = True
+    site.monitor.is_contended = True
     with tls(site) as client:
         client.sendall(GET)
         (answer,) = parse(read_all(client))
@@ -143,7 +143,7 @@ def test_head_too_late(make_site: t.Any, certificate: tuple[str, str]) -> None:
     class Handler(PreforkRequestHandler):
         def setup(self) -> None:
             # The handshake, which may take its time, is over.
-            self.server.limits = Limits(header_timeout=0.05)
+            self.server.context.limits = Limits(header_timeout=0.05)
 
     site = make_site(handler=Handler, ssl_context=certificate)
     with tls(site) as client:
@@ -205,3 +205,16 @@ def test_adhoc(make_site: t.Any) -> None:
 def test_listener_is_not_wrapped(site: Site) -> None:
     assert type(site.server.socket) is socket.socket
     assert isinstance(site.server.ssl_context, ssl.SSLContext)
+
+
+def test_only_the_end_of_a_connection_makes_its_worker_free(site: Site) -> None:
+    """It can't be parked."""
+    calls: list[None] = []
+    site.monitor.about_to_accept = lambda: calls.append(None)  # type: ignore[method-assign]
+    with tls(site) as client:
+        client.sendall(GET)
+        assert client.recv(65536)
+        assert not calls
+        client.sendall(CLOSE)
+        read_all(client)
+    assert len(calls) == 1

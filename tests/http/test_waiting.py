@@ -29,7 +29,7 @@ def test_parked_until_the_next_request(line: Line) -> None:
     parked = line.serve()
     assert parked is not None
     assert parked.wait is Wait.KEEP_ALIVE
-    assert parked.deadline > before + line.site.server.limits.keep_alive
+    assert parked.deadline > before + line.site.server.context.limits.keep_alive
     assert parked.have == 0
     assert line.answers() == [200]
     line.send(CLOSE)
@@ -228,7 +228,7 @@ def test_heads_across_the_borders_of_segments(make_site: t.Any) -> None:
 def test_the_rest_of_a_head_and_the_end_come_together(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Wire.look
+    look = Wire.peek
 
     def look_early(wire: Wire) -> bytes | None:
         data = look(wire)
@@ -237,7 +237,7 @@ def test_the_rest_of_a_head_and_the_end_come_together(
             line.end()
         return data
 
-    monkeypatch.setattr(Wire, "look", look_early)
+    monkeypatch.setattr(Wire, "peek", look_early)
     line.send(GET[:10])
     assert line.serve() is None
     assert line.answers() == [200]
@@ -254,7 +254,7 @@ def test_a_slice_is_for_those_who_wait(make_site: t.Any) -> None:
     assert parked is not None
     assert parked.wait is Wait.KEEP_ALIVE
     line.answers(3)
-    site.monitor.is_crowded = True
+    site.monitor.is_contended = True
     line.send(GET * 3)
     for left in (2, 1):
         parked = line.serve(parked)
@@ -272,7 +272,7 @@ def test_no_moment_for_a_head_while_others_wait(
     line: Line, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     monkeypatch.setattr(Wire, "wait", None)
-    line.site.monitor.is_crowded = True
+    line.site.monitor.is_contended = True
     line.send(data)
     parked = line.serve()
     assert parked is not None
@@ -281,13 +281,13 @@ def test_no_moment_for_a_head_while_others_wait(
 
 def test_a_slice_without_parking(make_site: t.Any) -> None:
     site = make_site(limits={"slice": 0}, can_park=False)
-    site.monitor.is_crowded = True
+    site.monitor.is_contended = True
     (answer,) = site.ask(GET * 3)
     assert answer.headers["connection"] == "close"
     assert site.results == [None]
 
 
 def test_a_long_slice(site: Site) -> None:
-    site.monitor.is_crowded = True
-    site.server.limits = type(site.server.limits)(slice=1000)
+    site.monitor.is_contended = True
+    site.server.context.limits = type(site.server.context.limits)(slice=1000)
     assert len(site.ask(GET * 3)) == 3

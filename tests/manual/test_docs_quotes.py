@@ -8,9 +8,9 @@ import typing as t
 
 import pytest
 
-from flask_prefork.http.contract import Limits
 from flask_prefork.http.errors import Refused
 from flask_prefork.http.head import read
+from flask_prefork.http.limits import Limits
 
 from .pages import PAGES
 from .pages import ROOT

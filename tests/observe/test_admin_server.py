@@ -179,7 +179,7 @@ def test_so_many_are_served_at_once(
     clients = [connect(ask) for _ in range(module.MAX_THREADS + 1)]
     for _ in range(module.MAX_THREADS):
         assert site.inside.acquire(timeout=DEADLINE)
-    wait_for(server.crowded)
+    wait_for(server.contended)
     assert not site.inside.acquire(blocking=False), "the last one waits"
     site.open.set()
     # The last one comes in although others could keep their places.
@@ -294,7 +294,7 @@ def test_who_takes_too_long_is_told(
     """If it has said anything."""
     hasty = dataclasses.replace(module._LIMITS, header_timeout=0.05)
     monkeypatch.setattr(module, "_LIMITS", hasty)
-    monkeypatch.setattr(server._server, "limits", hasty)
+    monkeypatch.setattr(server._server.context, "limits", hasty)
     assert connect(ASK[:-2]).recv(12) == b"HTTP/1.1 408"
     assert connect(b"").recv(12) == b""
 

@@ -1,8 +1,8 @@
-"""The PROXY header before a connection's first byte: waiting for it, and believing it.
+"""The PROXY header before a connection's first byte: waiting for it, and checking it.
 
-The server calls :func:`introduce` before anything else is done with a connection. The
-header is read once. Who keeps the connection for a while keeps the tag that is made of
-it, for nothing else knows the client.
+The server calls :func:`read_proxy_header` before anything else is done with a
+connection. The header is read once. Who keeps the connection for a while keeps the tag
+that is made of it, for nothing else knows the client.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import typing as t
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
-from .connection import MOMENT
-from .connection import STEP
 from .errors import ClientDisconnected
 from .proxy_protocol import from_tag
 from .proxy_protocol import MalformedHeader
 from .proxy_protocol import read
 from .proxy_protocol import Source
+from .wire import CHECK_INTERVAL
+from .wire import PARK_DELAY
 
 if t.TYPE_CHECKING:
     from ..system.peers import Peers
@@ -38,15 +38,15 @@ class ProxiedClient(t.NamedTuple):
     resumed: Parked
 
 
-def remember(resumed: Parked, address: t.Any) -> ProxiedClient:
-    """The introduction of a connection that was introduced before.
+def restore(resumed: Parked, address: t.Any) -> ProxiedClient:
+    """Whom a connection is from whose header was read before it was parked.
 
     :param address: As the socket has it.
     """
     return ProxiedClient(_address(from_tag(resumed.tag), address), resumed)
 
 
-def introduce(
+def read_proxy_header(
     wire: Wire, address: t.Any, proxies: Peers, waiting: Parked, may_park: bool
 ) -> ProxiedClient | Parked | None:
     """Read the header.
@@ -55,7 +55,7 @@ def introduce(
     :param proxies: Whose headers are read.
     :param waiting: How long to wait for it.
     :param may_park: Whether the connection can wait elsewhere.
-    :return: The introduction; or how to park the connection until there is more; or
+    :return: Whom it is from; or how to park the connection until there is more; or
         ``None`` if it has ended without a word.
     :raises Malformed: There is none, or not from there, or not in time.
     """
@@ -79,14 +79,14 @@ def _address(source: Source, address: t.Any) -> t.Any:
 def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | None:
     waited = False
     while True:
-        data = wire.look()
+        data = wire.peek()
         if data == b"":
             return None
         have = len(data or b"")
         found = read(data or b"")
         if found is not None:
             source, size = found
-            wire.take(size)
+            wire.consume(size)
             return source
         left = deadline - time.monotonic()
         if left <= 0:
@@ -97,5 +97,5 @@ def _receive(wire: Wire, deadline: float, may_park: bool) -> Source | Parked | N
             raise MalformedHeader("the PROXY header ended early")
         if may_park and waited:
             return Parked(Wait.HEAD, deadline, have)
-        wire.wait_more(have, min(MOMENT if may_park else STEP, left))
+        wire.wait_more(have, min(PARK_DELAY if may_park else CHECK_INTERVAL, left))
         waited = True

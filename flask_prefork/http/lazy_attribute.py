@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 
-class made_on_demand:
+class lazy_attribute:
     """An attribute that is made when it is asked for, once for each request.
 
     Not :func:`functools.cached_property`: whoever touches an instance's ``__dict__``
@@ -28,10 +28,10 @@ class made_on_demand:
     def __get__(self, handler: t.Any, owner: type | None = None) -> t.Any:
         if handler is None:
             return self
-        made = handler.made
-        if self.name not in made:
-            made[self.name] = self.make(handler)
-        return made[self.name]
+        values = handler.lazy_values
+        if self.name not in values:
+            values[self.name] = self.make(handler)
+        return values[self.name]
 
     def __set__(self, handler: t.Any, value: t.Any) -> None:
-        handler.made[self.name] = value
+        handler.lazy_values[self.name] = value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -17,6 +19,8 @@ from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import wire
+from flask_prefork.http.monitored_socket import MonitoredSocket
+from flask_prefork.http.wire import Wire
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 
@@ -46,7 +50,7 @@ class Direct(WSGIRequestHandler):
     """Goes around the files."""
 
     def run_wsgi(self) -> None:
-        self.server.monitor.begin("GET", "/")  # type: ignore[attr-defined]
+        self.server.context.monitor.begin("GET", "/")  # type: ignore[attr-defined]
         self.connection.send(b"?")
         for _ in range(2):
             self.connection.send(self.connection.recv(2))
@@ -114,6 +118,40 @@ def test_a_large_response_taken_slowly(make_site: t.Any) -> None:
             data += received
     assert parse(bytes(data))[0].body == body
     assert site.monitor.count > 2
+
+
+@pytest.mark.parametrize("kind", ["wire", "socket"])
+def test_what_the_client_takes_is_progress(kind: str) -> None:
+    """Before there is room for more, too."""
+    ours, client = socket.socketpair()
+    news = threading.Event()
+    full = ours.dup()
+    with client, full:
+        size = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                size += full.send(b"x" * 4096, socket.MSG_DONTWAIT)
+        if kind == "wire":
+            one = Wire(ours, True, news.set)
+            args = one.write, b"last", None, 240.0
+        else:
+            ours = monitored = MonitoredSocket.of(ours)
+            monitored.progress = news.set
+            monitored.begin_request(None, 240.0)
+            args = monitored.sendall, b"last"
+        thread = threading.Thread(target=args[0], args=args[1:])
+        thread.start()
+        for _ in range(2):
+            news.clear()
+            # Until it has looked at the queue, what is taken may be no news.
+            while not news.wait(0.5):
+                size -= len(client.recv(4096))
+                assert not select.select([], [full], [], 0)[1]
+        while size:
+            size -= len(client.recv(size))
+        assert client.recv(4) == b"last"
+        thread.join(10)
+        ours.close()
 
 
 def test_a_handler_that_uses_its_socket(make_site: t.Any) -> None:

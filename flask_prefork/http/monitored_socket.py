@@ -1,5 +1,5 @@
-"""Sockets for handlers that know no monitor: they tell of what is read and written,
-and bound how long a client may take.
+"""Sockets for handlers that know no monitor: they report what is read and written, and
+bound how long a client may take.
 
 The server makes one of an accepted connection for werkzeug's own handler, and for what
 derives from that only. Whatever such a handler does with its ``connection``, ``rfile``
@@ -9,6 +9,8 @@ its head, and afterwards the same rates as with the server's own handler.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import ssl
 import time
@@ -17,6 +19,7 @@ from collections.abc import Callable
 
 from .wire import CHUNK
 from .wire import SlowClientBudget
+from .wire import wait_for_room
 
 if t.TYPE_CHECKING:
     from .wire import Wire
@@ -25,11 +28,11 @@ if t.TYPE_CHECKING:
 else:
     _Base = object
 
-#: Seconds to wait for who has used up its patience: what is there can still be read.
-_LEAST = 0.001
+#: Seconds to wait for a client with no budget left: what is there can still be read.
+_MIN_TIMEOUT = 0.001
 
 
-class _Telling(_Base):
+class _Monitored(_Base):
     #: Called when something of a request or response was read or written.
     progress: Callable[[], None] = staticmethod(lambda: None)
     #: The request's, by which the app may take the connection over.
@@ -37,13 +40,13 @@ class _Telling(_Base):
     #: When the client must have sent its request, or must be gone after it; ``None``
     #: meanwhile.
     _deadline: float | None = None
-    #: As :meth:`begin` takes it, for who answers without the app.
+    #: As :meth:`begin_request` takes it, for who answers without the app.
     rate = 0.0
     _over = False
     _reading: SlowClientBudget
     _writing: SlowClientBudget
 
-    def expect(self, deadline: float) -> None:
+    def expect_request(self, deadline: float) -> None:
         """A request is to come.
 
         :param deadline: For its whole head, as :func:`time.monotonic` tells it.
@@ -51,7 +54,7 @@ class _Telling(_Base):
         self._deadline = deadline
         self.settimeout(None)
 
-    def begin(self, wire: Wire | None, rate: float) -> None:
+    def begin_request(self, wire: Wire | None, rate: float) -> None:
         """Its head is there.
 
         :param wire: Of this connection.
@@ -64,7 +67,7 @@ class _Telling(_Base):
         self._reading = SlowClientBudget(rate)
         self._writing = SlowClientBudget(rate)
 
-    def end(self, deadline: float) -> None:
+    def end_request(self, deadline: float) -> None:
         """Its response is over. What comes now is a rest that nobody wants, or the
         next head.
 
@@ -73,10 +76,10 @@ class _Telling(_Base):
         self._over = True
         self._deadline = deadline
 
-    def _do(
+    def _call(
         self,
         use: Callable[..., t.Any],
-        pace: SlowClientBudget | None,
+        budget: SlowClientBudget | None,
         *args: t.Any,
         **more: t.Any,
     ) -> t.Any:
@@ -87,10 +90,10 @@ class _Telling(_Base):
         own = self.gettimeout()
         if own == 0 or (self._deadline is None and self.wire and self.wire.taken):
             # Nothing waits, or for as long as the app likes.
-            return self._tell(use(*args, **more))
+            return self._report_progress(use(*args, **more))
         if self._deadline is None:
-            assert pace is not None
-            limit = max(pace.patience(), _LEAST)
+            assert budget is not None
+            limit = max(budget.seconds_left(), _MIN_TIMEOUT)
         else:
             limit = self._deadline - time.monotonic()
             if limit <= 0:
@@ -102,30 +105,51 @@ class _Telling(_Base):
             result = use(*args, **more)
             moved = _size(result)
         finally:
-            if pace is not None:
-                pace.account(time.monotonic() - start, moved)
+            if budget is not None:
+                budget.account(time.monotonic() - start, moved)
             if self.fileno() >= 0:
                 super().settimeout(own)
-        return self._tell(result)
+        return self._report_progress(result)
 
-    def _tell(self, result: t.Any) -> t.Any:
+    def _report_progress(self, result: t.Any) -> t.Any:
         if self._deadline is None:
             self.progress()
         return result
 
     def _read(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
-        pace = self._reading if self._deadline is None else None
-        return self._do(use, pace, *args, **more)
+        budget = self._reading if self._deadline is None else None
+        return self._call(use, budget, *args, **more)
 
     def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
         if self._deadline is not None and not self._over:
             # A handler that answers by itself: it has its request.
-            self.begin(None, self.rate)
-        pace = self._writing if self._deadline is None else None
-        result = self._do(use, pace, *args, **more)
+            self.begin_request(None, self.rate)
+        budget = None
+        if self._deadline is None:
+            budget = self._writing
+            # Else nothing waits, or for as long as the app likes.
+            if self.gettimeout() != 0 and not (self.wire and self.wire.taken):
+                self._wait_for_room(budget)
+        result = self._call(use, budget, *args, **more)
         if self.wire is not None:
             self.wire.sent += result
         return result
+
+    def _wait_for_room(self, budget: SlowClientBudget) -> None:
+        """Wait until something can be written, as long as the client may take.
+
+        :raises TimeoutError: It takes longer.
+        """
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+
+        def wait(seconds: float) -> bool:
+            return bool(poll.poll(math.ceil(seconds * 1000)))
+
+        own = self.gettimeout()
+        limit = math.inf if own is None else own
+        if not (wait(0) or wait_for_room(self, budget, wait, self.progress, limit)):
+            raise TimeoutError("the client takes its response too slowly")
 
     def recv(self, *args: t.Any, **more: t.Any) -> bytes:
         data: bytes = self._read(super().recv, *args, **more)
@@ -179,11 +203,11 @@ def _size(result: t.Any) -> int:
     return result if isinstance(result, int) else len(result)
 
 
-class TellingSocket(_Telling, socket.socket):
+class MonitoredSocket(_Monitored, socket.socket):
     """A plain one."""
 
     @classmethod
-    def of(cls, connection: socket.socket) -> TellingSocket:
+    def of(cls, connection: socket.socket) -> MonitoredSocket:
         """Take over a connection.
 
         :param connection: It has no descriptor any more afterwards.
@@ -197,11 +221,11 @@ class TellingSocket(_Telling, socket.socket):
 
     def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
         wire = self.wire
-        if wire is not None and wire.guard is not None:
+        if wire is not None and wire.before_write is not None:
             # The app has a socket of its own, and may have written by that.
-            wire.guard()
+            wire.before_write()
         return super()._write(use, *args, **more)
 
 
-class TellingSSLSocket(_Telling, ssl.SSLSocket):  # type: ignore[misc]
+class MonitoredSSLSocket(_Monitored, ssl.SSLSocket):  # type: ignore[misc]
     """One of TLS; ``sslsocket_class`` of the context makes it. The app has no other."""

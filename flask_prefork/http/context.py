@@ -1,0 +1,93 @@
+"""What a server hands to the handlers of its connections.
+
+The server makes one before the fork; ``watch()`` sets the monitor in each worker. A
+handler reads it and asks nobody above for more.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+from dataclasses import field
+
+from werkzeug.serving import BaseWSGIServer
+
+from .app_socket import AppSocket
+from .forwarded import apply
+from .monitor import NullMonitor
+from .tls import TLSWire
+from .tls_app_socket import TLSAppSocket
+from .wire import Wire
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..system.peers import Peers
+    from .access_logger import AccessLogger
+    from .limits import Limits
+    from .monitor import Monitor
+    from .request_id import RequestIds
+    from .takeover import Fields
+    from .takeover import TakeoverSocket
+
+
+@dataclass
+class HandlerContext:
+    """What all connections of a server have in common."""
+
+    limits: Limits
+    #: Whether connections can be handed back to wait.
+    can_park: bool
+    #: Whether the listener is a unix socket, and whether it speaks TLS.
+    is_local: bool
+    is_tls: bool
+    #: Whether requests are logged.
+    access_log: bool
+    #: Logs them in a format of its own, if any.
+    access_logger: AccessLogger | None
+    #: Whose ``X-Forwarded-*`` are believed, if anybody's.
+    forwarders: Peers | None
+    #: Gives requests their ids, if somebody wants them.
+    request_ids: RequestIds | None
+    #: What all environs have in common.
+    base_environ: WSGIEnvironment
+    #: Who watches the requests: the worker.
+    monitor: Monitor = field(default_factory=NullMonitor)
+    #: The last line of the access log could not be written.
+    log_fails: bool = False
+
+    def make_wire(self, connection: t.Any) -> Wire:
+        """The wire of a connection."""
+        if self.is_tls:
+            return TLSWire(connection, False, self.monitor.progress)
+        return Wire(connection, self.is_local, self.monitor.progress)
+
+    def make_app_socket(self, wire: Wire, fields: Fields = ()) -> TakeoverSocket:
+        """The socket of a request, by which the app may take its connection over.
+
+        :param fields: The request's header fields.
+        """
+        kind = AppSocket if wire.plain else TLSAppSocket
+        return kind(wire, self.monitor, self.limits, fields)
+
+    def add_forwarded(self, environ: WSGIEnvironment, peer: str) -> None:
+        """Add what a proxy says of the request, and the request's id.
+
+        :param peer: The address of who has sent it here.
+        :raises Refused: What the proxy says is malformed.
+        """
+        listed = self.forwarders is not None and self.forwarders.lists(peer)
+        if listed:
+            assert self.forwarders is not None
+            apply(environ, self.forwarders)
+        if self.request_ids is not None:
+            offered = environ.get("HTTP_X_REQUEST_ID") if listed else None
+            number = self.request_ids.choose(offered)
+            environ["flask_prefork.request_id"] = number
+            environ["HTTP_X_REQUEST_ID"] = number
+
+
+class HandlerServer(BaseWSGIServer):
+    """Werkzeug's server as its handlers see it, and what they are handed."""
+
+    context: HandlerContext

@@ -1,0 +1,182 @@
+"""Werkzeug's own handler, and what derives from that only, in this server.
+
+Such a handler knows no monitor and no deadlines, and ends its connection with the
+request. ``server.py`` calls :func:`serve_monitored` for each connection. The handler
+calls the app, which is a :class:`MonitoredApp` here.
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from collections.abc import Callable
+
+from werkzeug.exceptions import BadRequest
+from werkzeug.serving import WSGIRequestHandler
+
+from ..system.parked import Wait
+from .connection import end_taken_over
+from .errors import Refused
+from .errors import TakenOver
+from .monitored_socket import MonitoredSocket
+from .monitored_socket import MonitoredSSLSocket
+from .takeover import ENDS
+
+if t.TYPE_CHECKING:
+    import socket
+
+    from _typeshed.wsgi import StartResponse
+    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..system.parked import Parked
+    from .context import HandlerContext
+    from .context import HandlerServer
+
+
+class VersionlessHandler(WSGIRequestHandler):
+    """Tells nobody the version of Python."""
+
+    def version_string(self) -> str:
+        """For the Server field: :mod:`http.server` adds :attr:`sys_version`, which is
+        Python's unless a subclass sets another."""
+        if self.sys_version != WSGIRequestHandler.sys_version:
+            return super().version_string()
+        return self.server_version
+
+
+def without_version(handler: type[WSGIRequestHandler]) -> type[WSGIRequestHandler]:
+    """The handler as it is, but for Python's version in the Server field.
+
+    :param handler: Not changed. What it overrides itself stays, and its ``super()`` has
+        no version either.
+    """
+    if handler is WSGIRequestHandler:
+        return VersionlessHandler
+    names = {
+        "__module__": handler.__module__,
+        "__qualname__": handler.__qualname__,
+        "__doc__": handler.__doc__,
+    }
+    return type(handler.__name__, (handler, VersionlessHandler), names)
+
+
+def serve_monitored(
+    connection: socket.socket,
+    address: t.Any,
+    server: HandlerServer,
+    handler: Callable[[t.Any, t.Any, HandlerServer], object],
+    resumed: Parked | None,
+) -> None:
+    """Serve a request and close the connection, as :mod:`socketserver` would.
+
+    :param resumed: With the deadline of the head, if it has one already.
+    """
+    context = server.context
+    monitored: MonitoredSocket | MonitoredSSLSocket
+    if isinstance(connection, MonitoredSSLSocket):
+        monitored = connection
+    else:
+        monitored = MonitoredSocket.of(connection)
+    monitored.progress = context.monitor.progress
+    monitored.rate = context.limits.min_data_rate
+    deadline = time.monotonic() + context.limits.header_timeout
+    if resumed is not None and resumed.wait is Wait.HEAD:
+        context.make_wire(monitored).low_water(1)
+        deadline = resumed.deadline
+    monitored.expect_request(deadline)
+    try:
+        handler(monitored, address, server)
+    except Exception:
+        server.handle_error(monitored, address)
+    finally:
+        # The two refer to each other.
+        monitored.wire = None
+        server.shutdown_request(monitored)
+
+
+class MonitoredApp:
+    """The app for handlers that know no monitor: it is called in their place.
+
+    :param app: The app.
+    :param context: With the monitor.
+    :param log_error: Logs the exception that is handled.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        context: HandlerContext,
+        log_error: Callable[[t.Any, t.Any], None],
+    ) -> None:
+        self._app = app
+        self._context = context
+        self._log_error = log_error
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> t.Iterator[bytes]:
+        context = self._context
+        monitor = context.monitor
+        environ["flask_prefork.slot"] = monitor.slot
+        environ["flask_prefork.generation"] = monitor.generation
+        app = self._app
+        try:
+            context.add_forwarded(environ, environ["REMOTE_ADDR"])
+        except Refused as e:
+            app = BadRequest(e.reason)
+        monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+        # What the handler makes of an exception.
+        status = 500
+        sent = 0
+        wire = context.make_wire(environ.get("werkzeug.socket"))
+        limits = context.limits
+        options = environ.get("HTTP_CONNECTION", "").encode("latin-1")
+        offered = context.make_app_socket(wire, [(b"connection", options)])
+        monitored: t.Any = wire.sock
+        if monitored is not None:
+            environ["werkzeug.socket"] = offered
+        is_ours = isinstance(monitored, (MonitoredSocket, MonitoredSSLSocket))
+        if is_ours:
+            monitored.begin_request(wire, limits.min_data_rate)
+
+        def start(line: str, *args: t.Any) -> t.Any:
+            nonlocal status
+            status = int(line[:3])
+            write = start_response(line, *args)
+
+            def guarded(data: bytes) -> None:
+                if offered.is_taken():
+                    raise TakenOver
+                write(data)
+
+            return guarded
+
+        iterable: t.Any = None
+        try:
+            iterable = app(environ, start)
+            for data in iterable if not offered.is_taken() else ():
+                if offered.is_taken():
+                    break
+                yield data
+                sent += len(data)
+        except Exception as e:
+            if not offered.is_taken():
+                raise
+            if not isinstance(e, ENDS):
+                self._log_error(wire.sock, None)
+        finally:
+            offered.stop_watchdog()
+            offered.is_taken()
+            monitor.end(101 if wire.taken else status, sent)
+            if hasattr(iterable, "close"):
+                iterable.close()
+            if not wire.taken:
+                offered.release()
+            else:
+                end_taken_over(offered, wire, monitor.contended)
+            if is_ours:
+                monitored.end_request(time.monotonic() + limits.header_timeout)
+        if wire.taken:
+            # The handler ends without a response.
+            raise TakenOver
