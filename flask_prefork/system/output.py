@@ -11,7 +11,10 @@ takes the lock and finds the mark begins a new line.
 
 Nobody waits for ever. Who isn't let in, or whose reader takes nothing, for
 :data:`PATIENCE` gives up; what follows isn't waited with until something was taken
-again. What was lost is counted, and told before the next text.
+again. What was lost is counted, and told before the next text. A process that holds the
+lock but doesn't write for :data:`LOCK_TIMEOUT`, although it could, may be stopped:
+another process steals the lock. Then the line of the first one is cut, and it writes the
+line again when it continues.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from .output_locks import Shared
 
 #: Seconds without any progress after which a text is given up.
 PATIENCE = 10.0
+#: Seconds without a write after which the lock is stolen from its holder, if the
+#: descriptor was writable all the time.
+LOCK_TIMEOUT = 1.0
 #: Seconds after which it is given up although there is some.
 _LONGEST = 30.0
 #: Seconds between two looks at a lock that another process has: the first, the longest.
@@ -220,14 +226,21 @@ class Output:
         now = begun = time.monotonic()
         pause, longest = _PAUSES
         pieces = -1
-        quiet_since = now
+        quiet_since = idle_since = now
+        epoch = -1
         while not turn.advance():
             now = time.monotonic()
             seen = self.shared.pieces(self.index)
+            before, epoch = epoch, self.shared.epoch(self.index)
+            is_idle = not turn.holds and self._is_ready(0)
+            if not is_idle or (seen, epoch) != (pieces, before):
+                idle_since = now
+            elif now >= idle_since + LOCK_TIMEOUT and turn.steal(epoch):
+                continue
             if seen != pieces:
                 pieces, quiet_since = seen, now
             left = min(quiet_since + PATIENCE, begun + _LONGEST) - now
-            if seen == self._gave_up or left <= 0:
+            if (seen == self._gave_up and not is_idle) or left <= 0:
                 self._gave_up = seen
                 return
             # A descriptor that is ready and takes nothing is looked at now and then.
@@ -249,9 +262,10 @@ class Turn:
         self.holds = False
         self._output = output
         self._index = output.index
-        self._text = text
+        self._whole = self._text = text
         self.sent = 0
         self._was_cut = False
+        self._epoch = 0
 
     @property
     def is_over(self) -> bool:
@@ -265,16 +279,18 @@ class Turn:
         :raises OSError: No more will be taken.
         """
         shared, index = self._output.shared, self._index
+        if self._was_stolen():
+            self.end()
         if not self.holds:
             if not shared.lock(index, fcntl.LOCK_EX):
                 return False
-            self.holds = True
-            self._was_cut = shared.is_cut(index)
-            if self._was_cut:
-                self._text = b"\n" + self._text
+            self._begin()
         shared.set_cut(index, True)
         rest = memoryview(self._text)
         while self.sent < len(rest):
+            if self._was_stolen():
+                self.end()
+                return False
             sent = self._output.take(rest[self.sent :])
             if not sent:
                 return False
@@ -282,11 +298,36 @@ class Turn:
             shared.count_piece(index)
         return True
 
+    def steal(self, epoch: int) -> bool:
+        """Steal the lock from its holder.
+
+        :param epoch: The lock's (:meth:`Shared.epoch`), while its holder wrote nothing.
+        :return: ``False`` if another process has done so.
+        """
+        if not self._output.shared.steal(self._index, epoch):
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        shared, index = self._output.shared, self._index
+        self.holds = True
+        self._epoch = shared.epoch(index)
+        self._was_cut = shared.is_cut(index)
+        self._text = b"\n" + self._whole if self._was_cut else self._whole
+
+    def _was_stolen(self) -> bool:
+        return self.holds and self._output.shared.epoch(self._index) != self._epoch
+
     def end(self) -> None:
         """Give the lock back, whether all is written or not."""
         if self.holds:
             shared, index = self._output.shared, self._index
-            cut = self._was_cut if not self.sent else not self.is_over
-            shared.set_cut(index, cut)
+            if not self._was_stolen():
+                cut = self._was_cut if not self.sent else not self.is_over
+                shared.set_cut(index, cut)
+            elif not self.is_over:
+                # The mark is the new holder's. What is written is a line of its own.
+                self.sent = 0
             shared.unlock(index)
             self.holds = False

@@ -256,6 +256,52 @@ def test_another_process_has_the_lock_and_hangs(shared: Shared) -> None:
         os.close(fd)
 
 
+@pytest.mark.parametrize("gave_up", [False, True])
+def test_a_lock_is_stolen_from_a_process_that_does_not_write(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, gave_up: bool
+) -> None:
+    monkeypatch.setattr(output, "LOCK_TIMEOUT", 0.05)
+    read, write = os.pipe()
+    begun, go_on = os.pipe()
+    resumed, resume = os.pipe()
+    long = b"x" * 100_000 + b"\n"
+
+    def work() -> None:
+        out = Output(write, shared)
+        out.look()
+        turn = Turn(out, long)
+        turn.advance()
+        os.write(go_on, b"x")
+        os.read(resumed, 1)
+        while not turn.advance():
+            select.select([], [write], [], 1)
+        turn.end()
+
+    pid = fork(work)
+    os.read(begun, 1)
+    out = Output(write, shared)
+    if gave_up:
+        # The reader was slow before.
+        with monkeypatch.context() as patch:
+            patch.setattr(output, "PATIENCE", 0.05)
+            assert not out.write(b"lost\n")
+        out.lost = 0
+    part = os.read(read, 1 << 20)
+    assert long.startswith(part)
+    assert out.write(line(0, 0))
+    # The lock is this process's now, so the second text waits for nothing.
+    monkeypatch.setattr(output, "LOCK_TIMEOUT", 1000)
+    assert out.write(line(0, 1))
+    assert os.read(read, 1 << 20) == b"\n" + line(0, 0) + line(0, 1)
+    # The first process sees that, and writes its whole line again.
+    os.write(resume, b"x")
+    os.close(write)
+    assert Target(-1, read).read_all() == long
+    os.waitpid(pid, 0)
+    for fd in (read, begun, go_on, resumed, resume):
+        os.close(fd)
+
+
 def test_reader_has_gone(shared: Shared) -> None:
     read, write = os.pipe()
     os.close(read)
