@@ -11,10 +11,10 @@ takes the lock and finds the mark begins a new line.
 
 Nobody waits for ever. Who isn't let in, or whose reader takes nothing, for
 :data:`PATIENCE` gives up; what follows isn't waited with until something was taken
-again. What was lost is counted, and told before the next text. A process that holds the
-lock but doesn't write for :data:`LOCK_TIMEOUT`, although it could, may be stopped:
-another process steals the lock. Then the line of the first one is cut, and it writes the
-line again when it continues.
+again. What was lost is counted, and told before the next text. A process that holds
+the lock but doesn't write for :data:`LOCK_TIMEOUT`, although it could, may be stopped:
+another process steals the lock. Then the line of the first one is cut, and it writes
+the line again when it continues.
 """
 
 from __future__ import annotations

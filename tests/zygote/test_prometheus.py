@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import sys
-import types
 import typing as t
 from pathlib import Path
 
@@ -26,9 +25,16 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(prometheus.VARIABLE, str(tmp_path))
     monkeypatch.setattr(prometheus, "_named", (0, ""))
     monkeypatch.setattr(prometheus, "_kinds", {})
-    many = values.MultiProcessValue()
-    monkeypatch.setattr(values, "ValueClass", many)
+    monkeypatch.setattr(prometheus, "_value_class", None)
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    load()
     return tmp_path
+
+
+def load() -> None:
+    """As a zygote before the app makes its metrics."""
+    with prometheus.loading():
+        pass
 
 
 def names(directory: Path) -> set[str]:
@@ -73,10 +79,13 @@ def test_what_was_counted_before_goes_to_the_first_worker(directory: Path) -> No
     assert samples(directory)["visits_total"] == 4
 
 
-def test_each_generation_adds_to_what_there_is(directory: Path) -> None:
+def test_each_generation_adds_to_what_there_is(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(1, 4):
-        # A zygote that is another process, which has the library anew.
-        values.ValueClass = values.MultiProcessValue()
+        # A zygote that is another process.
+        monkeypatch.setattr(prometheus, "_named", (0, ""))
+        load()
         counter().inc(2)
         prometheus.prepare(number)
     assert names(directory) == {"counter_0-0.db", "counter_1-0.db"}
@@ -199,28 +208,29 @@ def test_without_it_nothing_happens(
     assert prometheus._named == (0, "")
 
 
-def unknown_class() -> type:
-    """As a version of the library might have it that isn't known."""
-
-    def check(self: object) -> None: ...
-
-    return type("MmapedValue", (), {"_MmapedValue__check_for_pid_change": check})
-
-
-@pytest.mark.parametrize("kind", [values.MutexValue, unknown_class()])
-def test_files_that_cant_be_renamed(
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kind: type,
+def test_the_variable_was_not_set_for_the_command(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(
-        sys.modules, "prometheus_client.values", types.SimpleNamespace(ValueClass=kind)
-    )
+    monkeypatch.delenv(prometheus.VARIABLE)
+    with prometheus.loading():
+        # As the library has it when the app imports it then.
+        monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+    monkeypatch.setenv(prometheus.VARIABLE, str(directory))
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.WARNING, logger.name):
         prometheus.prepare(1)
     assert f"{prometheus.VARIABLE} must be set before" in caplog.text
+
+
+def test_the_library_was_imported_before(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a plugin of the command, when the variable was not set yet."""
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+    load()
+    counter().inc(3)
+    prometheus.prepare(1)
+    assert samples(directory) == {"visits_total": 3}
 
 
 @pytest.mark.parametrize("stage", ["prepare", "enter", "bury"])
