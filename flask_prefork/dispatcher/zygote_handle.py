@@ -174,8 +174,9 @@ class ZygoteControl:
             if self.pid:
                 self.kill(f"{who} (pid {self.pid}) was killed: {late}.")
             else:
-                # Who was promoted may have left one behind, and that hangs.
-                self.kill(f"{who} never told its pid, and can't be killed: {late}.")
+                # If a promoted worker has forked it, it is killed by the hang-up
+                # (spawn.kill_on_hang_up).
+                self.kill(f"{who} never sent its pid: {late}.")
         elif move is Move.GIVE_UP:
             if self.pid:
                 logger.error(

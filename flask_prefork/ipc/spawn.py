@@ -14,6 +14,7 @@ has what requests have loaded.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
 import select
 import signal
@@ -147,6 +148,31 @@ def is_child(pid: int) -> bool:
         return pid > 0 and os.waitpid(pid, os.WNOHANG) == (0, 0)
     except ChildProcessError:
         return False
+
+
+def kill_on_hang_up(control: socket.socket) -> None:
+    """Let the kernel kill this process as soon as the dispatcher hangs up.
+
+    The dispatcher can't kill a process whose pid it doesn't know, and code of the app
+    may hang in it. ``PR_SET_PDEATHSIG`` doesn't do here: the parent is a worker, which
+    is to exit. Linux only, as promotion is.
+
+    :param control: To which nothing may be sent in the meantime (``F_SETSIG`` in
+        ``fcntl(2)``).
+    """
+    fcntl.fcntl(control, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([control], (), (), 0)[0]:
+        # It has hung up before.
+        os._exit(1)
+
+
+def survive_hang_up(control: socket.socket) -> None:
+    """End what :func:`kill_on_hang_up` has begun: the socket is read from now on."""
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETFL, flags & ~os.O_ASYNC)
 
 
 def wait_for_end(pidfd: int) -> None:

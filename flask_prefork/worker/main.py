@@ -161,8 +161,10 @@ def _leave_behind(worker: Worker, begin: Inherited, dump: int) -> Inherited | No
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.pidfd_open(os.getpid())
-    if forks.fork():
+    # What the app has registered for a fork runs before the dispatcher knows the pid.
+    if forks.fork(lambda: spawn.kill_on_hang_up(begin.control)):
         return None
+    spawn.survive_hang_up(begin.control)
     spawn.wait_for_end(parent)
     _listen_no_more()
     os.close(dump)

@@ -208,6 +208,33 @@ def test_the_end_during_a_promotion(
     assert_group_ends(server.pid)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_end_while_the_promoted_zygote_hangs(
+    serve: Serve, gate: Gate, number: signal.Signals
+) -> None:
+    """In what the app does after a fork, so nobody knows its pid yet."""
+    env = {"LEAVING": "fork", "GATE": str(gate.port)}
+    server = serve("warmed", *ONE, env=env)
+    warm_up(server)
+    held = gate.wait_for_one()
+    server.signal(number)
+    held.wait_until_dead()
+    assert server.wait() == (0 if number != signal.SIGKILL else -number)
+    assert_group_ends(server.pid)
+
+
+def test_a_promoted_zygote_that_hangs_is_killed(serve: Serve, gate: Gate) -> None:
+    env = {"LEAVING": "fork", "GATE": str(gate.port)}
+    limits = ("--graceful-timeout", "1", "--spawn-timeout", "1")
+    server = serve("warmed", *ONE, *limits, env=env)
+    warm_up(server)
+    held = gate.wait_for_one()
+    server.wait_for_log(r"^Generation 2 is given up\.$")
+    held.wait_until_dead()
+    assert server.get().json["generation"] == 1
+    wait_for(lambda: server.zombies() == [])
+
+
 def test_a_reload_during_a_promotion(serve: Serve, gate: Gate) -> None:
     env = {"LEAVING": "hold", "GATE": str(gate.port)}
     server = serve("warmed", *ONE, env=env)
