@@ -139,8 +139,21 @@ class ZygoteControl:
         self.watchdog.killed(self._clock())
 
     def show(self) -> None:
-        """Let it log the tracebacks of its threads."""
+        """Let it log the tracebacks of its threads, below a line that was logged."""
         self._signal(signal.SIGUSR2)
+
+    def show_busy(self) -> None:
+        """Log where it is, if it loads or owes an answer."""
+        if not self.is_silent or not self.pid:
+            return
+        is_loading = self.watchdog.stage is Stage.LOADING
+        logger.warning(
+            "The zygote of generation %d (pid %d) is %s; its threads:",
+            self.number,
+            self.pid,
+            "loading" if is_loading else "busy",
+        )
+        self.show()
 
     def _signal(self, number: int) -> None:
         if self.pid and not self.reaped:

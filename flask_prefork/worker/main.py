@@ -18,6 +18,7 @@ import typing as t
 from collections.abc import Sequence
 
 from ..http.server import PreforkServer
+from ..ipc import dumps
 from ..ipc import spawn
 from ..ipc.frames import Finishing
 from ..ipc.scoreboard import Bank
@@ -139,7 +140,7 @@ def _listen_to_signals(worker: Worker, dump: int) -> None:
     """Let the dispatcher ask where the app is, and abort a request."""
     forks.handle(signal.SIGXCPU, worker.abort)
     # Even an app that is deep in a C function is shown.
-    faulthandler.register(signal.SIGUSR2, dump)
+    dumps.show_on_signal(dump)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
 
 

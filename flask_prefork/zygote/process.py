@@ -15,8 +15,10 @@ import signal
 import socket
 import time
 import typing as t
+from functools import partial
 
 from ..http.server import PreforkServer
+from ..ipc import dumps
 from ..ipc import listener
 from ..ipc import spawn
 from ..ipc.channel import close_all
@@ -283,7 +285,7 @@ class Zygote:
                 raise OSError(errno.ECANCELED, "a hook has failed")
             if self._fault is not None:
                 self._fault()
-            pid = forks.fork(at_exit.begin)
+            pid = forks.fork(partial(_begin_worker, dump))
             if not pid:
                 self._become_worker(slot, channel, dump, mask)
         except OSError as e:
@@ -457,6 +459,12 @@ class Zygote:
                 moment = due
             if poll.poll(max(moment - now, 0.0) * 1000):
                 self._wake_up.recv(4096)
+
+
+def _begin_worker(dump: int) -> None:
+    """In a new worker, before what the app has registered for a fork: it may hang."""
+    dumps.show_on_signal(dump)
+    at_exit.begin()
 
 
 def _wake(number: int, frame: object) -> None:
