@@ -150,29 +150,31 @@ def is_child(pid: int) -> bool:
         return False
 
 
-def kill_on_hang_up(control: socket.socket) -> None:
-    """Let the kernel kill this process as soon as the dispatcher hangs up.
+def kill_on_hang_up(sock: socket.socket) -> None:
+    """Let the kernel kill this process as soon as the other end of a socket is closed.
 
-    The dispatcher can't kill a process whose pid it doesn't know, and code of the app
-    may hang in it. ``PR_SET_PDEATHSIG`` doesn't do here: the parent is a worker, which
-    is to exit. Linux only, as promotion is.
+    It does so even if the process is stopped or hangs, and whoever had that end needs
+    no pid. ``PR_SET_PDEATHSIG`` would be about the parent, which may be another
+    process. Only Linux can do so; elsewhere nothing happens.
 
-    :param control: To which nothing may be sent in the meantime (``F_SETSIG`` in
+    :param sock: To which nothing may be sent in the meantime (``F_SETSIG`` in
         ``fcntl(2)``).
     """
-    fcntl.fcntl(control, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(control, fcntl.F_GETFL)
-    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if select.select([control], (), (), 0)[0]:
+    if not hasattr(fcntl, "F_SETSIG"):
+        return
+    fcntl.fcntl(sock, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([sock], (), (), 0)[0]:
         # It has hung up before.
         os._exit(1)
 
 
-def survive_hang_up(control: socket.socket) -> None:
+def survive_hang_up(sock: socket.socket) -> None:
     """End what :func:`kill_on_hang_up` has begun: the socket is read from now on."""
-    flags = fcntl.fcntl(control, fcntl.F_GETFL)
-    fcntl.fcntl(control, fcntl.F_SETFL, flags & ~os.O_ASYNC)
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags & ~os.O_ASYNC)
 
 
 def wait_for_end(pidfd: int) -> None:

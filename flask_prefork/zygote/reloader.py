@@ -16,6 +16,8 @@ import typing as t
 
 from werkzeug._reloader import reloader_loops
 
+from ..ipc import spawn
+
 #: The exit status with which werkzeug's loops say that a file has changed.
 CHANGED = 3
 
@@ -56,6 +58,8 @@ def run(
         finally:
             os._exit(0)
 
+    # On Linux the kernel does that, though this process be stopped.
+    spawn.kill_on_hang_up(leash)
     threading.Thread(target=hold, daemon=True).start()
     status = 1
     try:
