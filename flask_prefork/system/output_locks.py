@@ -1,4 +1,4 @@
-"""The locks by which the processes of a server take turns at writing.
+"""The locks by which one process of a server writes at a time.
 
 They are those of ``fcntl(2)``, at bytes of a file without a name: the kernel gives them
 back when their owner dies, and who is forked doesn't have them.
@@ -18,7 +18,7 @@ from . import memory_file
 #: Names the descriptor of the locks, to processes that are started.
 VARIABLE = "FLASK_PREFORK_OUTPUT"
 #: How many locks there are.
-# The shared file has for each a mark, the pieces that were written, modulo 256, and its
+# The shared file has for each a flag, the pieces that were written, modulo 256, and its
 # epoch: how often it was stolen, modulo 256. Each epoch has another byte to lock.
 LOCKS = 1024
 _PIECES = LOCKS
@@ -96,7 +96,7 @@ class Shared:
         return self._map[index] != 0
 
     def set_cut(self, index: int, cut: bool) -> None:
-        """Mark, or take the mark back."""
+        """Set or clear the flag."""
         self._map[index] = cut
 
     def pieces(self, index: int) -> int:
@@ -104,7 +104,7 @@ class Shared:
         return self._map[_PIECES + index]
 
     def count_piece(self, index: int) -> None:
-        """Tell those who wait that it goes on."""
+        """Let waiting processes see progress."""
         self._map[_PIECES + index] = (self._map[_PIECES + index] + 1) % 256
 
     def close(self) -> None:
