@@ -173,7 +173,7 @@ class Worker:
         # Before its connection is gone, which the kernel is asked about.
         offered = app_socket.lent()
         fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
-        forks.blind(fds)
+        forks.redirect_to_null(fds)
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)

@@ -63,7 +63,7 @@ class Lifecycle:
         if self.app is None:
             return
         try:
-            for finding in fork_checks.look(self.app, listeners, own):
+            for finding in fork_checks.check(self.app, listeners, own):
                 logger.warning("Before the first fork: %s", finding)
         except Exception:
             # It has looked at all kinds of objects, which may be of any kind.
@@ -92,7 +92,7 @@ class Lifecycle:
 
     def reaped(self, slot: int) -> None:
         """A worker has ended, in whatever way."""
-        prometheus.bury(self.generation, slot)
+        prometheus.remove_dead(self.generation, slot)
 
     # In a worker
 
@@ -104,16 +104,16 @@ class Lifecycle:
         """
         prometheus.enter(self.generation, slot)
         hooks.become(slot, self.generation, served)
-        if not self._mend():
+        if not self._renew():
             return False
         return self._call_all("after_fork", self.hooks.after_fork) and self._send(
             hooks.worker_started, slot=slot, generation=self.generation
         )
 
-    def _mend(self) -> bool:
+    def _renew(self) -> bool:
         try:
             if self.app is not None:
-                fork_checks.mend(self.app)
+                fork_checks.renew(self.app)
         except Exception:
             logger.exception("What the worker can't share was not renewed:")
             return False
@@ -139,7 +139,7 @@ class Lifecycle:
         """
         try:
             if self.app is not None:
-                fork_checks.part(self.app)
+                fork_checks.close_connections(self.app)
         except Exception:
             logger.exception("What the zygote can't share was not closed:")
             return False

@@ -48,7 +48,7 @@ class Orphans:
 
     def __init__(self, orphans: t.Iterable[Orphan], bank: Bank, now: float) -> None:
         self._bank = bank
-        self._obituaries = ExitLog()
+        self._exit_log = ExitLog()
         self._dumps = Dumps()
         #: Those that live, by pid.
         self._left = {one.pid: one for one in orphans}
@@ -82,7 +82,7 @@ class Orphans:
         self._dumps.forget(one)
         record = self._bank.read(one.slot)
         departed = ExitedWorker(one.slot, State.RETIRING, _WHY, record)
-        self._obituaries.note(one.pid, departed)
+        self._exit_log.note(one.pid, departed)
         _send(one.pid, signal.SIGKILL)
 
     def reaped(self, one: Orphan, status: int) -> None:
@@ -92,7 +92,7 @@ class Orphans:
         """
         if self._left.pop(one.pid, None) is not None:
             self._dumps.forget(one)
-        self._obituaries.tell(one.pid, status)
+        self._exit_log.tell(one.pid, status)
 
 
 def _send(pid: int, number: int) -> None:

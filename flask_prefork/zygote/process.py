@@ -407,7 +407,9 @@ class Zygote:
         ours += [server.socket for server in self.servers]
         mine = [self.parent, self._handed]
         mine += [worker.dump for worker in self.workers.values()]
-        forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
+        forks.redirect_to_null(
+            [*mine, *(one.fileno() for one in ours if one is not None)]
+        )
         if self.bank is not None:
             self.bank.detach()
 

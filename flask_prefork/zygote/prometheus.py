@@ -146,13 +146,13 @@ def enter(generation: int, slot: int) -> None:
     if directory is not None:
         name = place(generation, slot)
         _rename(name)
-        bury(generation, slot)
+        remove_dead(generation, slot)
         for kind, size in _kinds.items():
             _make(directory / f"{kind}_{name}.db", size)
 
 
 @_or_warn
-def bury(generation: int, slot: int) -> None:
+def remove_dead(generation: int, slot: int) -> None:
     """Take the live gauges of a worker that is dead out of the metrics.
 
     As ``prometheus_client.multiprocess.mark_process_dead`` does for a pid. A file that

@@ -282,7 +282,7 @@ def test_a_failed_check_before_the_fork(
     def fail(*args: t.Any) -> t.Any:
         raise LookupError("lost")
 
-    monkeypatch.setattr(fork_checks, "look", fail)
+    monkeypatch.setattr(fork_checks, "check", fail)
     life.prepare([], Own())
     assert "LookupError: lost" in log.text
 
@@ -298,7 +298,7 @@ def test_a_worker_that_can_not_be_repaired_does_not_serve(
 
     calls = []
     prefork.after_fork(lambda: calls.append("after_fork"))
-    monkeypatch.setattr(fork_checks, "mend", fail)
+    monkeypatch.setattr(fork_checks, "renew", fail)
     assert not life.begin(0, lambda: 0)
     assert not calls
     assert "LookupError: lost" in log.text
@@ -349,6 +349,6 @@ def test_a_worker_whose_connections_can_not_be_closed_may_not_be_promoted(
     def fail(app: Flask) -> None:
         raise LookupError("lost")
 
-    monkeypatch.setattr(fork_checks, "part", fail)
+    monkeypatch.setattr(fork_checks, "close_connections", fail)
     assert not life.bequeath(2, time.monotonic() + 10)
     assert "LookupError: lost" in log.text

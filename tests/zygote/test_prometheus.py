@@ -105,7 +105,7 @@ def test_the_next_in_a_place_goes_on(directory: Path) -> None:
             os._exit(0)
         assert os.waitpid(pid, 0) == (pid, 0)
     assert samples(directory) == {"visits_total": 2, "live": 1, "size": 2}
-    prometheus.bury(1, 4)
+    prometheus.remove_dead(1, 4)
     assert "live" not in samples(directory)
     assert samples(directory)["visits_total"] == 2
 
@@ -130,10 +130,10 @@ def test_live_gauges_of_an_earlier_server_go(directory: Path) -> None:
     assert {"gauge_max_1-0.db", "gauge_liveall_1234.db"} <= names(directory)
 
 
-def test_burying_leaves_the_others(directory: Path) -> None:
+def test_removing_a_dead_worker_leaves_the_others(directory: Path) -> None:
     for slot in (1, 10, 11):
         (directory / f"gauge_liveall_1-{slot}.db").touch()
-    prometheus.bury(1, 1)
+    prometheus.remove_dead(1, 1)
     assert names(directory) == {"gauge_liveall_1-10.db", "gauge_liveall_1-11.db"}
 
 
@@ -161,7 +161,7 @@ def test_empty_files_of_the_dead_go(directory: Path) -> None:
     counter()
     for name in ("counter_1-0.db", "histogram_1-1.db", "histogram_0-1.db"):
         (directory / name).touch()
-    prometheus.bury(1, 1)
+    prometheus.remove_dead(1, 1)
     assert names(directory) >= {"counter_1-0.db", "histogram_0-1.db"}
     assert "histogram_1-1.db" not in names(directory)
     prometheus.prepare(3)
@@ -203,7 +203,7 @@ def test_without_it_nothing_happens(
     (directory / "gauge_liveall_1-0.db").touch()
     prometheus.prepare(1)
     prometheus.enter(1, 0)
-    prometheus.bury(1, 0)
+    prometheus.remove_dead(1, 0)
     assert names(directory) == {"gauge_liveall_1-0.db"}
     assert prometheus._named == (0, "")
 
@@ -233,7 +233,7 @@ def test_the_library_was_imported_before(
     assert samples(directory) == {"visits_total": 3}
 
 
-@pytest.mark.parametrize("stage", ["prepare", "enter", "bury"])
+@pytest.mark.parametrize("stage", ["prepare", "enter", "remove_dead"])
 def test_a_full_disk_is_no_reason_not_to_serve(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
