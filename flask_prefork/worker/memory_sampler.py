@@ -150,7 +150,7 @@ class MemorySampler:
 
 
 def of(settings: Settings) -> MemorySampler | None:
-    """Scales, if a setting asks for them."""
+    """A sampler, if a setting asks for one."""
     limit, budget = map(
         size.parse, (settings.max_worker_memory, settings.memory_budget)
     )

@@ -130,7 +130,7 @@ class Lifecycle:
         for hook in reversed(self.hooks.before_exit):
             self._call("before_exit", hook)
 
-    def bequeath(self, slot: int, deadline: float) -> bool:
+    def prepare_promotion(self, slot: int, deadline: float) -> bool:
         """In a worker that has ended, before it is forked as the next zygote.
 
         :param deadline: When the process will be killed, in monotonic seconds. Threads

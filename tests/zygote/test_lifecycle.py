@@ -319,7 +319,7 @@ def test_another_generation_has_the_same_hooks(
 
 
 def test_a_worker_without_threads_may_be_promoted(life: Lifecycle) -> None:
-    assert life.bequeath(0, time.monotonic() + 10)
+    assert life.prepare_promotion(0, time.monotonic() + 10)
 
 
 def test_a_worker_with_a_thread_may_not_be_promoted(
@@ -328,7 +328,7 @@ def test_a_worker_with_a_thread_may_not_be_promoted(
     end = threading.Event()
     thread = threading.Thread(target=end.wait, name="collector", daemon=True)
     thread.start()
-    assert not life.bequeath(2, time.monotonic() + 10)
+    assert not life.prepare_promotion(2, time.monotonic() + 10)
     end.set()
     thread.join()
     assert f"Worker 2 (pid {os.getpid()}) can't become the zygote" in log.text
@@ -339,7 +339,7 @@ def test_a_worker_with_a_process_may_not_be_promoted(
     life: Lifecycle, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at_exit, "processes", lambda: ["'pool' (pid 7)"])
-    assert not life.bequeath(2, time.monotonic() + 10)
+    assert not life.prepare_promotion(2, time.monotonic() + 10)
     assert "processes that the app has started: 'pool' (pid 7)." in log.text
 
 
@@ -350,5 +350,5 @@ def test_a_worker_whose_connections_can_not_be_closed_may_not_be_promoted(
         raise LookupError("lost")
 
     monkeypatch.setattr(fork_checks, "close_connections", fail)
-    assert not life.bequeath(2, time.monotonic() + 10)
+    assert not life.prepare_promotion(2, time.monotonic() + 10)
     assert "LookupError: lost" in log.text
