@@ -1,9 +1,9 @@
 """Calls the app's hooks and signals, and prepares the app for forks.
 
-Zygote and workers call this at the turns of their lives; what the app wants to
-hear of them (``hooks.py``), and what it needs before and after a fork
-(``fork_checks.py``, ``prometheus.py``), comes from here. Nothing the app does in a
-hook ends the zygote.
+Zygote and workers call this before and after forks and at their end. It calls the
+app's hooks and signals (``hooks.py``), and does what the app needs before and after a
+fork (``fork_checks.py``, ``prometheus.py``). Nothing the app does in a hook ends the
+zygote.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Workers after the dispatcher's death: the zygote kills those that don't exit.
 
-The log tells the same of them as the dispatcher would (:mod:`.late`).
+The log has the same lines about them as from the dispatcher (:mod:`.late`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Orphans:
     """Workers that have not ended within the graceful timeout.
 
     :param orphans: All of them.
-    :param bank: Where they tell what they serve.
+    :param bank: Has what they serve.
     :param now: Monotonic seconds.
     """
 
@@ -86,7 +86,7 @@ class Orphans:
         _send(one.pid, signal.SIGKILL)
 
     def reaped(self, one: Orphan, status: int) -> None:
-        """It has ended. If it was killed, the log tells why.
+        """It has exited. If it was killed, log why.
 
         :param status: The exit status, or the signal's number below 0.
         """

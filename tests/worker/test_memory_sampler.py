@@ -111,7 +111,7 @@ def test_who_is_idle_looks_once_and_sleeps_on(world: World) -> None:
     assert world.is_due()
 
 
-def test_who_has_something_to_do_does_not_look(world: World) -> None:
+def test_no_sample_while_there_is_something_to_do(world: World) -> None:
     assert not world.sampler.is_due(lambda seconds: False)
     # There is still something to tell.
     assert world.is_due()
@@ -221,7 +221,7 @@ def test_a_new_worker_is_never_above_its_limit(world: World) -> None:
     assert world.sampler.is_over
 
 
-def test_growth_is_told_without_a_look(world: World) -> None:
+def test_growth_is_reported_without_a_sample(world: World) -> None:
     world.sampler = world.make(step=5 * MIB)
     world.sampler.served(world.now)
     world.look()
