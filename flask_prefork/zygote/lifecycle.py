@@ -67,7 +67,7 @@ class Lifecycle:
                 logger.warning("Before the first fork: %s", finding)
         except Exception:
             # It has looked at all kinds of objects, which may be of any kind.
-            logger.exception("What can't be shared was not found out:")
+            logger.exception("The check before the first fork failed:")
 
     def before_fork(self) -> bool:
         """Before each fork of a worker.
@@ -115,7 +115,7 @@ class Lifecycle:
             if self.app is not None:
                 fork_checks.renew(self.app)
         except Exception:
-            logger.exception("What the worker can't share was not renewed:")
+            logger.exception("The worker could not renew what it can't share:")
             return False
         return True
 
@@ -141,7 +141,9 @@ class Lifecycle:
             if self.app is not None:
                 fork_checks.close_connections(self.app)
         except Exception:
-            logger.exception("What the zygote can't share was not closed:")
+            logger.exception(
+                "The worker could not close its connections before its promotion:"
+            )
             return False
         patience = deadline - leaving.last_part(deadline)
         leaving.join(patience, leaving.executors_threads())

@@ -83,7 +83,7 @@ def _or_warn(function: t.Callable[P, None]) -> t.Callable[P, None]:
         try:
             function(*args, **kwargs)
         except OSError as e:
-            logger.warning("Prometheus's metrics won't be whole: %s.", e)
+            logger.warning("Prometheus's metrics will be incomplete: %s.", e)
 
     return call
 
@@ -100,7 +100,7 @@ def prepare(generation: int) -> None:
         return
     if not _is_installed():
         logger.warning(
-            "Prometheus's metrics won't be whole: %s must be set before"
+            "Prometheus's metrics will be incomplete: %s must be set before"
             " prometheus_client is imported.",
             VARIABLE,
         )
