@@ -52,13 +52,13 @@ def create() -> int:
 
 
 def show_on_signal(fd: int) -> None:
-    """Let this process write its threads' tracebacks to a file on :data:`SIGNAL`.
+    """Let this process write its threads' tracebacks to a file on ``SIGUSR2``.
 
     :param fd: What :func:`create` has made.
     """
     # What is registered isn't again, though another handler has taken its place.
-    faulthandler.unregister(SIGNAL)
-    faulthandler.register(SIGNAL, fd)
+    faulthandler.unregister(signal.SIGUSR2)
+    faulthandler.register(signal.SIGUSR2, fd)
 
 
 def header(
