@@ -267,7 +267,7 @@ def _be_zygote(
             reloader.watch, options.extra_files, options.exclude_patterns
         )
     at_exit.watch_files()
-    forks.when_app_forks(lambda: forks.blind([begin.control.fileno()]))
+    forks.when_app_forks(lambda: forks.redirect_to_null([begin.control.fileno()]))
     try:
         with prometheus.loading():
             first = begin.generation == 1

@@ -330,8 +330,7 @@ class Generation:
         for worker in self.pool:
             if worker.state in _AT_WORK or worker.suspect:
                 self.children.show(worker)
-        if self.zygote.is_silent:
-            self.zygote.show()
+        self.zygote.show_busy()
 
     def show_late(self) -> None:
         """Log of each worker that is left where it hangs."""

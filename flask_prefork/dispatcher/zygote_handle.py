@@ -139,8 +139,21 @@ class ZygoteControl:
         self.watchdog.killed(self._clock())
 
     def show(self) -> None:
-        """Let it log the tracebacks of its threads."""
+        """Let it log the tracebacks of its threads, below a line that was logged."""
         self._signal(signal.SIGUSR2)
+
+    def show_busy(self) -> None:
+        """Log where it is, if it loads or owes an answer."""
+        if not self.is_silent or not self.pid:
+            return
+        is_loading = self.watchdog.stage is Stage.LOADING
+        logger.warning(
+            "The zygote of generation %d (pid %d) is %s; its threads:",
+            self.number,
+            self.pid,
+            "loading" if is_loading else "busy",
+        )
+        self.show()
 
     def _signal(self, number: int) -> None:
         if self.pid and not self.reaped:
@@ -174,8 +187,9 @@ class ZygoteControl:
             if self.pid:
                 self.kill(f"{who} (pid {self.pid}) was killed: {late}.")
             else:
-                # Who was promoted may have left one behind, and that hangs.
-                self.kill(f"{who} never told its pid, and can't be killed: {late}.")
+                # If a promoted worker has forked it, it is killed by the hang-up
+                # (spawn.kill_on_hang_up).
+                self.kill(f"{who} never sent its pid: {late}.")
         elif move is Move.GIVE_UP:
             if self.pid:
                 logger.error(

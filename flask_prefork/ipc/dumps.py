@@ -10,6 +10,7 @@ it is.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
 import re
@@ -48,6 +49,16 @@ def create() -> int:
     fd = memory_file.create("flask_prefork_dump")
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
     return fd
+
+
+def show_on_signal(fd: int) -> None:
+    """Let this process write its threads' tracebacks to a file on ``SIGUSR2``.
+
+    :param fd: What :func:`create` has made.
+    """
+    # What is registered isn't again, though another handler has taken its place.
+    faulthandler.unregister(signal.SIGUSR2)
+    faulthandler.register(signal.SIGUSR2, fd)
 
 
 def header(

@@ -14,6 +14,7 @@ has what requests have loaded.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
 import select
 import signal
@@ -147,6 +148,33 @@ def is_child(pid: int) -> bool:
         return pid > 0 and os.waitpid(pid, os.WNOHANG) == (0, 0)
     except ChildProcessError:
         return False
+
+
+def kill_on_hang_up(sock: socket.socket) -> None:
+    """Let the kernel kill this process as soon as the other end of a socket is closed.
+
+    It does so even if the process is stopped or hangs, and whoever had that end needs
+    no pid. ``PR_SET_PDEATHSIG`` would be about the parent, which may be another
+    process. Only Linux can do so; elsewhere nothing happens.
+
+    :param sock: To which nothing may be sent in the meantime (``F_SETSIG`` in
+        ``fcntl(2)``).
+    """
+    if not hasattr(fcntl, "F_SETSIG"):
+        return
+    fcntl.fcntl(sock, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([sock], (), (), 0)[0]:
+        # It has hung up before.
+        os._exit(1)
+
+
+def survive_hang_up(sock: socket.socket) -> None:
+    """End what :func:`kill_on_hang_up` has begun: the socket is read from now on."""
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags & ~os.O_ASYNC)
 
 
 def wait_for_end(pidfd: int) -> None:

@@ -26,18 +26,18 @@ _first: t.Callable[[], None] | None = None
 _foreign = False
 #: The signal masks of threads that fork.
 _masks: dict[int, set[int]] = {}
-#: What :func:`blind` puts in the place of descriptors, or -1. It is opened beforehand:
-#: in the child there may be no descriptor left, nor a ``/dev``.
+#: What :func:`redirect_to_null` puts in place of descriptors, or -1. It is opened
+#: beforehand: in the child there may be no descriptor left, nor a ``/dev``.
 _null = -1
 
 
 def fork(first: t.Callable[[], None] | None = None) -> int:
     """Fork a process of the server's own.
 
-    It has the handlers of this one, but lets go of nothing when the app forks in it:
-    what that should be is for it to say.
+    It has the handlers of this one, but releases nothing when the app forks in it: it
+    has to call :func:`when_app_forks` itself.
 
-    :param first: Called in it, before what the app has told :mod:`os` to call there
+    :param first: Called in it, before what the app has registered there
         (``os.register_at_fork``).
     :raises OSError: As ``fork(2)``.
     """
@@ -59,7 +59,7 @@ def handle(number: int, handler: t.Callable[[int, t.Any], None]) -> None:
 
 
 def when_app_forks(callback: t.Callable[[], None]) -> None:
-    """Have something done in each child of the app's: let go of what is ours.
+    """Call a function in each child that the app forks, to release what is ours.
 
     :param callback: If it fails, the others are called all the same.
     """
@@ -84,12 +84,12 @@ def end_if_foreign() -> None:
         os._exit(0)
 
 
-def blind(fds: t.Iterable[int]) -> None:
-    """Let go of descriptors that others in this process refer to.
+def redirect_to_null(fds: t.Iterable[int]) -> None:
+    """Release descriptors that other code in this process refers to.
 
     They are not closed: another file would get the number.
 
-    :param fds: Those below 0 are passed over.
+    :param fds: Those below 0 are ignored.
     """
     for fd in fds:
         if fd >= 0:
@@ -127,7 +127,7 @@ def _after_in_child() -> None:
     """
     try:
         if _forking != threading.get_ident():
-            _let_go()
+            _release_all()
         elif _first is not None:
             _first()
     finally:
@@ -135,8 +135,8 @@ def _after_in_child() -> None:
         _masks.clear()
 
 
-def _let_go() -> None:
-    """Let go of all that is the server's, though some of it fail.
+def _release_all() -> None:
+    """Release all that is the server's, even if a part of it fails.
 
     :raises BaseException: What a callback has raised, when all is done.
     """

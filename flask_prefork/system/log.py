@@ -16,10 +16,10 @@ from collections import deque
 from . import output
 from . import output_locks
 from . import streams
+from .output import LockedWrite
 from .output import Output
-from .output import Turn
 
-#: What the dispatcher and the zygote have to say.
+#: The log of the dispatcher and the zygote.
 logger = logging.getLogger("flask_prefork")
 
 #: Bytes that are kept for a reader that is slow.
@@ -51,7 +51,7 @@ class OutputHandler(logging.Handler):
 class NonBlockingHandler(OutputHandler):
     """Writes records whole, and never waits: it keeps what can't be written yet.
 
-    Whoever has it calls :meth:`step` when :meth:`deadline` says so.
+    Its owner calls :meth:`step` at :meth:`deadline`.
 
     :ivar dropped: How many lines were lost since one was kept.
     """
@@ -60,7 +60,7 @@ class NonBlockingHandler(OutputHandler):
         super().__init__(fd)
         self._kept: deque[bytes] = deque()
         self._size = 0
-        self._turn: Turn | None = None
+        self._pending: LockedWrite | None = None
         self._pause = 0.0
         #: When it is tried again; and since when an unfinished text hasn't moved.
         self._next = 0.0
@@ -73,11 +73,11 @@ class NonBlockingHandler(OutputHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it."""
         text = self._encode(record)
-        data = self.output.announced(text)
+        data = self.output.with_notice(text)
         if self._size + len(data) > _MOST_KEPT:
-            self.output.lose(text)
+            self.output.count_lost(text)
         else:
-            self.output.kept()
+            self.output.reset_lost()
             self._kept.append(data)
             self._size += len(data)
         self.step()
@@ -92,45 +92,45 @@ class NonBlockingHandler(OutputHandler):
         if self._pause and now < self._next:
             return
         while self._kept:
-            turn = self._turn
-            if turn is None:
-                if not self.output.look():
-                    self._part_with(lost=True)
+            pending = self._pending
+            if pending is None:
+                if not self.output.inspect():
+                    self._remove_first(lost=True)
                     continue
-                turn = Turn(self.output, self._kept[0])
-            before = turn.sent
+                pending = LockedWrite(self.output, self._kept[0])
+            before = pending.sent
             try:
-                if turn.advance():
-                    turn.end()
-                    self._part_with(lost=False)
+                if pending.advance():
+                    pending.end()
+                    self._remove_first(lost=False)
                     continue
             except OSError:
-                turn.end()
-                self._part_with(lost=True)
+                pending.end()
+                self._remove_first(lost=True)
                 continue
-            if turn.sent > before:
+            if pending.sent > before:
                 self._moved, self._pause = now, 0.0
-            if not turn.sent:
-                # Others may have their turn before.
-                turn.end()
+            if not pending.sent:
+                # Other processes may write before.
+                pending.end()
             elif now >= self._moved + output.PATIENCE:
-                turn.end()
-                self._part_with(lost=True)
+                pending.end()
+                self._remove_first(lost=True)
                 continue
             else:
-                self._turn = turn
+                self._pending = pending
             shortest, longest = _PAUSES
             self._pause = min(max(2 * self._pause, shortest), longest)
             self._next = now + self._pause
             return
 
-    def _part_with(self, lost: bool) -> None:
-        self._turn = None
+    def _remove_first(self, lost: bool) -> None:
+        self._pending = None
         self._pause = 0.0
         data = self._kept.popleft()
         self._size -= len(data)
         if lost:
-            self.output.lose(data)
+            self.output.count_lost(data)
 
     def finish(self) -> None:
         """Before the process ends: wait a moment for what is kept."""
@@ -182,7 +182,7 @@ def set_up() -> None:
 def never_wait() -> NonBlockingHandler:
     """Let this process never wait for whoever reads its log.
 
-    :return: What is to be called for that. Handlers of somebody else's stay.
+    :return: What is to be called for that. Handlers of the app are not replaced.
     """
     handler = NonBlockingHandler()
     for other in list(logger.handlers):
@@ -194,9 +194,9 @@ def never_wait() -> NonBlockingHandler:
 
 def install_streams() -> None:
     """Let standard output and error be given whole lines, in what the app runs in."""
-    streams.install(lambda lost: tell_lost("standard output", lost))
+    streams.install(lambda lost: log_lost("standard output", lost))
 
 
-def tell_lost(where: str, lost: int) -> None:
-    """Tell that lines were lost which were to go elsewhere than to standard error."""
+def log_lost(where: str, lost: int) -> None:
+    """Log that lines were lost that don't go to standard error."""
     logger.warning("%d lines for %s were lost.", lost, where)

@@ -6,12 +6,16 @@ and whoever is killed in the middle leaves a piece of a line behind. So a long t
 written under an exclusive lock, a short one under a shared one. To a file, a short
 text needs none, for it is one write.
 
-A mark beside each lock (:mod:`.output_locks`) tells that a text is unfinished. Who
-takes the lock and finds the mark begins a new line.
+A flag beside each lock (:mod:`.output_locks`) is set while a text is unfinished. A
+process that takes the lock and finds the flag set begins a new line.
 
-Nobody waits for ever. Who isn't let in, or whose reader takes nothing, for
-:data:`PATIENCE` gives up; what follows isn't waited with until something was taken
-again. What was lost is counted, and told before the next text.
+No process waits for ever. One that doesn't get the lock, or whose reader takes nothing,
+for :data:`PATIENCE` gives up; later texts don't wait until something was written again.
+Lost lines are counted, and a line before the next text has their number.
+
+A process that holds the lock but doesn't write for :data:`LOCK_TIMEOUT`, although it
+could, may be stopped: another process steals the lock. Then the line of the first one
+is cut, and it writes the line again when it continues.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from .output_locks import Shared
 
 #: Seconds without any progress after which a text is given up.
 PATIENCE = 10.0
+#: Seconds without a write after which the lock is stolen from its holder, if the
+#: descriptor was writable all the time.
+LOCK_TIMEOUT = 1.0
 #: Seconds after which it is given up although there is some.
 _LONGEST = 30.0
 #: Seconds between two looks at a lock that another process has: the first, the longest.
@@ -42,7 +49,8 @@ _TERMINAL_PIECE = 256
 #: Let a write fail instead of waiting, whoever else has opened the pipe or socket.
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "pwritev") else 0
 
-#: Threads take turns. A handler of a signal may write amid a text, so it is reentrant.
+#: One thread writes at a time. A signal handler may write amid a text, so it is
+#: reentrant.
 _threads = threading.RLock()
 #: What came while a text was written, from a signal's handler: by the lock's number.
 _postponed: dict[int, list[tuple[Output, bytes]]] = {}
@@ -62,9 +70,9 @@ class Output:
     """A descriptor to which whole texts are written.
 
     :param fd: The descriptor.
-    :param shared: Of whom it takes turns with; by default this server's processes.
-    :param tell: Is told how many lines were lost when there is somebody again who
-        takes them. By default they are told of the text itself, in a line before it.
+    :param shared: The locks; by default those of this server's processes.
+    :param report_lost: Called with the number of lost lines when the reader takes
+        lines again. By default the number is in a line before the next text.
     :ivar lost: How many lines were lost since one was written.
     """
 
@@ -72,12 +80,12 @@ class Output:
         self,
         fd: int,
         shared: Shared | None = None,
-        tell: t.Callable[[int], None] | None = None,
+        report_lost: t.Callable[[int], None] | None = None,
     ) -> None:
         self.fd = fd
         self.lost = 0
         self.shared = share() if shared is None else shared
-        self._tell = tell
+        self._report_lost = report_lost
         #: What :meth:`Shared.pieces` was when it was given up; -1 is not.
         self._gave_up = -1
         #: Its lock's number; below 0 if it is to be looked at what it is.
@@ -92,8 +100,8 @@ class Output:
         :return: ``False`` if it is lost.
         """
         with _threads:
-            if self.index < 0 and not self.look():
-                return self.lose(data)
+            if self.index < 0 and not self.inspect():
+                return self.count_lost(data)
             index = self.index
             if index in _postponed:
                 _postponed[index].append((self, data))
@@ -107,8 +115,8 @@ class Output:
                 other.write(text)
             return written
 
-    def look(self) -> bool:
-        """See what the descriptor is now.
+    def inspect(self) -> bool:
+        """Find out what the descriptor is now.
 
         :return: ``False`` if it is closed.
         """
@@ -125,39 +133,39 @@ class Output:
         self.index = (found.st_dev * 31 + found.st_ino) % LOCKS
         return True
 
-    def announced(self, data: bytes) -> bytes:
-        """A text behind the line that tells what was lost before it, if anything."""
-        if not self.lost or self._tell is not None:
+    def with_notice(self, data: bytes) -> bytes:
+        """A text, after a line with the number of lost lines if there are any."""
+        if not self.lost or self._report_lost is not None:
             return data
         return f"({self.lost} lines of the log were lost)\n".encode() + data
 
-    def lose(self, data: bytes) -> bool:
+    def count_lost(self, data: bytes) -> bool:
         """Count a text that nobody takes."""
         self.lost += max(1, data.count(b"\n"))
         return False
 
-    def kept(self) -> bool:
-        """A text was taken."""
+    def reset_lost(self) -> bool:
+        """A text was written: report lost lines, and count anew."""
         self._gave_up = -1
         if self.lost:
             lost, self.lost = self.lost, 0
-            if self._tell is not None:
-                self._tell(lost)
+            if self._report_lost is not None:
+                self._report_lost(lost)
         return True
 
     def _write(self, data: bytes) -> bool:
-        text = self.announced(data)
+        text = self.with_notice(data)
         if len(text) <= select.PIPE_BUF and self._write_at_once(text):
-            return self.kept()
-        turn = Turn(self, text)
+            return self.reset_lost()
+        pending = LockedWrite(self, text)
         try:
-            self._finish(turn)
+            self._finish(pending)
         except OSError:
             # EPIPE, ENOSPC, EIO. Whoever reads may have been replaced.
             self.index = -1
         finally:
-            turn.end()
-        return self.kept() if turn.is_over else self.lose(data)
+            pending.end()
+        return self.reset_lost() if pending.is_over else self.count_lost(data)
 
     def _write_at_once(self, text: bytes) -> bool:
         """Write a short text if nobody is in the middle of a long one.
@@ -172,7 +180,7 @@ class Output:
         try:
             if shared.is_cut(index):
                 return False
-            sent = self.take(text)
+            sent = self.write_available(text)
             if 0 < sent < len(text):
                 # A disk that is full now, or a socket.
                 shared.set_cut(index, True)
@@ -185,7 +193,7 @@ class Output:
             if not self._is_file:
                 shared.unlock(index)
 
-    def take(self, text: bytes | memoryview) -> int:
+    def write_available(self, text: bytes | memoryview) -> int:
         """Let the descriptor take as much as it can without a wait.
 
         :return: How many bytes; 0 if it would wait.
@@ -201,7 +209,7 @@ class Output:
                     if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                         raise
                 # An older kernel, or another file by now.
-                self.look()
+                self.inspect()
                 self._nowait = 0
             if not self._is_ready(0):
                 return 0
@@ -212,31 +220,38 @@ class Output:
     def _is_ready(self, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
-        # At its end too, which the next write tells.
+        # At a hang-up too, which the next write fails with.
         return bool(poll.poll(max(seconds, 0) * 1000))
 
-    def _finish(self, turn: Turn) -> None:
-        """Wait for a turn, and for the reader, as long as there is progress."""
+    def _finish(self, pending: LockedWrite) -> None:
+        """Wait for the lock, and for the reader, as long as there is progress."""
         now = begun = time.monotonic()
         pause, longest = _PAUSES
         pieces = -1
-        quiet_since = now
-        while not turn.advance():
+        quiet_since = idle_since = now
+        epoch = -1
+        while not pending.advance():
             now = time.monotonic()
             seen = self.shared.pieces(self.index)
+            before, epoch = epoch, self.shared.epoch(self.index)
+            is_idle = not pending.holds and self._is_ready(0)
+            if not is_idle or (seen, epoch) != (pieces, before):
+                idle_since = now
+            elif now >= idle_since + LOCK_TIMEOUT and pending.steal(epoch):
+                continue
             if seen != pieces:
                 pieces, quiet_since = seen, now
             left = min(quiet_since + PATIENCE, begun + _LONGEST) - now
-            if seen == self._gave_up or left <= 0:
+            if (seen == self._gave_up and not is_idle) or left <= 0:
                 self._gave_up = seen
                 return
             # A descriptor that is ready and takes nothing is looked at now and then.
-            if not turn.holds or self._is_ready(left):
+            if not pending.holds or self._is_ready(left):
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, longest)
 
 
-class Turn:
+class LockedWrite:
     """One text on its way, under the exclusive lock.
 
     :param output: Where to.
@@ -249,9 +264,10 @@ class Turn:
         self.holds = False
         self._output = output
         self._index = output.index
-        self._text = text
+        self._whole = self._text = text
         self.sent = 0
         self._was_cut = False
+        self._epoch = 0
 
     @property
     def is_over(self) -> bool:
@@ -265,28 +281,55 @@ class Turn:
         :raises OSError: No more will be taken.
         """
         shared, index = self._output.shared, self._index
+        if self._was_stolen():
+            self.end()
         if not self.holds:
             if not shared.lock(index, fcntl.LOCK_EX):
                 return False
-            self.holds = True
-            self._was_cut = shared.is_cut(index)
-            if self._was_cut:
-                self._text = b"\n" + self._text
+            self._begin()
         shared.set_cut(index, True)
         rest = memoryview(self._text)
         while self.sent < len(rest):
-            sent = self._output.take(rest[self.sent :])
+            if self._was_stolen():
+                self.end()
+                return False
+            sent = self._output.write_available(rest[self.sent :])
             if not sent:
                 return False
             self.sent += sent
             shared.count_piece(index)
         return True
 
+    def steal(self, epoch: int) -> bool:
+        """Steal the lock from its holder.
+
+        :param epoch: The lock's (:meth:`Shared.epoch`), while its holder wrote nothing.
+        :return: ``False`` if another process has done so.
+        """
+        if not self._output.shared.steal(self._index, epoch):
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        shared, index = self._output.shared, self._index
+        self.holds = True
+        self._epoch = shared.epoch(index)
+        self._was_cut = shared.is_cut(index)
+        self._text = b"\n" + self._whole if self._was_cut else self._whole
+
+    def _was_stolen(self) -> bool:
+        return self.holds and self._output.shared.epoch(self._index) != self._epoch
+
     def end(self) -> None:
         """Give the lock back, whether all is written or not."""
         if self.holds:
             shared, index = self._output.shared, self._index
-            cut = self._was_cut if not self.sent else not self.is_over
-            shared.set_cut(index, cut)
+            if not self._was_stolen():
+                cut = self._was_cut if not self.sent else not self.is_over
+                shared.set_cut(index, cut)
+            elif not self.is_over:
+                # The mark is the new holder's. What is written is a line of its own.
+                self.sent = 0
             shared.unlock(index)
             self.holds = False

@@ -26,7 +26,7 @@ from .output import Output
 if t.TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-#: Bytes that are kept back until whoever writes them says that they are to be seen.
+#: Bytes that are kept back until they are flushed.
 _KEPT = 8192
 #: Bytes of a line that is still to end, after which it is written as far as it is.
 _LONGEST_LINE = 1 << 20
@@ -35,7 +35,7 @@ _LONGEST_LINE = 1 << 20
 class WholeLines(io.BufferedIOBase):
     """What a text stream writes to: an output that is given whole lines.
 
-    No write fails. What can't be written is counted, and told when it can be again.
+    No write fails. What can't be written is counted, and reported when it can be again.
 
     :param output: Where to.
     :param name: The stream's name.
@@ -127,12 +127,12 @@ class _File(WholeLines):
             os.close(self.fileno())
 
 
-def append(path: str, tell: Callable[[int], None]) -> io.TextIOWrapper:
+def append(path: str, report_lost: Callable[[int], None]) -> io.TextIOWrapper:
     """Open a file to write whole lines at its end.
 
     :param path: It is made if it isn't there. Of a named pipe the reader may come and
         go, and lines are lost while there is none.
-    :param tell: Is told how many lines were lost.
+    :param report_lost: Called with the number of lost lines.
     :raises OSError: It can't be opened.
     """
     how = os.O_WRONLY
@@ -142,17 +142,17 @@ def append(path: str, tell: Callable[[int], None]) -> io.TextIOWrapper:
             how = os.O_RDWR | os.O_NONBLOCK
     fd = os.open(path, how | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, 0o666)
     try:
-        output = Output(fd, tell=tell)
+        output = Output(fd, report_lost=report_lost)
     except BaseException:
         os.close(fd)
         raise
     return io.TextIOWrapper(_File(output, path), "utf-8", "backslashreplace", "\n")
 
 
-def install(tell: Callable[[int], None]) -> None:
+def install(report_lost: Callable[[int], None]) -> None:
     """Put such streams in place of the interpreter's, where these are still there.
 
-    :param tell: Is told how many lines of standard output were lost.
+    :param report_lost: Called with the number of lost lines of standard output.
     """
     for name, fd in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
@@ -162,7 +162,7 @@ def install(tell: Callable[[int], None]) -> None:
             old.flush()
         # Instead of each piece at once (PYTHONUNBUFFERED), each line.
         lines = old.line_buffering or old.write_through
-        output = Output(fd, tell=tell if fd == 1 else None)
+        output = Output(fd, report_lost=report_lost if fd == 1 else None)
         buffer = WholeLines(output, old.name, lines)
         new: t.Any = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", lines)
         new.mode = "w"

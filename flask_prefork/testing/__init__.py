@@ -132,7 +132,7 @@ def prefork_server(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Remember what servers have said before the test."""
+    """Note how long the servers' logs are before the test."""
     servers = item.config.stash.get(_SERVERS, {})
     for server in servers:
         servers[server] = len(server.log())
@@ -142,10 +142,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failed test what servers have said since its start."""
+    """Show with a failed test what servers have logged since its start."""
     report = yield
     if report.failed:
         for server, seen in item.config.stash.get(_SERVERS, {}).items():
-            if said := server.log()[seen:]:
-                report.sections.append((f"Log of {server}", said))
+            if logged := server.log()[seen:]:
+                report.sections.append((f"Log of {server}", logged))
     return report

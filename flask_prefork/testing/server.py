@@ -149,8 +149,8 @@ def serving(
         try:
             xprocess.ensure(name, make, persist_logs=False)
         except (RuntimeError, TimeoutError) as e:
-            said = log.read_text(errors="surrogateescape")
-            raise type(e)(f"{e}\n{said}") from None
+            logged = log.read_text(errors="surrogateescape")
+            raise type(e)(f"{e}\n{logged}") from None
         finally:
             # Its own, whatever comes or ends in the meantime.
             resource = xprocess.resources[-1]

@@ -134,8 +134,8 @@ def processes() -> list[str]:
     return [f"{one.name!r} (pid {one._popen.pid})" for one in (*_children, *active)]
 
 
-def inherit() -> None:
-    """In the zygote that a promoted worker has left: all that was put aside is its."""
+def take_over() -> None:
+    """In a zygote that was a worker: restore what the worker has put aside."""
     atexit.unregister(_stop)
     for finalizer, info in _finalizers:
         info.atexit = True
@@ -155,7 +155,7 @@ def inherit() -> None:
             one._pid = os.getpid()
 
 
-def hand_on() -> None:
+def drop_inherited() -> None:
     """In a zygote: another one has inherited all that was registered here."""
     _take_callbacks()
 

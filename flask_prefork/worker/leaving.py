@@ -3,7 +3,7 @@
 An interpreter that ends first waits for threads that aren't daemons, after it has told
 the executors of ``concurrent.futures`` to take no more work; then it runs the at-exit
 handlers (``Py_FinalizeEx``). It does so for ever. Here what isn't done by the deadline
-is cut off, and the log tells what it was.
+is cut off, and logged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..system.log import logger
 from . import at_exit
 
 #: Of the time until a process is killed this part, and not more than so many seconds,
-#: is left for at-exit handlers, and to tell what was cut off.
+#: is left for at-exit handlers, and to log what was cut off.
 _LAST_PART = 0.2
 _LAST_SECONDS = 1.0
 
@@ -34,7 +34,7 @@ def leave(status: int, deadline: float, name: str) -> t.NoReturn:
     """End the process as an interpreter would.
 
     :param status: The exit status.
-    :param deadline: When it will be killed, as :func:`time.monotonic` tells it.
+    :param deadline: When it will be killed, as :func:`time.monotonic`.
     :param name: What the log calls it.
     """
     try:
@@ -55,9 +55,9 @@ def last_part(deadline: float) -> float:
 
 
 def finish_threads(deadline: float, name: str) -> bool:
-    """Wait for threads that aren't daemons, after executors were told to end.
+    """Wait for threads that aren't daemons, after executors were asked to end.
 
-    :return: Whether they have ended. If not, the log tells which haven't.
+    :return: Whether they have ended. If not, it is logged which haven't.
     """
     # Nothing more is to be registered for the end (threading._register_atexit).
     threading._SHUTTING_DOWN = True  # type: ignore[attr-defined]

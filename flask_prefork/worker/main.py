@@ -1,7 +1,14 @@
 """A worker's process from the fork to its exit, and its promotion to a zygote.
 
-The zygote calls :func:`serve` in a freshly forked process. The loop in between is
-``worker.py``.
+The zygote calls :func:`serve` in a freshly forked process, when it has closed its own
+descriptors there. In order: signal handlers; a :class:`.Worker`; the app's hooks
+``after_fork`` (``lifecycle.begin``); :meth:`.Worker.run`, the loop; the hooks
+``before_exit`` (``lifecycle.end``); threads and at-exit handlers (``leaving``,
+``at_exit``); the end of the process. If an ``after_fork`` hook fails, loop and
+``before_exit`` hooks don't run. Whatever else is raised, the steps after it do.
+
+A worker that is to be promoted forks once more before its end, when nothing of the app
+runs in it any more. :func:`serve` returns in that child, and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import typing as t
 from collections.abc import Sequence
 
 from ..http.server import PreforkServer
+from ..ipc import dumps
 from ..ipc import spawn
 from ..ipc.frames import Finishing
 from ..ipc.scoreboard import Bank
@@ -30,7 +38,7 @@ from .worker import Worker
 
 
 class Life(t.Protocol):
-    """What the app is told: ``zygote/lifecycle.py``."""
+    """The app's hooks: ``zygote/lifecycle.py``."""
 
     def begin(self, slot: int, served: t.Callable[[], int]) -> bool:
         """In a new worker, before it is idle for the first time.
@@ -41,7 +49,7 @@ class Life(t.Protocol):
     def end(self, slot: int, pid: int) -> None:
         """In a worker that has begun, before its end."""
 
-    def bequeath(self, slot: int, deadline: float) -> bool:
+    def prepare_promotion(self, slot: int, deadline: float) -> bool:
         """In a worker that has ended, before it is forked as the next zygote.
 
         :return: Whether it may be.
@@ -63,9 +71,9 @@ def serve(
     See :class:`.worker.Worker` for the other parameters.
 
     :param dump: Where it shows its threads; see :mod:`.dumps`.
-    :param life: What the app is told.
-    :return: Not in this process: in one that a promoted worker leaves behind, which is
-        to be the zygote. What it begins with.
+    :param life: Calls the app's hooks.
+    :return: Only in the child of a promoted worker, which is to be the zygote: its
+        control socket and generation.
     """
     status = 1
     worker = begin = None
@@ -77,7 +85,7 @@ def serve(
         forks.when_app_forks(worker.release_in_child)
         _listen_to_signals(worker, dump)
         at_exit.begin_in_libraries()
-        forks.when_app_forks(_listen_no_more)
+        forks.when_app_forks(_unregister_dump)
         if life.begin(slot, lambda: worker.requests):
             try:
                 worker.run()
@@ -85,9 +93,9 @@ def serve(
             finally:
                 life.end(slot, worker.pid)
             if worker.promotion is not None:
-                _tell_of_work(worker)
-                if life.bequeath(slot, _deadline(worker)):
-                    begin = _leave_behind(worker, worker.promotion, dump)
+                _report_finishing(worker)
+                if life.prepare_promotion(slot, _deadline(worker)):
+                    begin = _fork_zygote(worker, worker.promotion, dump)
                     if begin is None:
                         # What was registered here is the zygote's.
                         at_exit.quit_now(status)
@@ -97,7 +105,7 @@ def serve(
         traceback.print_exc()
     finally:
         if begin is None:
-            _leave(status, worker)
+            _exit(status, worker)
     return begin
 
 
@@ -108,7 +116,7 @@ def _deadline(worker: Worker) -> float:
     return worker.deadline
 
 
-def _leave(status: int, worker: Worker | None) -> t.NoReturn:
+def _exit(status: int, worker: Worker | None) -> t.NoReturn:
     """End the process, whichever it is."""
     try:
         if forks.is_foreign():
@@ -117,7 +125,7 @@ def _leave(status: int, worker: Worker | None) -> t.NoReturn:
         elif worker is not None:
             for server in worker.servers:
                 server.socket.close()
-            _tell_of_work(worker)
+            _report_finishing(worker)
             name = f"Worker {worker.slot} (pid {worker.pid})"
             leaving.leave(status, _deadline(worker), name)
     except BaseException:
@@ -126,10 +134,10 @@ def _leave(status: int, worker: Worker | None) -> t.NoReturn:
         at_exit.run(status)
 
 
-def _tell_of_work(worker: Worker) -> None:
-    """Tell the dispatcher if there is work to wait for: nobody is to wait for it too.
+def _report_finishing(worker: Worker) -> None:
+    """Report work to wait for, for which the dispatcher must not count on this worker.
 
-    It does no harm to say so twice.
+    To report it twice does no harm.
     """
     if leaving.is_at_work():
         worker.send(Finishing(worker.generation, worker.slot))
@@ -139,19 +147,19 @@ def _listen_to_signals(worker: Worker, dump: int) -> None:
     """Let the dispatcher ask where the app is, and abort a request."""
     forks.handle(signal.SIGXCPU, worker.abort)
     # Even an app that is deep in a C function is shown.
-    faulthandler.register(signal.SIGUSR2, dump)
+    dumps.show_on_signal(dump)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
 
 
-def _listen_no_more() -> None:
+def _unregister_dump() -> None:
     faulthandler.unregister(signal.SIGUSR2)
 
 
 # Promotion
 
 
-def _leave_behind(worker: Worker, begin: Inherited, dump: int) -> Inherited | None:
-    """Fork the zygote that follows.
+def _fork_zygote(worker: Worker, begin: Inherited, dump: int) -> Inherited | None:
+    """Fork the next zygote.
 
     A worker that became it without a fork would have the old zygote for a parent. As
     the child of a process that has ended, it is adopted by the dispatcher.
@@ -161,15 +169,17 @@ def _leave_behind(worker: Worker, begin: Inherited, dump: int) -> Inherited | No
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.pidfd_open(os.getpid())
-    if forks.fork():
+    # What the app has registered for a fork runs before the dispatcher knows the pid.
+    if forks.fork(lambda: spawn.kill_on_hang_up(begin.control)):
         return None
+    spawn.survive_hang_up(begin.control)
     spawn.wait_for_end(parent)
-    _listen_no_more()
+    _unregister_dump()
     os.close(dump)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     worker.channel.close()
-    if worker.scales is not None:
-        worker.scales.close()
+    if worker.sampler is not None:
+        worker.sampler.close()
     worker.entry.release()
     worker.bank.close()
     for server in worker.servers:

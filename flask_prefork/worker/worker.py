@@ -1,8 +1,27 @@
 """A worker: waits for orders, accepts, serves, reports.
 
-``main.py`` makes it in a freshly forked process and runs it. What the dispatcher has
-to know goes over the back channel in frames; what others may want to look at is on the
-scoreboard.
+All of this runs in the worker's process, in its main thread; :meth:`Worker.progress`
+and :meth:`Worker.upgrade` are called by threads of the app too. In order:
+
+1.  ``main.serve`` makes a :class:`Worker` right after the fork, before any hook. The
+    zygote must have closed its own descriptors in this process, and signals must have
+    their handlers.
+2.  ``main.serve`` calls :meth:`Worker.run` once, when the app's ``after_fork`` hooks
+    have returned. It reports *idle*, then reads one frame at a time from the back
+    channel.
+3.  :class:`.Order`: ``_serve_run`` accepts, reports *busy* and calls
+    ``PreforkServer.serve``, which calls the app. :class:`.Resume`: the same with a
+    parked connection. With ``--dispatch blocking`` it accepts without an order.
+4.  While ``serve`` runs, the server calls the methods of ``http.monitor.Monitor``.
+    They write this worker's record on the scoreboard, and no other record.
+5.  A connection that has to wait is sent back (:class:`.Park`). Then the worker reports
+    *idle*.
+6.  :class:`.Retire`, :class:`.Promote`, a frame of another generation, or the end of
+    the back channel: :meth:`Worker.run` returns, and ``main.serve`` ends the process.
+
+What must never be done here: accept after ``_is_stopped()`` is true; read two frames at
+once, for the descriptors of the second would be open in this process; wait for the
+dispatcher's answer; serve on after the app has forked and this is its child.
 """
 
 from __future__ import annotations
@@ -63,7 +82,7 @@ class Worker:
     :param settings: All settings.
 
     :ivar promotion: What a zygote begins with that it is to leave behind, if any.
-    :ivar deadline: When it will be killed, if it was told to end.
+    :ivar deadline: When it will be killed, if it was asked to exit.
     """
 
     def __init__(
@@ -85,7 +104,7 @@ class Worker:
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
         #: TLS connections can't move to another process.
-        self.stays = any(server.ssl_context is not None for server in servers)
+        self.has_tls = any(server.ssl_context is not None for server in servers)
         self.queues = [Listener(server.socket, "") for server in servers]
         self.waits = []
         for server in servers:
@@ -96,7 +115,7 @@ class Worker:
         self.requests = 0
         self.connections = 0
         self._reported = 0
-        self.scales = memory_sampler.of(settings)
+        self.sampler = memory_sampler.of(settings)
         self.promotion: Inherited | None = None
         self.deadline: float | None = None
         #: The descriptor of the connection that is served, or -1.
@@ -105,13 +124,13 @@ class Worker:
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
 
-    # What the servers tell and ask (http.monitor.Monitor)
+    # What the servers report and ask (http.monitor.Monitor)
 
     def begin(self, method: str, path: str) -> None:
         """A request's head was read."""
         self.entry.begin(time.monotonic(), method, path)
-        if self.scales is not None:
-            self.scales.begin(method, path)
+        if self.sampler is not None:
+            self.sampler.begin(method, path)
 
     def progress(self) -> None:
         """Something of the request was read or written."""
@@ -127,8 +146,8 @@ class Worker:
         now = time.monotonic()
         self.requests += 1
         self.entry.end(now, status, sent)
-        if self.scales is not None and self.scales.served(now):
-            self._weigh(self.scales)
+        if self.sampler is not None and self.sampler.served(now):
+            self._report_memory(self.sampler)
 
     def about_to_accept(self) -> None:
         """The connection's last byte is about to be sent."""
@@ -136,7 +155,7 @@ class Worker:
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
-        return self.bank.is_draining() or (self.stays and self._is_stopped())
+        return self.bank.is_draining() or (self.has_tls and self._is_stopped())
 
     def retiring(self) -> bool:
         """Whether connections should end that the app has taken over."""
@@ -146,7 +165,7 @@ class Worker:
         """Whether others wait for a worker."""
         bank, limit = self.bank, self.settings.max_requests
         return (
-            # Who replaces it is told by its next report, not while it serves on.
+            # The dispatcher replaces it after its next report, not while it serves.
             (limit and self.requests - self._reported >= limit)
             or bank.others_wait()
             or self._is_stopped()
@@ -156,13 +175,13 @@ class Worker:
     def _is_stopped(self) -> bool:
         """Whether to take no more connections on the standing order.
 
-        The dispatcher says so; and who has too much memory doesn't wait for that.
+        The dispatcher sets that. A worker with too much memory doesn't wait for it.
         """
-        over = self.scales is not None and self.scales.is_over
+        over = self.sampler is not None and self.sampler.is_over
         return over or self.bank.is_stopped(self.slot)
 
     def release_in_child(self) -> None:
-        """In a process that the app has forked: let go of what is this worker's.
+        """In a process that the app has forked: release what is this worker's.
 
         The child may live on, and neither the client nor the dispatcher would see
         that an end is closed. Or it returns from the view like its parent, and
@@ -173,7 +192,7 @@ class Worker:
         # Before its connection is gone, which the kernel is asked about.
         offered = app_socket.duplicated_descriptors()
         fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
-        forks.blind(fds)
+        forks.redirect_to_null(fds)
         self.entry.release()
         self.bank.detach()
         self.entry = self.bank.entry(self.slot)
@@ -183,7 +202,7 @@ class Worker:
     # The loop
 
     def abort(self, number: int, frame: object) -> None:
-        """End the request with an error, if it's the one that was meant (SIGXCPU)."""
+        """End the request with an error, if it is still the late one (SIGXCPU)."""
         record = self.bank.read(self.slot)
         silent = time.monotonic() - max(record.began, record.moved)
         if self.abortable and record.began and silent >= self.settings.timeout:
@@ -191,7 +210,7 @@ class Worker:
             raise RequestTimeout(f"no progress for {self.settings.timeout:g} s")
 
     def run(self) -> None:
-        """Serve until told to retire, or until the dispatcher is gone."""
+        """Serve until a request to retire, or until the dispatcher is gone."""
         if not self._report_idle():
             return
         if self.settings.dispatch == "blocking":
@@ -200,14 +219,14 @@ class Worker:
             self._run_ordered()
 
     def _run_ordered(self) -> None:
-        if self.scales is not None:
+        if self.sampler is not None:
             self._waiter = Waiter(self.channel, [])
         waiter = self._waiter
         while True:
             if waiter is not None:
-                self._settle(waiter)
+                self._sample_when_idle(waiter)
             received = receive_one(self.channel)
-            if received is None or not self._obey(*received):
+            if received is None or not self._handle_frame(*received):
                 return
 
     def _run_blocking(self) -> None:
@@ -215,11 +234,11 @@ class Worker:
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
-            self._settle(waiter)
-            index = None if self._is_handed(waiter) else waiter.wait()
+            self._sample_when_idle(waiter)
+            index = None if self._has_frame(waiter) else waiter.wait()
             if index is None:
                 received = receive_one(self.channel)
-                if received is None or not self._obey(*received):
+                if received is None or not self._handle_frame(*received):
                     return
                 continue
             before = self.connections
@@ -227,18 +246,18 @@ class Worker:
             if self.connections > before and not self._report_idle():
                 return
 
-    def _is_handed(self, waiter: Waiter) -> bool:
-        """Whether news come, for which others at a listener have to wait a moment.
+    def _has_frame(self, waiter: Waiter) -> bool:
+        """Wait a moment for a frame before the next connection.
 
-        Who is to be replaced lets the dispatcher see that it is idle; and parked
-        connections have a turn, however many come anew.
+        A worker that retires lets the dispatcher see that it is idle, and parked
+        connections are served too, however many new ones come.
         """
         if self._is_stopped():
             return waiter.hears(_PAUSE)
         return self.bank.others_wait() and waiter.hears(_MOMENT / 1000)
 
-    def _obey(self, frame: Frame, fds: list[int]) -> bool:
-        """Do what a frame says.
+    def _handle_frame(self, frame: Frame, fds: list[int]) -> bool:
+        """Do what a frame requests.
 
         :return: ``False`` to retire.
         """
@@ -255,7 +274,7 @@ class Worker:
                 return False
             self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
             if self.settings.dispatch == "blocking":
-                self._take_turn()
+                self._serve_each_listener()
         elif isinstance(frame, Promote) and fds:
             control = socket_modes.adopt(fds[0], blocking=True)
             self.promotion = Inherited(control, frame.next_generation)
@@ -273,14 +292,14 @@ class Worker:
             return
         self._serve_one(frame.listener, connection, address, frame.parked)
 
-    def _take_turn(self) -> None:
+    def _serve_each_listener(self) -> None:
         """After a parked connection, serve one from each listener.
 
         The next parked one may be on its way here already, and so on.
         """
         for index in range(len(self.servers)):
             if not self._is_stopped():
-                self._serve_run(index, 1, ordered=False, told=True)
+                self._serve_run(index, 1, ordered=False, is_busy=True)
 
     def _serve_one(
         self,
@@ -302,8 +321,8 @@ class Worker:
         if parked.have and parked.wait is not Wait.WORKER:
             try:
                 # Quiet until there is one more byte, or the end (socket(7)).
-                mark = parked.have + 1
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+                lowat = parked.have + 1
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
             except OSError:
                 pass
         frame = Park(self.generation, self.slot, index, parked.after(resumed))
@@ -311,26 +330,26 @@ class Worker:
         connection.close()
 
     def _serve_run(
-        self, index: int, length: int, ordered: bool, told: bool = False
+        self, index: int, length: int, ordered: bool, is_busy: bool = False
     ) -> None:
         """Take connections from one listener as long as the standing order holds.
 
-        :param told: The dispatcher knows that it is busy.
+        :param is_busy: It has reported that it is busy.
         """
         server = self.servers[index]
-        for turn in range(length):
+        for accepted in range(length):
             try:
                 try:
                     connection, address = server.accept()
                 except BlockingIOError:
-                    if not (turn and ordered and self._knocks_soon(index)):
+                    if not (accepted and ordered and self._is_readable_soon(index)):
                         return
                     connection, address = server.accept()
             except BlockingIOError:
                 return
             except OSError as e:
                 if not isinstance(e, ConnectionError):
-                    # ENFILE, ENOBUFS, ENOMEM: somebody else's luck may be better
+                    # ENFILE, ENOBUFS, ENOMEM: another process may succeed
                     # (accept(2)).
                     time.sleep(_PAUSE)
                 if e.errno == errno.EMFILE:
@@ -338,12 +357,12 @@ class Worker:
                     # it waits for orders, the connection would be ordered to it.
                     raise
                 return
-            if not (turn or told) and not self._report_busy():
+            if not (accepted or is_busy) and not self._report_busy():
                 connection.close()
                 return
             self.connections += 1
             self.entry.accept()
-            if self.stays:
+            if self.has_tls:
                 self.progress()  # a silent client is no fault of this process
             self._serve_one(index, connection, address)
             if self._is_stopped() or self.bank.others_wait():
@@ -351,43 +370,48 @@ class Worker:
             if ordered and self.bank.lower_is_idle(self.slot):
                 return
 
-    def _knocks_soon(self, index: int) -> bool:
+    def _is_readable_soon(self, index: int) -> bool:
         """Wait a moment for the next connection of a standing order.
 
         No lower-numbered worker is idle, so this one is who would be ordered next,
         and asking for the order costs more than the moment.
         """
         self.about_to_accept()
-        knocks = self.waits[index].poll(_MOMENT)
-        return bool(knocks) and not self._is_stopped()
+        readable = self.waits[index].poll(_MOMENT)
+        return bool(readable) and not self._is_stopped()
 
-    def _settle(self, waiter: Waiter) -> None:
-        """If nothing is to be done for a while, tell what the last work has left."""
-        if self.scales is not None and self.scales.is_due(waiter.is_quiet):
-            self._weigh(self.scales)
+    def _sample_when_idle(self, waiter: Waiter) -> None:
+        """If no frame comes for a while, report the memory of the last request."""
+        if self.sampler is not None and self.sampler.is_due(waiter.is_quiet):
+            self._report_memory(self.sampler)
 
-    def _weigh(self, scales: MemorySampler) -> None:
-        """Tell the dispatcher what this worker has for itself."""
-        frame = scales.frame(self.generation, self.slot)
-        self.entry.grow(scales.growth.most())
+    def _report_memory(self, sampler: MemorySampler) -> None:
+        """Report this worker's own memory."""
+        frame = sampler.frame(self.generation, self.slot)
+        self.entry.grow(sampler.growth.most())
         self.send(frame)
 
     def _report_idle(self) -> bool:
-        """Tell the dispatcher that it waits for orders; ``False`` if that is gone.
+        """Report that it waits for orders.
 
-        It stays marked as about to accept: until this report is read, a connection
-        would be another's.
+        On the scoreboard it remains about to accept: until this report is read, a
+        connection would be another worker's.
+
+        :return: ``False`` if the dispatcher is gone.
         """
         served, self._reported = self.requests - self._reported, self.requests
         return self.send(Idle(self.generation, self.slot, served))
 
     def _report_busy(self, resumed: bool = False) -> bool:
-        """Tell the dispatcher; ``False`` if it is gone. See :class:`.Busy`."""
+        """Report that it serves, see :class:`.Busy`.
+
+        :return: ``False`` if the dispatcher is gone.
+        """
         self.entry.clear_about_to_accept()
         return self.send(Busy(self.generation, self.slot, resumed))
 
     def send(self, frame: Frame) -> bool:
-        """Tell the dispatcher; ``False`` if it is gone."""
+        """Send a frame; ``False`` if the dispatcher is gone."""
         try:
             os.write(self.channel.fileno(), encode(frame))
         except OSError:

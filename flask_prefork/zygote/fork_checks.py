@@ -1,11 +1,11 @@
-"""What a fork would break in the app: found before, and mended after.
+"""What a fork would break in the app: found before, and renewed after.
 
 A forked process has its parent's memory, its descriptors and only the thread
-that forked (``fork(2)``). :func:`look` runs in the zygote before the first fork and
-says what the app has that can't be shared; :func:`mend` runs in each worker, and
-:func:`part` in one that becomes a zygote.
+that forked (``fork(2)``). :func:`check` runs in the zygote before the first fork and
+reports what the app has that can't be shared; :func:`renew` runs in each worker, and
+:func:`close_connections` in one that is to be promoted.
 
-What needs no mending: CPython renews the locks of ``logging`` and seeds
+What needs no renewal: CPython renews the locks of ``logging`` and seeds
 ``random`` again in each child (both by ``os.register_at_fork``).
 """
 
@@ -53,7 +53,7 @@ _foreign_pools: list[object] = []
 _foreign: list[Renewed] = []
 
 
-def look(
+def check(
     app: Flask, listeners: t.Iterable[socket.socket] = (), own: Own = _NOTHING
 ) -> list[str]:
     """Look for what workers can't share.
@@ -65,7 +65,7 @@ def look(
     frozen = gc.get_freeze_count()
     _uncover()
     try:
-        return _look(app, {sock.getsockname() for sock in listeners}, own)
+        return _find(app, {sock.getsockname() for sock in listeners}, own)
     finally:
         if frozen:
             gc.freeze()
@@ -82,15 +82,15 @@ def _uncover() -> None:
     gc.collect()
 
 
-def _look(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
+def _find(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
     engines = _engines(app)
-    mended = [*map(_mended, engines.values()), *_foreign]
+    renewed = [*map(_renewed_of, engines.values()), *_foreign]
     objects = gc.get_objects()
     traps = fork_libraries.find(objects, list(engines.values()))
     explained = {trap.explains for trap in traps}
     findings = [
         *_threads(explained | RENEWING),
-        *fork_sockets.look(shared, mended, objects, explained),
+        *fork_sockets.find(shared, renewed, objects, explained),
         *_files(own, objects, explained),
         *_pools(engines),
         *(trap.advice for trap in traps),
@@ -99,18 +99,18 @@ def _look(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
     return list(dict.fromkeys(findings))
 
 
-def mend(app: Flask) -> None:
+def renew(app: Flask) -> None:
     """Renew what can be renewed in a worker without the app's help."""
     for engine in _engines(app).values():
         _foreign_pools.append(engine.pool)
-        _foreign.append(_mended(engine))
+        _foreign.append(_renewed_of(engine))
         engine.dispose(close=False)
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
 
 
-def part(app: Flask) -> None:
+def close_connections(app: Flask) -> None:
     """Close what can be closed in a worker that is to be forked as a zygote."""
     for engine in _engines(app).values():
         engine.dispose()
@@ -131,7 +131,7 @@ def threads() -> list[str]:
 def _threads(explained: t.Collection[str]) -> list[str]:
     """Findings among the threads.
 
-    :param explained: Packages whose threads aren't told of one by one.
+    :param explained: Packages whose threads aren't reported one by one.
     """
     return [
         f"the thread {thread.name!r} ({what}) runs; workers won't have it, and a lock"
@@ -150,9 +150,9 @@ def _files(
 ) -> t.Iterator[str]:
     """Findings among pipes and files, and who holds them.
 
-    :param explained: Packages whose pipes and files aren't told of one by one.
+    :param explained: Packages whose pipes and files aren't reported one by one.
     """
-    helpers, files = fork_pipes.look(own, objects), fork_files.look(own.fds)
+    helpers, files = fork_pipes.find(own, objects), fork_files.find(own.fds)
     if not (helpers or files):
         return
     raw = fork_holders.raw_files(objects)
@@ -194,8 +194,8 @@ def _engines(app: Flask) -> dict[str, Engine]:
     }
 
 
-def _mended(engine: Engine) -> Renewed:
-    """The idle connections of an engine, which :func:`mend` leaves to the zygote."""
+def _renewed_of(engine: Engine) -> Renewed:
+    """The idle connections of an engine, which :func:`renew` leaves to the zygote."""
     url = engine.url
     said = str(url.query.get("port"))
     usual = _PORTS.get(engine.dialect.name, 0)

@@ -1,6 +1,6 @@
 """Files whose offset a fork would share.
 
-Called by :func:`.fork_checks.look` in the zygote. A forked process has the same open
+Called by :func:`.fork_checks.check` in the zygote. A forked process has the same open
 file description, and with it the same offset (``fork(2)``): if one worker seeks, all
 read from there. That hurts who reads, or reads and writes. Logs are only written, one
 line after the other whoever writes it, and that is as it should be.
@@ -40,7 +40,7 @@ class File(t.NamedTuple):
     is_read: bool
 
 
-def look(own: t.Collection[int]) -> list[File]:
+def find(own: t.Collection[int]) -> list[File]:
     """Look for files that somebody may seek in.
 
     :param own: Descriptors of the server's.
@@ -65,7 +65,7 @@ def look(own: t.Collection[int]) -> list[File]:
 
 
 def describe(file: File, holder: Holder) -> str:
-    """What is to be told of one, and what to do."""
+    """What is reported of one, and what to do."""
     return (
         f"the file {file.path}{holder.shown} is open; all workers would share its"
         f" offset, and read where another one has left it. Open it {HOOK}, or read it"

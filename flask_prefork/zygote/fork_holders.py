@@ -1,7 +1,7 @@
 """Who holds a file: a class, or a module's variable.
 
 Called by :mod:`.fork_pipes` and :mod:`.fork_files` in the zygote, when there is
-something to tell. What a file is wrapped in is climbed until somebody has a name that
+something to report. What a file is wrapped in is climbed until somebody has a name that
 says more than the standard library's.
 """
 

@@ -1,6 +1,6 @@
-"""What known libraries have that a fork breaks, and what they mend by themselves.
+"""What known libraries have that a fork breaks, and what they renew by themselves.
 
-Called by :func:`.fork_checks.look` in the zygote. Only libraries that the app has
+Called by :func:`.fork_checks.check` in the zygote. Only libraries that the app has
 loaded are looked at, and none is imported for it.
 """
 
@@ -23,7 +23,7 @@ class Trap(t.NamedTuple):
     :param name: Its name there.
     :param advice: What it is, and what to do.
     :param is_set: Whether an instance is in that state.
-    :param explains: A package whose threads and connections are told of by this.
+    :param explains: A package whose threads and connections are reported by this.
     :param shares: What an instance has in common with others that stand for the same.
     """
 
@@ -35,11 +35,11 @@ class Trap(t.NamedTuple):
     shares: t.Callable[[t.Any], object] = lambda one: one
 
 
-def find(objects: list[t.Any], mended: t.Collection[t.Any]) -> list[Trap]:
+def find(objects: list[t.Any], renewed: t.Collection[t.Any]) -> list[Trap]:
     """Look for instances of the classes of :data:`TRAPS`.
 
     :param objects: All that the garbage collector knows.
-    :param mended: Those of no harm.
+    :param renewed: Those of no harm.
     :return: Each trap that is set, once.
     """
     traps = {
@@ -57,7 +57,7 @@ def find(objects: list[t.Any], mended: t.Collection[t.Any]) -> list[Trap]:
         trap
         for one in objects
         if (trap := caught.get(type(one))) is not None
-        and not any(trap.shares(one) is trap.shares(other) for other in mended)
+        and not any(trap.shares(one) is trap.shares(other) for other in renewed)
         and trap.is_set(one)
     ]
     return [trap for trap in TRAPS if trap in found]

@@ -1,9 +1,9 @@
 """Processes that the app talks to by pipes, which a fork would share.
 
-Called by :func:`.fork_checks.look` in the zygote. A pipe, a pair of sockets or a pseudo
-terminal matters if its other end is held by a process that the app has started: its
-answers go to whoever reads first. One with both ends here, or one that was inherited
-from who started the server, has nobody to answer. Linux alone tells all that.
+Called by :func:`.fork_checks.check` in the zygote. A pipe, a pair of sockets or a
+pseudo terminal matters if its other end is held by a process that the app has started:
+its answers go to whoever reads first. One with both ends here, or one that was
+inherited from who started the server, has nobody to answer. Only Linux shows all that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..system import unix_peer
 from .fork_holders import Holder
 from .fork_libraries import HOOK
 
-#: So much of a command line is told.
+#: So much of a command line is reported.
 _MOST = 80
 #: Asks a pseudo terminal for the number of its other side (``ioctl_tty(2)``).
 _TIOCGPTN = 0x80045430
@@ -31,7 +31,7 @@ _MEANT = (
     ("resource_tracker", "_resource_tracker", "_fd"),
     ("forkserver", "_forkserver", "_forkserver_alive_fd"),
 )
-#: What is made to be used by several processes, or told by :mod:`.fork_libraries`.
+#: What is made to be used by several processes, or reported by :mod:`.fork_libraries`.
 _QUEUES = (
     "multiprocessing.queues.Queue",
     "multiprocessing.queues.SimpleQueue",
@@ -85,7 +85,7 @@ class Own(t.NamedTuple):
     dispatcher: int = 0
 
 
-def look(own: Own, objects: list[t.Any]) -> list[Helper]:
+def find(own: Own, objects: list[t.Any]) -> list[Helper]:
     """Look for processes that all workers would talk to at once.
 
     :param objects: All that the garbage collector knows.
@@ -105,7 +105,7 @@ def look(own: Own, objects: list[t.Any]) -> list[Helper]:
 
 
 def describe(helper: Helper, holder: Holder) -> str:
-    """What is to be told of one, and what to do."""
+    """What is reported of one, and what to do."""
     whats = [end.what for end in helper.ends]
     what = "pipes" if whats.count("a pipe") == len(whats) > 1 else whats[0]
     reads = any(end.reads for end in helper.ends)

@@ -1,6 +1,6 @@
 """Connections that a fork would share, and who holds them.
 
-Called by :func:`.fork_checks.look` in the zygote. A descriptor tells its peer, and
+Called by :func:`.fork_checks.check` in the zygote. A descriptor tells its peer, and
 the objects of the interpreter tell whose it is, as far as that can be known.
 """
 
@@ -41,25 +41,25 @@ class Renewed(t.NamedTuple):
     most: int
 
 
-def look(
+def find(
     shared: t.Collection[t.Any],
-    mended: t.Iterable[Renewed],
+    renewed: t.Iterable[Renewed],
     objects: list[t.Any],
     explained: t.Collection[str],
 ) -> list[str]:
     """Look for what would be shared.
 
     :param shared: Own addresses of sockets that workers are to share.
-    :param mended: What is of no harm.
+    :param renewed: What is of no harm.
     :param objects: All that the garbage collector knows.
-    :param explained: Packages whose connections aren't told of one by one.
+    :param explained: Packages whose connections aren't reported one by one.
     :return: A sentence or two for each.
     """
     found = [one for one in _sockets() if one[1] not in shared]
     if not found:
         return []
     owners = _Owners(objects)
-    left = [[set(one.places), one.most] for one in mended]
+    left = [[set(one.places), one.most] for one in renewed]
     findings = []
     for fd, here, peer, kind in found:
         owner = owners.of(fd)

@@ -1,9 +1,9 @@
 """Calls the app's hooks and signals, and prepares the app for forks.
 
-Zygote and workers call this at the turns of their lives; what the app wants to
-hear of them (``hooks.py``), and what it needs before and after a fork
-(``fork_checks.py``, ``prometheus.py``), comes from here. Nothing the app does in a
-hook ends the zygote.
+Zygote and workers call this before and after forks and at their end. It calls the
+app's hooks and signals (``hooks.py``), and does what the app needs before and after a
+fork (``fork_checks.py``, ``prometheus.py``). Nothing the app does in a hook ends the
+zygote.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Lifecycle:
         if self.app is None:
             return
         try:
-            for finding in fork_checks.look(self.app, listeners, own):
+            for finding in fork_checks.check(self.app, listeners, own):
                 logger.warning("Before the first fork: %s", finding)
         except Exception:
             # It has looked at all kinds of objects, which may be of any kind.
-            logger.exception("What can't be shared was not found out:")
+            logger.exception("The check before the first fork failed:")
 
     def before_fork(self) -> bool:
         """Before each fork of a worker.
@@ -92,7 +92,7 @@ class Lifecycle:
 
     def reaped(self, slot: int) -> None:
         """A worker has ended, in whatever way."""
-        prometheus.bury(self.generation, slot)
+        prometheus.remove_dead(self.generation, slot)
 
     # In a worker
 
@@ -104,18 +104,18 @@ class Lifecycle:
         """
         prometheus.enter(self.generation, slot)
         hooks.become(slot, self.generation, served)
-        if not self._mend():
+        if not self._renew():
             return False
         return self._call_all("after_fork", self.hooks.after_fork) and self._send(
             hooks.worker_started, slot=slot, generation=self.generation
         )
 
-    def _mend(self) -> bool:
+    def _renew(self) -> bool:
         try:
             if self.app is not None:
-                fork_checks.mend(self.app)
+                fork_checks.renew(self.app)
         except Exception:
-            logger.exception("What the worker can't share was not renewed:")
+            logger.exception("The worker could not renew what it can't share:")
             return False
         return True
 
@@ -130,7 +130,7 @@ class Lifecycle:
         for hook in reversed(self.hooks.before_exit):
             self._call("before_exit", hook)
 
-    def bequeath(self, slot: int, deadline: float) -> bool:
+    def prepare_promotion(self, slot: int, deadline: float) -> bool:
         """In a worker that has ended, before it is forked as the next zygote.
 
         :param deadline: When the process will be killed, in monotonic seconds. Threads
@@ -139,9 +139,11 @@ class Lifecycle:
         """
         try:
             if self.app is not None:
-                fork_checks.part(self.app)
+                fork_checks.close_connections(self.app)
         except Exception:
-            logger.exception("What the zygote can't share was not closed:")
+            logger.exception(
+                "The worker could not close its connections before its promotion:"
+            )
             return False
         patience = deadline - leaving.last_part(deadline)
         leaving.join(patience, leaving.executors_threads())

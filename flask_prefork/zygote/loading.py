@@ -39,8 +39,8 @@ from ..system import cgroup
 from ..system import memory_file
 from ..system import peers
 from ..system import streams
+from ..system.log import log_lost
 from ..system.log import logger
-from ..system.log import tell_lost
 from ..system.peers import Peers
 from . import setting_checks
 from .hooks import configuration
@@ -224,7 +224,7 @@ def _access_logger(
 
 
 def _open_log(path: str) -> t.TextIO:
-    return streams.append(path, lambda lost: tell_lost("the access log", lost))
+    return streams.append(path, lambda lost: log_lost("the access log", lost))
 
 
 def _load_handler(name: str | None) -> type[WSGIRequestHandler]:

@@ -1,6 +1,6 @@
 """Workers after the dispatcher's death: the zygote kills those that don't exit.
 
-The log tells the same of them as the dispatcher would (:mod:`.late`).
+The log has the same lines about them as from the dispatcher (:mod:`.late`).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Orphans:
     """Workers that have not ended within the graceful timeout.
 
     :param orphans: All of them.
-    :param bank: Where they tell what they serve.
+    :param bank: Has what they serve.
     :param now: Monotonic seconds.
     """
 
     def __init__(self, orphans: t.Iterable[Orphan], bank: Bank, now: float) -> None:
         self._bank = bank
-        self._obituaries = ExitLog()
+        self._exit_log = ExitLog()
         self._dumps = Dumps()
         #: Those that live, by pid.
         self._left = {one.pid: one for one in orphans}
@@ -82,17 +82,17 @@ class Orphans:
         self._dumps.forget(one)
         record = self._bank.read(one.slot)
         departed = ExitedWorker(one.slot, State.RETIRING, _WHY, record)
-        self._obituaries.note(one.pid, departed)
+        self._exit_log.note(one.pid, departed)
         _send(one.pid, signal.SIGKILL)
 
     def reaped(self, one: Orphan, status: int) -> None:
-        """It has ended. If it was killed, the log tells why.
+        """It has exited. If it was killed, log why.
 
         :param status: The exit status, or the signal's number below 0.
         """
         if self._left.pop(one.pid, None) is not None:
             self._dumps.forget(one)
-        self._obituaries.tell(one.pid, status)
+        self._exit_log.tell(one.pid, status)
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,7 +1,29 @@
 """The zygote: loads the app, forks workers, reaps them.
 
-The command runs it in a process of its own (``ipc/spawn.py``). It does what the
-dispatcher tells it over the control socket, and reports the outcome.
+All of this runs in the zygote's process, in its only thread of ours, but for what is
+said to run in a forked process. In order:
+
+1.  ``cli`` starts the process (``ipc/spawn.py``), calls ``loading.load`` and
+    ``loading.server_maker``, and then makes a :class:`Zygote` and calls
+    :meth:`Zygote.run`, once. A promoted worker's child does so in ``_become_zygote``.
+2.  :meth:`Zygote.run` sets the signal handlers, forks the process that watches files if
+    there is to be one, sends :class:`.Loaded` with the settings, and handles one frame
+    at a time.
+3.  :class:`.Listen` comes first, with the listening sockets and the scoreboard. Each
+    :class:`.Spawn` calls the hooks ``before_fork`` and forks. Before the first fork
+    ``lifecycle.prepare`` checks the app.
+4.  The forked process runs ``_begin_worker`` before any code of the app, closes what is
+    the zygote's in ``_become_worker``, and calls ``work`` (:func:`.main.serve`), which
+    ends it. It returns only in a process that is to be the next zygote.
+5.  ``_reap`` runs after ``SIGCHLD``, and after each frame for which the app was called.
+    It reports each exit once (:class:`.Exited`).
+6.  When the dispatcher has closed the control socket, the zygote waits for its workers,
+    ends the app's threads, and runs its at-exit handlers.
+
+What must never be done here: serve a request; decide how many workers there are; start
+a thread before the last fork; reap a child that isn't ours; let an exception of the
+app's end the process; send a frame that isn't an answer or the report of an exit or a
+changed file.
 """
 
 from __future__ import annotations
@@ -15,8 +37,10 @@ import signal
 import socket
 import time
 import typing as t
+from functools import partial
 
 from ..http.server import PreforkServer
+from ..ipc import dumps
 from ..ipc import listener
 from ..ipc import spawn
 from ..ipc.channel import close_all
@@ -66,14 +90,14 @@ _USUAL_BLOCK = 2 << 20
 _LAST_MOMENT = 1.0
 #: How long the watcher may take until it knows the app's files, in seconds.
 _WATCHER_PATIENCE = 30.0
-#: What makes us call the app.
-_FOR_THE_APP = (Spawn, Ready, Resized)
+#: Frames for which code of the app is called.
+_CALLS_APP = (Spawn, Ready, Resized)
 
 
 class Work(t.Protocol):
     """What a forked worker does: :func:`.main.serve`.
 
-    It returns where it has left a process behind that is to be the next zygote.
+    It returns only in a process that is to be the next zygote.
     """
 
     def __call__(
@@ -98,7 +122,7 @@ class Zygote:
     :param work: What a worker does.
     :param watch: What the process does that watches the app's files; it ends with
         :data:`.reloader.CHANGED`.
-    :param life: What the app is told of its workers.
+    :param life: Calls the app's hooks and signals.
     """
 
     def __init__(
@@ -122,33 +146,33 @@ class Zygote:
         #: The listening sockets that end with the server.
         self.own: list[socket.socket] = []
         #: The dispatcher's pidfd (``pidfd_open(2)``), where there are such; else -1.
-        self.parent = -1
+        self._dispatcher_pidfd = -1
         #: The workers that are alive, by pid.
         self.workers: dict[int, Orphan] = {}
-        #: They, when the dispatcher is dead and their time is over.
+        #: The same, when the dispatcher is dead and the graceful timeout is over.
         self._orphans: Orphans | None = None
         self._prepared = False
         #: The end of a channel that is for the next worker, or -1.
-        self._handed = -1
+        self._spawn_channel = -1
         self._released = False
-        self._handed_on = False
+        self._is_superseded = False
         self._fault = faults.at("zygote-fork")
         self._watcher = 0
-        self._leash: socket.socket | None = None
+        self._watcher_socket: socket.socket | None = None
 
     def run(self) -> None:
-        """Serve the dispatcher until it lets go of the control socket."""
+        """Serve the dispatcher until it closes the control socket."""
         if hasattr(os, "pidfd_open"):
-            self.parent = os.pidfd_open(os.getppid())
-        self._wake_up, self._signalled = socket_modes.pair(blocking=False)
-        self._hear_of_deaths()
+            self._dispatcher_pidfd = os.pidfd_open(os.getppid())
+        self._wake_up, self._wake_up_writer = socket_modes.pair(blocking=False)
+        self._watch_children()
         spawn.ignore_foreign_signals()
-        forks.when_app_forks(self._disown)
+        forks.when_app_forks(self._release_in_child)
         spawn.show_on_request()
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
-        loaded = Loaded(self.generation, self._weight())
+        loaded = Loaded(self.generation, self._memory_use())
         send_one(self.control, loaded, [document])
         os.close(document)
         poll = select.poll()
@@ -164,30 +188,30 @@ class Zygote:
                 if received is None:
                     break
                 frame, fds = received
-                self._obey(frame, fds)
+                self._handle_frame(frame, fds)
                 close_all(fds)
-                if isinstance(frame, _FOR_THE_APP):
-                    self._hear_of_deaths()
+                if isinstance(frame, _CALLS_APP):
+                    self._watch_children()
                     self._reap()
         if not self._released:
-            self._succeed()
+            self._shut_listeners()
         self._wait_for_workers()
         if self._watcher:
             # It ends by itself, unless it is stopped.
             os.kill(self._watcher, signal.SIGKILL)
-        # The watcher's end may be told when the descriptor is closed already.
+        # A SIGCHLD may come when the descriptor is closed already.
         signal.set_wakeup_fd(-1)
         self._finish()
 
-    def _hear_of_deaths(self) -> None:
-        """Let deaths of children end the wait for news.
+    def _watch_children(self) -> None:
+        """Let the exit of a child end the wait for frames.
 
         Again after each hook: an event loop that runs in one takes the wake-up
-        descriptor, and leaves none (``asyncio``'s ``remove_signal_handler``). Deaths
-        in between weren't told to us.
+        descriptor, and leaves none (``asyncio``'s ``remove_signal_handler``). Exits
+        in between were not signalled to us.
         """
         forks.handle(signal.SIGCHLD, _wake)
-        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake_up_writer.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     def _finish(self) -> None:
@@ -196,12 +220,12 @@ class Zygote:
         now = time.monotonic()
         leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
         finished = leaving.finish_threads(now + _LAST_MOMENT, name)
-        if self._handed_on:
+        if self._is_superseded:
             at_exit.quit_now(0)
         if not finished:
             at_exit.run(0)
 
-    def _weight(self) -> int:
+    def _memory_use(self) -> int:
         """KiB of what was loaded, if there is a budget for it."""
         found = smaps.read() if size.parse(self.settings.memory_budget) else None
         # What it shares with the dispatcher too: that is what workers share with it.
@@ -217,9 +241,9 @@ class Zygote:
         if not self._watcher:
             try:
                 signal.set_wakeup_fd(-1)
-                for mine in (ours, self._wake_up, self._signalled, self.control):
+                for mine in (ours, self._wake_up, self._wake_up_writer, self.control):
                     mine.close()
-                self._forget_parent()
+                self._close_dispatcher_pidfd()
                 reloader.run(watch, theirs)
             finally:
                 os._exit(1)
@@ -229,10 +253,10 @@ class Zygote:
         ready.register(ours, select.POLLIN)
         ready.poll(_WATCHER_PATIENCE * 1000)
         # It ends when this end is closed, however this process ends.
-        self._leash = ours
+        self._watcher_socket = ours
 
-    def _obey(self, frame: Frame, fds: list[int]) -> None:
-        """Do what a frame says; what is taken of its descriptors is popped."""
+    def _handle_frame(self, frame: Frame, fds: list[int]) -> None:
+        """Do what a frame requests; descriptors that are kept are popped."""
         if isinstance(frame, Listen):
             self._listen(fds)
         elif isinstance(frame, Spawn):
@@ -240,10 +264,10 @@ class Zygote:
         elif isinstance(frame, Release):
             self._released = True
         elif isinstance(frame, HandedOn):
-            self._handed_on = True
-            at_exit.hand_on()
+            self._is_superseded = True
+            at_exit.drop_inherited()
         elif isinstance(frame, Ready):
-            at_exit.inherit()
+            at_exit.take_over()
             self.life.ready(frame.follows)
             send_one(self.control, Ready(self.generation))
         elif isinstance(frame, Resized):
@@ -269,9 +293,9 @@ class Zygote:
             self.servers.append(self.make_server(sock, host))
 
     def _spawn(self, slot: int, fd: int, dump: int) -> None:
-        self._handed = fd
+        self._spawn_channel = fd
         wanted = self.life.before_fork()
-        self._handed = -1
+        self._spawn_channel = -1
         if wanted and not self._prepared:
             self._prepare(fd)
         channel = socket_modes.adopt(fd, blocking=True)
@@ -283,7 +307,7 @@ class Zygote:
                 raise OSError(errno.ECANCELED, "a hook has failed")
             if self._fault is not None:
                 self._fault()
-            pid = forks.fork(at_exit.begin)
+            pid = forks.fork(partial(_begin_worker, dump))
             if not pid:
                 self._become_worker(slot, channel, dump, mask)
         except OSError as e:
@@ -296,7 +320,7 @@ class Zygote:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             channel.close()
         self.workers[pid] = Orphan(pid, slot, dump)
-        self._tell_of(slot, pid)
+        self._report_spawned(slot, pid)
 
     def _prepare(self, channel: int) -> None:
         """Before the first fork.
@@ -304,8 +328,8 @@ class Zygote:
         :param channel: The first worker's end of its channel.
         """
         self._prepared = True
-        ends = [self.control, self._wake_up, self._signalled]
-        ends += [self._leash] if self._leash is not None else []
+        ends = [self.control, self._wake_up, self._wake_up_writer]
+        ends += [self._watcher_socket] if self._watcher_socket is not None else []
         fds = [channel, *(end.fileno() for end in ends)]
         own = Own(fds, [self._watcher], os.getppid())
         self.life.prepare([server.socket for server in self.servers], own)
@@ -328,12 +352,12 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._leash is not None:
-                self._leash.close()
-            for mine in (self._wake_up, self._signalled, self.control):
+            if self._watcher_socket is not None:
+                self._watcher_socket.close()
+            for mine in (self._wake_up, self._wake_up_writer, self.control):
                 mine.close()
             close_all([worker.dump for worker in self.workers.values()])
-            self._forget_parent()
+            self._close_dispatcher_pidfd()
             begin = self.work(
                 slot,
                 self.generation,
@@ -344,12 +368,12 @@ class Zygote:
                 self.settings,
                 self.life,
             )
-            self._follow(begin)
+            self._become_zygote(begin)
         finally:
             os._exit(1)
 
-    def _follow(self, begin: Inherited) -> t.NoReturn:
-        """A worker was promoted, and this is the process that it has left behind."""
+    def _become_zygote(self, begin: Inherited) -> t.NoReturn:
+        """In the child of a promoted worker: be the zygote of the next generation."""
         frame = Promoted(begin.generation, os.getpid())
         send_one(begin.control, frame)
         life = self.life.of(begin.generation)
@@ -357,7 +381,7 @@ class Zygote:
         Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
         at_exit.run(0)
 
-    def _tell_of(self, slot: int, pid: int) -> None:
+    def _report_spawned(self, slot: int, pid: int) -> None:
         fds = []
         if hasattr(os, "pidfd_open"):
             try:
@@ -398,32 +422,34 @@ class Zygote:
                 if os.waitstatus_to_exitcode(status) == reloader.CHANGED:
                     send_one(self.control, Changed(self.generation))
 
-    def _disown(self) -> None:
-        """In a process that the app has forked: let go of what is the zygote's."""
+    def _release_in_child(self) -> None:
+        """In a process that the app has forked: release what is the zygote's."""
         signal.set_wakeup_fd(-1)
-        ours = [self.control, self._wake_up, self._signalled, self._leash]
+        ours = [self.control, self._wake_up, self._wake_up_writer, self._watcher_socket]
         ours += [server.socket for server in self.servers]
-        mine = [self.parent, self._handed]
+        mine = [self._dispatcher_pidfd, self._spawn_channel]
         mine += [worker.dump for worker in self.workers.values()]
-        forks.blind([*mine, *(one.fileno() for one in ours if one is not None)])
+        forks.redirect_to_null(
+            [*mine, *(one.fileno() for one in ours if one is not None)]
+        )
         if self.bank is not None:
             self.bank.detach()
 
-    def _forget_parent(self) -> None:
-        if self.parent >= 0:
-            os.close(self.parent)
+    def _close_dispatcher_pidfd(self) -> None:
+        if self._dispatcher_pidfd >= 0:
+            os.close(self._dispatcher_pidfd)
 
-    def _succeed(self) -> None:
-        """The control socket has ended without a word: is the dispatcher dead?
+    def _shut_listeners(self) -> None:
+        """If the dispatcher is dead, refuse new connections.
 
-        Then nobody else refuses new connections, and workers that are still busy
-        would hold the port, and who waits for it would wait for them. A dying process
-        closes its sockets a moment before it is dead.
+        It has closed the control socket without a :class:`.Release`. Nobody else would
+        refuse them, and the port would be in use until the last busy worker has exited.
+        A dying process closes its sockets a moment before it is dead.
         """
-        if self.parent < 0:
+        if self._dispatcher_pidfd < 0:
             return
         poll = select.poll()
-        poll.register(self.parent, select.POLLIN)
+        poll.register(self._dispatcher_pidfd, select.POLLIN)
         if poll.poll(_LAST_MOMENT * 1000):
             for sock in self.own:
                 listener.shut(sock)
@@ -457,6 +483,12 @@ class Zygote:
                 moment = due
             if poll.poll(max(moment - now, 0.0) * 1000):
                 self._wake_up.recv(4096)
+
+
+def _begin_worker(dump: int) -> None:
+    """In a new worker, before what the app has registered for a fork: it may hang."""
+    dumps.show_on_signal(dump)
+    at_exit.begin()
 
 
 def _wake(number: int, frame: object) -> None:

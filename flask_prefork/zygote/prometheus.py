@@ -26,11 +26,13 @@ P = t.ParamSpec("P")
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
-#: The process that has a name of its own, and its name.
+#: The process whose files are named after a place, and their name.
 _named: tuple[int, str] = (0, "")
 #: Beginnings of the names of files that the app has made while it was loaded, and
 #: how long they were.
 _kinds: dict[str, int] = {}
+#: The library's class of values that asks :func:`_identify`.
+_value_class: type | None = None
 
 
 def place(generation: int, slot: int) -> str:
@@ -50,6 +52,21 @@ def _rename(name: str) -> None:
     _named = (os.getpid(), name)
 
 
+def _install() -> None:
+    """Let the library name the files of the app's metrics by :func:`_identify`."""
+    global _value_class
+    if os.environ.get(VARIABLE):
+        # The app may import it later, in a worker.
+        with contextlib.suppress(ImportError):
+            values: t.Any = importlib.import_module("prometheus_client.values")
+            values.ValueClass = _value_class = values.MultiProcessValue(_identify)
+
+
+def _is_installed() -> bool:
+    values: t.Any = sys.modules["prometheus_client.values"]
+    return values.ValueClass is _value_class
+
+
 def _directory() -> Path | None:
     """Where the files are, if the app has such metrics."""
     path = os.environ.get(VARIABLE)
@@ -66,7 +83,7 @@ def _or_warn(function: t.Callable[P, None]) -> t.Callable[P, None]:
         try:
             function(*args, **kwargs)
         except OSError as e:
-            logger.warning("Prometheus's metrics won't be whole: %s.", e)
+            logger.warning("Prometheus's metrics will be incomplete: %s.", e)
 
     return call
 
@@ -78,26 +95,24 @@ def prepare(generation: int) -> None:
     What the app has counted while it was loaded becomes the first worker's, and
     live gauges of workers that died with an earlier server go.
     """
-    if os.environ.get(VARIABLE):
-        # The app may import it later, in a worker.
-        with contextlib.suppress(ImportError):
-            importlib.import_module("prometheus_client.values")
     directory = _directory()
     if directory is None:
         return
-    former = _take_over()
-    if former is None:
+    if not _is_installed():
+        logger.warning(
+            "Prometheus's metrics will be incomplete: %s must be set before"
+            " prometheus_client is imported.",
+            VARIABLE,
+        )
         return
-    if former == _named[1]:
-        # This process was a worker before, and another one goes on with those.
-        former = None
+    # Where this process was promoted, the worker's files are the next worker's.
+    former = os.getpid()
     _rename(f"zygote-{generation % 2}")
     parities = (0, 1) if generation == 1 else (generation % 2,)
     for parity in parities:
         _remove(directory, f"gauge_live*_{parity}-*.db")
         _remove_empty(directory, f"*_{parity}-*.db")
-    files = directory.glob(f"*_{former}.db") if former is not None else ()
-    for path in sorted(files):
+    for path in sorted(directory.glob(f"*_{former}.db")):
         kind = path.name.removesuffix(f"_{former}.db")
         _kinds[kind] = path.stat().st_size
         if not kind.startswith("gauge_live"):
@@ -109,9 +124,11 @@ def prepare(generation: int) -> None:
 def loading() -> t.Iterator[None]:
     """In the zygote, while the app is loaded.
 
-    If it can't be, what it has counted is nobody's: each attempt would leave files of
-    its own.
+    The library makes values of the class ``values.ValueClass``, so that is replaced
+    before the app makes metrics. If the app can't be loaded, what it has counted is
+    removed: each attempt would leave files of its own.
     """
+    _install()
     try:
         yield
     except BaseException:
@@ -129,13 +146,13 @@ def enter(generation: int, slot: int) -> None:
     if directory is not None:
         name = place(generation, slot)
         _rename(name)
-        bury(generation, slot)
+        remove_dead(generation, slot)
         for kind, size in _kinds.items():
             _make(directory / f"{kind}_{name}.db", size)
 
 
 @_or_warn
-def bury(generation: int, slot: int) -> None:
+def remove_dead(generation: int, slot: int) -> None:
     """Take the live gauges of a worker that is dead out of the metrics.
 
     As ``prometheus_client.multiprocess.mark_process_dead`` does for a pid. A file that
@@ -146,32 +163,6 @@ def bury(generation: int, slot: int) -> None:
         name = place(generation, slot)
         _remove(directory, f"gauge_live*_{name}.db")
         _remove_empty(directory, f"*_{name}.db")
-
-
-def _take_over() -> str | int | None:
-    """Let the library ask us for the name of a process's files.
-
-    It takes the function when it is imported, which the app or a library does
-    before we could: so it is exchanged where the class keeps it.
-
-    :return: The name of the present files; ``None`` if that can't be done.
-    """
-    values = sys.modules["prometheus_client.values"].ValueClass
-    check: t.Any = getattr(values, "_MmapedValue__check_for_pid_change", None)
-    code = getattr(check, "__code__", None)
-    names = code.co_freevars if code is not None else ()
-    cells = dict(zip(names, getattr(check, "__closure__", None) or (), strict=True))
-    if not {"pid", "process_identifier"} <= cells.keys():
-        logger.warning(
-            "Prometheus's metrics won't be whole: %s must be set before"
-            " prometheus_client is imported, and this must be a version of it that"
-            " is known here.",
-            VARIABLE,
-        )
-        return None
-    former: str | int = cells["pid"].cell_contents["value"]
-    cells["process_identifier"].cell_contents = _identify
-    return former
 
 
 def _remove(directory: Path, pattern: str) -> None:

@@ -2,7 +2,7 @@
 
 The zygote forks it when the app is loaded, so that it knows the app's modules,
 and runs werkzeug's own reloader loop in it. It ends with :data:`CHANGED` when
-a file has changed; the zygote tells the dispatcher, which loads a new
+a file has changed; the zygote reports that to the dispatcher, which loads a new
 generation.
 """
 
@@ -16,7 +16,9 @@ import typing as t
 
 from werkzeug._reloader import reloader_loops
 
-#: The exit status with which werkzeug's loops say that a file has changed.
+from ..ipc import spawn
+
+#: The exit status of werkzeug's loops when a file has changed.
 CHANGED = 3
 
 
@@ -46,8 +48,8 @@ def run(
     """Be the watching process, in a fresh fork of the zygote.
 
     :param watching: :func:`watch`, but for its last argument.
-    :param leash: Its other end is the zygote's; a byte tells that all files are
-        known, and its end that the zygote has gone.
+    :param leash: Its other end is the zygote's; a byte reports that all files
+        are known, and its end that the zygote has exited.
     """
 
     def hold() -> None:
@@ -56,6 +58,8 @@ def run(
         finally:
             os._exit(0)
 
+    # On Linux the kernel does that, though this process be stopped.
+    spawn.kill_on_hang_up(leash)
     threading.Thread(target=hold, daemon=True).start()
     status = 1
     try:

@@ -46,6 +46,7 @@ prefork.after_fork(lambda: maybe_hang("after_fork"))
 prefork.before_exit(lambda: maybe_hang("before_exit"))
 prefork.when_ready(lambda: maybe_hang("when_ready"))
 os.register_at_fork(before=lambda: maybe_hang("at_fork"))
+os.register_at_fork(after_in_child=lambda: maybe_hang("in_child"))
 atexit.register(lambda: os.getpid() == LOADER and maybe_hang("at_exit"))
 maybe_hang("load")
 

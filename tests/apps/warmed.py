@@ -1,7 +1,8 @@
 """Makes something at its first request, and says who has made it.
 
 ``JOURNAL`` is a file for what its hooks note. ``LEAVING`` is what the hook
-``before_exit`` does as well: ``hold`` waits at the gate on port ``GATE``.
+``before_exit`` does as well: ``hold`` waits at the gate on port ``GATE``, and ``fork``
+lets what the worker forks afterwards wait there.
 ``THREAD`` runs a thread in each worker. With ``EARLY`` it uses its database while it is
 loaded.
 """
@@ -28,14 +29,15 @@ db = SQLAlchemy(app)
 prefork = Prefork(app)
 made: list[int] = []
 stop = threading.Event()
+is_leaving = False
 if "EARLY" in os.environ:
     with app.app_context(), db.engine.connect() as connection:
         connection.execute(text("SELECT 1"))
 
 
-def wait_at_gate(port: str) -> None:
+def wait_at_gate(port: str, who: dict[str, t.Any] | None = None) -> None:
     with socket.create_connection(("127.0.0.1", int(port))) as gate:
-        gate.sendall(json.dumps(whoami()).encode() + b"\n")
+        gate.sendall(json.dumps(who or whoami()).encode() + b"\n")
         gate.recv(1)
 
 
@@ -69,9 +71,20 @@ def after_fork() -> None:
 
 @prefork.before_exit
 def before_exit() -> None:
+    global is_leaving
+    is_leaving = True
     note("before_exit")
     if os.environ.get("LEAVING") == "hold":
         wait_at_gate(os.environ["GATE"])
+
+
+def hold_fork() -> None:
+    if is_leaving:
+        wait_at_gate(os.environ["GATE"], {"pid": os.getpid()})
+
+
+if os.environ.get("LEAVING") == "fork":
+    os.register_at_fork(after_in_child=hold_fork)
 
 
 @app.get("/")

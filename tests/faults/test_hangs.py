@@ -75,6 +75,24 @@ def test_a_zygote_hangs(start: Start, place: str) -> None:
         assert lie not in server.log()
 
 
+@pytest.mark.parametrize("place", ["load", "in_child"])
+def test_who_hangs_at_the_start_is_shown(start: Start, place: str) -> None:
+    """USR2 while a zygote loads, or while a worker hangs before it is idle.
+
+    The log shows where it is, below a line that says which process that is.
+    """
+    server, mark = start(place, begun="Serving Flask app")
+    wait_for(mark.exists)
+    who = {
+        "load": r"The zygote of generation 1 \(pid \d+\) is loading",
+        "in_child": r"Worker \d \(pid \d+\) is starting",
+    }[place]
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log(
+        rf"^{who}; its threads:\n(?:.+\n)*  File \".*hanging\.py\", line \d+ in stay$"
+    )
+
+
 def test_a_zygote_is_stopped_and_all_workers_die(start: Start) -> None:
     """SIGSTOP of the zygote, and ``kill -9`` of all workers.
 

@@ -13,6 +13,7 @@ import pytest
 from .conftest import Fail
 from .conftest import Serve
 from .gate import Gate
+from .gate import Held
 from .server import assert_group_ends
 from .server import Server
 from .server import wait_for
@@ -42,6 +43,18 @@ def take_over(server: Server, generation: int = 1) -> list[int]:
     # One that was told to accept just before may serve once more.
     wait_for(lambda: not server.state().rest)
     return pids
+
+
+def hold(serve: Serve, gate: Gate, where: str, *args: str) -> tuple[Server, Held]:
+    """Have a worker promoted, and hold that.
+
+    :param where: In which of its processes, see ``tests/apps/warmed.py``.
+    :return: The server, and the process that waits.
+    """
+    env = {"LEAVING": where, "GATE": str(gate.port)}
+    server = serve("warmed", *ONE, *args, env=env)
+    warm_up(server)
+    return server, gate.wait_for_one()
 
 
 @pytest.mark.parametrize("dispatch", ["ordered", "blocking"])
@@ -164,10 +177,7 @@ def test_a_worker_with_threads_is_not_promoted(serve: Serve) -> None:
 
 
 def test_a_worker_that_does_not_end_is_killed(serve: Serve, gate: Gate) -> None:
-    env = {"LEAVING": "hold", "GATE": str(gate.port)}
-    server = serve("warmed", *ONE, "--graceful-timeout", "1", env=env)
-    warm_up(server)
-    held = gate.wait_for_one()
+    server, held = hold(serve, gate, "hold", "--graceful-timeout", "1")
     server.wait_for_log("was killed: it did not finish within the graceful timeout")
     held.wait_until_dead()
     server.wait_for_log(r"^Generation 2 is given up\.$")
@@ -175,10 +185,8 @@ def test_a_worker_that_does_not_end_is_killed(serve: Serve, gate: Gate) -> None:
 
 
 def test_a_promoted_worker_dies(serve: Serve, gate: Gate) -> None:
-    env = {"LEAVING": "hold", "GATE": str(gate.port)}
-    server = serve("warmed", *ONE, env=env)
-    warm_up(server)
-    os.kill(gate.wait_for_one().pid, signal.SIGKILL)
+    server, held = hold(serve, gate, "hold")
+    os.kill(held.pid, signal.SIGKILL)
     server.wait_for_log(r"^Generation 2 is given up\.$")
     assert server.get().json["generation"] == 1
 
@@ -198,21 +206,36 @@ def test_the_promoted_zygote_dies(serve: Serve) -> None:
 def test_the_end_during_a_promotion(
     serve: Serve, gate: Gate, number: signal.Signals
 ) -> None:
-    env = {"LEAVING": "hold", "GATE": str(gate.port)}
-    server = serve("warmed", *ONE, env=env)
-    warm_up(server)
-    gate.wait_for_one()
+    server, _ = hold(serve, gate, "hold")
     server.signal(number)
     gate.close()
     assert server.wait() == (0 if number != signal.SIGKILL else -number)
     assert_group_ends(server.pid)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_end_while_the_promoted_zygote_hangs(
+    serve: Serve, gate: Gate, number: signal.Signals
+) -> None:
+    """In what the app does after a fork, so nobody knows its pid yet."""
+    server, held = hold(serve, gate, "fork")
+    server.signal(number)
+    held.wait_until_dead()
+    assert server.wait() == (0 if number != signal.SIGKILL else -number)
+    assert_group_ends(server.pid)
+
+
+def test_a_promoted_zygote_that_hangs_is_killed(serve: Serve, gate: Gate) -> None:
+    limits = ("--graceful-timeout", "1", "--spawn-timeout", "1")
+    server, held = hold(serve, gate, "fork", *limits)
+    server.wait_for_log(r"^Generation 2 is given up\.$")
+    held.wait_until_dead()
+    assert server.get().json["generation"] == 1
+    wait_for(lambda: server.zombies() == [])
+
+
 def test_a_reload_during_a_promotion(serve: Serve, gate: Gate) -> None:
-    env = {"LEAVING": "hold", "GATE": str(gate.port)}
-    server = serve("warmed", *ONE, env=env)
-    warm_up(server)
-    gate.wait_for_one()
+    server, _ = hold(serve, gate, "hold")
     server.signal(signal.SIGHUP)
     server.wait_for_log(r"^Generation 4 is loading\.$")
     gate.close()

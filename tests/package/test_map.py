@@ -345,7 +345,7 @@ dispatcher:
     dispatcher/pool.py: Pool.order
 -> frame ORDER
 worker:
-  worker/worker.py: Worker._obey
+  worker/worker.py: Worker._handle_frame
 ```
 """
 
@@ -364,7 +364,7 @@ worker:
         ),
         ("dispatcher:", "lobby:", "is no process"),
         ("ORDER", "RETIRE", "dispatcher's steps sends RETIRE"),
-        ("Worker._obey", "Worker._resume", "worker's steps receives ORDER"),
+        ("Worker._handle_frame", "Worker._resume", "worker's steps receives ORDER"),
         ("frame ORDER", "fork", "dispatcher's steps does that"),
         ("frame ORDER", "signal SIGTERM", "worker's steps handles SIGTERM"),
         ("frame ORDER", "signal SIGHUP", "dispatcher's steps sends SIGHUP"),

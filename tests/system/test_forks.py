@@ -66,7 +66,7 @@ def test_a_handler_of_the_apps_stays() -> None:
 def test_descriptors_of_the_servers() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        forks.when_app_forks(lambda: forks.blind([ours.fileno(), -1]))
+        forks.when_app_forks(lambda: forks.redirect_to_null([ours.fileno(), -1]))
         null = os.stat(os.devnull).st_rdev
         assert in_child(lambda: os.fstat(ours.fileno()).st_rdev == null)
         assert in_child(lambda: os.fstat(theirs.fileno()).st_rdev != null)
@@ -103,7 +103,7 @@ def test_no_descriptors_are_left() -> None:
     ours, theirs = socket.socketpair()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ours, theirs, contextlib.ExitStack() as stack:
-        forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+        forks.when_app_forks(lambda: forks.redirect_to_null([ours.fileno()]))
         highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 9, limits[1]))
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
@@ -130,10 +130,10 @@ def test_descriptors_are_blinded_without_a_device(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         if has_null:
-            forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+            forks.when_app_forks(lambda: forks.redirect_to_null([ours.fileno()]))
         monkeypatch.setattr(os, "devnull", "/none")
         if not has_null:
-            forks.when_app_forks(lambda: forks.blind([ours.fileno()]))
+            forks.when_app_forks(lambda: forks.redirect_to_null([ours.fileno()]))
         made = forks._null
         assert in_child(lambda: len(os.read(ours.fileno(), 1))) == 0
     os.close(made)

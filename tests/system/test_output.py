@@ -22,8 +22,8 @@ import pytest
 
 from flask_prefork.system import output
 from flask_prefork.system import output_locks
+from flask_prefork.system.output import LockedWrite
 from flask_prefork.system.output import Output
-from flask_prefork.system.output import Turn
 from flask_prefork.system.output_locks import Shared
 
 from .forked import in_child
@@ -167,9 +167,9 @@ def test_who_is_killed_in_the_middle_holds_nobody_up(shared: Shared) -> None:
 def test_short_line_waits_for_a_long_one(shared: Shared) -> None:
     read, write = os.pipe()
     out = Output(write, shared)
-    assert out.look()
-    turn = Turn(out, line(0, 0) * 20)
-    assert not turn.advance()
+    assert out.inspect()
+    pending = LockedWrite(out, line(0, 0) * 20)
+    assert not pending.advance()
     begun, go_on = os.pipe()
 
     def work() -> None:
@@ -180,9 +180,9 @@ def test_short_line_waits_for_a_long_one(shared: Shared) -> None:
     pid = fork(work)
     os.read(begun, 1)
     data = b""
-    while not turn.advance():
+    while not pending.advance():
         data += os.read(read, 4096)
-    turn.end()
+    pending.end()
     os.close(write)
     data += Target(-1, read).read_all()
     os.waitpid(pid, 0)
@@ -238,8 +238,8 @@ def test_another_process_has_the_lock_and_hangs(shared: Shared) -> None:
 
     def work() -> None:
         out = Output(write, shared)
-        out.look()
-        Turn(out, b"x" * 100_000).advance()
+        out.inspect()
+        LockedWrite(out, b"x" * 100_000).advance()
         os.write(go_on, b"x")
         signal.pause()
 
@@ -253,6 +253,52 @@ def test_another_process_has_the_lock_and_hangs(shared: Shared) -> None:
     assert Output(write, shared).write(b"kept\n")
     assert os.read(read, 100) == b"\nkept\n"
     for fd in (read, write, begun, go_on):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("gave_up", [False, True])
+def test_a_lock_is_stolen_from_a_process_that_does_not_write(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, gave_up: bool
+) -> None:
+    monkeypatch.setattr(output, "LOCK_TIMEOUT", 0.05)
+    read, write = os.pipe()
+    begun, go_on = os.pipe()
+    resumed, resume = os.pipe()
+    long = b"x" * 100_000 + b"\n"
+
+    def work() -> None:
+        out = Output(write, shared)
+        out.inspect()
+        pending = LockedWrite(out, long)
+        pending.advance()
+        os.write(go_on, b"x")
+        os.read(resumed, 1)
+        while not pending.advance():
+            select.select([], [write], [], 1)
+        pending.end()
+
+    pid = fork(work)
+    os.read(begun, 1)
+    out = Output(write, shared)
+    if gave_up:
+        # The reader was slow before.
+        with monkeypatch.context() as patch:
+            patch.setattr(output, "PATIENCE", 0.05)
+            assert not out.write(b"lost\n")
+        out.lost = 0
+    part = os.read(read, 1 << 20)
+    assert long.startswith(part)
+    assert out.write(line(0, 0))
+    # The lock is this process's now, so the second text waits for nothing.
+    monkeypatch.setattr(output, "LOCK_TIMEOUT", 1000)
+    assert out.write(line(0, 1))
+    assert os.read(read, 1 << 20) == b"\n" + line(0, 0) + line(0, 1)
+    # The first process sees that, and writes its whole line again.
+    os.write(resume, b"x")
+    os.close(write)
+    assert Target(-1, read).read_all() == long
+    os.waitpid(pid, 0)
+    for fd in (read, begun, go_on, resumed, resume):
         os.close(fd)
 
 

@@ -13,7 +13,7 @@ import pytest
 import flask_prefork
 from flask_prefork.http.server import PreforkServer
 from flask_prefork.system import socket_modes
-from flask_prefork.zygote.fork_sockets import look
+from flask_prefork.zygote.fork_sockets import find
 
 ROOT = Path(flask_prefork.__file__).parent
 #: What makes a socket object.
@@ -77,7 +77,7 @@ def test_a_look_at_the_apps_sockets_leaves_their_mode() -> None:
         theirs = socket.create_connection(listener.getsockname(), 20)
         with theirs:
             theirs.setblocking(True)
-            assert any("a connection to" in line for line in look(set(), [], [], set()))
+            assert any("a connection to" in line for line in find(set(), [], [], set()))
             assert os.get_blocking(theirs.fileno())
 
 

@@ -94,7 +94,7 @@ def test_a_zygote_that_was_a_worker_has_them_again() -> None:
         finalizers = [weakref.finalize(one, finalized, called) for one in (gone, kept)]
         at_exit.begin()
         del gone
-        at_exit.inherit()
+        at_exit.take_over()
         stopped = at_exit._stop in at_exit._registered()
         states = [finalizer.atexit for finalizer in finalizers]
         del kept

@@ -37,7 +37,7 @@ class World:
         self.looks = 0
         self.waited: list[float] = []
         self.resident = 100 * MIB
-        self.scales = self.make()
+        self.sampler = self.make()
 
     def make(self, limit: int = 0, step: int = 0) -> MemorySampler:
         return MemorySampler(
@@ -61,10 +61,10 @@ class World:
         return True
 
     def look(self) -> MemoryUse:
-        return self.scales.frame(3, 5)
+        return self.sampler.frame(3, 5)
 
     def is_due(self) -> bool:
-        return self.scales.is_due(self._is_quiet)
+        return self.sampler.is_due(self._is_quiet)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def world() -> World:
 
 def test_what_is_told(world: World) -> None:
     assert world.look() == MemoryUse(3, 5, 7 * 1024, False)
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     world.own = 2**60
     world.now += INTERVAL
     assert world.look() == MemoryUse(3, 5, 2**32 - 1, True)
@@ -85,34 +85,34 @@ def test_the_fork_is_looked_at_at_once_and_the_first_request_told(world: World) 
     assert world.waited == [0.0]
     assert not world.look().has_served
     world.resident += MIB
-    assert world.scales.served(world.now)
+    assert world.sampler.served(world.now)
     # Without a look, so soon after the other.
     assert world.look() == MemoryUse(3, 5, 8 * 1024, True)
     assert world.looks == 1
 
 
 def test_later_requests_wait_for_their_time(world: World) -> None:
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     world.look()
-    assert not world.scales.served(world.now + INTERVAL / 2)
-    assert world.scales.served(world.now + INTERVAL)
+    assert not world.sampler.served(world.now + INTERVAL / 2)
+    assert world.sampler.served(world.now + INTERVAL)
 
 
 def test_who_is_idle_looks_once_and_sleeps_on(world: World) -> None:
     world.look()
     world.now += INTERVAL / 4
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     assert world.is_due()
     assert world.waited == [INTERVAL * 3 / 4]
     world.look()
     assert not world.is_due()
     assert world.waited == [INTERVAL * 3 / 4]
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     assert world.is_due()
 
 
-def test_who_has_something_to_do_does_not_look(world: World) -> None:
-    assert not world.scales.is_due(lambda seconds: False)
+def test_no_sample_while_there_is_something_to_do(world: World) -> None:
+    assert not world.sampler.is_due(lambda seconds: False)
     # There is still something to tell.
     assert world.is_due()
 
@@ -121,7 +121,7 @@ def test_all_looks_together_take_a_small_part_of_the_time(world: World) -> None:
     world.takes = 0.1
     end = world.now + 1000
     while world.now < end:
-        if world.scales.served(world.now):
+        if world.sampler.served(world.now):
             world.look()
         world.now += 0.01
     assert 10 < world.looks <= 1000 * PART / world.takes
@@ -142,10 +142,10 @@ def test_who_has_scales(settings: dict[str, str], are: bool) -> None:
 
 def test_a_look_that_is_interrupted_puts_off_no_other(world: World) -> None:
     world.interrupted = 0.1
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     world.look()
-    assert not world.scales.served(world.now + INTERVAL / 2)
-    assert world.scales.served(world.now + INTERVAL)
+    assert not world.sampler.served(world.now + INTERVAL / 2)
+    assert world.sampler.served(world.now + INTERVAL)
 
 
 # Growth
@@ -160,23 +160,23 @@ def grow(world: World, size: int, looks: bool) -> bool:
     world.resident += size
     world.own += size
     before = world.looks
-    world.scales.begin("GET", "/leak?page=1")
-    due = world.scales.served(world.now)
+    world.sampler.begin("GET", "/leak?page=1")
+    due = world.sampler.served(world.now)
     if due:
-        told = world.look()
-        assert told.size * 1024 == world.own
+        sent = world.look()
+        assert sent.size * 1024 == world.own
     assert (world.looks > before) is looks
     return due
 
 
 def test_who_may_be_above_its_limit_looks_at_once(world: World) -> None:
-    world.scales = world.make(limit=20 * MIB)
-    world.scales.served(world.now)
+    world.sampler = world.make(limit=20 * MIB)
+    world.sampler.served(world.now)
     world.look()
     assert not grow(world, 12 * MIB, looks=False)
-    assert not world.scales.is_over
+    assert not world.sampler.is_over
     assert grow(world, 2 * MIB, looks=True)
-    assert world.scales.is_over
+    assert world.sampler.is_over
     # Again when it is above it by a quarter, and so on.
     assert not grow(world, 3 * MIB, looks=False)
     assert grow(world, 2 * MIB, looks=True)
@@ -185,25 +185,25 @@ def test_who_may_be_above_its_limit_looks_at_once(world: World) -> None:
 
 
 def test_who_has_given_it_back_is_not_above_its_limit(world: World) -> None:
-    world.scales = world.make(limit=20 * MIB)
+    world.sampler = world.make(limit=20 * MIB)
     world.look()
     assert grow(world, 15 * MIB, looks=True)
-    assert world.scales.is_over
+    assert world.sampler.is_over
     world.now += INTERVAL
     assert grow(world, -10 * MIB, looks=True)
-    assert not world.scales.is_over
+    assert not world.sampler.is_over
 
 
 def test_what_others_have_too_is_not_above_the_limit(world: World) -> None:
     """The glance says so, the look doesn't; and it isn't asked again and again."""
-    world.scales = world.make(limit=20 * MIB)
-    world.scales.served(world.now)
+    world.sampler = world.make(limit=20 * MIB)
+    world.sampler.served(world.now)
     world.look()
     world.resident += 14 * MIB
-    assert world.scales.served(world.now)
+    assert world.sampler.served(world.now)
     assert world.look().size == 7 * 1024
-    assert not world.scales.is_over
-    assert not world.scales.served(world.now)
+    assert not world.sampler.is_over
+    assert not world.sampler.served(world.now)
     world.own = 20 * MIB - 1
     world.now += INTERVAL
     world.look()
@@ -212,18 +212,18 @@ def test_what_others_have_too_is_not_above_the_limit(world: World) -> None:
 
 
 def test_a_new_worker_is_never_above_its_limit(world: World) -> None:
-    world.scales = world.make(limit=MIB)
+    world.sampler = world.make(limit=MIB)
     world.look()
-    assert not world.scales.is_over
-    world.scales.served(world.now + INTERVAL)
+    assert not world.sampler.is_over
+    world.sampler.served(world.now + INTERVAL)
     world.now += INTERVAL
     world.look()
-    assert world.scales.is_over
+    assert world.sampler.is_over
 
 
-def test_growth_is_told_without_a_look(world: World) -> None:
-    world.scales = world.make(step=5 * MIB)
-    world.scales.served(world.now)
+def test_growth_is_reported_without_a_sample(world: World) -> None:
+    world.sampler = world.make(step=5 * MIB)
+    world.sampler.served(world.now)
     world.look()
     assert not grow(world, 4 * MIB, looks=False)
     assert grow(world, MIB, looks=False)
@@ -238,19 +238,19 @@ def test_growth_is_told_without_a_look(world: World) -> None:
 
 
 def test_without_settings_for_it_growth_is_not_told(world: World) -> None:
-    world.scales.served(world.now)
+    world.sampler.served(world.now)
     world.look()
     assert not grow(world, 2**40, looks=False)
 
 
 def test_who_has_grown_it(world: World) -> None:
-    assert world.scales.growth.most() == Grown()
+    assert world.sampler.growth.most() == Grown()
     grow(world, 3 * MIB, looks=True)
     grow(world, 2 * MIB, looks=False)
-    world.scales.begin("POST", "/")
+    world.sampler.begin("POST", "/")
     world.resident += 4 * MIB
-    world.scales.served(world.now)
-    assert world.scales.growth.most() == Grown(5 * MIB, 2, "GET /leak")
+    world.sampler.served(world.now)
+    assert world.sampler.growth.most() == Grown(5 * MIB, 2, "GET /leak")
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
     def read() -> int:
         return limit * len(boss.served)
 
-    scales = boss.worker.scales = MemorySampler(limit=limit, read=read, glance=read)
+    sampler = boss.worker.sampler = MemorySampler(limit=limit, read=read, glance=read)
     for number in range(5):
         boss.arrive(number)
     boss.begin()
@@ -214,18 +214,18 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
         heard.append(boss.hear())
     assert heard == [Busy, MemoryUse, MemoryUse, Idle]
     assert boss.served == ["/0", "/1"]
-    assert scales.is_over
-    scales.close()
+    assert sampler.is_over
+    sampler.close()
 
 
 def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
     grown = iter(range(0, 2**40, 2**20))
-    scales = MemorySampler(limit=2**40, step=2**20, glance=lambda: next(grown))
-    boss.worker.scales = scales
+    sampler = MemorySampler(limit=2**40, step=2**20, glance=lambda: next(grown))
+    boss.worker.sampler = sampler
     boss.arrive(7)
     boss.begin()
     while boss.hear() is not Busy:
         pass
     assert boss.hear() is MemoryUse
     assert boss.bank.read(0).grown.line == "GET /7"
-    scales.close()
+    sampler.close()

@@ -25,8 +25,8 @@ from flask_sqlalchemy import SQLAlchemy
 
 from flask_prefork.worker.at_exit import RENEWING
 from flask_prefork.zygote import fork_checks
-from flask_prefork.zygote.fork_checks import look
-from flask_prefork.zygote.fork_checks import mend
+from flask_prefork.zygote.fork_checks import check
+from flask_prefork.zygote.fork_checks import renew
 
 #: How long a child may take, in seconds, before the test ends it.
 DEADLINE = 20
@@ -40,10 +40,10 @@ def app() -> Flask:
 @pytest.fixture
 def news(app: Flask) -> Callable[[], list[str]]:
     """What is found that wasn't there when the test began."""
-    known = look(app)
+    known = check(app)
 
     def find() -> list[str]:
-        return [finding for finding in look(app) if finding not in known]
+        return [finding for finding in check(app) if finding not in known]
 
     return find
 
@@ -91,7 +91,7 @@ def test_connection(news: News, app: Flask, host: str) -> None:
     with socket.create_server((host, 0), family=family) as server:
         address = server.getsockname()
         with socket.create_connection(address[:2]) as client:
-            findings = look(app, [server])
+            findings = check(app, [server])
             shown = f"[{host}]" if ":" in host else host
             assert any(f"connection to {shown}:{address[1]}" in f for f in findings)
             assert client.fileno() >= 0, "looking has left it open"
@@ -103,7 +103,7 @@ def test_servers_own_sockets_are_to_be_shared(app: Flask, news: News) -> None:
         finding = only(news())
         assert f"of the app's own is bound to 127.0.0.1:{port}" in finding
         # By its address: the process may have a copy of it.
-        assert not any(str(port) in finding for finding in look(app, [server]))
+        assert not any(str(port) in finding for finding in check(app, [server]))
 
 
 def test_datagram_socket(news: News) -> None:
@@ -166,8 +166,8 @@ def test_without_it_nothing_of_the_app_is_run(app: Flask) -> None:
     """What an app does wrong at a context's end is no matter of the fork's."""
     calls = []
     app.teardown_appcontext(lambda error: calls.append("torn down"))
-    look(app)
-    mend(app)
+    check(app)
+    renew(app)
     assert not calls
 
 
@@ -193,7 +193,7 @@ def test_engines_are_renewed(app: Flask, database: SQLAlchemy) -> None:
         engine = database.engine
         with engine.connect() as connection:
             before = connection.connection.dbapi_connection
-        mend(app)
+        renew(app)
         with engine.connect() as connection:
             assert connection.connection.dbapi_connection is not before
     # The zygote's is not closed in its name.
@@ -206,7 +206,7 @@ def test_databases_in_memory_stay(app: Flask, database: SQLAlchemy) -> None:
         scratch = database.engines["scratch"]
         with scratch.begin() as connection:
             connection.execute(sqlalchemy.text("CREATE TABLE t (n INTEGER)"))
-        mend(app)
+        renew(app)
         with scratch.begin() as connection:
             connection.execute(sqlalchemy.text("SELECT n FROM t"))
 
@@ -215,9 +215,9 @@ def test_connection_in_use(app: Flask, database: SQLAlchemy) -> None:
     with app.app_context():
         engine = database.engine
     with engine.connect():
-        findings = [finding for finding in look(app) if "is in use" in finding]
+        findings = [finding for finding in check(app) if "is in use" in finding]
         assert "'default' (sqlite:///" in only(findings)
-    assert not any("SQLAlchemy" in finding for finding in look(app))
+    assert not any("SQLAlchemy" in finding for finding in check(app))
 
 
 def test_password_of_a_database_is_not_told(app: Flask) -> None:
@@ -252,7 +252,7 @@ def test_idle_connections_of_a_known_engine_are_not_told(
         app.extensions["sqlalchemy"] = types.SimpleNamespace(engines=engines)
 
         def connections() -> int:
-            found = look(app, [server])
+            found = check(app, [server])
             return sum(f"connection to 127.0.0.1:{port}" in f for f in found)
 
         with socket.create_connection(("127.0.0.1", port)):
@@ -283,13 +283,13 @@ def test_connections_that_a_worker_has_left_to_the_zygote(app: Flask) -> None:
         app.extensions["sqlalchemy"] = types.SimpleNamespace(engines=engines)
 
         def connections() -> int:
-            found = look(app, [server])
+            found = check(app, [server])
             return sum(f"connection to 127.0.0.1:{port}" in f for f in found)
 
         try:
             with socket.create_connection(("127.0.0.1", port)):
-                mend(app)
-                fork_checks.part(app)
+                renew(app)
+                fork_checks.close_connections(app)
                 assert connections() == 0
                 # This one is not among them.
                 with socket.create_connection(("127.0.0.1", port)):
@@ -372,9 +372,9 @@ def test_where_an_engines_connections_lead(url: str, places: set[int | str]) -> 
             name = self.url.get_backend_name()
             self.dialect = types.SimpleNamespace(name=name)
 
-    mended = fork_checks._mended(t.cast(t.Any, Engine()))
-    assert mended.places == places
-    assert mended.most == 2
+    renewed = fork_checks._renewed_of(t.cast(t.Any, Engine()))
+    assert renewed.places == places
+    assert renewed.most == 2
 
 
 # Random numbers and the log
@@ -385,7 +385,7 @@ def test_numpys_random_numbers(app: Flask, monkeypatch: pytest.MonkeyPatch) -> N
     numpy_random = types.ModuleType("numpy.random")
     numpy_random.seed = lambda: calls.append("seed")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "numpy.random", numpy_random)
-    mend(app)
+    renew(app)
     assert calls == ["seed"]
 
 

@@ -31,7 +31,7 @@ def told(path: Path | str, own: t.Collection[int] = ()) -> list[str]:
     """Who is told to have a file open."""
     objects = gc.get_objects()
     raw = fork_holders.raw_files(objects)
-    files = [one for one in fork_files.look(own) if one.path == str(path)]
+    files = [one for one in fork_files.find(own) if one.path == str(path)]
     holders = fork_holders.find(
         {one.fd: raw[one.fd] for one in files if one.fd in raw}, objects
     )
@@ -182,7 +182,7 @@ def test_what_the_output_goes_to(tmp_path: Path) -> None:
     script = (
         "import os; from flask_prefork.zygote import fork_files;"
         " os.dup(1); os.lseek(1, 5, 0);"
-        " print([one.path for one in fork_files.look(())])"
+        " print([one.path for one in fork_files.find(())])"
     )
     with open(path, "w+") as file:
         subprocess.run([sys.executable, "-c", script], stdout=file, check=True)

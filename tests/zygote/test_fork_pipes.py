@@ -38,7 +38,7 @@ def told(own: Own = NOTHING) -> list[str]:
     objects = gc.get_objects()
     raw = fork_holders.raw_files(objects)
     found = []
-    for helper in fork_pipes.look(own, objects):
+    for helper in fork_pipes.find(own, objects):
         fds = {end.fd: raw[end.fd] for end in helper.ends if end.fd in raw}
         holders = fork_holders.find(fds, objects).values()
         holder = min(holders, key=fork_holders.rank, default=fork_holders.NOBODY)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from werkzeug.serving import make_ssl_devcert
 
-from flask_prefork.zygote.fork_sockets import look
+from flask_prefork.zygote.fork_sockets import find
 from flask_prefork.zygote.fork_sockets import Renewed
 
 #: How long a thread may wait for what must come, in seconds.
@@ -48,10 +48,10 @@ class Peer:
         return sock
 
     def told(
-        self, mended: t.Iterable[Renewed] = (), explained: t.Collection[str] = ()
+        self, renewed: t.Iterable[Renewed] = (), explained: t.Collection[str] = ()
     ) -> list[str]:
         """What is told of connections to it, without what to do."""
-        findings = look(set(), mended, gc.get_objects(), explained)
+        findings = find(set(), renewed, gc.get_objects(), explained)
         return [
             finding.partition(";")[0]
             for finding in findings
@@ -91,9 +91,9 @@ def listening(address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
 
 def told_of(sock: socket.socket) -> list[str]:
     """What is told because of a socket."""
-    with_it = look(set(), (), gc.get_objects(), ())
+    with_it = find(set(), (), gc.get_objects(), ())
     sock.close()
-    without = look(set(), (), gc.get_objects(), ())
+    without = find(set(), (), gc.get_objects(), ())
     return [finding for finding in with_it if finding not in without]
 
 
@@ -224,10 +224,10 @@ def test_a_log_takes_datagrams_from_everybody(folder: Path) -> None:
 
 
 def test_the_servers_end_and_pairs_have_no_name(unix_peer: Peer) -> None:
-    known = look(set(), [], gc.get_objects(), [])
+    known = find(set(), [], gc.get_objects(), [])
     ours, theirs = socket.socketpair()
     with ours, theirs, unix_peer.connect(), unix_peer.sock.accept()[0]:
-        news = set(look(set(), [], gc.get_objects(), [])) - set(known)
+        news = set(find(set(), [], gc.get_objects(), [])) - set(known)
         assert len(news) == 1
 
 
@@ -236,12 +236,12 @@ def test_the_servers_end_and_pairs_have_no_name(unix_peer: Peer) -> None:
 
 def test_mended_connections_are_counted(peer: Peer, unix_peer: Peer) -> None:
     port = peer.sock.getsockname()[1]
-    mended = [Renewed({port, ".s.PGSQL.5432"}, 2)]
+    renewed = [Renewed({port, ".s.PGSQL.5432"}, 2)]
     with peer.connect(), unix_peer.connect():
         assert len(peer.told()) == len(unix_peer.told()) == 1
-        assert peer.told(mended) == unix_peer.told(mended) == []
+        assert peer.told(renewed) == unix_peer.told(renewed) == []
         with peer.connect():
-            assert len(peer.told(mended) + unix_peer.told(mended)) == 1
+            assert len(peer.told(renewed) + unix_peer.told(renewed)) == 1
 
 
 def test_what_another_finding_explains(peer: Peer) -> None:

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import sys
-import types
 import typing as t
 from pathlib import Path
 
@@ -26,9 +25,16 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(prometheus.VARIABLE, str(tmp_path))
     monkeypatch.setattr(prometheus, "_named", (0, ""))
     monkeypatch.setattr(prometheus, "_kinds", {})
-    many = values.MultiProcessValue()
-    monkeypatch.setattr(values, "ValueClass", many)
+    monkeypatch.setattr(prometheus, "_value_class", None)
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    load()
     return tmp_path
+
+
+def load() -> None:
+    """As a zygote before the app makes its metrics."""
+    with prometheus.loading():
+        pass
 
 
 def names(directory: Path) -> set[str]:
@@ -73,10 +79,13 @@ def test_what_was_counted_before_goes_to_the_first_worker(directory: Path) -> No
     assert samples(directory)["visits_total"] == 4
 
 
-def test_each_generation_adds_to_what_there_is(directory: Path) -> None:
+def test_each_generation_adds_to_what_there_is(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(1, 4):
-        # A zygote that is another process, which has the library anew.
-        values.ValueClass = values.MultiProcessValue()
+        # A zygote that is another process.
+        monkeypatch.setattr(prometheus, "_named", (0, ""))
+        load()
         counter().inc(2)
         prometheus.prepare(number)
     assert names(directory) == {"counter_0-0.db", "counter_1-0.db"}
@@ -96,7 +105,7 @@ def test_the_next_in_a_place_goes_on(directory: Path) -> None:
             os._exit(0)
         assert os.waitpid(pid, 0) == (pid, 0)
     assert samples(directory) == {"visits_total": 2, "live": 1, "size": 2}
-    prometheus.bury(1, 4)
+    prometheus.remove_dead(1, 4)
     assert "live" not in samples(directory)
     assert samples(directory)["visits_total"] == 2
 
@@ -121,10 +130,10 @@ def test_live_gauges_of_an_earlier_server_go(directory: Path) -> None:
     assert {"gauge_max_1-0.db", "gauge_liveall_1234.db"} <= names(directory)
 
 
-def test_burying_leaves_the_others(directory: Path) -> None:
+def test_removing_a_dead_worker_leaves_the_others(directory: Path) -> None:
     for slot in (1, 10, 11):
         (directory / f"gauge_liveall_1-{slot}.db").touch()
-    prometheus.bury(1, 1)
+    prometheus.remove_dead(1, 1)
     assert names(directory) == {"gauge_liveall_1-10.db", "gauge_liveall_1-11.db"}
 
 
@@ -152,7 +161,7 @@ def test_empty_files_of_the_dead_go(directory: Path) -> None:
     counter()
     for name in ("counter_1-0.db", "histogram_1-1.db", "histogram_0-1.db"):
         (directory / name).touch()
-    prometheus.bury(1, 1)
+    prometheus.remove_dead(1, 1)
     assert names(directory) >= {"counter_1-0.db", "histogram_0-1.db"}
     assert "histogram_1-1.db" not in names(directory)
     prometheus.prepare(3)
@@ -194,36 +203,37 @@ def test_without_it_nothing_happens(
     (directory / "gauge_liveall_1-0.db").touch()
     prometheus.prepare(1)
     prometheus.enter(1, 0)
-    prometheus.bury(1, 0)
+    prometheus.remove_dead(1, 0)
     assert names(directory) == {"gauge_liveall_1-0.db"}
     assert prometheus._named == (0, "")
 
 
-def unknown_class() -> type:
-    """As a version of the library might have it that isn't known."""
-
-    def check(self: object) -> None: ...
-
-    return type("MmapedValue", (), {"_MmapedValue__check_for_pid_change": check})
-
-
-@pytest.mark.parametrize("kind", [values.MutexValue, unknown_class()])
-def test_files_that_cant_be_renamed(
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kind: type,
+def test_the_variable_was_not_set_for_the_command(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(
-        sys.modules, "prometheus_client.values", types.SimpleNamespace(ValueClass=kind)
-    )
+    monkeypatch.delenv(prometheus.VARIABLE)
+    with prometheus.loading():
+        # As the library has it when the app imports it then.
+        monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+    monkeypatch.setenv(prometheus.VARIABLE, str(directory))
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.WARNING, logger.name):
         prometheus.prepare(1)
     assert f"{prometheus.VARIABLE} must be set before" in caplog.text
 
 
-@pytest.mark.parametrize("stage", ["prepare", "enter", "bury"])
+def test_the_library_was_imported_before(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a plugin of the command, when the variable was not set yet."""
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+    load()
+    counter().inc(3)
+    prometheus.prepare(1)
+    assert samples(directory) == {"visits_total": 3}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "enter", "remove_dead"])
 def test_a_full_disk_is_no_reason_not_to_serve(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
