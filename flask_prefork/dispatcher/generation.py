@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ..ipc import spawn as launch
 from ..ipc.channel import write_document
 from ..ipc.exits import AT_ONCE
 from ..ipc.exits import LATE
@@ -38,6 +37,7 @@ from ..settings import size
 from ..settings.table import MAX_SLOTS
 from ..settings.table import Settings
 from ..system.poller import Poller
+from ..system.reaper import Reaper
 from . import vetting
 from .late import Late
 from .policy import Policy
@@ -70,7 +70,9 @@ class Generation:
     :param clock: Monotonic seconds.
     :param lot: Where connections go that its workers hand back.
     :param summary: Where it is counted what they do.
+    :param reaper: Reports its zygote's exit.
     :param is_known: Whether a process is another one of the server's.
+    :param zygote_exited: Takes in that its zygote has ended, and its exit status.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Generation:
         clock: t.Callable[[], float],
         lot: ParkedHolder,
         summary: Summary,
-        is_known: t.Callable[[int], bool] = lambda pid: False,
+        reaper: Reaper,
+        is_known: t.Callable[[int], bool],
+        zygote_exited: t.Callable[[Generation, int], None],
     ) -> None:
         self.number = zygote.generation
         self.clock = clock
@@ -101,7 +105,13 @@ class Generation:
             self.number, self.bank, poller, clock, lot, self._tell, summary
         )
         self.zygote = ZygoteControl(
-            zygote, poller, clock, self._from_zygote, self.children.lost
+            zygote,
+            poller,
+            clock,
+            reaper,
+            self._from_zygote,
+            self.children.lost,
+            lambda status: zygote_exited(self, status),
         )
         self._late = Late(self.children, clock)
         self._sizing = Sizing(self.children, clock, summary)
@@ -386,10 +396,8 @@ class Generation:
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
         if isinstance(frame, Promoted) and not self.pid:
-            pid = frame.pid
-            if self._is_known(pid) or not launch.is_child(pid):
-                raise ValueError(f"process {pid} is no child, or is dead")
-            self.zygote.pid = pid
+            self._check_unknown(frame.pid)
+            self.zygote.adopt(frame.pid)
             self.is_promoted = True
         elif isinstance(frame, Loaded) and fds and not self.loaded:
             self._load(frame, fds[0])
@@ -404,9 +412,12 @@ class Generation:
         elif isinstance(frame, Changed) and not self._has_changed:
             self.outdated = self._has_changed = True
 
-    def _vet(self, pid: int, pidfd: int) -> None:
+    def _check_unknown(self, pid: int) -> None:
         if self._is_known(pid):
             raise ValueError(f"process {pid} is another one")
+
+    def _vet(self, pid: int, pidfd: int) -> None:
+        self._check_unknown(pid)
         vetting.worker(pid, pidfd, self.pid)
 
     def _load(self, frame: Loaded, document: int) -> None:

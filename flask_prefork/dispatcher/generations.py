@@ -6,7 +6,6 @@ what follows from that. It doesn't know why a reload is wanted.
 
 from __future__ import annotations
 
-import os
 import typing as t
 from collections.abc import Sequence
 
@@ -235,23 +234,6 @@ class Generations:
                 if generation.pid not in self.zygotes:
                     generation.close()
                     self.leaving.remove(generation)
-
-    def reap(self) -> list[tuple[Generation, int]]:
-        """Take in which zygotes have ended.
-
-        :return: Their generations, with the exit status, or the signal's number
-            below 0.
-        """
-        ended: list[tuple[Generation, int]] = []
-        for pid, generation in self.zygotes.items():
-            try:
-                found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                found, status = pid, 0
-            if found:
-                generation.zygote.reaped = True
-                ended.append((generation, os.waitstatus_to_exitcode(status)))
-        return ended
 
     def bereaved(self, generation: Generation) -> None:
         """While the server serves, a generation's zygote has ended."""

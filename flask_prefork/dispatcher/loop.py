@@ -22,11 +22,11 @@ from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..settings.table import Settings
 from ..system import log
-from ..system import reaper
 from ..system.log import logger
 from ..system.pause_detector import PauseDetector
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
+from ..system.reaper import Reaper
 from ..system.signals import Signals
 from . import banner
 from .ending import Ending
@@ -61,11 +61,12 @@ class Dispatcher:
         self.ending = Ending()
         self.status = 0
         self.poller = Poller()
+        self.reaper = Reaper(self._orphan_exited)
         self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self.summary = Summary(self._scoreboard)
         self.observer = ObserverHandle(
-            self.supervisor, self.poller, self._scoreboard, self.clock
+            self.supervisor, self.poller, self.reaper, self._scoreboard, self.clock
         )
         self._announced = False
         self._first_idle: float | None = None
@@ -78,7 +79,7 @@ class Dispatcher:
             signal.SIGTTOU: lambda: self._adjust(-1),
             signal.SIGUSR1: self._tell_state,
             signal.SIGUSR2: self._show_busy,
-            signal.SIGCHLD: self._reap,
+            signal.SIGCHLD: self.reaper.reap,
         }
         self._signals = Signals(self._actions)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
@@ -97,7 +98,7 @@ class Dispatcher:
         """
         try:
             # A zygote may have ended before its signal could be told.
-            self._reap()
+            self.reaper.reap()
             stopwatch = PauseDetector(self.clock)
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
@@ -172,15 +173,15 @@ class Dispatcher:
             self.clock,
             self.queues,
             self.summary,
+            self.reaper,
             self._is_known,
+            self._zygote_exited,
         )
 
     def _is_known(self, pid: int) -> bool:
         """Whether a process is one of ours already."""
-        return (
-            pid == self.observer.pid
-            or pid in self.succession.zygotes
-            or any(one.children.has(pid) for one in self.succession.all())
+        return pid in self.reaper or any(
+            one.children.has(pid) for one in self.succession.all()
         )
 
     @property
@@ -298,18 +299,17 @@ class Dispatcher:
         if self.phase is Phase.SERVING and self.ending.drain_at is None:
             self.succession.begin()
 
-    def _reap(self) -> None:
-        self.observer.reap()
-        for pid, status in reaper.reap_orphans(self.succession.zygotes):
-            for generation in self.succession.all():
-                generation.children.orphan_ended(pid, status)
-        for bereaved, status in self.succession.reap():
-            if self.phase is Phase.LOADING:
-                # It has said why; say the same to whoever started us.
-                self.status = status if status > 0 else 1
-                self.stop()
-            elif self.phase is Phase.SERVING:
-                self.succession.bereaved(bereaved)
+    def _orphan_exited(self, pid: int, status: int) -> None:
+        for generation in self.succession.all():
+            generation.children.orphan_ended(pid, status)
+
+    def _zygote_exited(self, generation: Generation, status: int) -> None:
+        if self.phase is Phase.LOADING:
+            # It has logged why; exit with the same status.
+            self.status = status if status > 0 else 1
+            self.stop()
+        elif self.phase is Phase.SERVING:
+            self.succession.bereaved(generation)
 
     # Going down
 

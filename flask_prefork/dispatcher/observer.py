@@ -30,6 +30,7 @@ from ..system import output_locks
 from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.reaper import Reaper
 from ..system.systemd import VARIABLES
 from .service import ServiceHost
 
@@ -59,6 +60,7 @@ class ObserverHandle:
 
     :param supervisor: Has the rights to start it, and its socket.
     :param poller: The dispatcher's poll set.
+    :param reaper: Reports its exit.
     :param scoreboard: The descriptor of the shared scoreboard.
     :param clock: Monotonic seconds.
     """
@@ -67,6 +69,7 @@ class ObserverHandle:
         self,
         supervisor: ServiceHost,
         poller: Poller,
+        reaper: Reaper,
         scoreboard: int,
         clock: t.Callable[[], float],
     ) -> None:
@@ -74,6 +77,7 @@ class ObserverHandle:
         self.pid = 0
         self._supervisor = supervisor
         self._poller = poller
+        self._reaper = reaper
         self._scoreboard = scoreboard
         self._clock = clock
         self._begun = clock()
@@ -138,6 +142,7 @@ class ObserverHandle:
             return
         finally:
             theirs.close()
+        self._reaper.add(self.pid, self._exited)
         self._channel = Channel(ours)
         self._told = False
         self._hear_by = self._clock() + _UP
@@ -200,22 +205,12 @@ class ObserverHandle:
             self._poller.forget(channel.fd)
             channel.close()
 
-    def reap(self) -> None:
-        """Take in whether it has ended."""
-        if not self.pid:
-            return
-        try:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            found, status = self.pid, 0
-        if not found:
-            return
-        how = os.waitstatus_to_exitcode(status)
+    def _exited(self, status: int) -> None:
         pid, self.pid = self.pid, 0
         self._hang_up()
         if self._about:
-            logger.error("The observer (pid %d) died: status %d.", pid, how)
-            self._retry(failed=how >= 0)
+            logger.error("The observer (pid %d) died: status %d.", pid, status)
+            self._retry(failed=status >= 0)
 
     def _retry(self, failed: bool) -> None:
         self._pauses = min(self._pauses + 1, 30) if failed else 0

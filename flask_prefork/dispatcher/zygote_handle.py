@@ -23,6 +23,7 @@ from ..ipc.frames import Spawned
 from ..ipc.spawn import ZygoteHandle
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.reaper import Reaper
 from .zygote_watchdog import Move
 from .zygote_watchdog import Stage
 from .zygote_watchdog import Watchdog
@@ -45,9 +46,11 @@ class ZygoteControl:
     :param zygote: It, just started.
     :param poller: The dispatcher's poll set.
     :param clock: Monotonic seconds.
+    :param reaper: Reports its exit.
     :param take_in: Takes in a frame with its descriptors; those that it wants are
         popped. What it raises costs the zygote its life.
     :param lost: Called once, when nobody listens at the other end any more.
+    :param exited: Called once, with its exit status or the signal's number below 0.
 
     :ivar pid: Its process; 0 until that is known.
     :ivar alive: It still listens to us.
@@ -61,8 +64,10 @@ class ZygoteControl:
         zygote: ZygoteHandle,
         poller: Poller,
         clock: t.Callable[[], float],
+        reaper: Reaper,
         take_in: t.Callable[[Frame, list[int]], None],
         lost: t.Callable[[], None],
+        exited: t.Callable[[int], None],
     ) -> None:
         self.number = zygote.generation
         self.pid = zygote.pid
@@ -73,10 +78,26 @@ class ZygoteControl:
         self.limit = 0.0
         self._clock = clock
         self._poller = poller
+        self._reaper = reaper
         self._take_in = take_in
         self._lost = lost
+        self._exited = exited
         self._channel = Channel(zygote.control)
         poller.watch(self._channel.fd, self._read)
+        if self.pid:
+            reaper.add(self.pid, self._reaped)
+
+    def adopt(self, pid: int) -> None:
+        """It has reported its pid.
+
+        :raises ValueError: It is no living child of ours, or somebody else's.
+        """
+        self._reaper.adopt(pid, self._reaped)
+        self.pid = pid
+
+    def _reaped(self, status: int) -> None:
+        self.reaped = True
+        self._exited(status)
 
     def loaded(self, limit: float) -> None:
         """It has loaded the app.
@@ -183,6 +204,7 @@ class ZygoteControl:
                     self.pid,
                 )
             self.reaped = True
+            self._reaper.remove(self.pid)
 
     @property
     def is_silent(self) -> bool:

@@ -154,7 +154,6 @@ class World:
         monkeypatch.setattr(spawn, "by_exec", self._start)
         monkeypatch.setattr(spawn, "by_promotion", self._promote)
         monkeypatch.setattr(os, "kill", self._kill)
-        monkeypatch.setattr(os, "waitpid", self._wait)
         adopt = t.cast(t.Any, self._adopt)
         supervisor = t.cast(t.Any, self.supervisor)
         self.succession = Generations(
@@ -185,10 +184,6 @@ class World:
         self.killed.append(pid)
         self.ended[pid] = number
 
-    def _wait(self, pid: int, options: int) -> tuple[int, int]:
-        assert options == os.WNOHANG
-        return (pid, self.ended.pop(pid)) if pid in self.ended else (0, 0)
-
     # What a test does
 
     def __getitem__(self, number: int) -> FakeGeneration:
@@ -204,7 +199,10 @@ class World:
 
     def turn(self) -> None:
         """Do what the dispatcher does at each turn."""
-        for generation, _ in self.succession.reap():
+        ended = [self.succession.zygotes[pid] for pid in self.ended]
+        self.ended.clear()
+        for generation in ended:
+            generation.zygote.reaped = True
             self.succession.bereaved(generation)
         self.succession.change(self.now, ())
 

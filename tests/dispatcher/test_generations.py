@@ -18,6 +18,7 @@ from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
 
 from .fake_generations import FakePool
 from .fake_generations import FakeWorker
@@ -351,22 +352,8 @@ def test_going_down_during_a_reload(world: World) -> None:
     world.succession.abandon()
     assert world.numbers() == (1, None, [2])
     assert world.killed == [1002]
-    # Others hear of the end, once.
-    assert world.succession.reap() == [(world[2], -signal.SIGKILL)]
-    assert world.succession.reap() == []
     world.succession.close()
     assert world[1].done[-1] == world[2].done[-1] == "close"
-
-
-def test_a_zygote_that_somebody_else_reaped(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wait(pid: int, options: int) -> t.NoReturn:
-        raise ChildProcessError(errno.ECHILD, "No child processes")
-
-    monkeypatch.setattr(os, "waitpid", wait)
-    assert world.succession.reap() == [(world[1], 0)]
-    assert world.succession.zygotes == {}
 
 
 # What one is told of the others
@@ -452,7 +439,15 @@ def test_a_generation_without_a_zygote_has_no_plans() -> None:
     summary = Summary(board)
     lot = t.cast(t.Any, Lot())
     generation = Generation(
-        ZygoteHandle(1, ours, 1), poller, board, lambda: 100.0, lot, summary
+        ZygoteHandle(1, ours, 1),
+        poller,
+        board,
+        lambda: 100.0,
+        lot,
+        summary,
+        Reaper(lambda pid, status: None),
+        lambda pid: False,
+        lambda generation, status: None,
     )
     generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
     assert generation.deadline() is not None

@@ -16,6 +16,7 @@ from flask_prefork.dispatcher.observer import ObserverHandle
 from flask_prefork.system import origin
 from flask_prefork.system import socket_modes
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
 
 
 class Outside:
@@ -41,7 +42,10 @@ class Room:
         self.now = 100.0
         self.poller = Poller()
         outside = t.cast(t.Any, Outside())
-        self.observer = ObserverHandle(outside, self.poller, -1, lambda: self.now)
+        self.reaper = Reaper(lambda pid, status: None)
+        self.observer = ObserverHandle(
+            outside, self.poller, self.reaper, -1, lambda: self.now
+        )
 
     def turn(self) -> None:
         """The dispatcher sleeps until the observer wants something, and does it."""

@@ -51,6 +51,7 @@ from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
 
 NUMBER = 7
 #: The first worker's pid, if there were one: no process can have it.
@@ -91,7 +92,9 @@ class House:
             lambda: self.now,
             self.queues,
             self.summary,
+            Reaper(lambda pid, status: None),
             self.known.__contains__,
+            lambda generation, status: None,
         )
         self.workers: dict[int, socket.socket] = {}
         if loaded:
