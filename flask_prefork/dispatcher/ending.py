@@ -102,12 +102,6 @@ class Ending:
         """
         return self.drain_at if self._due is None else self._due
 
-    def pardon(self, seconds: float) -> None:
-        """Put the deadline off: so long the processes may have been stopped."""
-        self._until += seconds
-        if self._due is not None:
-            self._due += seconds
-
     def term(self, now: float, delay: float, graceful: float) -> Step | None:
         """End gracefully (TERM); said twice, at once.
 

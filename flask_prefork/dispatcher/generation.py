@@ -38,6 +38,7 @@ from ..settings.table import MAX_SLOTS
 from ..settings.table import Settings
 from ..system.poller import Poller
 from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from . import vetting
 from .late import Late
 from .policy import Policy
@@ -67,7 +68,7 @@ class Generation:
     :param zygote: The zygote, just started.
     :param poller: The dispatcher's poll set.
     :param scoreboard: The descriptor of the shared scoreboard.
-    :param clock: Monotonic seconds.
+    :param clock: The dispatcher's.
     :param lot: Where connections go that its workers hand back.
     :param summary: Where it is counted what they do.
     :param reaper: Reports its zygote's exit.
@@ -80,7 +81,7 @@ class Generation:
         zygote: ZygoteHandle,
         poller: Poller,
         scoreboard: int,
-        clock: t.Callable[[], float],
+        clock: RunningClock,
         lot: ParkedHolder,
         summary: Summary,
         reaper: Reaper,
@@ -241,7 +242,7 @@ class Generation:
         if before is not None:
             self.policy.adjust(before.min_idle - settings.min_idle)
         self.children.weights.limit = size.parse(settings.max_worker_memory)
-        self.children.stalls = RequestWatchdog.of(settings)
+        self.children.stalls = RequestWatchdog.of(settings, self.clock.at)
         try:
             document = write_document([(one.host, one.inherited) for one in listeners])
         except OSError as e:
@@ -323,13 +324,6 @@ class Generation:
         """Replace a worker that is due; see :meth:`step`."""
         if not self.closed and self.alive:
             self._sizing.recycle(now, others, memory)
-
-    def pardon(self, seconds: float) -> None:
-        """Give all workers more time: nobody listened to them for so long."""
-        now = self.clock()
-        self.pool.pardon(now, seconds)
-        self.children.stalls.pardon(now, seconds)
-        self.zygote.watchdog.pardon(seconds)
 
     def show_busy(self) -> None:
         """Let all who are at something log their threads' tracebacks.

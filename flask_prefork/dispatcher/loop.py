@@ -23,10 +23,10 @@ from ..ipc.stats import Summary
 from ..settings.table import Settings
 from ..system import log
 from ..system.log import logger
-from ..system.pause_detector import PauseDetector
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
 from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from ..system.signals import Signals
 from . import banner
 from .ending import Ending
@@ -55,14 +55,16 @@ class Dispatcher:
     """
 
     def __init__(self, zygote: ZygoteHandle, surroundings: StartOptions) -> None:
-        self.clock = time.monotonic
+        #: For all that is decided about processes. What other programs and clients
+        #: wait for is on the machine's clock.
+        self.clock = RunningClock(time.monotonic)
         self._log = log.never_wait()
-        self.supervisor = ServiceHost(surroundings, self.clock)
+        self.supervisor = ServiceHost(surroundings, self.clock.machine)
         self.ending = Ending()
         self.status = 0
         self.poller = Poller()
         self.reaper = Reaper(self._orphan_exited)
-        self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
+        self.queues = Queues(self.poller, self.clock.machine, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self.summary = Summary(self._scoreboard)
         self.observer = ObserverHandle(
@@ -99,44 +101,35 @@ class Dispatcher:
         try:
             # A zygote may have ended before its signal could be told.
             self.reaper.reap()
-            stopwatch = PauseDetector(self.clock)
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
-                self._pardon(stopwatch.lap())
+                self.clock.allow(patience)
                 callbacks = self.poller.wait(patience)
-                self._pardon(stopwatch.lap(patience))
+                self.clock()  # the wait is over
                 for callback in callbacks:
                     callback()
-                self._pardon(stopwatch.lap())
-                # Judged by the time that was accounted for, not by a later one.
-                self._turn(stopwatch.now)
+                self._turn(self.clock())
         finally:
             self._clean_up()
         return self.status
-
-    def _pardon(self, seconds: float) -> None:
-        """Put off all deadlines by the time that we, and perhaps they, were stopped."""
-        if not seconds:
-            return
-        self.ending.pardon(seconds)
-        self.observer.pardon(seconds)
-        for generation in self.succession.all():
-            generation.pardon(seconds)
 
     def _patience(self) -> float | None:
         times = [self.ending.deadline()]
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)
-        times += [self.queues.deadline(), self.succession.deadline()]
-        times += [self.supervisor.deadline(), self.observer.deadline()]
+        times += [self.succession.deadline(), self.observer.deadline()]
+        known = [moment for moment in times if moment is not None]
+        left = [min(known) - self.clock()] if known else []
+        times = [self.queues.deadline(), self.supervisor.deadline()]
         times.append(self._log.deadline())
         known = [moment for moment in times if moment is not None]
-        return min(known) - self.clock() if known else None
+        left += [min(known) - self.clock.machine()] if known else []
+        return min(left, default=None)
 
     def _turn(self, now: float) -> None:
         """After all news was taken in: decide and act."""
         if self.supervisor.deadline() is not None:
-            self.supervisor.tell(now, self._state())
+            self.supervisor.tell(self.clock.machine(), self._state())
         if self.phase is Phase.LOADING and self.succession.current.loaded:
             self._open()
         if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
@@ -162,7 +155,7 @@ class Dispatcher:
         if self.phase is Phase.SERVING:
             self._look_after()
         self.descent.step(now)
-        self._tell_observer(now)
+        self._tell_observer()
         self._log.step()
 
     def _adopt(self, zygote: ZygoteHandle) -> Generation:
@@ -189,7 +182,7 @@ class Dispatcher:
         """Where the server is in its life."""
         return self.ending.phase
 
-    def _tell_observer(self, now: float) -> None:
+    def _tell_observer(self) -> None:
         """Put into shared memory what the workers don't tell themselves."""
         current = self.succession.current
         # Load balancers are to see it as soon as we know.
@@ -199,7 +192,7 @@ class Dispatcher:
         elif phase is Phase.SERVING and not self._announced:
             phase = Phase.LOADING
         self.summary.write(
-            now,
+            self.clock.machine(),
             phase,
             current.policy,
             current.pool.idle,

@@ -31,6 +31,7 @@ from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
 from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from ..system.systemd import VARIABLES
 from .service import ServiceHost
 
@@ -62,7 +63,7 @@ class ObserverHandle:
     :param poller: The dispatcher's poll set.
     :param reaper: Reports its exit.
     :param scoreboard: The descriptor of the shared scoreboard.
-    :param clock: Monotonic seconds.
+    :param clock: The dispatcher's.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ObserverHandle:
         poller: Poller,
         reaper: Reaper,
         scoreboard: int,
-        clock: t.Callable[[], float],
+        clock: RunningClock,
     ) -> None:
         #: Its process; 0 while there is none.
         self.pid = 0
@@ -80,7 +81,7 @@ class ObserverHandle:
         self._reaper = reaper
         self._scoreboard = scoreboard
         self._clock = clock
-        self._begun = clock()
+        self._begun = clock.machine()
         self._channel: Channel | None = None
         self._told = False
         self._doors: Mapping[str, Listener] = {}
@@ -215,11 +216,6 @@ class ObserverHandle:
     def _retry(self, failed: bool) -> None:
         self._pauses = min(self._pauses + 1, 30) if failed else 0
         self._start_at = self._clock() + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
-
-    def pardon(self, seconds: float) -> None:
-        """Give it more time: so long it may have been stopped as we were."""
-        if self._hear_by is not None:
-            self._hear_by += seconds
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next."""

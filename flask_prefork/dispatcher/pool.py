@@ -332,14 +332,6 @@ class Pool:
                 return None, worker
         return None, None
 
-    def pardon(self, now: float, seconds: float) -> None:
-        """Give all workers more time in their states.
-
-        :param seconds: For so long nobody has listened to them.
-        """
-        for worker in self:
-            worker.since = min(worker.since + seconds, now)
-
     def renew(self, worker: Slot, now: float) -> None:
         """Give a worker the whole time again that it has for its state."""
         for waiting, _ in self._limited():

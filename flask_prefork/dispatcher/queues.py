@@ -65,7 +65,8 @@ class Queues:
     """Everything that waits.
 
     :param poller: The dispatcher's poll set.
-    :param clock: Monotonic seconds.
+    :param clock: The machine's monotonic seconds: what workers and clients go by, whom
+        a pause of this process doesn't stop.
     :param descriptors: How many this process may have.
     """
 

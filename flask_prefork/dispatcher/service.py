@@ -61,7 +61,7 @@ class ServiceHost:
     """The dispatcher's side of what is around it.
 
     :param surroundings: What the command was started with.
-    :param clock: Monotonic seconds.
+    :param clock: The machine's monotonic seconds: systemd goes by them.
 
     :ivar admin: Where the observer is to serve its site, if anywhere.
     :ivar admin_address: The same, to be shown.

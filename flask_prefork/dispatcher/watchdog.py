@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import typing as t
-from collections import deque
 
 from ..system.timers import Deadlines
 from .pool import Slot
@@ -18,8 +17,6 @@ if t.TYPE_CHECKING:
 
 #: How long a request that was told to end may take to do so, in seconds.
 GRACE = 5.0
-#: How many pardons are remembered.
-_PARDONS = 100
 
 
 class Progress(t.Protocol):
@@ -63,30 +60,39 @@ class RequestWatchdog:
         request.
     :param upgrade: Seconds without progress after which the worker ends a connection
         that the app has taken over; 0 is never.
+    :param at: Converts the workers' times to those of all calls,
+        :meth:`.RunningClock.at`.
     """
 
     def __init__(
-        self, timeout: float, slow: float, pause: float, upgrade: float = 0.0
+        self,
+        timeout: float,
+        slow: float,
+        pause: float,
+        upgrade: float = 0.0,
+        at: t.Callable[[float], float] = float,
     ) -> None:
         self.timeout = timeout
         self.slow = slow
         self.pause = pause
         self.upgrade = upgrade
+        self._at = at
         self._checks: Deadlines[Slot] = Deadlines()
         # Requests that were dealt with, by the time they began.
         self._shown: dict[Slot, float] = {}
         self._aborted: dict[Slot, float] = {}
         # Between two requests: what was seen of it, and since when.
         self._between: dict[Slot, tuple[int, float, float]] = {}
-        # What is pardoned: until when, and how many seconds before.
-        self._pardons: deque[tuple[float, float]] = deque(maxlen=_PARDONS)
 
     @classmethod
-    def of(cls, settings: Settings) -> RequestWatchdog:
-        """What the settings want."""
+    def of(cls, settings: Settings, at: t.Callable[[float], float]) -> RequestWatchdog:
+        """What the settings want.
+
+        :param at: See the class.
+        """
         pause = settings.header_timeout + settings.keep_alive
         upgrade = settings.upgrade_timeout
-        return cls(settings.timeout, settings.slow_log, pause, upgrade)
+        return cls(settings.timeout, settings.slow_log, pause, upgrade, at)
 
     def watch(self, worker: Slot, now: float) -> None:
         """The worker is busy."""
@@ -101,17 +107,9 @@ class RequestWatchdog:
         self._aborted.pop(worker, None)
         self._between.pop(worker, None)
 
-    def pardon(self, now: float, seconds: float) -> None:
-        """Nobody has looked at the workers for so long, and they may have slept too."""
-        self._pardons.append((now, seconds))
-        for worker, (requests, moved, since) in self._between.items():
-            self._between[worker] = requests, moved, min(since + seconds, now)
-
     def _moved(self, account: Progress) -> float:
-        """When something would have moved last, if nobody had slept since."""
-        moved = max(account.began, account.moved)
-        slept = (min(seconds, until - moved) for until, seconds in self._pardons)
-        return moved + sum(part for part in slept if part > 0)
+        """When something moved last, by the clock of all calls."""
+        return self._at(max(account.began, account.moved))
 
     def due(self, now: float) -> list[Slot]:
         """The workers to :meth:`judge` now."""
@@ -132,7 +130,7 @@ class RequestWatchdog:
         self._between.pop(worker, None)
         if account.upgraded:
             return self._judge_upgraded(worker, now, account)
-        began = account.began
+        began = account.began  # as it is: it says which request that is
         # It can't be later than now, unless somebody else has written there; and one
         # that nobody looks at would never be late.
         moved = min(self._moved(account), now)
@@ -148,7 +146,7 @@ class RequestWatchdog:
         if self.upgrade:
             # It may be taken over.
             times.append(now + self.upgrade)
-        slow = min(began, now) + self.slow
+        slow = min(self._at(began), now) + self.slow
         if self.slow and self._shown.get(worker) != began and now < slow:
             times.append(slow)
         elif self.slow:

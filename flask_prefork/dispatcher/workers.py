@@ -42,6 +42,7 @@ from ..ipc.stats import Summary
 from ..settings import size
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.running_clock import RunningClock
 from ..system.timers import Deadlines
 from . import vetting
 from .ending import UNDEAD
@@ -65,7 +66,7 @@ class Workers:
     :param number: The generation's.
     :param bank: Its half of the scoreboard.
     :param poller: The dispatcher's poll set.
-    :param clock: Monotonic seconds.
+    :param clock: The dispatcher's.
     :param lot: Where connections go that workers hand back.
     :param tell: Sends a frame to the zygote, ``False`` if it is gone.
     :param summary: Where they are counted.
@@ -79,7 +80,7 @@ class Workers:
         number: int,
         bank: Bank,
         poller: Poller,
-        clock: t.Callable[[], float],
+        clock: RunningClock,
         lot: ParkedHolder,
         tell: Tell,
         summary: Summary,
@@ -316,7 +317,8 @@ class Workers:
         if self.pool.report(worker, Event.RETIRE, now):
             self.bank.set_stop(worker.slot)
             moment = moment if end is None else min(moment, end)
-            self.send(worker, frame._replace(deadline=moment), fds)
+            deadline = self.clock.machine_at(moment)
+            self.send(worker, frame._replace(deadline=deadline), fds)
 
     def show(self, worker: Slot, text: str = "", then: Then | None = None) -> None:
         """Let a worker log where its threads are.
@@ -328,7 +330,9 @@ class Workers:
         process, now = self._processes[worker.slot], self.clock()
         if process.pid:
             record, state = self.bank.read(worker.slot), worker.state.name.lower()
-            header = dumps.header(worker.slot, process.pid, state, record, now, text)
+            header = dumps.header(
+                worker.slot, process.pid, state, record, self.clock.machine(), text
+            )
             send = partial(self._signal, process, dumps.SIGNAL)
             self.dumps.ask(process, header, now, send, then)
         elif then is not None:
@@ -406,7 +410,8 @@ class Workers:
         self.weights.forget(worker)
         self._forget(process)
         record = self.bank.read(worker.slot)
-        with self._summary.departing(self.number, worker.slot, record, self.clock()):
+        now = self.clock.machine()
+        with self._summary.departing(self.number, worker.slot, record, now):
             self.bank.clear(worker.slot)
 
     def _hear_out(self, process: WorkerHandle) -> None:

@@ -80,13 +80,6 @@ class Watchdog:
             return self._load_by
         return self._due
 
-    def pardon(self, seconds: float) -> None:
-        """Give it more time: so long it may have been stopped with all others."""
-        if self._due is not None:
-            self._due += seconds
-        if self._load_by is not None:
-            self._load_by += seconds
-
     # What happens
 
     def hurry(self, now: float, seconds: float) -> None:

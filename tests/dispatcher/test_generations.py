@@ -19,6 +19,7 @@ from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
+from flask_prefork.system.running_clock import RunningClock
 
 from .fake_generations import FakePool
 from .fake_generations import FakeWorker
@@ -442,7 +443,7 @@ def test_a_generation_without_a_zygote_has_no_plans() -> None:
         ZygoteHandle(1, ours, 1),
         poller,
         board,
-        lambda: 100.0,
+        RunningClock(lambda: 100.0),
         lot,
         summary,
         Reaper(lambda pid, status: None),

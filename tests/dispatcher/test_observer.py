@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from flask_prefork.system import origin
 from flask_prefork.system import socket_modes
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
+from flask_prefork.system.running_clock import RunningClock
 
 
 class Outside:
@@ -42,10 +44,9 @@ class Room:
         self.now = 100.0
         self.poller = Poller()
         outside = t.cast(t.Any, Outside())
+        clock = RunningClock(lambda: self.now, math.inf)
         self.reaper = Reaper(lambda pid, status: None)
-        self.observer = ObserverHandle(
-            outside, self.poller, self.reaper, -1, lambda: self.now
-        )
+        self.observer = ObserverHandle(outside, self.poller, self.reaper, -1, clock)
 
     def turn(self) -> None:
         """The dispatcher sleeps until the observer wants something, and does it."""

@@ -33,6 +33,7 @@ from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.running_clock import RunningClock
 
 #: Monotonic seconds.
 NOW = 1000.0
@@ -60,8 +61,9 @@ class World:
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
         lot = t.cast(t.Any, None)
+        clock = RunningClock(lambda: self.now, math.inf)
         self.children = Workers(
-            1, self.bank, self.poller, lambda: self.now, lot, self._tell, self.summary
+            1, self.bank, self.poller, clock, lot, self._tell, self.summary
         )
         self.children.pool = Pool(1)
         self.children.stalls = RequestWatchdog(5.0, 3.0, 4.0, 6.0)

@@ -13,6 +13,7 @@ from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.watchdog import Action
 from flask_prefork.dispatcher.watchdog import GRACE
 from flask_prefork.dispatcher.watchdog import RequestWatchdog
+from flask_prefork.system.running_clock import RunningClock
 
 PAUSE = 10.0
 #: The precision of deadlines, in seconds.
@@ -206,36 +207,77 @@ def test_an_idle_worker_is_not_watched() -> None:
     assert stalls.due(1e6) == []
 
 
+class Machine:
+    """A worker that is busy, and a dispatcher that is stopped at times.
+
+    :ivar now: The machine's time, which the worker goes by.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.now = 100.0
+        self.clock = RunningClock(lambda: self.now)
+        self.stalls = RequestWatchdog(timeout, 0.0, PAUSE, at=self.clock.at)
+        self.worker = Slot(0, 0.0)
+        self.stalls.watch(self.worker, self.clock())
+
+    def wait(self, seconds: float) -> None:
+        """The dispatcher waits for so long."""
+        self.clock.allow(seconds)
+        self.now += seconds
+        self.clock()
+
+    def stop(self, seconds: float) -> None:
+        """The dispatcher is stopped for so long."""
+        self.now += seconds
+        self.clock()
+
+    def judge(self, account: Account) -> Action | None:
+        return self.stalls.judge(self.worker, self.clock(), account)
+
+
 def test_time_that_nobody_watched_does_not_count() -> None:
-    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
-    stalls.watch(worker, 100.0)
-    stalls.pardon(1000.0, 900.0)
-    assert stalls.due(1000.0) == [worker]
-    stuck = Account(0, 100.0, 100.0)
-    assert stalls.judge(worker, 1000.0, stuck) is None
-    deadline = stalls.deadline()
-    assert deadline is not None
-    assert 1060.0 <= deadline <= 1060.0 + GRAIN
-    assert stalls.judge(worker, deadline, stuck) is Action.ABORT
+    machine = Machine(60.0)
+    machine.wait(10.0)
+    machine.stop(900.0)
+    assert machine.stalls.due(machine.clock()) == []
+    stuck = Account(0, 100.0, 105.0)
+    assert machine.judge(stuck) is None
+    machine.wait(54.0)
+    assert machine.judge(stuck) is None
+    machine.wait(1.0)
+    assert machine.judge(stuck) is Action.ABORT
+    machine.stop(900.0)
+    assert machine.judge(stuck) is Action.KILL, "it is the same request"
 
 
 def test_short_naps_do_not_hide_who_is_stuck() -> None:
-    stalls, worker = RequestWatchdog(10.0, 0.0, PAUSE), Slot(0, 0.0)
-    stalls.watch(worker, 100.0)
+    machine = Machine(10.0)
     stuck = Account(0, 100.0, 101.0)
-    for nap in range(1, 20):
-        stalls.pardon(100.0 + 5 * nap, 0.5)
-        if stalls.due(100.0 + 5 * nap) and stalls.judge(worker, 100.0 + 5 * nap, stuck):
+    for _ in range(20):
+        machine.wait(4.5)
+        machine.stop(0.5)
+        if machine.stalls.due(machine.clock()) and machine.judge(stuck):
             break
     # Ten seconds of its own, and half a second for each nap.
-    assert 111.0 <= 100.0 + 5 * nap <= 120.0
+    assert 111.0 <= machine.now <= 120.0
+
+
+def test_naps_without_end_do_not_hide_who_is_stuck() -> None:
+    machine = Machine(10.0)
+    stuck = Account(0, 100.0, 101.0)
+    naps = 0
+    while not (machine.stalls.due(machine.clock()) and machine.judge(stuck)):
+        machine.stop(5.0)
+        naps += 1
+        assert naps <= 120
 
 
 def test_a_nap_before_it_moved_is_no_excuse() -> None:
-    stalls, worker = RequestWatchdog(10.0, 0.0, PAUSE), Slot(0, 0.0)
-    stalls.watch(worker, 100.0)
-    stalls.pardon(150.0, 45.0)
-    assert stalls.judge(worker, 161.0, Account(0, 100.0, 150.0)) is Action.ABORT
+    machine = Machine(10.0)
+    machine.wait(5.0)
+    machine.stop(45.0)
+    machine.wait(10.5)
+    assert machine.judge(Account(0, 100.0, 150.0)) is Action.ABORT
 
 
 # Busy, but between two requests
@@ -270,13 +312,15 @@ def test_without_a_timeout_nobody_is_killed_between_requests() -> None:
 
 
 def test_a_pause_that_nobody_watched_does_not_count() -> None:
-    stalls, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
+    machine = Machine(60.0)
     between = Account(5, 0.0, 99.0)
-    assert stalls.judge(worker, 100.0, between) is None
-    stalls.pardon(1000.0, 900.0)
-    assert stalls.judge(worker, 1000.0, between) is None
-    assert stalls.judge(worker, 1069.0, between) is None
-    assert stalls.judge(worker, 1070.0, between) is Action.KILL
+    assert machine.judge(between) is None
+    machine.stop(900.0)
+    assert machine.judge(between) is None
+    machine.wait(PAUSE + 59.5)
+    assert machine.judge(between) is None
+    machine.wait(0.5)
+    assert machine.judge(between) is Action.KILL
 
 
 @pytest.mark.parametrize(("timeout", "slow"), [(3.0, 2.0), (3.0, 0.0), (0.0, 0.0)])

@@ -27,6 +27,7 @@ from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.running_clock import RunningClock
 
 
 class World:
@@ -38,7 +39,13 @@ class World:
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
         self.children = Workers(
-            1, self.bank, self.poller, lambda: 1.0, self, self._tell, self.summary
+            1,
+            self.bank,
+            self.poller,
+            RunningClock(lambda: 1.0),
+            self,
+            self._tell,
+            self.summary,
         )
         self.children.pool = Pool(1)
         #: What was put back, in the order in which it is to be served.

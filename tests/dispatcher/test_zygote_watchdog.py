@@ -81,13 +81,6 @@ def test_one_that_is_to_end() -> None:
     assert dog.late_for == "it did not end"
 
 
-def test_what_was_slept_is_pardoned() -> None:
-    dog = serving()
-    dog.asked(1.0, "one")
-    dog.pardon(100.0)
-    assert dog.deadline() == 111.0
-
-
 class Machine(RuleBasedStateMachine):
     """Whatever is asked and answered, and whoever kills it."""
 

@@ -52,6 +52,7 @@ from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
+from flask_prefork.system.running_clock import RunningClock
 
 NUMBER = 7
 #: The first worker's pid, if there were one: no process can have it.
@@ -89,7 +90,7 @@ class House:
             ZygoteHandle(self.process.pid, ours, NUMBER),
             self.poller,
             self.board,
-            lambda: self.now,
+            RunningClock(lambda: self.now, math.inf),
             self.queues,
             self.summary,
             Reaper(lambda pid, status: None),
