@@ -1,7 +1,7 @@
 """The request watchdog: which requests take too long, and what is to be done.
 
 Pure. The dispatcher (``generation.py``) asks at :meth:`RequestWatchdog.deadline` about
-the workers that are busy, tells what the scoreboard says of their requests, and acts.
+the workers that are busy, passes what the scoreboard shows of their requests, and acts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .pool import Slot
 if t.TYPE_CHECKING:
     from ..settings.table import Settings
 
-#: How long a request that was told to end may take to do so, in seconds.
+#: How long a request that was aborted may take to do so, in seconds.
 GRACE = 5.0
 
 
 class Progress(t.Protocol):
-    """What a worker says of itself: :class:`.records.Record`."""
+    """What a worker shows of itself: :class:`.records.Record`."""
 
     @property
     def requests(self) -> int:
@@ -107,34 +107,34 @@ class RequestWatchdog:
         self._aborted.pop(worker, None)
         self._between.pop(worker, None)
 
-    def _moved(self, account: Progress) -> float:
+    def _moved(self, progress: Progress) -> float:
         """When something moved last, by the clock of all calls."""
-        return self._at(max(account.began, account.moved))
+        return self._at(max(progress.began, progress.moved))
 
     def due(self, now: float) -> list[Slot]:
-        """The workers to :meth:`judge` now."""
+        """The workers to :meth:`check` now."""
         return self._checks.pop(now)
 
     def deadline(self) -> float | None:
         """When to ask for :meth:`due` next, in seconds."""
         return self._checks.next()
 
-    def judge(self, worker: Slot, now: float, account: Progress) -> Action | None:
+    def check(self, worker: Slot, now: float, progress: Progress) -> Action | None:
         """Decide about a worker's request.
 
-        :param account: The worker's.
+        :param progress: The worker's.
         """
-        if not account.began:
+        if not progress.began:
             self.watch(worker, now)
-            return self._judge_pause(worker, now, account)
+            return self._check_pause(worker, now, progress)
         self._between.pop(worker, None)
-        if account.upgraded:
-            return self._judge_upgraded(worker, now, account)
-        began = account.began  # as it is: it says which request that is
+        if progress.upgraded:
+            return self._check_upgraded(worker, now, progress)
+        began = progress.began  # unconverted: it identifies the request
         # It can't be later than now, unless somebody else has written there; and one
         # that nobody looks at would never be late.
-        moved = min(self._moved(account), now)
-        verdict = None
+        moved = min(self._moved(progress), now)
+        action = None
         stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:
             return Action.KILL
@@ -152,40 +152,40 @@ class RequestWatchdog:
         elif self.slow:
             if self._shown.get(worker) != began:
                 self._shown[worker] = began
-                verdict = Action.SHOW
+                action = Action.SHOW
             # For the next request of the same standing order.
             times.append(now + self.slow)
         self._checks.set(worker, min(times))
-        return verdict
+        return action
 
-    def describe(self, account: Progress) -> str:
-        """Why :meth:`judge` wants the worker killed, in words."""
-        if account.upgraded:
+    def describe(self, progress: Progress) -> str:
+        """Why :meth:`check` wants the worker killed, in words."""
+        if progress.upgraded:
             return f"silent for {self.upgrade:g} s, and its view didn't end"
-        if not account.began:
+        if not progress.began:
             return "it was busy for too long without a request"
         return f"no progress for {self.timeout:g} s, and it didn't end"
 
-    def _judge_upgraded(
-        self, worker: Slot, now: float, account: Progress
+    def _check_upgraded(
+        self, worker: Slot, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker whose app has the connection.
 
         The worker itself ends the connection, which the app should notice.
         """
         self.watch(worker, now)
-        until = self._moved(account) + self.upgrade + GRACE
+        until = self._moved(progress) + self.upgrade + GRACE
         if self.upgrade and until <= now:
             return Action.KILL
         return None
 
-    def _judge_pause(
-        self, worker: Slot, now: float, account: Progress
+    def _check_pause(
+        self, worker: Slot, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker that is busy without a request."""
         requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))
-        if (requests, moved) != (account.requests, account.moved):
-            self._between[worker] = account.requests, account.moved, now
+        if (requests, moved) != (progress.requests, progress.moved):
+            self._between[worker] = progress.requests, progress.moved, now
         elif self.timeout and since + self.pause + self.timeout <= now:
             return Action.KILL
         return None

@@ -4,7 +4,7 @@ SIGSTOP, a frozen container or a suspended machine may come between any two line
 the dispatcher, and stop its workers for as long. All its deadlines for processes are on
 this clock, so what was stopped has as much time left as before.
 
-Other processes' times, and what is told to others, are on the machine's monotonic clock
+Other processes' times, and what is sent to others, are on the machine's monotonic clock
 (``CLOCK_MONOTONIC``, ``clock_gettime(2)``): :meth:`RunningClock.at` and
 :meth:`RunningClock.machine_at` convert them.
 """
@@ -26,7 +26,7 @@ _MAX_PAUSES = 100
 class RunningClock:
     """Monotonic seconds without the pauses of this process.
 
-    Each look at it tells whether the process was stopped since the last one, so it must
+    Each call finds out whether the process was stopped since the last one, so it must
     be called at least each tenth of a second, but for waits (:meth:`allow`). It never
     goes back.
 

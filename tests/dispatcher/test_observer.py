@@ -22,14 +22,14 @@ from flask_prefork.system.running_clock import RunningClock
 
 
 class Outside:
-    """Stands in for the supervisor, and for what the process was started with."""
+    """Stands in for the service, and for what the process was started with."""
 
     scheme = "http"
     identity = None
     admin_address = None
 
     @property
-    def surroundings(self) -> Outside:
+    def start_options(self) -> Outside:
         return self
 
     @contextlib.contextmanager

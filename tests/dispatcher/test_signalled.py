@@ -87,7 +87,9 @@ def test_nobody_is_said_to_be_killed_whose_pid_is_unknown(
         assert moment is not None
         control.step(moment)
     assert "was killed" not in caplog.text
-    assert "never told its pid, and can't be killed: it did not come up" in caplog.text
+    assert (
+        "never reported its pid, and can't be killed: it did not come up" in caplog.text
+    )
     poller.close()
 
 

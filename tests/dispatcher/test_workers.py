@@ -38,7 +38,7 @@ class World:
         self.board = scoreboard.create()
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
-        self.children = Workers(
+        self.workers = Workers(
             1,
             self.bank,
             self.poller,
@@ -47,13 +47,13 @@ class World:
             self._tell,
             self.summary,
         )
-        self.children.pool = Pool(1)
+        self.workers.pool = Pool(1)
         #: What was put back, in the order in which it is to be served.
         self.ready: list[Connection] = []
-        worker = self.children.pool.spawn(0.0)
+        worker = self.workers.pool.spawn(0.0)
         assert worker is not None
         self.worker: Slot = worker
-        self.children.start(worker)
+        self.workers.start(worker)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:
         if isinstance(frame, Spawn):
@@ -74,20 +74,20 @@ class World:
 
     def resume(self) -> Connection:
         """The dispatcher hands the worker a connection."""
-        assert self.children.pool.order(1, 1.0, -1) == [self.worker]
+        assert self.workers.pool.order(1, 1.0, -1) == [self.worker]
         ours, theirs = socket.socketpair()
         theirs.close()
         connection = Connection(ours.detach(), 0, Parked(Wait.WORKER, 60.0, 1))
-        self.children.resume(self.worker, connection)
+        self.workers.resume(self.worker, connection)
         return connection
 
     def die(self) -> None:
         self.process.close()
-        self.children.lost()
+        self.workers.orphan()
 
     def close(self) -> None:
         self.process.close()
-        self.children.close()
+        self.workers.close()
         for connection in self.ready:
             os.close(connection.fd)
         self.summary.close()
@@ -150,9 +150,9 @@ def test_what_was_handed_on_twice_is_taken_in_its_order(world: World) -> None:
 def without_pidfd(world: World) -> None:
     """The zygote has forked the worker, where there are no pidfds."""
     pid = 2**30  # above any (proc(5), pid_max)
-    frame = Spawned(1, world.worker.slot, pid)
-    world.children.spawned(frame, [], lambda pid, pidfd: None)
-    assert world.children.pid(world.worker) == pid
+    frame = Spawned(1, world.worker.number, pid)
+    world.workers.spawned(frame, [], lambda pid, pidfd: None)
+    assert world.workers.pid(world.worker) == pid
 
 
 def turn(world: World) -> None:
@@ -166,12 +166,12 @@ def test_who_hung_up_before_its_zygote_was_lost_is_dead(
 ) -> None:
     without_pidfd(world)
     if retires:
-        world.children.retire(world.worker)
+        world.workers.retire(world.worker)
     world.process.close()
     turn(world)
-    assert len(world.children.pool) == 1, "its zygote is to tell"
-    world.children.lost()
-    assert len(world.children.pool) == 0
+    assert len(world.workers.pool) == 1, "its zygote is to tell"
+    world.workers.orphan()
+    assert len(world.workers.pool) == 0
 
 
 @pytest.mark.parametrize("retires", [False, True])
@@ -180,12 +180,12 @@ def test_who_hangs_up_after_its_zygote_was_lost_is_dead(
 ) -> None:
     without_pidfd(world)
     if retires:
-        world.children.retire(world.worker)
-    world.children.lost()
-    assert len(world.children.pool) == 1
+        world.workers.retire(world.worker)
+    world.workers.orphan()
+    assert len(world.workers.pool) == 1
     world.process.close()
     turn(world)
-    assert len(world.children.pool) == 0
+    assert len(world.workers.pool) == 0
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -193,17 +193,17 @@ def test_nobody_waits_for_ever_for_who_was_killed(world: World, before: bool) ->
     """Where neither a pidfd nor a zygote tells of its end, and its channel is open."""
     without_pidfd(world)
     if before:
-        world.children.kill(world.worker, AT_ONCE)
-        assert world.children.killed.next() is None, "its zygote is to tell"
-    world.children.lost()
+        world.workers.kill(world.worker, AT_ONCE)
+        assert world.workers.killed.next() is None, "its zygote is to tell"
+    world.workers.orphan()
     if not before:
-        world.children.kill(world.worker, AT_ONCE)
+        world.workers.kill(world.worker, AT_ONCE)
     assert world.worker.state is State.KILLED
-    moment = world.children.killed.next()
+    moment = world.workers.killed.next()
     assert moment is not None
-    assert world.children.killed.pop(moment) == [world.worker]
-    world.children.give_up(world.worker)
-    assert len(world.children.pool) == 0
+    assert world.workers.killed.pop(moment) == [world.worker]
+    world.workers.give_up(world.worker)
+    assert len(world.workers.pool) == 0
 
 
 def test_nothing_is_taken_that_was_not_handed_on(world: World) -> None:

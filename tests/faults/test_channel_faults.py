@@ -293,7 +293,7 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
         house.turn()
         assert house.letters() == "IKI"
         assert ours.recv(1) == b""
-    assert not len(house.queues.lot)
+    assert not len(house.queues.parked)
     house.queues.dispatch(house.generation)
     assert house.letters() == "IKI"
 
@@ -375,7 +375,7 @@ def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None
     (worker, *_) = house.generation.pool
     while house.generation.alive:
         # There is no pidfd, so it is the zygote's to do.
-        house.generation.children.signal(worker, signal.SIGUSR2)
+        house.generation.workers.signal(worker, signal.SIGUSR2)
     house.say(Idle(NUMBER, 1))
     assert house.letters()[:3] == "BIB"
     assert "does not listen" in log.text
@@ -497,7 +497,7 @@ def test_worker_is_shown_before_it_is_killed(
 
     After the graceful timeout its tracebacks are logged, and it is killed.
     """
-    house.generation.children.retire(next(iter(house.generation.pool)))
+    house.generation.workers.retire(next(iter(house.generation.pool)))
     house.told()
     house.now += 30.0
     house.turn()
