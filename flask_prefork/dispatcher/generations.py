@@ -89,10 +89,10 @@ class Generations:
         """What is shown of the generations, the current one first."""
         parts = [Part(self.current.number, "current", self.current.opened)]
         if self.next is not None:
-            parts.append(Part(self.next.number, "coming", self.next.opened))
+            parts.append(Part(self.next.number, "next", self.next.opened))
         for one in self.retiring:
             if len(one.pool):
-                parts.append(Part(one.number, "leaving", one.opened))
+                parts.append(Part(one.number, "retiring", one.opened))
         return parts
 
     def reload(self) -> None:

@@ -31,10 +31,10 @@ from .scoreboard import SIZE
 
 _PHASES = tuple(Phase)
 _REASONS = tuple(Reason)
-Role = t.Literal["current", "coming", "leaving"]
-_ROLES: tuple[Role, ...] = ("current", "coming", "leaving")
-#: So many generations are told of: the current one, one that is coming, and those
-#: that leave and still have workers.
+Role = t.Literal["current", "next", "retiring"]
+_ROLES: tuple[Role, ...] = ("current", "next", "retiring")
+#: So many generations are told of: the current one, the next one, and those
+#: that retire and still have workers.
 _GENERATIONS = 4
 #: A write is so much shorter than a turn that a second try is rare.
 _TRIES = 100

@@ -40,7 +40,7 @@ def test_promotion(world: World) -> None:
     assert world.numbers() == (1, 2, [])
     assert world.generations.parts() == [
         Part(1, "current", True),
-        Part(2, "coming", False),
+        Part(2, "next", False),
     ]
     assert world[2].done == []
     world[2].loaded = True
@@ -55,7 +55,7 @@ def test_promotion(world: World) -> None:
     assert world.generations.reloads == 1
     assert world.generations.parts() == [
         Part(2, "current", True),
-        Part(1, "leaving", True),
+        Part(1, "retiring", True),
     ]
     assert world[2].done == ["open", "follows"]
     assert world[1].done == ["open", "retire"]
