@@ -1,7 +1,23 @@
 """One generation, seen from the dispatcher: a zygote and its workers.
 
-The dispatcher makes a :class:`Generation` for each zygote that it starts. What pool,
-policy and stalls decide is carried out from here, by :mod:`.workers`.
+In the dispatcher. ``loop.py`` makes a :class:`Generation` for each zygote that was
+started, and :class:`.Generations` calls it, in this order:
+
+1. :meth:`Generation.open`, once, after the zygote has sent ``Loaded``: before it there
+   are no slots. ``queues.py`` then calls :meth:`Generation.order` and
+   :meth:`Generation.resume`.
+2. :meth:`Generation.step` in each turn, and :meth:`Generation.recycle` before it.
+3. :meth:`Generation.drain` or :meth:`Generation.retire`: no workers are started from
+   then on. :meth:`Generation.promote` lets one of its workers leave the next zygote
+   behind.
+4. :meth:`Generation.release` once no worker is left; :meth:`Generation.close` once the
+   zygote has exited as well.
+
+What pool, policy and request watchdog decide is carried out from here, by
+:mod:`.workers`. What the zygote sends comes in through :mod:`.zygote_handle`; each
+frame is checked (:mod:`.vetting`) before it is used.
+
+Never here: forking, which is the zygote's, or waiting for an answer.
 """
 
 from __future__ import annotations

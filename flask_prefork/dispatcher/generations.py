@@ -1,7 +1,17 @@
 """Generations: which one serves, which one is next, and which ones retire.
 
-The dispatcher asks for reloads and reports zygotes that have ended; this module does
-what follows from that. It doesn't know why a reload is wanted.
+In the dispatcher. The loop (``loop.py``) calls :meth:`Generations.reload` on HUP. In
+each turn it calls :meth:`Generations.advance`, which switches to the next generation
+when that is ready, releases retired ones and opens the next; then
+:meth:`Generations.refork`, :meth:`Generations.recycle` and, once connections were
+dispatched, :meth:`Generations.step`. When the reaper reports a zygote's exit while the
+server serves, it calls :meth:`Generations.zygote_exited`. ``shutdown.py`` calls
+:meth:`Generations.abandon` before it lets all generations drain.
+
+A generation is opened only after the app is loaded, and while no other one of its
+parity is left: both would have the same half of the scoreboard.
+
+Never here: reaping, or waiting for a zygote. Why a reload is wanted is not known here.
 """
 
 from __future__ import annotations

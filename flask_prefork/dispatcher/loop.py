@@ -1,11 +1,24 @@
-"""The dispatcher: the process that the user started.
+"""The dispatcher's main loop, from start to exit. Runs in the process the user started.
 
-It binds, polls, orders workers to accept, and decides how many there are. It
-never imports the app and never reads a byte from a client, and it waits for
-nothing but its poll. ``cli.py`` runs it. It starts zygotes by ``ipc/spawn.py`` and
-keeps each of them, with its workers, in a :class:`.generation.Generation`.
-``queues.py`` decides who is served next and ``generations.py`` which generation
-serves; this module is the server's life, from coming up to going down.
+``cli.py`` has forked the first zygote (:func:`.spawn.by_fork`), blocked the signals,
+and then calls :func:`serve` once, which returns the exit status.
+
+Each turn of the loop:
+
+1. :meth:`.Poller.wait`, at most until the next deadline (``_patience``).
+2. The callbacks of what is readable: signals, zygotes, workers, observer, listeners,
+   parked connections. They take reports in, and decide nothing about others.
+3. ``_turn`` decides and acts, once all reports were read: bind when the app is loaded
+   (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
+   :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
+   :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
+   :meth:`.Shutdown.step`, and last the summary for the observer.
+
+SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
+``_orphan_exited``.
+
+Never here: importing the app, reading a byte from a client, waiting for anything but
+the poll, or a deadline for a process on another clock than ``self.clock``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,19 @@
 """What waits for a worker: the accept queues, and parked connections.
 
-The dispatcher calls :meth:`Queues.dispatch` once it has read all reports. The
-descriptors of everything that waits are held here; :mod:`.parked` decides about
-parked connections, and the generation's pool which worker to order.
+In the dispatcher. The loop (``loop.py``) sets :attr:`Queues.listeners` once they are
+bound. In each turn it calls :meth:`Queues.reserve`, then :meth:`Queues.dispatch` once
+all reports were read, then :meth:`Queues.serve_left_behind` after workers were retired.
+``workers.py`` calls :meth:`Queues.park` when a worker hands a connection back, and
+:meth:`Queues.put_back` when one exits before it took its connection. ``shutdown.py``
+calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
+:meth:`Queues.close` last.
+
+The descriptors of all that waits are held here. :mod:`.parked` decides about parked
+connections, and the generation's pool which worker is next. Orders go out through the
+:class:`.Generation` that is passed in.
+
+Never here: accepting, or reading from or writing to a connection. A descriptor is taken
+out of the poll set before it is closed.
 """
 
 from __future__ import annotations

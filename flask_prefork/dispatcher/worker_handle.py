@@ -35,7 +35,9 @@ def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
 
 
 class WorkerHandle:
-    """What the dispatcher holds of a worker's process.
+    """What the dispatcher holds of a worker's process, which it is not.
+
+    It is made before the process is forked, and forgotten when that has exited.
 
     :ivar worker: Its place in the pool.
     :ivar channel: Our end of the back channel.

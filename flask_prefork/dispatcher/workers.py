@@ -1,7 +1,24 @@
 """The workers of one generation, as the dispatcher holds them: start, reports, exit.
 
-:mod:`.generation` decides which workers to start, order, retire or kill, and this
-module does it. What the processes report goes into the pool here.
+In the dispatcher. :mod:`.generation`, :mod:`.sizing` and :mod:`.late` decide which
+workers to start, order, retire or kill, and this module does it:
+
+1. :meth:`Workers.start` for a slot that the pool has made STARTING. The zygote forks,
+   and :meth:`Workers.spawned` or :meth:`Workers.failed` follows.
+2. :meth:`Workers.send` and :meth:`Workers.resume`, after the pool has made the slot
+   ORDERED. What the process reports goes into the pool (``_take_in``).
+3. :meth:`Workers.retire` or :meth:`Workers.promote`; :meth:`Workers.kill` at any time.
+4. An exit shows by the end of the channel, by the pidfd, by the zygote's report
+   (:meth:`Workers.exited`) and, without a zygote, by the reaper
+   (:meth:`Workers.orphan_ended`), in any order. The first of pidfd and reports frees
+   the slot, after the last frames were read.
+
+A handle (:class:`.WorkerHandle`) and a slot are not the process: both may be there
+before it is forked, and it may live on when they are gone. It is signalled by its
+pidfd, or else by its zygote, which alone knows that the pid is still its own.
+
+Never here: ``waitpid(2)``, for workers are the zygote's children; or a signal to a
+worker by its pid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,19 @@
 """The dispatcher's handle of a zygote: process, control socket, watchdog.
 
-:class:`.generation.Generation` decides what it is sent, and takes in what it sends.
-Here is whether it reads, and what becomes of one that doesn't.
+In the dispatcher. :mod:`.generation` makes a :class:`ZygoteControl` for a zygote that
+was just started, or that a promoted worker is to leave behind. It decides what is sent
+(:meth:`ZygoteControl.send`), and takes in what comes. :meth:`ZygoteControl.adopt` must
+come before anything that needs the pid of a promoted one;
+:meth:`ZygoteControl.loaded` before any deadline for answers;
+:meth:`ZygoteControl.step` in each turn. :meth:`ZygoteControl.release` asks it to exit,
+and the reaper reports when it has.
+
+A handle is not the process. The process may have no pid yet (``pid`` is 0), may live
+without its socket (``alive`` is false), or have exited (``reaped``): then the pid may
+be another's, and nothing is sent to it.
+
+Never here: ``waitpid(2)``, which :class:`.Reaper` alone calls; or waiting until the
+socket takes a frame: a zygote that doesn't read is killed.
 """
 
 from __future__ import annotations
