@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import socket
-import typing as t
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.generation import Generation
-from flask_prefork.ipc import scoreboard
-from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Part
-from flask_prefork.ipc.stats import Summary
-from flask_prefork.system.poller import Poller
-from flask_prefork.system.reaper import Reaper
-from flask_prefork.system.running_clock import RunningClock
 
 from .fake_generations import FakePool
 from .fake_generations import FakeWorker
@@ -391,17 +381,7 @@ def test_who_serves_replaces_workers_if_there_are_any_to_replace(world: World) -
     assert world[2].done == []
 
 
-# A real one
-
-
-class FakeParked:
-    """Takes no connections."""
-
-    def park(self, fd: int, frame: object) -> t.NoReturn:
-        raise AssertionError
-
-    def put_back(self, connection: object) -> t.NoReturn:
-        raise AssertionError
+# How many there may be
 
 
 class Finishing(FakePool):
@@ -432,33 +412,3 @@ def test_how_many_workers_there_may_be(world: World) -> None:
     world[1].pool = Finishing(["finishing"] * 2)
     world.turn()
     assert world.generations.max_workers == most + 2
-
-
-def test_a_generation_without_a_zygote_has_no_plans() -> None:
-    """It can't grow: to wake up for that would be to turn for nothing."""
-    ours, theirs = socket.socketpair()
-    board, poller = scoreboard.create(), Poller()
-    summary = Summary(board)
-    parked = t.cast(t.Any, FakeParked())
-    generation = Generation(
-        ZygoteHandle(1, ours, 1),
-        poller,
-        board,
-        RunningClock(lambda: 100.0),
-        parked,
-        summary,
-        Reaper(lambda pid, status: None),
-        lambda pid: False,
-        lambda generation, status: None,
-    )
-    generation.policy.grow(100.0, idle=0, starting=0, total=0, waiting=3, others=0)
-    assert generation.deadline() is not None
-    generation.release()
-    assert generation.deadline() == 102.0, "it has to end"
-    generation.zygote.reaped = True
-    assert generation.deadline() is None
-    generation.close()
-    summary.close()
-    theirs.close()
-    poller.close()
-    os.close(board)

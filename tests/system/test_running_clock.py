@@ -1,4 +1,4 @@
-"""A process that is stopped anywhere, and takes no time for that."""
+"""A clock that stands still while the process is stopped."""
 
 from __future__ import annotations
 
@@ -6,28 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.loop import Dispatcher
-from flask_prefork.ipc.phase import Phase
 from flask_prefork.system.running_clock import RunningClock
-
-STOP = 10.0
-#: Longer than a turn, and shorter or longer than the stop.
-TIMEOUTS = [1.0, 100.0]
-TURNS = 4
-
-
-class Time:
-    """A clock that goes on by a millisecond with each look, and once by a stop."""
-
-    def __init__(self, stop_before: int | None = None) -> None:
-        self.now = 100.0
-        self.looks = 0
-        self.stop_before = stop_before
-
-    def __call__(self) -> float:
-        self.now += STOP if self.looks == self.stop_before else 0.001
-        self.looks += 1
-        return self.now
 
 
 class Machine:
@@ -109,62 +88,3 @@ def test_pauses_without_end() -> None:
     assert clock() == pytest.approx(120.0), "a deadline comes"
     # Only so many pauses are remembered: what is older seems older than it is.
     assert clock.at(100.0) < 100.0
-
-
-class Turning(Dispatcher):
-    """The dispatcher's loop, around one worker that has its time.
-
-    :ivar polled: Before which looks at the clock it was in the poll: a stop there may
-        not be told from a wait.
-    """
-
-    phase = Phase.SERVING  # type: ignore[assignment]
-
-    def __init__(self, time: Time, timeout: float) -> None:
-        self.time = time
-        self.clock = RunningClock(time)
-        self.status = 0
-        self.poller = self.reaper = self  # type: ignore[assignment]
-        self.turns = 0
-        self.begun = self.clock()
-        self.deadline = self.begun + timeout
-        self.polled: set[int] = set()
-        self.left: list[float] = []
-
-    def reap(self) -> None:
-        """There are no processes."""
-
-    def _patience(self) -> float | None:
-        return self.deadline - self.clock()
-
-    def wait(self, seconds: float | None) -> list[object]:
-        """Something happens at once; then the time is looked at once more."""
-        self.polled.add(self.time.looks)
-        return [self.clock]
-
-    def _turn(self, now: float) -> None:
-        self.left.append(self.deadline - now)
-        self.clock()
-        self.turns += 1
-        if self.turns == TURNS:
-            self.phase = Phase.STOPPED
-
-    def _clean_up(self) -> None:
-        """There is nothing."""
-
-
-@pytest.mark.parametrize("timeout", TIMEOUTS)
-def test_a_stop_before_any_look_at_the_clock_takes_no_time(timeout: float) -> None:
-    time = Time()
-    Turning(time, timeout).run()
-    assert time.looks > 3 * TURNS
-    last = time.looks - 1  # in the last turn, after which nobody is checked
-    for look in range(2, last):
-        loop = Turning(Time(stop_before=look), timeout)
-        assert loop.run() == 0
-        assert min(loop.left) > 0, f"stopped before look {look}"
-        took = timeout - loop.left[-1]
-        if look in loop.polled and timeout > STOP:
-            assert took > STOP, "it may have waited"
-        else:
-            assert took < 0.5, f"stopped before look {look}"
