@@ -224,7 +224,7 @@ def test_the_lowest_numbered_are_ordered(world: World) -> None:
     assert [world.ordered(slot).slot for slot in (0, 1)] == [0, 1]  # type: ignore[union-attr]
 
 
-def test_the_app_is_told_of_one_size_at_a_time(world: World) -> None:
+def test_one_size_at_a_time_is_sent_to_the_app(world: World) -> None:
     world.load()
     world.generation.open([])
     world.turn()
