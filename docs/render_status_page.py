@@ -67,7 +67,7 @@ def take(url: str, server: subprocess.Popen[bytes]) -> None:
         browser.resize(1100, 900)
         browser.open(url)
         server.send_signal(signal.SIGHUP)
-        browser.wait(lambda: "leaving" in browser.texts(".generation .pill"))
+        browser.wait(lambda: "retiring" in browser.texts(".generation .pill"))
         for scheme, name in (("light", "status-page"), ("dark", "status-page-dark")):
             browser.prefer(color_scheme=scheme, reduced_motion="reduce")
             picture = Image.open(io.BytesIO(browser.picture()))

@@ -1,4 +1,4 @@
-"""What the log says when the server begins to serve.
+"""What is logged when the server begins to serve.
 
 The dispatcher calls :func:`show` once, when the first workers are idle. A reload is
 announced by ``generations.py`` instead.
@@ -14,7 +14,7 @@ from .queues import Queues
 from .service import ServiceHost
 
 
-def show(generation: Generation, queues: Queues, supervisor: ServiceHost) -> None:
+def show(generation: Generation, queues: Queues, service: ServiceHost) -> None:
     """Say what runs where. Whoever reads it can connect at once.
 
     :param generation: The one that serves.
@@ -22,18 +22,18 @@ def show(generation: Generation, queues: Queues, supervisor: ServiceHost) -> Non
     settings = generation.settings
     assert settings is not None, "nothing is served before the app is loaded"
     for listener in queues.listeners:
-        for address in listener.addresses(supervisor.surroundings.scheme):
+        for address in listener.addresses(service.start_options.scheme):
             logger.info(" * Running on %s", address)
-    if supervisor.admin_address is not None:
-        logger.info(" * Status on %s", supervisor.admin_address.reached().url)
-        if not (supervisor.admin_address.is_local or settings.admin_token):
+    if service.admin_address is not None:
+        logger.info(" * Status on %s", service.admin_address.reached().url)
+        if not (service.admin_address.is_local or settings.admin_token):
             logger.warning(
                 "Whoever reaches %s can see what is served; an --admin-token would"
                 " keep others out.",
-                supervisor.admin_address,
+                service.admin_address,
             )
-    if supervisor.agent_address is not None:
-        logger.info(" * Agent check on %s", supervisor.agent_address.reached())
+    if service.agent_address is not None:
+        logger.info(" * Agent check on %s", service.agent_address.reached())
     logger.info(
         " * Generation %d: %d to %d workers, %d to %d idle, %s dispatch",
         generation.number,

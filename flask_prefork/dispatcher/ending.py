@@ -1,6 +1,6 @@
 """The steps by which the server stops, and when each is due. Pure.
 
-The dispatcher tells of signals, asks in each turn for the next step, and takes it. No
+The dispatcher passes on signals, asks in each turn for the next step, and takes it. No
 process, however it hangs, keeps the server from its end: once it goes down there is a
 deadline in each phase, after which the next harder step is due.
 """
@@ -15,12 +15,12 @@ from ..ipc.phase import GRACE
 from ..ipc.phase import LAST_MOMENT
 from ..ipc.phase import Phase
 
-#: How long workers may take to exit if they are told so only when their time is over,
+#: How long workers may take to exit if they are asked to only when their time is over,
 #: in seconds.
-LAST_WORDS = 1.0
+EXIT_TIME = 1.0
 #: A worker that lives on for so long after SIGKILL, in a system call that nothing
 #: interrupts, keeps its slot no longer, in seconds.
-UNDEAD = 5.0
+KILL_TIME = 5.0
 
 
 class Step(enum.Enum):
@@ -102,14 +102,8 @@ class Ending:
         """
         return self.drain_at if self._due is None else self._due
 
-    def pardon(self, seconds: float) -> None:
-        """Put the deadline off: so long the processes may have been stopped."""
-        self._until += seconds
-        if self._due is not None:
-            self._due += seconds
-
     def term(self, now: float, delay: float, graceful: float) -> Step | None:
-        """End gracefully (TERM); said twice, at once.
+        """End gracefully (TERM); sent twice, at once.
 
         :param delay: Seconds to go on serving before.
         :param graceful: Seconds that running requests have to finish.
@@ -127,7 +121,7 @@ class Ending:
         return Step.DRAIN
 
     def interrupt(self, now: float) -> Step | None:
-        """End at once (INT); said twice, this instant.
+        """End at once (INT); sent twice, this instant.
 
         :return: What is to be done now.
         """
@@ -155,8 +149,8 @@ class Ending:
         if self.phase is Phase.DRAINING and (left.served or late):
             self.phase = Phase.CLOSING
             self._harder = deque([Step.SHOW_WORKERS, Step.KILL_WORKERS])
-            # Those who are idle have to hear of it yet, and tell what they cut off.
-            self._due = max(self._until, now + LAST_WORDS)
+            # Those who are idle have to read of it yet, and report what they cut off.
+            self._due = max(self._until, now + EXIT_TIME)
             return Step.CLOSE
         done = late and not self._harder
         if self.phase is Phase.CLOSING and (not left.workers or done):

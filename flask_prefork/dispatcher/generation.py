@@ -1,7 +1,23 @@
 """One generation, seen from the dispatcher: a zygote and its workers.
 
-The dispatcher makes a :class:`Generation` for each zygote that it starts. What pool,
-policy and stalls decide is carried out from here, by :mod:`.workers`.
+In the dispatcher. ``loop.py`` makes a :class:`Generation` for each zygote that was
+started, and :class:`.Generations` calls it, in this order:
+
+1. :meth:`Generation.open`, once, after the zygote has sent ``Loaded``: before it there
+   are no slots. ``queues.py`` then calls :meth:`Generation.order` and
+   :meth:`Generation.resume`.
+2. :meth:`Generation.step` in each turn, and :meth:`Generation.recycle` before it.
+3. :meth:`Generation.drain` or :meth:`Generation.retire`: no workers are started from
+   then on. :meth:`Generation.promote` lets one of its workers leave the next zygote
+   behind.
+4. :meth:`Generation.release` once no worker is left; :meth:`Generation.close` once the
+   zygote has exited as well.
+
+What pool, policy and request watchdog decide is carried out from here, by
+:mod:`.workers`. What the zygote sends comes in through :mod:`.zygote_handle`; each
+frame is checked (:mod:`.vetting`) before it is used.
+
+Never here: forking, which is the zygote's, or waiting for an answer.
 """
 
 from __future__ import annotations
@@ -9,7 +25,6 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ..ipc import spawn as launch
 from ..ipc.channel import write_document
 from ..ipc.exits import AT_ONCE
 from ..ipc.exits import LATE
@@ -38,6 +53,8 @@ from ..settings import size
 from ..settings.table import MAX_SLOTS
 from ..settings.table import Settings
 from ..system.poller import Poller
+from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from . import vetting
 from .late import Late
 from .policy import Policy
@@ -67,10 +84,12 @@ class Generation:
     :param zygote: The zygote, just started.
     :param poller: The dispatcher's poll set.
     :param scoreboard: The descriptor of the shared scoreboard.
-    :param clock: Monotonic seconds.
-    :param lot: Where connections go that its workers hand back.
+    :param clock: The dispatcher's.
+    :param parked: Where connections go that its workers hand back.
     :param summary: Where it is counted what they do.
+    :param reaper: Reports its zygote's exit.
     :param is_known: Whether a process is another one of the server's.
+    :param zygote_exited: Takes in that its zygote has ended, and its exit status.
     """
 
     def __init__(
@@ -78,10 +97,12 @@ class Generation:
         zygote: ZygoteHandle,
         poller: Poller,
         scoreboard: int,
-        clock: t.Callable[[], float],
-        lot: ParkedHolder,
+        clock: RunningClock,
+        parked: ParkedHolder,
         summary: Summary,
-        is_known: t.Callable[[int], bool] = lambda pid: False,
+        reaper: Reaper,
+        is_known: t.Callable[[int], bool],
+        zygote_exited: t.Callable[[Generation, int], None],
     ) -> None:
         self.number = zygote.generation
         self.clock = clock
@@ -97,19 +118,25 @@ class Generation:
         #: Requests after which a worker is to be promoted; 0 is none.
         self._refork_after = 0
         self.bank = Bank(scoreboard, self.number)
-        self.children = Workers(
-            self.number, self.bank, poller, clock, lot, self._tell, summary
+        self.workers = Workers(
+            self.number, self.bank, poller, clock, parked, self._send, summary
         )
         self.zygote = ZygoteControl(
-            zygote, poller, clock, self._from_zygote, self.children.lost
+            zygote,
+            poller,
+            clock,
+            reaper,
+            self._from_zygote,
+            self.workers.orphan,
+            lambda status: zygote_exited(self, status),
         )
-        self._late = Late(self.children, clock)
-        self._sizing = Sizing(self.children, clock, summary)
+        self._late = Late(self.workers, clock)
+        self._sizing = Sizing(self.workers, clock, summary)
         self._summary = summary
         self._others_wait = False
         self._serves = False
         self._size = 0
-        self._size_is_told = True
+        self._size_is_acknowledged = True
         self._scoreboard = scoreboard
 
     # What the dispatcher asks
@@ -117,17 +144,17 @@ class Generation:
     @property
     def pool(self) -> Pool:
         """Its workers."""
-        return self.children.pool
+        return self.workers.pool
 
     @property
     def policy(self) -> Policy:
         """How many there should be."""
-        return self.children.policy
+        return self.workers.policy
 
     @property
     def memory(self) -> int:
         """What its zygote and its workers have in memory together, in bytes."""
-        return self.children.weights.total(self.pool)
+        return self.workers.accounting.total(self.pool)
 
     @property
     def pid(self) -> int:
@@ -153,15 +180,15 @@ class Generation:
     def ready(self) -> bool:
         """Whether all workers that it starts with were idle."""
         pool = self.pool
-        return self.children.ever_idle and len(pool) > 0 and not pool.starting
+        return self.workers.ever_idle and len(pool) > 0 and not pool.starting
 
     @property
-    def hopeless(self) -> bool:
+    def failed_to_start(self) -> bool:
         """Whether it never got a worker idle in so many starts."""
-        return not self.children.ever_idle and self.policy.failures >= MAX_FAILURES
+        return not self.workers.ever_idle and self.policy.failures >= MAX_FAILURES
 
     @property
-    def lost(self) -> bool:
+    def promotion_failed(self) -> bool:
         """Whether it was to come from a worker, and never came."""
         return not self.pid and not self.alive
 
@@ -173,10 +200,10 @@ class Generation:
     @property
     def recycles(self) -> bool:
         """Whether there may be something for :meth:`recycle` to do."""
-        over = bool(self.children.weights.over) or self.policy.budget > 0
+        over = bool(self.workers.accounting.over) or self.policy.budget > 0
         return over or self.pool.recycles
 
-    def seasoned(self) -> Slot | None:
+    def refork_candidate(self) -> Slot | None:
         """The lowest-numbered idle worker, if it is to be promoted."""
         if not (self._refork_after and self.alive):
             return None
@@ -184,25 +211,25 @@ class Generation:
         wanted = worker is not None and worker.served >= self._refork_after
         return worker if wanted else None
 
-    def is_looking(self) -> bool:
+    def awaits_request(self) -> bool:
         """Whether a worker has a connection, but no request of it yet."""
         return any(
-            worker.state is State.BUSY and not self.bank.read(worker.slot).began
+            worker.state is State.BUSY and not self.bank.read(worker.number).began
             for worker in self.pool
         )
 
-    def endings(self) -> bytes:
+    def about_to_accept(self) -> bytes:
         """Which workers below the lowest idle one are about to accept again.
 
         :return: A byte for each; if not 0, another one each time it does so.
         """
         lowest = self.pool.lowest_idle()
-        return self.bank.about_to_accept(lowest.slot) if lowest is not None else b""
+        return self.bank.about_to_accept(lowest.number) if lowest is not None else b""
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next if nothing happens before."""
         times = [self._late.deadline(), self.zygote.deadline()]
-        times.append(self.children.dumps.deadline())
+        times.append(self.workers.dumps.deadline())
         if not self.closed and self.alive:
             times.append(self._sizing.deadline())
         return min((time for time in times if time is not None), default=None)
@@ -220,25 +247,25 @@ class Generation:
         settings = self.settings
         assert settings is not None, "the app is loaded"
         self.bank.reset()
-        self.children.pool = Pool(
+        self.workers.pool = Pool(
             # Places for those, too, that only finish what the app's threads do.
             min(2 * settings.max_workers, MAX_SLOTS),
             Timeouts(spawn=settings.spawn_timeout, retire=settings.graceful_timeout),
             max_requests=settings.max_requests,
             jitter=settings.max_requests_jitter,
         )
-        self.children.policy = Policy.of(settings, self.clock())
+        self.workers.policy = Policy.of(settings, self.clock())
         if before is not None:
             self.policy.adjust(before.min_idle - settings.min_idle)
-        self.children.weights.limit = size.parse(settings.max_worker_memory)
-        self.children.stalls = RequestWatchdog.of(settings)
+        self.workers.accounting.limit = size.parse(settings.max_worker_memory)
+        self.workers.watchdog = RequestWatchdog.of(settings, self.clock.at)
         try:
             document = write_document([(one.host, one.inherited) for one in listeners])
         except OSError as e:
-            self.zygote.kill(f"Can't tell the zygote what to serve on: {e}.")
+            self.zygote.kill(f"Can't send the zygote its listeners: {e}.")
             return
         fds = [document, self._scoreboard, *(one.fd for one in listeners)]
-        self._tell(Listen(self.number), fds)
+        self._send(Listen(self.number), fds)
         os.close(document)
         self._sizing.begin()
 
@@ -254,8 +281,8 @@ class Generation:
             run = self.settings.run_length
             if worker.limit:
                 run = max(1, min(run, worker.limit - worker.served))
-            frame = Order(self.number, worker.slot, queue, run)
-            self.children.send(worker, frame)
+            frame = Order(self.number, worker.number, queue, run)
+            self.workers.send(worker, frame)
 
     def resume(self, connection: Connection) -> None:
         """Hand a parked connection to the lowest-numbered idle worker.
@@ -263,29 +290,29 @@ class Generation:
         There must be one.
         """
         (worker,) = self.pool.order(1, self.clock(), _NO_QUEUE)
-        self.children.resume(worker, connection)
+        self.workers.resume(worker, connection)
 
-    def tell_others_wait(self, wait: bool) -> None:
-        """Tell the workers whether parked connections wait for their turn."""
+    def set_others_wait(self, wait: bool) -> None:
+        """Show the workers whether parked connections wait for their turn."""
         if wait != self._others_wait:
             self._others_wait = wait
             self.bank.set_others_wait(wait)
 
-    def tell_ready(self, follows: bool) -> None:
-        """Tell the app, once, that the generation serves.
+    def notify_ready(self, follows: bool) -> None:
+        """Report to the app, once, that the generation serves.
 
         :param follows: It has taken over from another.
         """
         if not self._serves:
             self._serves = True
-            self._tell(Ready(self.number, follows))
+            self._send(Ready(self.number, follows))
 
-    def _tell_size(self) -> None:
-        """Tell the app how many workers there are, as fast as it takes it in."""
+    def _notify_size(self) -> None:
+        """Report to the app how many workers there are, as fast as it takes it in."""
         size = len(self.pool)
-        if self.alive and self._size_is_told and size != self._size:
-            self._size, self._size_is_told = size, False
-            self._tell(Resized(self.number, size))
+        if self.alive and self._size_is_acknowledged and size != self._size:
+            self._size, self._size_is_acknowledged = size, False
+            self._send(Resized(self.number, size))
 
     def step(self, now: float, waiting: int, others: int, memory: int = 0) -> None:
         """Do what pool, policy and stalls want now.
@@ -296,10 +323,10 @@ class Generation:
         """
         self.zygote.step(now)
         self._late.step(now)
-        self.children.dumps.step(now)
+        self.workers.dumps.step(now)
         if not self.closed and self.settings is not None and self.alive:
             self._sizing.step(now, waiting, others, memory)
-        self._tell_size()
+        self._notify_size()
 
     def promote(self, worker: Slot, generation: int, control: int) -> None:
         """Let a worker leave the zygote of another generation behind, once.
@@ -307,29 +334,22 @@ class Generation:
         :param control: That zygote's end of its control socket.
         """
         self._refork_after = 0
-        self.children.promote(worker, generation, control)
+        self.workers.promote(worker, generation, control)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
         if not self.closed and self.alive:
             self._sizing.recycle(now, others, memory)
 
-    def pardon(self, seconds: float) -> None:
-        """Give all workers more time: nobody listened to them for so long."""
-        now = self.clock()
-        self.pool.pardon(now, seconds)
-        self.children.stalls.pardon(now, seconds)
-        self.zygote.watchdog.pardon(seconds)
-
     def show_busy(self) -> None:
         """Let all who are at something log their threads' tracebacks.
 
         That is every worker but those that wait for orders, and a zygote that loads the
-        app or that hasn't done yet what it was told.
+        app or that hasn't done yet what it was asked to.
         """
         for worker in self.pool:
             if worker.state in _AT_WORK or worker.suspect:
-                self.children.show(worker)
+                self.workers.show(worker)
         self.zygote.show_busy()
 
     def show_late(self) -> None:
@@ -349,23 +369,23 @@ class Generation:
         """
         self.closed = True
         for worker in list(self.pool):
-            self.children.retire(worker, end)
+            self.workers.retire(worker, end)
 
-    def hand_on(self) -> None:
-        """Tell the zygote that another one has inherited what is to run at its end."""
-        self._tell(HandedOn(self.number))
+    def hand_over_exit_tasks(self) -> None:
+        """Notify the zygote that another one inherits what is to run at its exit."""
+        self._send(HandedOn(self.number))
 
     def kill_all(self, why: Why) -> None:
         """Send SIGKILL to every worker that is left."""
         self.closed = True
         for worker in list(self.pool):
-            self.children.kill(worker, why)
+            self.workers.kill(worker, why)
 
     def kill_unfinished(self) -> None:
         """Send SIGKILL to every worker that isn't waiting for orders."""
         for worker in list(self.pool):
             if worker.state is not State.IDLE:
-                self.children.kill(worker, AT_ONCE)
+                self.workers.kill(worker, AT_ONCE)
 
     def release(self) -> None:
         """Let the zygote end: it bounds the time of what the app does then."""
@@ -375,37 +395,38 @@ class Generation:
     def close(self) -> None:
         """Close all that is left of it here."""
         self.release()
-        self.children.close()
+        self.workers.close()
         self.bank.close()
 
     # The zygote's channel
 
-    def _tell(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
-        return self.zygote.tell(frame, fds)
+    def _send(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+        return self.zygote.send(frame, fds)
 
     def _from_zygote(self, frame: Frame, fds: list[int]) -> None:
         if isinstance(frame, Promoted) and not self.pid:
-            pid = frame.pid
-            if self._is_known(pid) or not launch.is_child(pid):
-                raise ValueError(f"process {pid} is no child, or is dead")
-            self.zygote.pid = pid
+            self._check_unknown(frame.pid)
+            self.zygote.adopt(frame.pid)
             self.is_promoted = True
         elif isinstance(frame, Loaded) and fds and not self.loaded:
             self._load(frame, fds[0])
         elif isinstance(frame, Spawned):
-            self.children.spawned(frame, fds, self._vet)
+            self.workers.spawned(frame, fds, self._vet)
         elif isinstance(frame, Failed):
-            self.children.failed(frame)
+            self.workers.failed(frame)
         elif isinstance(frame, Exited):
-            self.children.exited(frame)
+            self.workers.exited(frame)
         elif isinstance(frame, Resized):
-            self._size_is_told = True
+            self._size_is_acknowledged = True
         elif isinstance(frame, Changed) and not self._has_changed:
             self.outdated = self._has_changed = True
 
-    def _vet(self, pid: int, pidfd: int) -> None:
+    def _check_unknown(self, pid: int) -> None:
         if self._is_known(pid):
             raise ValueError(f"process {pid} is another one")
+
+    def _vet(self, pid: int, pidfd: int) -> None:
+        self._check_unknown(pid)
         vetting.worker(pid, pidfd, self.pid)
 
     def _load(self, frame: Loaded, document: int) -> None:
@@ -413,4 +434,4 @@ class Generation:
         self.zygote.loaded(settings.spawn_timeout)
         if not self.is_promoted:
             self._refork_after = settings.refork_after
-        self.children.weights.zygote = frame.size * 1024
+        self.workers.accounting.zygote = frame.size * 1024

@@ -1,12 +1,21 @@
 """Generations: which one serves, which one is next, and which ones retire.
 
-The dispatcher asks for reloads and reports zygotes that have ended; this module does
-what follows from that. It doesn't know why a reload is wanted.
+In the dispatcher. The loop (``loop.py``) calls :meth:`Generations.reload` on HUP. In
+each turn it calls :meth:`Generations.advance`, which switches to the next generation
+when that is ready, releases retired ones and opens the next; then
+:meth:`Generations.refork`, :meth:`Generations.recycle` and, once connections were
+dispatched, :meth:`Generations.step`. When the reaper reports a zygote's exit while the
+server serves, it calls :meth:`Generations.zygote_exited`. ``shutdown.py`` calls
+:meth:`Generations.abandon` before it lets all generations drain.
+
+A generation is opened only after the app is loaded, and while no other one of its
+parity is left: both would have the same half of the scoreboard.
+
+Never here: reaping, or waiting for a zygote. Why a reload is wanted is not known here.
 """
 
 from __future__ import annotations
 
-import os
 import typing as t
 from collections.abc import Sequence
 
@@ -30,12 +39,12 @@ class Generations:
 
     :param zygote: The first generation's, just started.
     :param adopt: Makes a generation of a zygote.
-    :param supervisor: Hears of reloads, and has the rights to start zygotes.
+    :param service: Is notified of reloads, and has the rights to start zygotes.
     :param clock: Monotonic seconds.
 
     :ivar current: The generation that is ordered.
-    :ivar coming: The one that is to follow it.
-    :ivar leaving: Those that finish what they serve.
+    :ivar next: The one that is to follow it.
+    :ivar retiring: Those that finish what they serve.
     :ivar retry_at: When a dead zygote is to be replaced.
     :ivar reloads: How many generations have taken over from another.
     """
@@ -44,20 +53,20 @@ class Generations:
         self,
         zygote: ZygoteHandle,
         adopt: t.Callable[[ZygoteHandle], Generation],
-        supervisor: ServiceHost,
+        service: ServiceHost,
         clock: t.Callable[[], float],
     ) -> None:
         self._adopt = adopt
-        self._supervisor = supervisor
+        self._service = service
         self._clock = clock
         self.current = adopt(zygote)
-        self.coming: Generation | None = None
-        self.leaving: list[Generation] = []
+        self.next: Generation | None = None
+        self.retiring: list[Generation] = []
         self.retry_at: float | None = None
         self.reloads = 0
         self._retries = 0
-        #: The current generation's zygote is dead, and that was taken in.
-        self._is_bereaved = False
+        #: The current generation's zygote has exited, and that was dealt with.
+        self._is_without_zygote = False
 
     @property
     def zygotes(self) -> dict[int, Generation]:
@@ -67,14 +76,14 @@ class Generations:
 
     def all(self) -> list[Generation]:
         """Every generation that there is something left of."""
-        coming = [self.coming] if self.coming is not None else []
-        return [*coming, self.current, *self.leaving]
+        following = [self.next] if self.next is not None else []
+        return [*following, self.current, *self.retiring]
 
     @property
-    def most(self) -> int:
+    def max_workers(self) -> int:
         """How many workers there are, or may be before the next turn.
 
-        Those that serve are no more than the setting has it, but for the coming
+        Those that serve are no more than the setting has it, but for the next
         generation's. Those that only finish come on top of both.
         """
         pools = [one.pool for one in self.all()]
@@ -82,36 +91,36 @@ class Generations:
         finishing = sum(map(len, pools)) - serving
         places = self.current.settings.max_workers if self.current.settings else 0
         most = max(places, serving) + finishing
-        if self.coming is not None and self.coming.settings is not None:
-            most += self.coming.settings.max_workers
+        if self.next is not None and self.next.settings is not None:
+            most += self.next.settings.max_workers
         return most
 
     def parts(self) -> list[Part]:
-        """What is told of the generations, the current one first."""
+        """What is shown of the generations, the current one first."""
         parts = [Part(self.current.number, "current", self.current.opened)]
-        if self.coming is not None:
-            parts.append(Part(self.coming.number, "coming", self.coming.opened))
-        for one in self.leaving:
+        if self.next is not None:
+            parts.append(Part(self.next.number, "next", self.next.opened))
+        for one in self.retiring:
             if len(one.pool):
-                parts.append(Part(one.number, "leaving", one.opened))
+                parts.append(Part(one.number, "retiring", one.opened))
         return parts
 
-    def begin(self) -> None:
+    def reload(self) -> None:
         """Load the app anew, in a generation that is to follow the current one.
 
         One that is still on its way is given up for it.
         """
         self.abandon()
         number = self._next_number()
-        self._supervisor.reloading()
+        self._service.reloading()
         try:
-            with self._supervisor.rights():
+            with self._service.rights():
                 zygote = spawn.by_exec(number)
         except OSError as e:
             logger.error("Can't start a zygote: %s.", e)
             self._give_up()
             return
-        self.coming = self._adopt(zygote)
+        self.next = self._adopt(zygote)
         logger.info("Generation %d is loading.", number)
 
     def refork(self) -> None:
@@ -119,26 +128,26 @@ class Generations:
 
         The app isn't loaded anew then. A reload goes before.
         """
-        if self.coming is not None or self.retry_at is not None:
+        if self.next is not None or self.retry_at is not None:
             return
-        worker = self.current.seasoned()
+        worker = self.current.refork_candidate()
         if worker is None:
             return
         number = self._next_number()
         try:
             zygote, control = spawn.by_promotion(number)
         except OSError as e:
-            logger.error("Can't promote worker %d: %s.", worker.slot, e)
+            logger.error("Can't promote worker %d: %s.", worker.number, e)
             return
-        self.coming = self._adopt(zygote)
+        self.next = self._adopt(zygote)
         with control:
             self.current.promote(worker, number, control.fileno())
         settings = self.current.settings
         assert settings is not None, "its workers serve"
         # The worker's end, and then there is nothing to load.
         limit = settings.graceful_timeout + settings.spawn_timeout
-        self.coming.zygote.watchdog.hurry(self._clock(), limit)
-        logger.info("Generation %d is to come from worker %d.", number, worker.slot)
+        self.next.zygote.watchdog.hurry(self._clock(), limit)
+        logger.info("Generation %d is to come from worker %d.", number, worker.number)
 
     def _next_number(self) -> int:
         number = max(generation.number for generation in self.all()) + 1
@@ -146,37 +155,39 @@ class Generations:
         return number + (number - self.current.number + 1) % 2
 
     def abandon(self) -> None:
-        """Give the coming generation up, if there is one, or will be."""
+        """Give the next generation up, if there is one, or will be."""
         self.retry_at = None
-        generation, self.coming = self.coming, None
+        generation, self.next = self.next, None
         if generation is None:
             return
         generation.kill_all(GIVEN_UP)
         generation.zygote.kill()
-        self.leaving.append(generation)
+        self.retiring.append(generation)
 
-    def change(self, now: float, listeners: Sequence[Listener]) -> None:
+    def advance(self, now: float, listeners: Sequence[Listener]) -> None:
         """Do what the state of the generations asks for."""
-        coming = self.coming
-        if coming is not None and coming.ready:
-            self._promote(coming)
-        elif coming is not None and (
-            coming.hopeless or coming.lost or coming.zygote.was_killed
+        following = self.next
+        if following is not None and following.ready:
+            self._switch_to(following)
+        elif following is not None and (
+            following.failed_to_start
+            or following.promotion_failed
+            or following.zygote.was_killed
         ):
-            logger.error("Generation %d is given up.", coming.number)
+            logger.error("Generation %d is given up.", following.number)
             self.abandon()
             self._give_up()
         if self.current.zygote.was_killed:
-            self._lose()
+            self._replace_zygote()
         # Before the next one opens: it may wait for the place of who leaves now,
         # and nothing else may happen for long.
-        self._dismiss()
+        self._release_retired()
         self._open(listeners)
         if self.current.outdated or (
             self.retry_at is not None and now >= self.retry_at
         ):
             self.current.outdated = False
-            self.begin()
+            self.reload()
 
     def step(self, now: float, waiting: int) -> None:
         """Let each generation do what it wants now.
@@ -187,7 +198,7 @@ class Generations:
         for generation in self.all():
             # Of who comes, the first workers have to, however many the others are.
             others, memory = (0, 0)
-            if generation is not self.coming:
+            if generation is not self.next:
                 others, memory = self._others(generation)
             asked = waiting if generation is self.current else 0
             generation.step(now, asked, others, memory)
@@ -203,59 +214,42 @@ class Generations:
         return sum(g.pool.total for g in others), sum(g.memory for g in others)
 
     def _open(self, listeners: Sequence[Listener]) -> None:
-        """Let the coming generation start workers, as soon as there is a place."""
-        coming = self.coming
-        if coming is not None and coming.loaded and not coming.opened:
+        """Let the next generation start workers, as soon as there is a place."""
+        following = self.next
+        if following is not None and following.loaded and not following.opened:
             # Its half of the scoreboard may still be in use.
-            parities = [g.number % 2 for g in (self.current, *self.leaving)]
-            if coming.number % 2 not in parities:
+            parities = [g.number % 2 for g in (self.current, *self.retiring)]
+            if following.number % 2 not in parities:
                 # The app's settings are what they were, and nobody asked for a reload.
-                coming.open(
-                    listeners, self.current.policy if coming.is_promoted else None
+                following.open(
+                    listeners, self.current.policy if following.is_promoted else None
                 )
 
-    def _promote(self, coming: Generation) -> None:
-        logger.info("Generation %d serves.", coming.number)
-        coming.tell_ready(follows=True)
-        old, self.current, self.coming = self.current, coming, None
+    def _switch_to(self, following: Generation) -> None:
+        logger.info("Generation %d serves.", following.number)
+        following.notify_ready(follows=True)
+        old, self.current, self.next = self.current, following, None
         self._retries = 0
-        self._is_bereaved = False
+        self._is_without_zygote = False
         self.reloads += 1
-        if coming.is_promoted:
-            old.hand_on()
+        if following.is_promoted:
+            old.hand_over_exit_tasks()
         old.retire()
-        self.leaving.append(old)
-        self._supervisor.ready(f"generation {coming.number} serves")
+        self.retiring.append(old)
+        self._service.ready(f"generation {following.number} serves")
 
-    def _dismiss(self) -> None:
-        """Part with generations that have no worker left."""
-        for generation in list(self.leaving):
+    def _release_retired(self) -> None:
+        """Let zygotes of generations that have no worker left exit."""
+        for generation in list(self.retiring):
             if not len(generation.pool):
                 generation.release()
                 if generation.pid not in self.zygotes:
                     generation.close()
-                    self.leaving.remove(generation)
+                    self.retiring.remove(generation)
 
-    def reap(self) -> list[tuple[Generation, int]]:
-        """Take in which zygotes have ended.
-
-        :return: Their generations, with the exit status, or the signal's number
-            below 0.
-        """
-        ended: list[tuple[Generation, int]] = []
-        for pid, generation in self.zygotes.items():
-            try:
-                found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                found, status = pid, 0
-            if found:
-                generation.zygote.reaped = True
-                ended.append((generation, os.waitstatus_to_exitcode(status)))
-        return ended
-
-    def bereaved(self, generation: Generation) -> None:
+    def zygote_exited(self, generation: Generation) -> None:
         """While the server serves, a generation's zygote has ended."""
-        if generation is self.coming:
+        if generation is self.next:
             number, current = generation.number, self.current.number
             if generation.loaded or not len(self.current.pool):
                 how = "ended" if generation.loaded else "could not be loaded"
@@ -270,17 +264,17 @@ class Generations:
             self._give_up()
         elif generation is self.current:
             generation.release()
-            self._lose()
+            self._replace_zygote()
 
-    def _lose(self) -> None:
+    def _replace_zygote(self) -> None:
         """The current generation can have no more workers, as its zygote is dead."""
-        if self._is_bereaved:
+        if self._is_without_zygote:
             return
-        self._is_bereaved = True
+        self._is_without_zygote = True
         pause = self._retry()
         number, follows = self.current.number, "loading another"
-        if self.coming is not None:
-            follows = f"generation {self.coming.number} is on its way"
+        if self.next is not None:
+            follows = f"generation {self.next.number} is on its way"
         elif pause:
             follows = f"another one is loaded in {pause:g} s"
         if self.current.zygote.was_killed:
@@ -298,7 +292,7 @@ class Generations:
 
     def _give_up(self) -> None:
         """A reload has failed, and the current generation serves on."""
-        self._supervisor.ready(self._who_serves())
+        self._service.ready(self._who_serves())
         self._retry()
 
     def _retry(self) -> float:
@@ -306,7 +300,7 @@ class Generations:
 
         :return: In how many seconds.
         """
-        if self.current.alive or self.coming is not None:
+        if self.current.alive or self.next is not None:
             return 0.0
         pause = min(_RETRY * 2**self._retries, _MAX_RETRY) if self._retries else 0.0
         self._retries = min(self._retries + 1, 30)

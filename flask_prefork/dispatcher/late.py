@@ -1,7 +1,8 @@
 """Workers that missed a deadline: their tracebacks are logged, and they are killed.
 
-Pool and stalls tell who is late (:mod:`.pool`, :mod:`.watchdog`). Nothing here waits: a
-worker that can show where it hangs has done so when its last moment is over.
+Pool and request watchdog decide who is late (:mod:`.pool`, :mod:`.watchdog`). Nothing
+here waits: a worker that can show where it hangs has done so when its last moment is
+over.
 """
 
 from __future__ import annotations
@@ -20,112 +21,112 @@ from .watchdog import Action
 from .workers import Workers
 
 
-class _Mark(t.NamedTuple):
+class _Shown(t.NamedTuple):
     """What a worker was shown for.
 
     :param why: Why it is to be killed.
-    :param turns: How many times it had changed its state by then.
-    :param stalls: It was busy for too long. As it may go on in the same state, that is
-        judged again.
+    :param transitions: How many times it had changed its state by then.
+    :param no_progress: It was busy for too long. As it may go on in the same state,
+        that is checked again.
     """
 
     why: Why
-    turns: int
-    stalls: bool
+    transitions: int
+    no_progress: bool
 
 
 class Late:
     """One generation's workers that are late.
 
-    :param children: All of its workers.
+    :param workers: All of its workers.
     :param clock: Monotonic seconds.
     """
 
-    def __init__(self, children: Workers, clock: t.Callable[[], float]) -> None:
-        self._children = children
+    def __init__(self, workers: Workers, clock: t.Callable[[], float]) -> None:
+        self._workers = workers
         self._clock = clock
-        self._shown: dict[Slot, _Mark] = {}
+        self._shown: dict[Slot, _Shown] = {}
         self._last_moments: Deadlines[Slot] = Deadlines()
 
     def deadline(self) -> float | None:
         """When to :meth:`step` next, in seconds."""
-        children = self._children
-        times = [children.pool.deadline(), children.stalls.deadline()]
-        times += [self._last_moments.next(), children.killed.next()]
+        workers = self._workers
+        times = [workers.pool.deadline(), workers.watchdog.deadline()]
+        times += [self._last_moments.next(), workers.killed.next()]
         return min((moment for moment in times if moment is not None), default=None)
 
     def step(self, now: float) -> None:
         """Show and kill those whose time has come."""
-        children = self._children
-        for worker in children.pool.overdue(now):
+        workers = self._workers
+        for worker in workers.pool.overdue(now):
             # Its time begins anew, lest it is late all along. For one that isn't forked
             # yet it is the zygote that is late.
-            children.pool.renew(worker, now)
-            if children.pid(worker):
+            workers.pool.renew(worker, now)
+            if workers.pid(worker):
                 self.show(worker, LATE[worker.state])
-        for worker in children.stalls.due(now):
-            self._judge(worker, now)
+        for worker in workers.watchdog.due(now):
+            self._check(worker, now)
         for worker in self._last_moments.pop(now):
             if worker in self._shown:
                 self._kill(worker, self._shown[worker])
-        for worker in children.killed.pop(now):
+        for worker in workers.killed.pop(now):
             logger.error(
                 "Worker %d (pid %d) lives on after SIGKILL; nobody waits for it.",
-                worker.slot,
-                children.pid(worker),
+                worker.number,
+                workers.pid(worker),
             )
-            children.give_up(worker)
+            workers.give_up(worker)
 
-    def show(self, worker: Slot, why: Why, stalls: bool = False) -> None:
+    def show(self, worker: Slot, why: Why, no_progress: bool = False) -> None:
         """Let a worker log where it hangs; kill it when it has, or a moment later.
 
         It lives on if it has come out of the state that it is in.
 
-        :param stalls: It is shown for what :mod:`.watchdog` has judged.
+        :param watchdog: It is shown for what :mod:`.watchdog` has found.
         """
-        children, before = self._children, self._shown.get(worker)
-        if not children.pid(worker):
+        workers, before = self._workers, self._shown.get(worker)
+        if not workers.pid(worker):
             return
-        if before is not None and before.turns == worker.turns:
+        if before is not None and before.transitions == worker.transitions:
             return
-        mark = self._shown[worker] = _Mark(why, worker.turns, stalls)
+        shown = self._shown[worker] = _Shown(why, worker.transitions, no_progress)
         self._last_moments.set(worker, self._clock() + LAST_MOMENT)
-        children.show(worker, f"late: {why.text}", lambda: self._kill(worker, mark))
+        workers.show(worker, f"late: {why.text}", lambda: self._kill(worker, shown))
 
-    def _kill(self, worker: Slot, mark: _Mark) -> None:
+    def _kill(self, worker: Slot, shown: _Shown) -> None:
         """Its last moment is over."""
-        if self._shown.get(worker) is not mark:
+        if self._shown.get(worker) is not shown:
             return  # it was shown once more, for something else
         del self._shown[worker]
         self._last_moments.discard(worker)
-        if worker.turns != mark.turns:
+        if worker.transitions != shown.transitions:
             return
-        if mark.stalls:
-            self._judge(worker, self._clock(), was_shown=True)
+        if shown.no_progress:
+            self._check(worker, self._clock(), was_shown=True)
         else:
-            self._children.kill(worker, mark.why)
+            self._workers.kill(worker, shown.why)
 
-    def _judge(self, worker: Slot, now: float, was_shown: bool = False) -> None:
+    def _check(self, worker: Slot, now: float, was_shown: bool = False) -> None:
         """Do something about a request that takes long.
 
-        :param was_shown: It was judged so before, and shown.
+        :param was_shown: It was found so before, and shown.
         """
-        children, stalls = self._children, self._children.stalls
-        record = children.bank.read(worker.slot)
-        verdict = stalls.judge(worker, now, record)
-        if verdict is Action.KILL:
-            why = Why(Reason.TIMEOUT, stalls.describe(record))
+        workers, watchdog = self._workers, self._workers.watchdog
+        record = workers.bank.read(worker.number)
+        action = watchdog.check(worker, now, record)
+        if action is Action.KILL:
+            why = Why(Reason.TIMEOUT, watchdog.describe(record))
             if was_shown or (record.began and not record.upgraded):
-                # Its threads were shown when it was told to end.
-                children.kill(worker, why)
+                # Its threads were shown when it was aborted.
+                workers.kill(worker, why)
             else:
-                self.show(worker, why, stalls=True)
-        elif verdict is Action.ABORT:
+                self.show(worker, why, no_progress=True)
+        elif action is Action.ABORT:
             # Only then, for the request's end would be shown instead.
-            children.show(
+            workers.show(
                 worker,
-                f"without progress for {stalls.timeout:g} s",
-                lambda: children.signal(worker, signal.SIGXCPU),
+                f"without progress for {watchdog.timeout:g} s",
+                lambda: workers.signal(worker, signal.SIGXCPU),
             )
-        elif verdict is Action.SHOW:
-            children.show(worker)
+        elif action is Action.SHOW:
+            workers.show(worker)

@@ -1,11 +1,24 @@
-"""The dispatcher: the process that the user started.
+"""The dispatcher's main loop, from start to exit. Runs in the process the user started.
 
-It binds, polls, orders workers to accept, and decides how many there are. It
-never imports the app and never reads a byte from a client, and it waits for
-nothing but its poll. ``cli.py`` runs it. It starts zygotes by ``ipc/spawn.py`` and
-keeps each of them, with its workers, in a :class:`.generation.Generation`.
-``queues.py`` decides who is served next and ``generations.py`` which generation
-serves; this module is the server's life, from coming up to going down.
+``cli.py`` has forked the first zygote (:func:`.spawn.by_fork`), blocked the signals,
+and then calls :func:`serve` once, which returns the exit status.
+
+Each turn of the loop:
+
+1. :meth:`.Poller.wait`, at most until the next deadline (``_patience``).
+2. The callbacks of what is readable: signals, zygotes, workers, observer, listeners,
+   parked connections. They take reports in, and decide nothing about others.
+3. ``_turn`` decides and acts, once all reports were read: bind when the app is loaded
+   (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
+   :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
+   :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
+   :meth:`.Shutdown.step`, and last the summary for the observer.
+
+SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
+``_orphan_exited``.
+
+Never here: importing the app, reading a byte from a client, waiting for anything but
+the poll, or a deadline for a process on another clock than ``self.clock``.
 """
 
 from __future__ import annotations
@@ -22,11 +35,11 @@ from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..settings.table import Settings
 from ..system import log
-from ..system import reaper
 from ..system.log import logger
-from ..system.pause_detector import PauseDetector
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
+from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from ..system.signals import Signals
 from . import banner
 from .ending import Ending
@@ -38,7 +51,7 @@ from .queues import Queues
 from .queues import raise_descriptor_limit
 from .service import ServiceHost
 from .service import StartOptions
-from .shutdown import Descent
+from .shutdown import Shutdown
 
 #: What a worker may need here: its channel, its pidfd, what it shows its threads by,
 #: and a connection that it was handed.
@@ -51,21 +64,24 @@ class Dispatcher:
     """The server's main loop.
 
     :param zygote: The first generation's, just started.
-    :param surroundings: What the command was started with.
+    :param start_options: What the command was started with.
     """
 
-    def __init__(self, zygote: ZygoteHandle, surroundings: StartOptions) -> None:
-        self.clock = time.monotonic
+    def __init__(self, zygote: ZygoteHandle, start_options: StartOptions) -> None:
+        #: For all that is decided about processes. What other programs and clients
+        #: wait for is on the machine's clock.
+        self.clock = RunningClock(time.monotonic)
         self._log = log.never_wait()
-        self.supervisor = ServiceHost(surroundings, self.clock)
+        self.service = ServiceHost(start_options, self.clock.machine)
         self.ending = Ending()
         self.status = 0
         self.poller = Poller()
-        self.queues = Queues(self.poller, self.clock, raise_descriptor_limit())
+        self.reaper = Reaper(self._orphan_exited)
+        self.queues = Queues(self.poller, self.clock.machine, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self.summary = Summary(self._scoreboard)
         self.observer = ObserverHandle(
-            self.supervisor, self.poller, self._scoreboard, self.clock
+            self.service, self.poller, self.reaper, self._scoreboard, self.clock
         )
         self._announced = False
         self._first_idle: float | None = None
@@ -76,92 +92,83 @@ class Dispatcher:
             signal.SIGHUP: self.reload,
             signal.SIGTTIN: lambda: self._adjust(1),
             signal.SIGTTOU: lambda: self._adjust(-1),
-            signal.SIGUSR1: self._tell_state,
+            signal.SIGUSR1: self._log_state,
             signal.SIGUSR2: self._show_busy,
-            signal.SIGCHLD: self._reap,
+            signal.SIGCHLD: self.reaper.reap,
         }
         self._signals = Signals(self._actions)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         self.poller.watch(self._signals.fileno(), self._read_signals)
-        self.succession = Generations(zygote, self._adopt, self.supervisor, self.clock)
-        self.descent = Descent(
-            self.ending, self.succession, self.queues, self.observer, self.supervisor
+        self.generations = Generations(zygote, self._adopt, self.service, self.clock)
+        self.shutdown = Shutdown(
+            self.ending, self.generations, self.queues, self.observer, self.service
         )
 
     # The loop
 
     def run(self) -> int:
-        """Serve until told to stop.
+        """Serve until asked to stop.
 
         :return: The exit status.
         """
         try:
-            # A zygote may have ended before its signal could be told.
-            self._reap()
-            stopwatch = PauseDetector(self.clock)
+            # A zygote may have ended before its signal had a handler.
+            self.reaper.reap()
             while self.phase is not Phase.STOPPED:
                 patience = self._patience()
-                self._pardon(stopwatch.lap())
+                self.clock.allow(patience)
                 callbacks = self.poller.wait(patience)
-                self._pardon(stopwatch.lap(patience))
+                self.clock()  # the wait is over
                 for callback in callbacks:
                     callback()
-                self._pardon(stopwatch.lap())
-                # Judged by the time that was accounted for, not by a later one.
-                self._turn(stopwatch.now)
+                self._turn(self.clock())
         finally:
             self._clean_up()
         return self.status
-
-    def _pardon(self, seconds: float) -> None:
-        """Put off all deadlines by the time that we, and perhaps they, were stopped."""
-        if not seconds:
-            return
-        self.ending.pardon(seconds)
-        self.observer.pardon(seconds)
-        for generation in self.succession.all():
-            generation.pardon(seconds)
 
     def _patience(self) -> float | None:
         times = [self.ending.deadline()]
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)
-        times += [self.queues.deadline(), self.succession.deadline()]
-        times += [self.supervisor.deadline(), self.observer.deadline()]
+        times += [self.generations.deadline(), self.observer.deadline()]
+        known = [moment for moment in times if moment is not None]
+        left = [min(known) - self.clock()] if known else []
+        times = [self.queues.deadline(), self.service.deadline()]
         times.append(self._log.deadline())
         known = [moment for moment in times if moment is not None]
-        return min(known) - self.clock() if known else None
+        left += [min(known) - self.clock.machine()] if known else []
+        return min(left, default=None)
 
     def _turn(self, now: float) -> None:
-        """After all news was taken in: decide and act."""
-        if self.supervisor.deadline() is not None:
-            self.supervisor.tell(now, self._state())
-        if self.phase is Phase.LOADING and self.succession.current.loaded:
+        """After all reports were read: decide and act."""
+        if self.service.deadline() is not None:
+            self.service.notify(self.clock.machine(), self._state())
+        if self.phase is Phase.LOADING and self.generations.current.loaded:
             self._open()
         if self.phase is Phase.SERVING and not self._announced and self._is_warm(now):
             self._announce()
-            self.supervisor.ready(self._state())
+            self.service.ready(self._state())
         if self.phase is not Phase.LOADING:
-            self.queues.reserve(_WORKERS_DESCRIPTORS * self.succession.most)
+            self.queues.reserve(_WORKERS_DESCRIPTORS * self.generations.max_workers)
         # Before all are ordered: while connections wait, nobody stays idle; and they
         # wait for who serves from now on.
         if self.phase is Phase.SERVING:
-            self.succession.change(now, self.queues.listeners)
+            self.generations.advance(now, self.queues.listeners)
             if self._announced:
-                self.succession.refork()
-        self.succession.recycle(now)
+                self.generations.refork()
+        self.generations.recycle(now)
         draining = self.phase is Phase.DRAINING
         if draining or (self._announced and self.phase is Phase.SERVING):
-            self.queues.dispatch(self.succession.current)
-        waiting = self.queues.unanswered(self.succession.current)
-        self.succession.step(now, waiting)
-        # Whoever was told to retire in this turn is among them.
-        self.queues.look_behind(self.succession.current, self.succession.all())
+            self.queues.dispatch(self.generations.current)
+        waiting = self.queues.unanswered(self.generations.current)
+        self.generations.step(now, waiting)
+        # Whoever was asked to retire in this turn is among them.
+        self.queues.serve_left_behind(self.generations.current, self.generations.all())
         self.observer.step(now)
         if self.phase is Phase.SERVING:
-            self._look_after()
-        self.descent.step(now)
-        self._tell_observer(now)
+            self._check_startup()
+        self.shutdown.step(now)
+        self._publish()
         self._log.step()
 
     def _adopt(self, zygote: ZygoteHandle) -> Generation:
@@ -172,15 +179,15 @@ class Dispatcher:
             self.clock,
             self.queues,
             self.summary,
+            self.reaper,
             self._is_known,
+            self._zygote_exited,
         )
 
     def _is_known(self, pid: int) -> bool:
         """Whether a process is one of ours already."""
-        return (
-            pid == self.observer.pid
-            or pid in self.succession.zygotes
-            or any(one.children.has(pid) for one in self.succession.all())
+        return pid in self.reaper or any(
+            one.workers.has(pid) for one in self.generations.all()
         )
 
     @property
@@ -188,9 +195,9 @@ class Dispatcher:
         """Where the server is in its life."""
         return self.ending.phase
 
-    def _tell_observer(self, now: float) -> None:
-        """Put into shared memory what the workers don't tell themselves."""
-        current = self.succession.current
+    def _publish(self) -> None:
+        """Put into shared memory what the workers don't write themselves."""
+        current = self.generations.current
         # Load balancers are to see it as soon as we know.
         phase = self.phase
         if phase is Phase.SERVING and self.ending.drain_at is not None:
@@ -198,13 +205,13 @@ class Dispatcher:
         elif phase is Phase.SERVING and not self._announced:
             phase = Phase.LOADING
         self.summary.write(
-            now,
+            self.clock.machine(),
             phase,
             current.policy,
             current.pool.idle,
-            len(self.queues.lot),
-            self.succession.reloads,
-            self.succession.parts(),
+            len(self.queues.parked),
+            self.generations.reloads,
+            self.generations.parts(),
         )
 
     # Signals
@@ -216,19 +223,19 @@ class Dispatcher:
                 action()
 
     def _adjust(self, step: int) -> None:
-        logger.info("min-idle is %d now.", self.succession.current.policy.adjust(step))
+        logger.info("min-idle is %d now.", self.generations.current.policy.adjust(step))
 
     def _show_busy(self) -> None:
-        for generation in self.succession.all():
+        for generation in self.generations.all():
             generation.show_busy()
 
-    def _tell_state(self) -> None:
+    def _log_state(self) -> None:
         logger.info(self._state())
 
     def _state(self) -> str:
-        parts = [f"workers: {self.succession.current.pool.letters()}"]
-        for other in self.succession.all():
-            if other is not self.succession.current:
+        parts = [f"workers: {self.generations.current.pool.letters()}"]
+        for other in self.generations.all():
+            if other is not self.generations.current:
                 parts.append(f"generation {other.number}: {other.pool.letters()}")
         parts.append(f"{self.queues.waiting()} waiting")
         return ", ".join(parts)
@@ -239,7 +246,7 @@ class Dispatcher:
         """The first generation's app is loaded: bind, and start workers."""
         settings = self._settings
         try:
-            self.queues.listeners = self.supervisor.listen(
+            self.queues.listeners = self.service.listen(
                 settings.backlog, settings.admin, settings.agent_check
             )
         except (BindError, PidFileError) as e:
@@ -250,18 +257,20 @@ class Dispatcher:
             self.stop()
             return
         self.ending.serve()
-        self.succession.current.open(self.queues.listeners)
-        doors = self.supervisor.doors()
-        if doors:
-            self.observer.open(doors, settings.admin_token, self.queues.listeners)
+        self.generations.current.open(self.queues.listeners)
+        admin_listeners = self.service.admin_listeners()
+        if admin_listeners:
+            self.observer.open(
+                admin_listeners, settings.admin_token, self.queues.listeners
+            )
 
-    def _look_after(self) -> None:
+    def _check_startup(self) -> None:
         """Give up if nobody ever begins to serve."""
         starts = 0
-        if self.succession.current.hopeless:
-            starts = self.succession.current.policy.failures
-        elif not self._announced and self.succession.attempts > MAX_FAILURES:
-            starts = self.succession.attempts
+        if self.generations.current.failed_to_start:
+            starts = self.generations.current.policy.failures
+        elif not self._announced and self.generations.attempts > MAX_FAILURES:
+            starts = self.generations.attempts
         if starts:
             logger.error("No worker became ready in %d starts; giving up.", starts)
             self.status = 1
@@ -274,42 +283,41 @@ class Dispatcher:
         slot 1. A worker that takes long keeps nobody waiting for it.
         """
         if self._first_idle is None:
-            if not self.succession.current.pool.idle:
+            if not self.generations.current.pool.idle:
                 return False
             self._first_idle = now
-        return self.succession.current.ready or now >= self._first_idle + _WARM_UP
+        return self.generations.current.ready or now >= self._first_idle + _WARM_UP
 
     def _announce(self) -> None:
         self._announced = True
-        self.succession.current.tell_ready(follows=False)
-        banner.show(self.succession.current, self.queues, self.supervisor)
-        self.supervisor.adopt_orphans()
+        self.generations.current.notify_ready(follows=False)
+        banner.show(self.generations.current, self.queues, self.service)
+        self.service.adopt_orphans()
 
     # Reloading
 
     @property
     def _settings(self) -> Settings:
-        settings = self.succession.current.settings
+        settings = self.generations.current.settings
         assert settings is not None, "nothing is served before the app is loaded"
         return settings
 
     def reload(self) -> None:
         """HUP: load the app anew, and let the present workers finish."""
         if self.phase is Phase.SERVING and self.ending.drain_at is None:
-            self.succession.begin()
+            self.generations.reload()
 
-    def _reap(self) -> None:
-        self.observer.reap()
-        for pid, status in reaper.reap_orphans(self.succession.zygotes):
-            for generation in self.succession.all():
-                generation.children.orphan_ended(pid, status)
-        for bereaved, status in self.succession.reap():
-            if self.phase is Phase.LOADING:
-                # It has said why; say the same to whoever started us.
-                self.status = status if status > 0 else 1
-                self.stop()
-            elif self.phase is Phase.SERVING:
-                self.succession.bereaved(bereaved)
+    def _orphan_exited(self, pid: int, status: int) -> None:
+        for generation in self.generations.all():
+            generation.workers.orphan_ended(pid, status)
+
+    def _zygote_exited(self, generation: Generation, status: int) -> None:
+        if self.phase is Phase.LOADING:
+            # It has logged why; exit with the same status.
+            self.status = status if status > 0 else 1
+            self.stop()
+        elif self.phase is Phase.SERVING:
+            self.generations.zygote_exited(generation)
 
     # Going down
 
@@ -319,17 +327,17 @@ class Dispatcher:
         if self.phase is Phase.SERVING:
             delay = self._settings.drain_delay
             graceful = self._settings.graceful_timeout
-        self.descent.term(self.clock(), delay, graceful)
+        self.shutdown.term(self.clock(), delay, graceful)
 
     def stop(self) -> None:
         """INT, QUIT: end at once; what runs is killed. Twice: this instant."""
-        self.descent.interrupt(self.clock())
+        self.shutdown.interrupt(self.clock())
 
     def _clean_up(self) -> None:
-        self.descent.close_queues()
-        self.succession.close()
+        self.shutdown.close_queues()
+        self.generations.close()
         self.observer.release()
-        self.supervisor.close()
+        self.service.close()
         self.summary.close()
         os.close(self._scoreboard)
         self.poller.close()
@@ -337,14 +345,14 @@ class Dispatcher:
         self._signals.close()
 
 
-def serve(zygote: ZygoteHandle, surroundings: StartOptions) -> int:
+def serve(zygote: ZygoteHandle, start_options: StartOptions) -> int:
     """Run the dispatcher. Called by the command, which exits with the result.
 
     :param zygote: The first generation's, just started.
-    :param surroundings: What the command was started with.
+    :param start_options: What the command was started with.
     :return: The exit status.
     """
-    status = Dispatcher(zygote, surroundings).run()
+    status = Dispatcher(zygote, start_options).run()
     # While the interpreter goes down it takes its handlers away, and one signal more
     # would change how this process ends.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -1,10 +1,10 @@
-"""Weights: how much memory the workers of a pool have, and together.
+"""Memory accounting: how much the workers of a pool have, and together.
 
-Pure, like :mod:`.pool`: workers tell what they have for themselves, at times and when
+Pure, like :mod:`.pool`: workers report what they have for themselves, at times and when
 they grow (:mod:`.memory_sampler`), and that comes in as an event. Who has served
-nothing yet is light, but won't be: there must be room for what it will have, which is
-the mean of those that have served. And who has grown since it told that last will grow
-again: a leak goes on until its worker is replaced.
+nothing yet has little, but will have more: there must be room for that, which is the
+mean of those that have served. And who has grown since its last report will grow again:
+a leak goes on until its worker is replaced.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class MemoryAccounting:
         # What those had who had just served for the first time, and how many did.
         self._first = 0
         self._firsts = 0
-        # By how much they have grown since they told it before.
+        # By how much they have grown since they reported it before.
         self._growth: dict[Slot, int] = {}
         self._growth_sum = 0
-        #: Those who have told that they have more than they may have.
+        #: Those who have reported that they have more than they may have.
         self.over: set[Slot] = set()
         #: Those who are to go as soon as they are idle, before another one is there.
         self.urgent: set[Slot] = set()
 
-    def weigh(self, worker: Slot, size: int, served: bool) -> None:
-        """Take in what a worker has for itself.
+    def record(self, worker: Slot, size: int, served: bool) -> None:
+        """Take in what a worker has for itself, as it reports it.
 
         :param served: Whether it has served a request. A new worker never has more
             than it may have: the next one would have as much.
@@ -77,7 +77,7 @@ class MemoryAccounting:
                 self.urgent.add(worker)
 
     def of(self, worker: Slot) -> int:
-        """What a worker has, as far as it has told."""
+        """What a worker has, as far as it has reported."""
         return self._known.get(worker, 0)
 
     def forget(self, worker: Slot) -> None:
@@ -110,14 +110,14 @@ class MemoryAccounting:
     def _unknown(self, pool: Pool) -> int:
         return len(pool) - len(self._known)
 
-    def leaving(self, pool: Pool) -> int:
+    def retiring(self, pool: Pool) -> int:
         """What the system will get back from those that retire."""
         if not pool.counts[State.RETIRING]:
             return 0
         retiring = (worker for worker in pool if worker.state is State.RETIRING)
         return sum(self._known.get(worker, self.each) for worker in retiring)
 
-    def grown(self, excess: int) -> list[Slot]:
+    def choose_grown(self, excess: int) -> list[Slot]:
         """The workers to replace for so many bytes, those that have grown most first.
 
         They are urgent from now on. Those that were already count for the bytes.
@@ -141,7 +141,7 @@ class MemoryAccounting:
         self.urgent.update(chosen)
         return chosen
 
-    def coldest(self, pool: Pool, excess: int, most: int) -> list[Slot]:
+    def choose_idle(self, pool: Pool, excess: int, most: int) -> list[Slot]:
         """The idle workers to retire for so many bytes, the highest slots first.
 
         One that hasn't served counts with what it would have.

@@ -30,6 +30,8 @@ from ..system import output_locks
 from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.reaper import Reaper
+from ..system.running_clock import RunningClock
 from ..system.systemd import VARIABLES
 from .service import ServiceHost
 
@@ -55,61 +57,64 @@ def _is_guarded(address: Address | None) -> bool:
 
 
 class ObserverHandle:
-    """At most one process that tells what goes on.
+    """At most one process that shows the server's state.
 
-    :param supervisor: Has the rights to start it, and its socket.
+    :param service: Has the rights to start it, and its socket.
     :param poller: The dispatcher's poll set.
+    :param reaper: Reports its exit.
     :param scoreboard: The descriptor of the shared scoreboard.
-    :param clock: Monotonic seconds.
+    :param clock: The dispatcher's.
     """
 
     def __init__(
         self,
-        supervisor: ServiceHost,
+        service: ServiceHost,
         poller: Poller,
+        reaper: Reaper,
         scoreboard: int,
-        clock: t.Callable[[], float],
+        clock: RunningClock,
     ) -> None:
         #: Its process; 0 while there is none.
         self.pid = 0
-        self._supervisor = supervisor
+        self._service = service
         self._poller = poller
+        self._reaper = reaper
         self._scoreboard = scoreboard
         self._clock = clock
-        self._begun = clock()
+        self._begun = clock.machine()
         self._channel: Channel | None = None
-        self._told = False
-        self._doors: Mapping[str, Listener] = {}
+        self._is_set_up = False
+        self._admin_listeners: Mapping[str, Listener] = {}
         self._listeners: Sequence[Listener] = ()
-        #: What it is told; nothing before it is wanted, and when it isn't any more.
-        self._about: dict[str, t.Any] = {}
-        #: When it was heard last, and what is to be heard next by then.
-        self._hear_by: float | None = None
+        #: What it is to serve; nothing before it is wanted, and when it isn't any more.
+        self._settings: dict[str, t.Any] = {}
+        #: By when its next ping must come.
+        self._ping_by: float | None = None
         self._pauses = 0
         self._start_at: float | None = None
 
     def open(
         self,
-        doors: Mapping[str, Listener],
+        admin_listeners: Mapping[str, Listener],
         token: str | None,
         listeners: Sequence[Listener],
     ) -> None:
-        """Begin to tell.
+        """Start it.
 
-        :param doors: Where it is asked, see :meth:`.ServiceHost.doors`.
+        :param admin_listeners: See :meth:`.ServiceHost.admin_listeners`.
         :param token: What it is to ask for, if anything.
-        :param listeners: The sockets whose queues it tells of.
+        :param listeners: The sockets whose queues it shows.
         """
-        outside = self._supervisor.surroundings
+        outside = self._service.start_options
         self._listeners = listeners
-        self._doors = doors
-        self._about = {
-            "doors": [*doors],
+        self._admin_listeners = admin_listeners
+        self._settings = {
+            "doors": [*admin_listeners],
             "pid": os.getpid(),
             "begun": self._begun,
             "addresses": [one.addresses(outside.scheme)[0] for one in listeners],
             "token": token,
-            "guarded": _is_guarded(self._supervisor.admin_address),
+            "guarded": _is_guarded(self._service.admin_address),
             "identity": outside.identity,
         }
         self._start()
@@ -125,7 +130,7 @@ class ObserverHandle:
             theirs.set_inheritable(True)
             code = _CODE.format(path=sys.path, fd=theirs.fileno())
             env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-            with self._supervisor.rights(), output_locks.inherited() as locks:
+            with self._service.rights(), output_locks.inherited() as locks:
                 self.pid = origin.spawn(
                     sys.executable,
                     [sys.executable, "-c", code],
@@ -138,32 +143,33 @@ class ObserverHandle:
             return
         finally:
             theirs.close()
+        self._reaper.add(self.pid, self._exited)
         self._channel = Channel(ours)
-        self._told = False
-        self._hear_by = self._clock() + _UP
+        self._is_set_up = False
+        self._ping_by = self._clock() + _UP
         self._poller.watch(self._channel.fd, self._read)
 
     def _not_started(self, e: OSError) -> None:
         logger.error("Can't start the observer: %s.", e)
         self._retry(failed=True)
 
-    def _tell(self, channel: Channel) -> None:
+    def _set_up(self, channel: Channel) -> None:
         """Hand it what it is to serve.
 
         Only when it listens to us: sockets on their way to a process that still
         imports its modules would outlive our death, and clients would connect to
         nobody.
         """
-        self._told = True
+        self._is_set_up = True
         try:
-            document = write_document(self._about)
+            document = write_document(self._settings)
         except OSError as e:
-            logger.error("Can't tell the observer what to serve: %s.", e)
-            self._hang_up()
+            logger.error("Can't send the observer its settings: %s.", e)
+            self._channel_ended()
             self.kill()
             return
         fds = [document, self._scoreboard]
-        fds += [one.fd for one in (*self._doors.values(), *self._listeners)]
+        fds += [one.fd for one in (*self._admin_listeners.values(), *self._listeners)]
         channel.send(Observe(), fds)
         os.close(document)
 
@@ -176,65 +182,50 @@ class ObserverHandle:
             if received is not None:
                 close_all(received[1])
                 for frame in received[0]:
-                    self._hear(channel, frame)
+                    self._handle(channel, frame)
                 return
         except ValueError as e:
             logger.error("The observer sent garbage: %s.", e)
-        # It is dead, or will be; its end is told by a signal.
-        self._hang_up()
+        # It is dead, or will be; its exit is reported by the reaper.
+        self._channel_ended()
         self.kill()
 
-    def _hear(self, channel: Channel, frame: Frame) -> None:
+    def _handle(self, channel: Channel, frame: Frame) -> None:
         if not isinstance(frame, Ping):
             raise MalformedFrame(f"{type(frame).__name__} is not for it to send")
-        self._hear_by = self._clock() + _SILENT
-        if self._told:
+        self._ping_by = self._clock() + _SILENT
+        if self._is_set_up:
             channel.send(frame)
         else:
-            self._tell(channel)
+            self._set_up(channel)
 
-    def _hang_up(self) -> None:
+    def _channel_ended(self) -> None:
         channel, self._channel = self._channel, None
-        self._hear_by = None
+        self._ping_by = None
         if channel is not None:
             self._poller.forget(channel.fd)
             channel.close()
 
-    def reap(self) -> None:
-        """Take in whether it has ended."""
-        if not self.pid:
-            return
-        try:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            found, status = self.pid, 0
-        if not found:
-            return
-        how = os.waitstatus_to_exitcode(status)
+    def _exited(self, status: int) -> None:
         pid, self.pid = self.pid, 0
-        self._hang_up()
-        if self._about:
-            logger.error("The observer (pid %d) died: status %d.", pid, how)
-            self._retry(failed=how >= 0)
+        self._channel_ended()
+        if self._settings:
+            logger.error("The observer (pid %d) died: status %d.", pid, status)
+            self._retry(failed=status >= 0)
 
     def _retry(self, failed: bool) -> None:
         self._pauses = min(self._pauses + 1, 30) if failed else 0
         self._start_at = self._clock() + min(_PAUSE * 2**self._pauses, _MAX_PAUSE)
 
-    def pardon(self, seconds: float) -> None:
-        """Give it more time: so long it may have been stopped as we were."""
-        if self._hear_by is not None:
-            self._hear_by += seconds
-
     def deadline(self) -> float | None:
         """When :meth:`step` should run next."""
-        return self._hear_by if self._start_at is None else self._start_at
+        return self._ping_by if self._start_at is None else self._start_at
 
     def step(self, now: float) -> None:
         """Start another one in the place of one that is dead, or hangs."""
-        if self._hear_by is not None and now >= self._hear_by:
+        if self._ping_by is not None and now >= self._ping_by:
             logger.error("The observer (pid %d) is silent: it is killed.", self.pid)
-            self._hang_up()
+            self._channel_ended()
             self.kill()
         if self._start_at is not None and now >= self._start_at:
             self._start()
@@ -242,21 +233,21 @@ class ObserverHandle:
     def close_queues(self) -> None:
         """Nobody listens any more, and no socket may be left for clients to try."""
         self._listeners = ()
-        if self._channel is None or not self._told:
+        if self._channel is None or not self._is_set_up:
             return
         if not self._channel.send(Closed()):
             # It doesn't read, and holds on to them.
-            self._hang_up()
+            self._channel_ended()
             self.kill()
 
     def release(self) -> None:
         """Let it end: it does when nobody holds the other end of its channel."""
-        self._about = {}
+        self._settings = {}
         self._start_at = None
-        self._hang_up()
+        self._channel_ended()
 
     def kill(self) -> None:
         """End it now."""
         if self.pid:
-            with self._supervisor.rights(), contextlib.suppress(OSError):
+            with self._service.rights(), contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -112,7 +112,7 @@ class Policy:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
         self.budget = budget
-        #: What all had in memory when it was told last.
+        #: What all had in memory when it was passed in last.
         self.memory = 0
         #: Starts that failed since one succeeded.
         self.failures = 0
@@ -121,7 +121,7 @@ class Policy:
         #: When max-workers is reached by busy workers, when by some that have yet to
         #: end, and when the budget is reached.
         self.crowds = Episodes(idle_timeout, now)
-        self.endings = Episodes(idle_timeout, now)
+        self.about_to_accept = Episodes(idle_timeout, now)
         self.shortages = Episodes(idle_timeout, now)
         self._rate = 1
         self._not_before = now
@@ -201,7 +201,7 @@ class Policy:
         denied = self._short and fit <= 0
         self.saturated = denied and idle + starting == 0
         self.crowds.note(now, self.saturated and room <= 0 and not ending)
-        self.endings.note(now, self.saturated and room <= 0 and ending > 0)
+        self.about_to_accept.note(now, self.saturated and room <= 0 and ending > 0)
         self.shortages.note(
             now,
             self.budget > 0 and (memory.used > self.budget or (denied and room > 0)),
@@ -210,7 +210,7 @@ class Policy:
             self._rate = 1
             return 0
         if denied:
-            # A free place is told by an event.
+            # An event reports a free place.
             self._short = False
             return 0
         if now < self._not_before:

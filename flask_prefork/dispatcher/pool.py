@@ -2,11 +2,11 @@
 
 This module is pure: events and the time come in as arguments, decisions go
 out as results. It knows no process, descriptor or clock. The dispatcher feeds
-it and carries out what it says. :mod:`.policy` says how many workers there
-should be; the pool says which.
+it and carries out what it decides. :mod:`.policy` decides how many workers there
+should be; the pool decides which.
 
 An event that a worker's life (:mod:`.states`) doesn't know in its state is late,
-doubled or out of order. It is ignored, and :meth:`Pool.report` says so.
+doubled or out of order. It is ignored, and :meth:`Pool.report` returns so.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..ipc.states import TRANSITIONS as TRANSITIONS
 class Slot:
     """One process's time in a slot. A slot's next process is another object.
 
-    :ivar slot: The number, from 0.
+    :ivar number: The slot's, from 0.
     :ivar state: Where it is in its life.
     :ivar since: When it came into that state, in seconds.
-    :ivar turns: How many times it has changed its state.
+    :ivar transitions: How many times it has changed its state.
     :ivar served: Requests it has reported.
     :ivar limit: Requests after which it is due to be replaced; 0 is never.
     :ivar suspect: It was ordered and is silent; its connection is others' now.
@@ -40,21 +40,21 @@ class Slot:
     __slots__ = (
         "finishing",
         "limit",
+        "number",
         "queue",
         "ready",
         "served",
         "since",
-        "slot",
         "state",
         "suspect",
-        "turns",
+        "transitions",
     )
 
-    def __init__(self, slot: int, now: float, limit: int = 0) -> None:
-        self.slot = slot
+    def __init__(self, number: int, now: float, limit: int = 0) -> None:
+        self.number = number
         self.state = State.FREE
         self.since = now
-        self.turns = 0
+        self.transitions = 0
         self.served = 0
         self.limit = limit
         self.suspect = False
@@ -68,7 +68,7 @@ class Slot:
         return bool(self.limit) and self.served >= self.limit
 
     def __repr__(self) -> str:
-        return f"<Worker {self.slot} {self.state.name}>"
+        return f"<Worker {self.number} {self.state.name}>"
 
 
 class Timeouts(t.NamedTuple):
@@ -150,7 +150,7 @@ class Pool:
 
     @property
     def retiring(self) -> int:
-        """How many workers were told to end."""
+        """How many workers were asked to exit."""
         return self.counts[State.RETIRING]
 
     @property
@@ -202,7 +202,7 @@ class Pool:
         :return: Whether the event had a place in its life. If not, it was
             late, doubled or out of order, and nothing has changed.
         """
-        if self.workers[worker.slot] is not worker:
+        if self.workers[worker.number] is not worker:
             return False
         if event in (Event.SPAWN, Event.ORDER):
             raise ValueError(f"{event.value} is decided here, not reported")
@@ -228,11 +228,11 @@ class Pool:
         self.counts[old] -= 1
         self.counts[new] += 1
         worker.state = new
-        worker.turns += 1
+        worker.transitions += 1
         worker.since = now
         if new is State.IDLE:
             worker.ready = True
-            heapq.heappush(self._idle, worker.slot)
+            heapq.heappush(self._idle, worker.number)
             if worker.due:
                 self._due[worker] = None
         elif new is State.ORDERED:
@@ -246,10 +246,10 @@ class Pool:
         return True
 
     def _release(self, worker: Slot) -> None:
-        self.workers[worker.slot] = None
+        self.workers[worker.number] = None
         self.gone += 1
         self._finishing -= worker.finishing
-        heapq.heappush(self._free, worker.slot)
+        heapq.heappush(self._free, worker.number)
         self._due.pop(worker, None)
         if self._replacement is worker:
             self._replacement = None
@@ -331,14 +331,6 @@ class Pool:
                 self._replacement = None
                 return None, worker
         return None, None
-
-    def pardon(self, now: float, seconds: float) -> None:
-        """Give all workers more time in their states.
-
-        :param seconds: For so long nobody has listened to them.
-        """
-        for worker in self:
-            worker.since = min(worker.since + seconds, now)
 
     def renew(self, worker: Slot, now: float) -> None:
         """Give a worker the whole time again that it has for its state."""

@@ -1,8 +1,19 @@
 """What waits for a worker: the accept queues, and parked connections.
 
-The dispatcher calls :meth:`Queues.dispatch` once it has taken in all news. The
-descriptors of everything that waits are held here; :mod:`.parked` decides about
-parked connections, and the generation's pool which worker to order.
+In the dispatcher. The loop (``loop.py``) sets :attr:`Queues.listeners` once they are
+bound. In each turn it calls :meth:`Queues.reserve`, then :meth:`Queues.dispatch` once
+all reports were read, then :meth:`Queues.serve_left_behind` after workers were retired.
+``workers.py`` calls :meth:`Queues.park` when a worker hands a connection back, and
+:meth:`Queues.put_back` when one exits before it took its connection. ``shutdown.py``
+calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
+:meth:`Queues.close` last.
+
+The descriptors of all that waits are held here. :mod:`.parked` decides about parked
+connections, and the generation's pool which worker is next. Orders go out through the
+:class:`.Generation` that is passed in.
+
+Never here: accepting, or reading from or writing to a connection. A descriptor is taken
+out of the poll set before it is closed.
 """
 
 from __future__ import annotations
@@ -24,10 +35,10 @@ from .generation import Generation
 
 #: While orders are on their way, look this often whether more connections
 #: wait than orders, in seconds.
-_LOOK_AGAIN = 0.02
-#: While workers end that block in accept, look this often whether a connection was
+_DISPATCH_INTERVAL = 0.02
+#: While workers exit that block in accept, look this often whether a connection was
 #: left behind, in seconds. The others take one in less.
-_LOOK_BEHIND = 0.05
+_LEFT_BEHIND_INTERVAL = 0.05
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
 _HOLD = 0.01
@@ -36,8 +47,8 @@ _FAR = 2 * 86400.0
 #: How long a client that is on its way in when the server stops may take until
 #: its connection can be accepted, in seconds. It may never send a byte.
 _LAST_STEPS = 1.0
-#: How long a client that was told that its connection goes on may take to use it when
-#: the server stops, in seconds. The response to that says that it ends.
+#: How long a client whose connection was kept alive may take to use it when the server
+#: stops, in seconds. The response to that has "Connection: close".
 _LAST_REQUEST = 1.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
@@ -65,7 +76,8 @@ class Queues:
     """Everything that waits.
 
     :param poller: The dispatcher's poll set.
-    :param clock: Monotonic seconds.
+    :param clock: The machine's monotonic seconds: what workers and clients go by, whom
+        a pause of this process doesn't stop.
     :param descriptors: How many this process may have.
     """
 
@@ -73,15 +85,15 @@ class Queues:
         self, poller: Poller, clock: t.Callable[[], float], descriptors: int
     ) -> None:
         self.listeners: Sequence[Listener] = ()
-        self.lot = ParkedConnections()
+        self.parked = ParkedConnections()
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
         self._reserved = 0
-        #: Listeners at which somebody knocked since the last dispatch.
-        self._knocks: set[int] = set()
-        self._look_again: float | None = None
-        self._look_behind: float | None = None
+        #: Listeners that were readable since the last dispatch.
+        self._readable: set[int] = set()
+        self._dispatch_at: float | None = None
+        self._left_behind_at: float | None = None
         #: The workers that had ended, by generation, when that was looked at last.
         self._gone: dict[int, int] = {}
         #: The workers for which a connection was held back last, and since when.
@@ -92,17 +104,17 @@ class Queues:
         self._next_listener = 0
         self._full = False
         #: Until when the server's end waits for who is on the way in.
-        self._patience = 0.0
+        self._handshakes_until = 0.0
 
     # Dispatch
 
     def dispatch(self, generation: Generation) -> None:
         """Order workers to accept, or hand them parked connections."""
         self._expire()
-        self._look_again = None
+        self._dispatch_at = None
         ordered = generation.is_ordered
-        if self.lot.ready:
-            self._take_turns(generation, ordered)
+        if self.parked.ready:
+            self._alternate(generation, ordered)
         elif ordered:
             for index in self._rotation():
                 if not generation.pool.idle:
@@ -110,12 +122,12 @@ class Queues:
                 waiting = self._unordered(generation, index)
                 if waiting > 0:
                     generation.order(waiting, index)
-        generation.tell_others_wait(bool(self.lot.ready))
-        self._knocks.clear()
+        generation.set_others_wait(bool(self.parked.ready))
+        self._readable.clear()
         if ordered:
             self._arm(generation)
 
-    def _take_turns(self, generation: Generation, ordered: bool) -> None:
+    def _alternate(self, generation: Generation, ordered: bool) -> None:
         """Serve parked connections and accept queues by turns.
 
         If either came first always, the other would starve: with as many busy
@@ -124,13 +136,12 @@ class Queues:
         waiting: dict[int, int] = {}
         if ordered and generation.pool.idle:
             for index in self._rotation():
-                # No knock is to be relied on: while nobody is idle, nobody
-                # listens for it.
+                # Not only readable ones: while nobody is idle, nobody polls them.
                 waiting[index] = self._unordered(generation, index, look=True)
         while generation.pool.idle:
             queue = next((i for i, count in waiting.items() if count > 0), None)
-            if self.lot.ready and (self._parked_turn or queue is None):
-                generation.resume(self.lot.ready.popleft())
+            if self.parked.ready and (self._parked_turn or queue is None):
+                generation.resume(self.parked.ready.popleft())
             elif queue is not None:
                 generation.order(1, queue)
                 waiting[queue] -= 1
@@ -150,9 +161,9 @@ class Queues:
         """Connections on a listener that nobody was ordered to take."""
         listener = self.listeners[index]
         outstanding = generation.pool.outstanding[index]
-        unsure = look or outstanding or listener.fd in self._knocks
+        unsure = look or outstanding or listener.fd in self._readable
         if not unsure and self._poller.is_watched(listener.fd):
-            return 0  # it would have knocked
+            return 0  # it would be readable
         waiting = listener.waiting() - outstanding
         if waiting <= 0:
             return 0
@@ -165,40 +176,40 @@ class Queues:
         microseconds; a client that has read it may be faster. Such a worker is
         as good as idle, and it is the hot one.
         """
-        endings = generation.endings()
-        about_to_accept = len(endings) - endings.count(0)
-        if not about_to_accept:
+        marks = generation.about_to_accept()
+        count = len(marks) - marks.count(0)
+        if not count:
             return 0
         now = self._clock()
-        if endings != self._held_for:
-            self._held_for = endings
+        if marks != self._held_for:
+            self._held_for = marks
             self._held_since = now
         if now >= self._held_since + _HOLD:
             return 0
-        self._look_again = self._held_since + _HOLD
-        return about_to_accept
+        self._dispatch_at = self._held_since + _HOLD
+        return count
 
     def _arm(self, generation: Generation) -> None:
         """Poll a listener while somebody is idle and no order is on its way.
 
-        A queue that is being served would go on knocking.
+        A queue that is being served would be readable all the time.
         """
         idle = generation.pool.idle
-        held = self._look_again is not None
+        held = self._dispatch_at is not None
         for index, listener in enumerate(self.listeners):
             wanted = idle and not held and not generation.pool.outstanding[index]
             watched = self._poller.is_watched(listener.fd)
             if wanted and not watched:
-                self._poller.watch(listener.fd, self._knock(listener.fd))
+                self._poller.watch(listener.fd, self._mark_readable(listener.fd))
             elif watched and not wanted:
                 self._poller.forget(listener.fd)
             if idle and not wanted and not held:
-                self._look_again = self._clock() + _LOOK_AGAIN
+                self._dispatch_at = self._clock() + _DISPATCH_INTERVAL
 
-    def _knock(self, fd: int) -> t.Callable[[], None]:
-        return lambda: self._knocks.add(fd)
+    def _mark_readable(self, fd: int) -> t.Callable[[], None]:
+        return lambda: self._readable.add(fd)
 
-    def look_behind(
+    def serve_left_behind(
         self, current: Generation, generations: Sequence[Generation]
     ) -> None:
         """Order workers that block in accept to take what was left behind.
@@ -210,28 +221,28 @@ class Queues:
         :param generations: All whose workers may have been woken.
         """
         if current.is_ordered:
-            self._look_behind = None
+            self._left_behind_at = None
             return
         gone = {one.number: one.pool.gone for one in generations}
         ending = gone != self._gone or any(one.pool.retiring for one in generations)
         self._gone = gone
         now = self._clock()
-        if self._look_behind is not None and now >= self._look_behind:
-            self._look_behind = None
+        if self._left_behind_at is not None and now >= self._left_behind_at:
+            self._left_behind_at = None
             for index in self._rotation():
                 waiting = self.listeners[index].waiting()
                 waiting -= current.pool.outstanding[index]
                 if waiting > 0 and current.pool.idle:
                     current.order(waiting, index)
-        if ending and self._look_behind is None:
-            self._look_behind = now + _LOOK_BEHIND
+        if ending and self._left_behind_at is None:
+            self._left_behind_at = now + _LEFT_BEHIND_INTERVAL
 
     def unanswered(self, generation: Generation) -> int:
         """Connections for which nobody is idle."""
         if generation.pool.idle:
             return 0
         outstanding = generation.pool.outstanding
-        return len(self.lot.ready) + sum(
+        return len(self.parked.ready) + sum(
             max(0, listener.waiting() - outstanding[index])
             for index, listener in enumerate(self.listeners)
         )
@@ -242,7 +253,7 @@ class Queues:
 
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
-        times = [self._look_again, self._look_behind, self.lot.deadline()]
+        times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
 
     # Parked connections
@@ -269,12 +280,12 @@ class Queues:
             return
         self._make_room()
         connection = Connection(fd, listener, state)
-        if self.lot.park(connection, self._clock()):
+        if self.parked.park(connection, self._clock()):
             self._watch(connection)
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""
-        self.lot.ready.appendleft(connection)
+        self.parked.ready.appendleft(connection)
 
     def _watch(self, connection: Connection) -> None:
         try:
@@ -285,13 +296,13 @@ class Queues:
             self._close(connection)
 
     def _wake(self, connection: Connection) -> None:
-        if connection not in self.lot:
+        if connection not in self.parked:
             return  # closed by a callback of the same batch
         self._poller.forget(connection.fd)
-        self.lot.wake(connection)
+        self.parked.wake(connection)
 
     def _expire(self) -> None:
-        expired = self.lot.expire(self._clock())
+        expired = self.parked.expire(self._clock())
         for connection in expired.close:
             self._close(connection)
         for connection in expired.late:
@@ -300,14 +311,14 @@ class Queues:
             self._watch(connection)
 
     def _close(self, connection: Connection) -> None:
-        self.lot.remove(connection)
+        self.parked.remove(connection)
         self._poller.forget(connection.fd)
         os.close(connection.fd)
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
-        while len(self.lot) + _RESERVE + self._reserved >= self._descriptors:
-            oldest = self.lot.longest_idle()
+        while len(self.parked) + _RESERVE + self._reserved >= self._descriptors:
+            oldest = self.parked.longest_idle()
             if oldest is None:
                 return
             if not self._full:
@@ -328,11 +339,11 @@ class Queues:
 
     # The end
 
-    def turn_away(self) -> None:
-        """Let nobody new in; who is on the way in is still served."""
-        self._patience = self._clock() + _LAST_STEPS
+    def stop_accepting(self) -> None:
+        """Begin no new connection; those whose handshake is under way are served."""
+        self._handshakes_until = self._clock() + _LAST_STEPS
         for listener in self.listeners:
-            listener.turn_away()
+            listener.stop_accepting()
 
     def is_served(self, generation: Generation) -> bool:
         """Whether nobody waits: no connection, no begun request, and nobody who may
@@ -340,29 +351,32 @@ class Queues:
         if not generation.pool.total:
             return True  # nor is anybody left who could serve
         now = self._clock()
-        if generation.is_looking():
+        if generation.awaits_request():
             # What it looks at may come back as a connection that waits.
-            self._look_again = now + _LOOK_AGAIN
+            self._dispatch_at = now + _DISPATCH_INTERVAL
             return False
         # Before the look at the accept queues, to which it goes from there.
-        if now < self._patience and any(one.is_awaited() for one in self.listeners):
-            self._look_again = now + _LOOK_AGAIN
+        if now < self._handshakes_until and self._has_pending_handshake():
+            self._dispatch_at = now + _DISPATCH_INTERVAL
             return False
-        idle_since = self.lot.last_idle_since()
+        idle_since = self.parked.last_idle_since()
         if idle_since is not None and now < idle_since + _LAST_REQUEST:
-            self._look_again = idle_since + _LAST_REQUEST
+            self._dispatch_at = idle_since + _LAST_REQUEST
             return False
         return not (
-            self.lot.ready
-            or self.lot.heads
+            self.parked.ready
+            or self.parked.heads
             or any(generation.pool.outstanding.values())
             or self.waiting()
         )
 
+    def _has_pending_handshake(self) -> bool:
+        return any(one.has_pending_handshake() for one in self.listeners)
+
     def close(self) -> None:
         """Refuse new connections, and close those between two requests."""
         # First: their descriptors may be wanted for who waits at a listener.
-        for connection in self.lot.clear():
+        for connection in self.parked.clear():
             self._close(connection)
         for listener in self.listeners:
             self._poller.forget(listener.fd)

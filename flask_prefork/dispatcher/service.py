@@ -23,13 +23,13 @@ from ..system.privileges import Identity
 from ..system.socket_access import Access
 from ..system.systemd import Notifier
 
-#: How often systemd is told how the server fares, in seconds.
+#: How often the server's state is sent to systemd, in seconds.
 _STATUS_INTERVAL = 5.0
 #: What is appended to a pid file's name for the file with the admin address.
 ADMIN_SUFFIX = ".admin"
 #: Connections that may wait for the observer while it is started again.
 _OBSERVER_BACKLOG = 64
-#: Of its unix socket: what it tells is for nobody else.
+#: Of its unix socket: what it shows is for nobody else.
 _ADMIN_MODE = 0o600
 
 
@@ -41,7 +41,7 @@ class StartOptions(t.NamedTuple):
     :param scheme: ``http`` or ``https``, for the banner.
     :param fds: Listening sockets that systemd has passed; they go before host
         and port.
-    :param notifier: Tells systemd how the server fares.
+    :param notifier: Notifies systemd of the server's state.
     :param pid_file: Where to write the pid, if anywhere.
     :param identity: Who the zygotes and workers become, if not who we are.
     :param access: Of the unix socket that the app is served on, if it is on one.
@@ -58,10 +58,10 @@ class StartOptions(t.NamedTuple):
 
 
 class ServiceHost:
-    """The dispatcher's side of what is around it.
+    """The dispatcher's side of whoever runs it as a service.
 
-    :param surroundings: What the command was started with.
-    :param clock: Monotonic seconds.
+    :param start_options: What the command was started with.
+    :param clock: The machine's monotonic seconds: systemd goes by them.
 
     :ivar admin: Where the observer is to serve its site, if anywhere.
     :ivar admin_address: The same, to be shown.
@@ -70,18 +70,18 @@ class ServiceHost:
     """
 
     def __init__(
-        self, surroundings: StartOptions, clock: t.Callable[[], float]
+        self, start_options: StartOptions, clock: t.Callable[[], float]
     ) -> None:
         self._clock = clock
-        self.surroundings = surroundings
+        self.start_options = start_options
         self.admin: Listener | None = None
         self.admin_address: Address | None = None
         self.agent: Listener | None = None
         self.agent_address: Address | None = None
-        self._notifier = surroundings.notifier
-        path = surroundings.pid_file
+        self._notifier = start_options.notifier
+        path = start_options.pid_file
         self._pid_file = PidFile(path) if path is not None else None
-        self._tell_at = clock() if self._notifier.listened_to else None
+        self._notify_at = clock() if self._notifier.listened_to else None
 
     def listen(
         self, backlog: int, admin: str | None = None, agent: str | None = None
@@ -93,7 +93,7 @@ class ServiceHost:
         :raises BindError: An address can't be listened on.
         :raises PidFileError: The pid file can't be written.
         """
-        outside = self.surroundings
+        outside = self.start_options
         hosts = [f"fd://{fd}" for fd in outside.fds] or [outside.host]
         listeners: list[Listener] = []
         try:
@@ -112,7 +112,7 @@ class ServiceHost:
         except BaseException:
             for listener in listeners:
                 listener.close()
-            self._close_doors()
+            self._close_admin_listeners()
             raise
         self._lower()
         return listeners
@@ -124,7 +124,7 @@ class ServiceHost:
         access: Access = AS_IT_IS,
     ) -> Listener:
         """Bind an address of the observer's, which can't be the app's."""
-        outside = self.surroundings
+        outside = self.start_options
         if not outside.fds and wanted.clashes(outside.host, outside.port):
             raise BindError(
                 f"The app is to be served on {wanted}; give the {name} another"
@@ -144,7 +144,7 @@ class ServiceHost:
             self.agent.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
 
     def _listen_for_admin(self, wanted: Address) -> None:
-        identity = self.surroundings.identity
+        identity = self.start_options.identity
         owner = (identity.uid, identity.gid) if identity is not None else (-1, -1)
         access = Access(_ADMIN_MODE, *owner)
         listener = self._listen_beside(wanted, "admin address", access)
@@ -154,21 +154,21 @@ class ServiceHost:
             return
         self.admin_address = wanted._replace(path=listener.path)
 
-    def doors(self) -> dict[str, Listener]:
+    def admin_listeners(self) -> dict[str, Listener]:
         """Where the observer is to serve: ``admin``, ``agent``, both or neither."""
         known = {"admin": self.admin, "agent": self.agent}
-        return {name: door for name, door in known.items() if door is not None}
+        return {name: one for name, one in known.items() if one is not None}
 
-    def _close_doors(self) -> None:
-        for door in self.doors().values():
-            door.close()
+    def _close_admin_listeners(self) -> None:
+        for listener in self.admin_listeners().values():
+            listener.close()
         self.admin = self.agent = None
 
     # Rights
 
     def _lower(self) -> None:
         """Act as the user from now on; root's id is kept aside (seteuid(2))."""
-        identity = self.surroundings.identity
+        identity = self.start_options.identity
         if identity is not None:
             os.setgroups(identity.groups)
             os.setegid(identity.gid)
@@ -177,7 +177,7 @@ class ServiceHost:
     @contextlib.contextmanager
     def rights(self) -> t.Iterator[None]:
         """Act as who started the server: to start a zygote, or to clean up."""
-        lowered = self.surroundings.identity is not None and os.geteuid() != os.getuid()
+        lowered = self.start_options.identity and os.geteuid() != os.getuid()
         if lowered:
             os.seteuid(os.getuid())
             os.setegid(os.getgid())
@@ -187,7 +187,7 @@ class ServiceHost:
             if lowered:
                 self._lower()
 
-    # Telling systemd
+    # Notifying systemd
 
     def ready(self, status: str) -> None:
         """The server serves, for the first time or again."""
@@ -202,17 +202,17 @@ class ServiceHost:
         self._notifier.stopping()
 
     def deadline(self) -> float | None:
-        """When :meth:`tell` is due, in seconds."""
-        return self._tell_at
+        """When :meth:`notify` is due, in seconds."""
+        return self._notify_at
 
-    def tell(self, now: float, status: str) -> None:
-        """Say that the loop turns, and how the server fares."""
-        if self._tell_at is None or now < self._tell_at:
+    def notify(self, now: float, status: str) -> None:
+        """Report that the loop runs, and the server's state."""
+        if self._notify_at is None or now < self._notify_at:
             return
         self._notifier.watchdog()
         self._notifier.status(status)
         interval = self._notifier.watchdog_interval or _STATUS_INTERVAL
-        self._tell_at = now + min(interval, _STATUS_INTERVAL)
+        self._notify_at = now + min(interval, _STATUS_INTERVAL)
 
     # Orphans
 
@@ -230,6 +230,6 @@ class ServiceHost:
         """Leave nothing behind."""
         self._notifier.close()
         with self.rights():
-            self._close_doors()
+            self._close_admin_listeners()
             if self._pid_file is not None:
                 self._pid_file.remove()

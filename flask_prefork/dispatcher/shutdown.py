@@ -1,6 +1,6 @@
 """Carries out the steps by which the server stops; :mod:`.ending` decides them.
 
-The dispatcher tells of signals, and lets it step in each turn.
+The dispatcher passes on signals, and lets it step in each turn.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from .queues import Queues
 from .service import ServiceHost
 
 
-class Descent:
+class Shutdown:
     """Takes the steps to the server's end.
 
     :param ending: Decides which and when.
-    :param succession: All generations.
+    :param generations: All generations.
     :param queues: All that waits.
     :param observer: Ends after all workers.
-    :param supervisor: Hears of it, and has the rights to clean up.
+    :param service: Is notified of it, and has the rights to clean up.
     """
 
     def __init__(
         self,
         ending: Ending,
-        succession: Generations,
+        generations: Generations,
         queues: Queues,
         observer: ObserverHandle,
-        supervisor: ServiceHost,
+        service: ServiceHost,
     ) -> None:
         self._ending = ending
-        self._succession = succession
+        self._generations = generations
         self._queues = queues
         self._observer = observer
-        self._supervisor = supervisor
+        self._service = service
         self._now = 0.0
         self._steps: dict[Step, t.Callable[[], None]] = {
             Step.DRAIN: self._drain,
@@ -76,7 +76,7 @@ class Descent:
             self._steps[step]()
 
     def _left(self) -> Left:
-        line = self._succession
+        line = self._generations
         draining = self._ending.phase is Phase.DRAINING
         return Left(
             draining and self._queues.is_served(line.current),
@@ -87,48 +87,48 @@ class Descent:
     def close_queues(self) -> None:
         """Accept nothing more."""
         # A unix socket's path is removed by who made it.
-        with self._supervisor.rights():
+        with self._service.rights():
             self._queues.close()
         self._observer.close_queues()
 
     def _drain(self) -> None:
-        self._supervisor.stopping()
-        self._succession.abandon()
-        with self._supervisor.rights():
+        self._service.stopping()
+        self._generations.abandon()
+        with self._service.rights():
             # A unix socket's path is removed.
-            self._queues.turn_away()
-        for generation in self._succession.all():
+            self._queues.stop_accepting()
+        for generation in self._generations.all():
             generation.drain()
 
     def _close(self) -> None:
         self.close_queues()
-        for generation in self._succession.all():
+        for generation in self._generations.all():
             generation.retire(self._ending.deadline())
 
     def _cut(self) -> None:
-        self._supervisor.stopping()
+        self._service.stopping()
         self.close_queues()
-        self._succession.abandon()
-        for generation in self._succession.all():
+        self._generations.abandon()
+        for generation in self._generations.all():
             generation.kill_unfinished()
             generation.retire(self._now)
 
     def _show_workers(self) -> None:
-        for generation in self._succession.all():
+        for generation in self._generations.all():
             generation.show_late()
 
     def _kill_workers(self) -> None:
         why = AT_ONCE if self._ending.is_hurried else TOO_LATE
-        for generation in self._succession.all():
+        for generation in self._generations.all():
             generation.kill_all(why)
 
     def _release(self) -> None:
         self._observer.release()
-        for generation in self._succession.all():
+        for generation in self._generations.all():
             generation.release()
 
     def _show_zygotes(self) -> None:
-        for generation in self._succession.zygotes.values():
+        for generation in self._generations.zygotes.values():
             logger.error(
                 "The zygote of generation %d (pid %d) did not end; its threads:",
                 generation.number,
@@ -137,10 +137,10 @@ class Descent:
             generation.zygote.show()
 
     def _kill(self) -> None:
-        self._supervisor.stopping()
+        self._service.stopping()
         self.close_queues()
         self._observer.release()
         self._observer.kill()
-        for generation in self._succession.all():
+        for generation in self._generations.all():
             generation.kill_all(AT_ONCE)
             generation.zygote.kill()

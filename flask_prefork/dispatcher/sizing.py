@@ -19,31 +19,31 @@ from .workers import Workers
 
 #: So many workers may be on order at once: more would not fit into the buffer of
 #: the zygote's socket, if it is slow to fork.
-_MAX_UNBORN = 64
+_MAX_SPAWNING = 64
 
 
 class Sizing:
     """One generation's growth and shrinkage.
 
-    :param children: Its workers.
+    :param workers: Its workers.
     :param clock: Monotonic seconds.
     :param summary: Where shortages of memory are counted.
     """
 
     def __init__(
-        self, children: Workers, clock: t.Callable[[], float], summary: Summary
+        self, workers: Workers, clock: t.Callable[[], float], summary: Summary
     ) -> None:
-        self._children = children
+        self._workers = workers
         self._clock = clock
         self._summary = summary
 
     @property
     def _pool(self) -> Pool:
-        return self._children.pool
+        return self._workers.pool
 
     @property
     def _policy(self) -> Policy:
-        return self._children.policy
+        return self._workers.policy
 
     def begin(self) -> None:
         """Start the first workers."""
@@ -56,8 +56,8 @@ class Sizing:
         :param others: Processes of another generation.
         :param memory: What these have in memory, in bytes.
         """
-        pool, policy, weights = self._pool, self._policy, self._children.weights
-        used = weights.memory(pool, memory)
+        pool, policy, accounting = self._pool, self._policy, self._workers.accounting
+        used = accounting.memory(pool, memory)
         at_work = pool.counts[State.BUSY] + pool.counts[State.ORDERED] - pool.suspects
         ending = pool.total - pool.idle - pool.starting - at_work + others
         wanted = policy.grow(
@@ -70,47 +70,47 @@ class Sizing:
             memory=used,
             ending=ending,
         )
-        self._tell_limits(pool.total + others, ending)
+        self._log_limits(pool.total + others, ending)
         if wanted:
             self._spawn(wanted)
         surplus = policy.shrink(now, idle=pool.idle, total=pool.total)
         for worker in pool.highest_idle(surplus):
-            self._children.retire(worker)
+            self._workers.retire(worker)
         excess, most = policy.excess(idle=pool.idle, total=pool.total, memory=used)
         if excess:
             # Those have their memory until they are gone.
-            excess -= weights.leaving(pool)
-            for worker in weights.coldest(pool, excess, most):
-                self._children.retire(worker)
+            excess -= accounting.retiring(pool)
+            for worker in accounting.choose_idle(pool, excess, most):
+                self._workers.retire(worker)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
-        pool, policy, weights = self._pool, self._policy, self._children.weights
-        used = weights.memory(pool, memory)
+        pool, policy, accounting = self._pool, self._policy, self._workers.accounting
+        used = accounting.memory(pool, memory)
         self._expire(used)
         if not pool.recycles:
             return
         room = policy.room(pool.total, others, used) > 0
         if not policy.may_replace(now, idle=pool.idle, total=pool.total, room=room):
             return
-        for worker in list(weights.urgent):
+        for worker in list(accounting.urgent):
             if worker.state is State.IDLE:
-                self._children.retire(worker)
+                self._workers.retire(worker)
         new, old = pool.recycle(now, room)
         if new is not None:
-            self._children.start(new)
+            self._workers.start(new)
         if old is not None:
-            self._children.retire(old)
+            self._workers.retire(old)
 
     def _expire(self, memory: Memory) -> None:
         """Let those be due who have too much memory."""
-        weights = self._children.weights
-        while weights.over:
-            self._children.replace(weights.over.pop(), "")
+        accounting = self._workers.accounting
+        while accounting.over:
+            self._workers.replace(accounting.over.pop(), "")
         if leak := self._policy.leak(memory):
-            leak -= weights.leaving(self._pool)
-            for worker in weights.grown(leak):
-                self._children.replace(worker, ", too much for the memory budget")
+            leak -= accounting.retiring(self._pool)
+            for worker in accounting.choose_grown(leak):
+                self._workers.replace(worker, ", too much for the memory budget")
 
     def deadline(self) -> float | None:
         """When to step, or to recycle, next if nothing happens before, in seconds."""
@@ -119,11 +119,11 @@ class Sizing:
             times.append(self._policy.back_off(self._clock()))
         return min((moment for moment in times if moment is not None), default=None)
 
-    def _tell_limits(self, total: int, ending: int) -> None:
+    def _log_limits(self, total: int, ending: int) -> None:
         policy = self._policy
         if policy.crowds.is_new():
             logger.warning("max-workers reached: all %d workers are busy.", total)
-        if policy.endings.is_new():
+        if policy.about_to_accept.is_new():
             logger.warning(
                 "No place for another worker: %d of %d have yet to end.", ending, total
             )
@@ -138,8 +138,8 @@ class Sizing:
 
     def _spawn(self, count: int) -> None:
         # The others are still short, and come when these are there.
-        for _ in range(min(count, _MAX_UNBORN - self._children.unborn)):
+        for _ in range(min(count, _MAX_SPAWNING - self._workers.spawning)):
             worker = self._pool.spawn(self._clock())
             if worker is None:
                 break
-            self._children.start(worker)
+            self._workers.start(worker)

@@ -1,4 +1,4 @@
-"""What another process says of itself is looked at before it is believed.
+"""What another process reports of itself is checked before it is used.
 
 Zygotes and workers run the app, which may write anything to any descriptor. Whatever
 comes over a back channel costs at most the process that sent it.
@@ -36,9 +36,9 @@ def settings(fd: int) -> Settings:
     found = _document(fd)
     if not isinstance(found, dict) or found.keys() != ROWS.keys():
         raise ValueError("a document doesn't hold the settings")
-    said = {name: option_name(name) for name in ROWS}
+    sources = {name: option_name(name) for name in ROWS}
     values = {name: row.convert(found[name], name) for name, row in ROWS.items()}
-    check_addresses(values, said)
+    check_addresses(values, sources)
     for field in dataclasses.fields(Settings):
         if values[field.name] is None and "None" not in str(field.type):
             raise ValueError(f"the setting {field.name} is missing")
@@ -114,7 +114,7 @@ def _signals_nobody(fd: int) -> bool:
 def worker(pid: int, pidfd: int, zygote: int) -> None:
     """See that a process is a zygote's worker, and that we may signal it.
 
-    :param pid: What the zygote says.
+    :param pid: What the zygote reports.
     :param pidfd: Its pidfd, or -1.
     :param zygote: The zygote's process.
     :raises ValueError: It isn't.
@@ -133,7 +133,7 @@ def worker(pid: int, pidfd: int, zygote: int) -> None:
 
 
 def status(value: int) -> int:
-    """The exit status, or the signal's number below 0, that a zygote tells of.
+    """The exit status, or the signal's number below 0, that a zygote reports.
 
     :raises ValueError: It can't be one.
     """

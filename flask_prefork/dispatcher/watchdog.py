@@ -1,14 +1,13 @@
 """The request watchdog: which requests take too long, and what is to be done.
 
 Pure. The dispatcher (``generation.py``) asks at :meth:`RequestWatchdog.deadline` about
-the workers that are busy, tells what the scoreboard says of their requests, and acts.
+the workers that are busy, passes what the scoreboard shows of their requests, and acts.
 """
 
 from __future__ import annotations
 
 import enum
 import typing as t
-from collections import deque
 
 from ..system.timers import Deadlines
 from .pool import Slot
@@ -16,14 +15,12 @@ from .pool import Slot
 if t.TYPE_CHECKING:
     from ..settings.table import Settings
 
-#: How long a request that was told to end may take to do so, in seconds.
+#: How long a request that was aborted may take to do so, in seconds.
 GRACE = 5.0
-#: How many pardons are remembered.
-_PARDONS = 100
 
 
 class Progress(t.Protocol):
-    """What a worker says of itself: :class:`.records.Record`."""
+    """What a worker shows of itself: :class:`.records.Record`."""
 
     @property
     def requests(self) -> int:
@@ -63,30 +60,39 @@ class RequestWatchdog:
         request.
     :param upgrade: Seconds without progress after which the worker ends a connection
         that the app has taken over; 0 is never.
+    :param at: Converts the workers' times to those of all calls,
+        :meth:`.RunningClock.at`.
     """
 
     def __init__(
-        self, timeout: float, slow: float, pause: float, upgrade: float = 0.0
+        self,
+        timeout: float,
+        slow: float,
+        pause: float,
+        upgrade: float = 0.0,
+        at: t.Callable[[float], float] = float,
     ) -> None:
         self.timeout = timeout
         self.slow = slow
         self.pause = pause
         self.upgrade = upgrade
+        self._at = at
         self._checks: Deadlines[Slot] = Deadlines()
         # Requests that were dealt with, by the time they began.
         self._shown: dict[Slot, float] = {}
         self._aborted: dict[Slot, float] = {}
         # Between two requests: what was seen of it, and since when.
         self._between: dict[Slot, tuple[int, float, float]] = {}
-        # What is pardoned: until when, and how many seconds before.
-        self._pardons: deque[tuple[float, float]] = deque(maxlen=_PARDONS)
 
     @classmethod
-    def of(cls, settings: Settings) -> RequestWatchdog:
-        """What the settings want."""
+    def of(cls, settings: Settings, at: t.Callable[[float], float]) -> RequestWatchdog:
+        """What the settings want.
+
+        :param at: See the class.
+        """
         pause = settings.header_timeout + settings.keep_alive
         upgrade = settings.upgrade_timeout
-        return cls(settings.timeout, settings.slow_log, pause, upgrade)
+        return cls(settings.timeout, settings.slow_log, pause, upgrade, at)
 
     def watch(self, worker: Slot, now: float) -> None:
         """The worker is busy."""
@@ -101,42 +107,34 @@ class RequestWatchdog:
         self._aborted.pop(worker, None)
         self._between.pop(worker, None)
 
-    def pardon(self, now: float, seconds: float) -> None:
-        """Nobody has looked at the workers for so long, and they may have slept too."""
-        self._pardons.append((now, seconds))
-        for worker, (requests, moved, since) in self._between.items():
-            self._between[worker] = requests, moved, min(since + seconds, now)
-
-    def _moved(self, account: Progress) -> float:
-        """When something would have moved last, if nobody had slept since."""
-        moved = max(account.began, account.moved)
-        slept = (min(seconds, until - moved) for until, seconds in self._pardons)
-        return moved + sum(part for part in slept if part > 0)
+    def _moved(self, progress: Progress) -> float:
+        """When something moved last, by the clock of all calls."""
+        return self._at(max(progress.began, progress.moved))
 
     def due(self, now: float) -> list[Slot]:
-        """The workers to :meth:`judge` now."""
+        """The workers to :meth:`check` now."""
         return self._checks.pop(now)
 
     def deadline(self) -> float | None:
         """When to ask for :meth:`due` next, in seconds."""
         return self._checks.next()
 
-    def judge(self, worker: Slot, now: float, account: Progress) -> Action | None:
+    def check(self, worker: Slot, now: float, progress: Progress) -> Action | None:
         """Decide about a worker's request.
 
-        :param account: The worker's.
+        :param progress: The worker's.
         """
-        if not account.began:
+        if not progress.began:
             self.watch(worker, now)
-            return self._judge_pause(worker, now, account)
+            return self._check_pause(worker, now, progress)
         self._between.pop(worker, None)
-        if account.upgraded:
-            return self._judge_upgraded(worker, now, account)
-        began = account.began
+        if progress.upgraded:
+            return self._check_upgraded(worker, now, progress)
+        began = progress.began  # unconverted: it identifies the request
         # It can't be later than now, unless somebody else has written there; and one
         # that nobody looks at would never be late.
-        moved = min(self._moved(account), now)
-        verdict = None
+        moved = min(self._moved(progress), now)
+        action = None
         stalled = self.timeout and moved + self.timeout <= now
         if stalled and self._aborted.get(worker) == began:
             return Action.KILL
@@ -148,46 +146,46 @@ class RequestWatchdog:
         if self.upgrade:
             # It may be taken over.
             times.append(now + self.upgrade)
-        slow = min(began, now) + self.slow
+        slow = min(self._at(began), now) + self.slow
         if self.slow and self._shown.get(worker) != began and now < slow:
             times.append(slow)
         elif self.slow:
             if self._shown.get(worker) != began:
                 self._shown[worker] = began
-                verdict = Action.SHOW
+                action = Action.SHOW
             # For the next request of the same standing order.
             times.append(now + self.slow)
         self._checks.set(worker, min(times))
-        return verdict
+        return action
 
-    def describe(self, account: Progress) -> str:
-        """Why :meth:`judge` wants the worker killed, in words."""
-        if account.upgraded:
+    def describe(self, progress: Progress) -> str:
+        """Why :meth:`check` wants the worker killed, in words."""
+        if progress.upgraded:
             return f"silent for {self.upgrade:g} s, and its view didn't end"
-        if not account.began:
+        if not progress.began:
             return "it was busy for too long without a request"
         return f"no progress for {self.timeout:g} s, and it didn't end"
 
-    def _judge_upgraded(
-        self, worker: Slot, now: float, account: Progress
+    def _check_upgraded(
+        self, worker: Slot, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker whose app has the connection.
 
         The worker itself ends the connection, which the app should notice.
         """
         self.watch(worker, now)
-        until = self._moved(account) + self.upgrade + GRACE
+        until = self._moved(progress) + self.upgrade + GRACE
         if self.upgrade and until <= now:
             return Action.KILL
         return None
 
-    def _judge_pause(
-        self, worker: Slot, now: float, account: Progress
+    def _check_pause(
+        self, worker: Slot, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker that is busy without a request."""
         requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))
-        if (requests, moved) != (account.requests, account.moved):
-            self._between[worker] = account.requests, account.moved, now
+        if (requests, moved) != (progress.requests, progress.moved):
+            self._between[worker] = progress.requests, progress.moved, now
         elif self.timeout and since + self.pause + self.timeout <= now:
             return Action.KILL
         return None

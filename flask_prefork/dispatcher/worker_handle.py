@@ -35,12 +35,14 @@ def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
 
 
 class WorkerHandle:
-    """What the dispatcher holds of a worker's process.
+    """What the dispatcher holds of a worker's process, which it is not.
+
+    It is made before the process is forked, and forgotten when that has exited.
 
     :ivar worker: Its place in the pool.
     :ivar channel: Our end of the back channel.
     :ivar dump: Where it shows its threads, see :mod:`.dumps`.
-    :ivar pid: 0 until the zygote told it.
+    :ivar pid: 0 until the zygote has reported it.
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
     :ivar resumed: Parked connections that were handed to it, in their order; our
         copies are kept until it reports that it has them. With blocking dispatch it
@@ -93,6 +95,6 @@ class WorkerHandle:
         :return: ``False`` if it doesn't read, or is gone.
         """
         self.resumed.append(connection)
-        slot, listener = self.worker.slot, connection.listener
+        slot, listener = self.worker.number, connection.listener
         frame = Resume(generation, slot, listener, connection.state)
         return self.channel.send(frame, [connection.fd])

@@ -1,7 +1,24 @@
-"""The workers of one generation, as the dispatcher holds them: birth, news, death.
+"""The workers of one generation, as the dispatcher holds them: start, reports, exit.
 
-:mod:`.generation` decides which workers to start, order, retire or kill, and this
-module does it. What the processes report goes into the pool here.
+In the dispatcher. :mod:`.generation`, :mod:`.sizing` and :mod:`.late` decide which
+workers to start, order, retire or kill, and this module does it:
+
+1. :meth:`Workers.start` for a slot that the pool has made STARTING. The zygote forks,
+   and :meth:`Workers.spawned` or :meth:`Workers.failed` follows.
+2. :meth:`Workers.send` and :meth:`Workers.resume`, after the pool has made the slot
+   ORDERED. What the process reports goes into the pool (``_take_in``).
+3. :meth:`Workers.retire` or :meth:`Workers.promote`; :meth:`Workers.kill` at any time.
+4. An exit shows by the end of the channel, by the pidfd, by the zygote's report
+   (:meth:`Workers.exited`) and, without a zygote, by the reaper
+   (:meth:`Workers.orphan_ended`), in any order. The first of pidfd and reports frees
+   the slot, after the last frames were read.
+
+A handle (:class:`.WorkerHandle`) and a slot are not the process: both may be there
+before it is forked, and it may live on when they are gone. It is signalled by its
+pidfd, or else by its zygote, which alone knows that the pid is still its own.
+
+Never here: ``waitpid(2)``, for workers are the zygote's children; or a signal to a
+worker by its pid.
 """
 
 from __future__ import annotations
@@ -42,9 +59,10 @@ from ..ipc.stats import Summary
 from ..settings import size
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.running_clock import RunningClock
 from ..system.timers import Deadlines
 from . import vetting
-from .ending import UNDEAD
+from .ending import KILL_TIME
 from .memory import MemoryAccounting
 from .policy import Policy
 from .pool import Event
@@ -56,7 +74,7 @@ from .worker_handle import open_for_worker
 from .worker_handle import WorkerHandle
 
 Fds = t.Sequence[int]
-Tell = t.Callable[[Frame, Fds], bool]
+SendToZygote = t.Callable[[Frame, Fds], bool]
 
 
 class Workers:
@@ -65,9 +83,9 @@ class Workers:
     :param number: The generation's.
     :param bank: Its half of the scoreboard.
     :param poller: The dispatcher's poll set.
-    :param clock: Monotonic seconds.
-    :param lot: Where connections go that workers hand back.
-    :param tell: Sends a frame to the zygote, ``False`` if it is gone.
+    :param clock: The dispatcher's.
+    :param parked: Where connections go that workers hand back.
+    :param send_to_zygote: Sends a frame to the zygote, ``False`` if it is gone.
     :param summary: Where they are counted.
 
     :ivar ever_idle: Whether any of them was ever idle.
@@ -79,9 +97,9 @@ class Workers:
         number: int,
         bank: Bank,
         poller: Poller,
-        clock: t.Callable[[], float],
-        lot: ParkedHolder,
-        tell: Tell,
+        clock: RunningClock,
+        parked: ParkedHolder,
+        send_to_zygote: SendToZygote,
         summary: Summary,
     ) -> None:
         self.number = number
@@ -90,19 +108,19 @@ class Workers:
         self.clock = clock
         self.pool = Pool(0)
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
-        self.stalls = RequestWatchdog(0.0, 0.0, 0.0)
-        self.weights = MemoryAccounting()
+        self.watchdog = RequestWatchdog(0.0, 0.0, 0.0)
+        self.accounting = MemoryAccounting()
         self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
-        self._is_lost = False
-        self._lot = lot
-        self._tell = tell
+        self._is_orphaned = False
+        self._parked = parked
+        self._send_to_zygote = send_to_zygote
         self._summary = summary
         self._processes: dict[int, WorkerHandle] = {}
-        self._obituaries = ExitLog()
+        self._exit_log = ExitLog()
         self.dumps = Dumps()
 
-    # Birth
+    # Start
 
     def start(self, worker: Slot) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
@@ -110,20 +128,20 @@ class Workers:
             ours, theirs, dump = open_for_worker()
         except OSError as e:
             # EMFILE, ENFILE, ENOBUFS: there will be others.
-            logger.error("Can't start worker %d: %s.", worker.slot, e.strerror)
+            logger.error("Can't start worker %d: %s.", worker.number, e.strerror)
             self.policy.failed(self.clock())
             self.pool.report(worker, Event.EXIT, self.clock())
             return
         process = WorkerHandle(worker, Channel(ours), dump)
-        self._processes[worker.slot] = process
-        self.bank.clear(worker.slot)
+        self._processes[worker.number] = process
+        self.bank.clear(worker.number)
         self._show(worker)
         self.poller.watch(process.channel.fd, lambda: self._read(process))
-        frame = Spawn(self.number, worker.slot)
-        sent = self._tell(frame, [theirs.fileno(), dump])
+        frame = Spawn(self.number, worker.number)
+        sent = self._send_to_zygote(frame, [theirs.fileno(), dump])
         theirs.close()
         if not sent:
-            self._dead(process, failed=False)
+            self._exited(process, failed=False)
 
     def has(self, pid: int) -> bool:
         """Whether a process is one of them."""
@@ -131,12 +149,12 @@ class Workers:
 
     def pid(self, worker: Slot) -> int:
         """A worker's process; 0 while there is none, or none any more."""
-        process = self._processes.get(worker.slot)
+        process = self._processes.get(worker.number)
         return process.pid if process is not None and process.worker is worker else 0
 
     @property
-    def unborn(self) -> int:
-        """How many the zygote was told to fork, and hasn't yet."""
+    def spawning(self) -> int:
+        """How many the zygote was asked to fork, and hasn't yet."""
         return sum(not process.pid for process in self._processes.values())
 
     def spawned(
@@ -152,16 +170,16 @@ class Workers:
         vet(frame.pid, fds[0] if fds else -1)
         process.pid = frame.pid
         self._summary.spawned += 1
-        # The others that it was told to fork have their time from now on too.
+        # The others that it was asked to fork have their time from now on too.
         for other in self._processes.values():
             if not other.pid or other is process:
                 self.pool.renew(other.worker, self.clock())
         if fds:
-            self.poller.watch(fds[0], lambda: self._dead(process))
+            self.poller.watch(fds[0], lambda: self._exited(process))
             process.pidfd = fds.pop(0)
         if process.wanted:
             if process.worker.state is State.KILLED:
-                self._depart(process, process.why)
+                self._note_exit(process, process.why)
             self._signal(process, process.wanted)
 
     def failed(self, frame: Failed) -> None:
@@ -170,13 +188,13 @@ class Workers:
         if process is not None and not process.pid:
             reason = os.strerror(frame.errno)
             logger.error("Can't fork worker %d: %s.", frame.slot, reason)
-            self._dead(process)
+            self._exited(process)
 
-    # News
+    # Reports
 
     def _read(self, process: WorkerHandle) -> None:
         worker = process.worker
-        if self._processes.get(worker.slot) is not process:
+        if self._processes.get(worker.number) is not process:
             return  # closed by a callback of the same batch
         try:
             received = process.channel.receive()
@@ -186,11 +204,11 @@ class Workers:
             self.kill(worker, Why(Reason.GARBAGE, f"it sent garbage: {e}"))
             return
         if received is None:
-            # A moment before the news of its exit; and one that lives on without its
+            # A moment before its exit is reported; and one that lives on without its
             # channel is of no use.
             self.poller.forget(process.channel.fd)
-            if self._is_lost and process.pidfd < 0:
-                self._dead(process)
+            if self._is_orphaned and process.pidfd < 0:
+                self._exited(process)
             elif worker.state is not State.RETIRING:
                 self.kill(worker, None)
 
@@ -209,22 +227,22 @@ class Workers:
                         self.policy.started(now)
                     self.pool.report(worker, Event.IDLE, now, frame.served)
                     if worker.due:
-                        self.bank.set_stop(worker.slot)
-                    self.stalls.forget(worker)
+                        self.bank.set_stop(worker.number)
+                    self.watchdog.forget(worker)
                 elif isinstance(frame, Busy):
                     if self.pool.report(worker, Event.BUSY, now):
-                        self.stalls.watch(worker, now)
+                        self.watchdog.watch(worker, now)
                     if frame.resumed and process.resumed:
                         # It is the worker's alone now. Otherwise it is busy
                         # with what it has accepted itself (blocking dispatch).
                         os.close(process.resumed.popleft().fd)
                 elif isinstance(frame, Finishing):
                     self.pool.finish(worker, now)
-                    self.bank.set_stop(worker.slot)
+                    self.bank.set_stop(worker.number)
                 elif isinstance(frame, MemoryUse):
-                    self.weights.weigh(worker, frame.size * 1024, frame.has_served)
+                    self.accounting.record(worker, frame.size * 1024, frame.has_served)
                 elif isinstance(frame, Park) and fds:
-                    self._lot.park(fds[0], frame.listener, frame.parked)
+                    self._parked.park(fds[0], frame.listener, frame.parked)
                     del fds[0]
                     self._summary.parked += 1
                 else:
@@ -236,28 +254,28 @@ class Workers:
 
     def replace(self, worker: Slot, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""
-        if self.bank.is_stopped(worker.slot):
+        if self.bank.is_stopped(worker.number):
             return
         logger.info(
             "Worker %d (pid %d) has %s for itself%s; it is to be replaced.%s",
-            worker.slot,
-            self._processes[worker.slot].pid,
-            size.show(self.weights.of(worker)),
+            worker.number,
+            self._processes[worker.number].pid,
+            size.show(self.accounting.of(worker)),
             why,
-            self.bank.read(worker.slot).grown.describe(),
+            self.bank.read(worker.number).grown.describe(),
         )
         self.pool.expire(worker)
-        self.bank.set_stop(worker.slot)
+        self.bank.set_stop(worker.number)
 
     def _show(self, worker: Slot) -> None:
-        self.bank.set_state(worker.slot, worker.state.value)
+        self.bank.set_state(worker.number, worker.state.value)
 
     # Orders
 
     def send(self, worker: Slot, frame: Frame, fds: Fds = ()) -> None:
         """Send a worker a frame; one that doesn't read is killed."""
         self._show(worker)
-        process = self._processes[worker.slot]
+        process = self._processes[worker.number]
         if not process.channel.send(frame, fds):
             self._unsent(process)
 
@@ -267,7 +285,7 @@ class Workers:
         Until it reports that it took it, its death puts the connection back.
         """
         self._show(worker)
-        process = self._processes[worker.slot]
+        process = self._processes[worker.number]
         self._summary.resumed += 1
         if not process.send_on(connection, self.number):
             self._unsent(process)
@@ -279,32 +297,32 @@ class Workers:
 
     def signal(self, worker: Slot, number: int) -> None:
         """Send a worker's process a signal."""
-        self._signal(self._processes[worker.slot], number)
+        self._signal(self._processes[worker.number], number)
 
     def _signal(self, process: WorkerHandle, number: int) -> None:
         if not process.signal(number):
-            slot = process.worker.slot
-            self._tell(Signal(self.number, slot, process.pid, number), ())
+            slot = process.worker.number
+            self._send_to_zygote(Signal(self.number, slot, process.pid, number), ())
 
-    # Death
+    # Exit
 
     def retire(self, worker: Slot, end: float | None = None) -> None:
         """Let a worker finish what it serves, then exit, within the graceful timeout.
 
         :param end: When it will be killed, if that is before.
         """
-        frame = Retire(self.number, worker.slot)
-        self._part_with(worker, frame, end=end)
+        frame = Retire(self.number, worker.number)
+        self._ask_to_exit(worker, frame, end=end)
 
     def promote(self, worker: Slot, generation: int, control: int) -> None:
         """Let a worker end as well, and leave a zygote behind.
 
         :param control: The zygote's end of its control socket.
         """
-        frame = Promote(self.number, worker.slot, generation)
-        self._part_with(worker, frame, [control])
+        frame = Promote(self.number, worker.number, generation)
+        self._ask_to_exit(worker, frame, [control])
 
-    def _part_with(
+    def _ask_to_exit(
         self,
         worker: Slot,
         frame: Retire | Promote,
@@ -314,9 +332,10 @@ class Workers:
         now = self.clock()
         moment = now + self.pool.timeouts.retire
         if self.pool.report(worker, Event.RETIRE, now):
-            self.bank.set_stop(worker.slot)
+            self.bank.set_stop(worker.number)
             moment = moment if end is None else min(moment, end)
-            self.send(worker, frame._replace(deadline=moment), fds)
+            deadline = self.clock.machine_at(moment)
+            self.send(worker, frame._replace(deadline=deadline), fds)
 
     def show(self, worker: Slot, text: str = "", then: Then | None = None) -> None:
         """Let a worker log where its threads are.
@@ -325,10 +344,12 @@ class Workers:
         :param then: Is called when that is done, or when it didn't show them for
             :data:`.dumps.PATIENCE`; not if it is dead by then.
         """
-        process, now = self._processes[worker.slot], self.clock()
+        process, now = self._processes[worker.number], self.clock()
         if process.pid:
-            record, state = self.bank.read(worker.slot), worker.state.name.lower()
-            header = dumps.header(worker.slot, process.pid, state, record, now, text)
+            record, state = self.bank.read(worker.number), worker.state.name.lower()
+            header = dumps.header(
+                worker.number, process.pid, state, record, self.clock.machine(), text
+            )
             send = partial(self._signal, process, dumps.SIGNAL)
             self.dumps.ask(process, header, now, send, then)
         elif then is not None:
@@ -339,80 +360,81 @@ class Workers:
 
         :param why: ``None`` if it is dead already, by itself.
         """
-        if self.pool.workers[worker.slot] is not worker:
+        if self.pool.workers[worker.number] is not worker:
             return  # it has ended meanwhile
-        process = self._processes[worker.slot]
+        process = self._processes[worker.number]
         self.dumps.forget(process)
         process.why = why
-        self._depart(process, why)
+        self._note_exit(process, why)
         if self.pool.report(worker, Event.KILL, self.clock()):
             self._show(worker)
             self._signal(process, signal.SIGKILL)
-            # Without a pidfd its zygote tells, if there is one.
-            if process.pidfd >= 0 or (process.pid and self._is_lost):
-                self.killed.set(worker, self.clock() + UNDEAD)
+            # Without a pidfd its zygote reports it, if there is one.
+            if process.pidfd >= 0 or (process.pid and self._is_orphaned):
+                self.killed.set(worker, self.clock() + KILL_TIME)
 
     def give_up(self, worker: Slot) -> None:
         """Free the slot of one that not even SIGKILL ends; it won't run again."""
-        self._dead(self._processes[worker.slot])
+        self._exited(self._processes[worker.number])
 
     def exited(self, frame: Exited) -> None:
         """The zygote has reaped it."""
         process = self._processes.get(frame.slot)
         if process is not None and process.pid == frame.pid:
-            self._dead(process)
+            self._exited(process)
         self._ended(frame.pid, vetting.status(frame.status))
 
     def orphan_ended(self, pid: int, status: int) -> None:
         """A process that had lost its zygote was reaped: perhaps one of ours."""
         for process in list(self._processes.values()):
             if process.pid == pid:
-                self._dead(process)
+                self._exited(process)
         self._ended(pid, status)
 
-    def lost(self) -> None:
-        """The zygote is gone; without a pidfd, a channel's end tells of an exit."""
-        self._is_lost = True
+    def orphan(self) -> None:
+        """The zygote is gone; without a pidfd, a channel's end means an exit."""
+        self._is_orphaned = True
         for process in list(self._processes.values()):
             if not process.pid:
-                self._dead(process, failed=False)  # nobody has tried
+                self._exited(process, failed=False)  # nobody has tried
             elif process.pidfd < 0 and not self.poller.is_watched(process.channel.fd):
-                self._dead(process)  # it has hung up before
+                self._exited(process)  # it has hung up before
             elif process.pidfd < 0 and process.worker.state is State.KILLED:
-                self.killed.set(process.worker, self.clock() + UNDEAD)
+                self.killed.set(process.worker, self.clock() + KILL_TIME)
 
     def _ended(self, pid: int, status: int) -> None:
-        self._summary.count_exit(self._obituaries.tell(pid, status))
+        self._summary.count_exit(self._exit_log.tell(pid, status))
 
-    def _depart(self, process: WorkerHandle, why: Why | None) -> None:
+    def _note_exit(self, process: WorkerHandle, why: Why | None) -> None:
         worker = process.worker
         if process.pid:
-            record = self.bank.read(worker.slot)
-            departed = ExitedWorker(worker.slot, worker.state, why, record)
-            self._obituaries.note(process.pid, departed)
+            record = self.bank.read(worker.number)
+            exited = ExitedWorker(worker.number, worker.state, why, record)
+            self._exit_log.note(process.pid, exited)
 
-    def _dead(self, process: WorkerHandle, failed: bool = True) -> None:
+    def _exited(self, process: WorkerHandle, failed: bool = True) -> None:
         """A process is known to be dead: its slot is free."""
         worker = process.worker
-        if self._processes.get(worker.slot) is not process:
+        if self._processes.get(worker.number) is not process:
             return
-        self._hear_out(process)
-        self._depart(process, None)
+        self._drain_channel(process)
+        self._note_exit(process, None)
         if failed and not worker.ready:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
         self.killed.discard(worker)
-        self.stalls.forget(worker)
-        self.weights.forget(worker)
+        self.watchdog.forget(worker)
+        self.accounting.forget(worker)
         self._forget(process)
-        record = self.bank.read(worker.slot)
-        with self._summary.exited(self.number, worker.slot, record, self.clock()):
-            self.bank.clear(worker.slot)
+        record = self.bank.read(worker.number)
+        now = self.clock.machine()
+        with self._summary.exited(self.number, worker.number, record, now):
+            self.bank.clear(worker.number)
 
-    def _hear_out(self, process: WorkerHandle) -> None:
-        """Take in what a dead process has said: it may have parked a connection.
+    def _drain_channel(self, process: WorkerHandle) -> None:
+        """Read what an exited process has sent: it may have parked a connection.
 
-        Its pidfd and its zygote may be heard before its last frames.
+        Its pidfd and its zygote may be read before its last frames.
         """
         with contextlib.suppress(ValueError, OverflowError, OSError):
             for received in process.channel.rest():
@@ -422,14 +444,14 @@ class Workers:
         """Close all that is left here of their processes."""
         for process in list(self._processes.values()):
             self._forget(process)
-        for reason in self._obituaries.close():
+        for reason in self._exit_log.close():
             self._summary.count_exit(reason)
 
     def _forget(self, process: WorkerHandle) -> None:
         while process.resumed:
             # The first that it was handed is the next one's first again.
-            self._lot.put_back(process.resumed.pop())
-        del self._processes[process.worker.slot]
+            self._parked.put_back(process.resumed.pop())
+        del self._processes[process.worker.number]
         self.poller.forget(process.channel.fd)
         process.channel.close()
         self.dumps.forget(process)

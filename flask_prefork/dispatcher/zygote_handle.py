@@ -1,7 +1,19 @@
 """The dispatcher's handle of a zygote: process, control socket, watchdog.
 
-:class:`.generation.Generation` says what it is told, and takes in what it says. Here is
-whether it listens, and what becomes of one that doesn't.
+In the dispatcher. :mod:`.generation` makes a :class:`ZygoteControl` for a zygote that
+was just started, or that a promoted worker is to leave behind. It decides what is sent
+(:meth:`ZygoteControl.send`), and takes in what comes. :meth:`ZygoteControl.adopt` must
+come before anything that needs the pid of a promoted one;
+:meth:`ZygoteControl.loaded` before any deadline for answers;
+:meth:`ZygoteControl.step` in each turn. :meth:`ZygoteControl.release` asks it to exit,
+and the reaper reports when it has.
+
+A handle is not the process. The process may have no pid yet (``pid`` is 0), may live
+without its socket (``alive`` is false), or have exited (``reaped``): then the pid may
+be another's, and nothing is sent to it.
+
+Never here: ``waitpid(2)``, which :class:`.Reaper` alone calls; or waiting until the
+socket takes a frame: a zygote that doesn't read is killed.
 """
 
 from __future__ import annotations
@@ -23,12 +35,13 @@ from ..ipc.frames import Spawned
 from ..ipc.spawn import ZygoteHandle
 from ..system.log import logger
 from ..system.poller import Poller
+from ..system.reaper import Reaper
 from .zygote_watchdog import Move
 from .zygote_watchdog import Stage
 from .zygote_watchdog import Watchdog
 
 #: What the watchdog waits for after these were sent, for the log.
-_OWED: dict[type[Frame], str] = {
+_EXPECTED: dict[type[Frame], str] = {
     Spawn: "it did not fork worker {0.slot} within {1:g} s",
     Ready: "it did not come back from when_ready hooks within {1:g} s",
     Resized: "it did not take in the pool's size within {1:g} s",
@@ -36,7 +49,7 @@ _OWED: dict[type[Frame], str] = {
 #: By what it answers these.
 _ANSWERS = (Spawned, Failed, Ready, Resized)
 #: How long one that hung up may take to exit, in seconds.
-_HUNG_UP = 10.0
+_EXIT_TIME = 10.0
 
 
 class ZygoteControl:
@@ -45,9 +58,11 @@ class ZygoteControl:
     :param zygote: It, just started.
     :param poller: The dispatcher's poll set.
     :param clock: Monotonic seconds.
+    :param reaper: Reports its exit.
     :param take_in: Takes in a frame with its descriptors; those that it wants are
         popped. What it raises costs the zygote its life.
-    :param lost: Called once, when nobody listens at the other end any more.
+    :param disconnected: Called once, when nobody listens at the other end any more.
+    :param exited: Called once, with its exit status or the signal's number below 0.
 
     :ivar pid: Its process; 0 until that is known.
     :ivar alive: It still listens to us.
@@ -61,8 +76,10 @@ class ZygoteControl:
         zygote: ZygoteHandle,
         poller: Poller,
         clock: t.Callable[[], float],
+        reaper: Reaper,
         take_in: t.Callable[[Frame, list[int]], None],
-        lost: t.Callable[[], None],
+        disconnected: t.Callable[[], None],
+        exited: t.Callable[[int], None],
     ) -> None:
         self.number = zygote.generation
         self.pid = zygote.pid
@@ -73,10 +90,26 @@ class ZygoteControl:
         self.limit = 0.0
         self._clock = clock
         self._poller = poller
+        self._reaper = reaper
         self._take_in = take_in
-        self._lost = lost
+        self._disconnected = disconnected
+        self._exited = exited
         self._channel = Channel(zygote.control)
         poller.watch(self._channel.fd, self._read)
+        if self.pid:
+            reaper.add(self.pid, self._reaped)
+
+    def adopt(self, pid: int) -> None:
+        """It has reported its pid.
+
+        :raises ValueError: It is no living child of ours, or somebody else's.
+        """
+        self._reaper.adopt(pid, self._reaped)
+        self.pid = pid
+
+    def _reaped(self, status: int) -> None:
+        self.reaped = True
+        self._exited(status)
 
     def loaded(self, limit: float) -> None:
         """It has loaded the app.
@@ -86,7 +119,7 @@ class ZygoteControl:
         self.limit = limit
         self.watchdog.loaded(limit)
 
-    def tell(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
+    def send(self, frame: Frame, fds: t.Sequence[int] = ()) -> bool:
         """Send it a frame; one that doesn't read is killed.
 
         :return: ``False`` if it is gone.
@@ -96,11 +129,11 @@ class ZygoteControl:
         if not self._channel.send(frame, fds):
             # It has just died by itself, or its socket is full.
             if self._channel.ended:
-                self._hang_up("it closed its control socket")
+                self._channel_ended("it closed its control socket")
             else:
                 self.kill(f"The zygote of generation {self.number} does not listen.")
-        elif type(frame) in _OWED:
-            what = _OWED[type(frame)].format(frame, self.limit)
+        elif type(frame) in _EXPECTED:
+            what = _EXPECTED[type(frame)].format(frame, self.limit)
             self.watchdog.asked(self._clock(), what)
         return self.alive
 
@@ -111,20 +144,20 @@ class ZygoteControl:
         """
         if self.alive:
             self._channel.send(Release(self.number))
-            self._let_go()
+            self._close_channel()
             what = f"it did not end within {seconds:g} s"
             self.watchdog.end(self._clock(), seconds, what)
 
-    def _let_go(self) -> None:
+    def _close_channel(self) -> None:
         self.alive = False
         self._poller.forget(self._channel.fd)
         self._channel.close()
-        self._lost()
+        self._disconnected()
 
-    def _hang_up(self, why: str) -> None:
+    def _channel_ended(self, why: str) -> None:
         """It won't listen any more, and is about to end, or has ended."""
-        self._let_go()
-        self.watchdog.end(self._clock(), _HUNG_UP, why)
+        self._close_channel()
+        self.watchdog.end(self._clock(), _EXIT_TIME, why)
 
     def kill(self, why: str = "") -> None:
         """Send it SIGKILL.
@@ -134,7 +167,7 @@ class ZygoteControl:
         if why:
             logger.error(why)
         if self.alive:
-            self._let_go()
+            self._close_channel()
         self._signal(signal.SIGKILL)
         self.watchdog.killed(self._clock())
 
@@ -158,7 +191,7 @@ class ZygoteControl:
     def _signal(self, number: int) -> None:
         if self.pid and not self.reaped:
             # Not reaped, so the pid is still its own. But the app may have made it
-            # another user's (EPERM, kill(2)); then its deadline says so.
+            # another user's (EPERM, kill(2)); then its deadline comes.
             with contextlib.suppress(OSError):
                 os.kill(self.pid, number)
 
@@ -166,12 +199,12 @@ class ZygoteControl:
         """Do what its watchdog wants now."""
         watchdog = self.watchdog
         move = None if self.reaped else watchdog.move(now)
-        if move is Move.TELL:
+        if move is Move.LOG_LOADING:
             logger.warning(
                 "Generation %d has been loading for %g s; the zygote's (pid %d)"
                 " threads:",
                 self.number,
-                watchdog.loading_for,
+                watchdog.loading_time,
                 self.pid,
             )
             self.show()
@@ -179,11 +212,11 @@ class ZygoteControl:
             logger.error(
                 "The zygote of generation %d is late: %s; its threads:",
                 self.number,
-                watchdog.late_for,
+                watchdog.overdue,
             )
             self.show()
         elif move is Move.KILL:
-            who, late = f"The zygote of generation {self.number}", watchdog.late_for
+            who, late = f"The zygote of generation {self.number}", watchdog.overdue
             if self.pid:
                 self.kill(f"{who} (pid {self.pid}) was killed: {late}.")
             else:
@@ -197,6 +230,7 @@ class ZygoteControl:
                     self.pid,
                 )
             self.reaped = True
+            self._reaper.remove(self.pid)
 
     @property
     def is_silent(self) -> bool:
@@ -213,14 +247,14 @@ class ZygoteControl:
         try:
             received = self._channel.receive()
             if received is not None:
-                self._hear(*received)
+                self._handle(*received)
         except (ValueError, TypeError, OverflowError, OSError) as e:
             self.kill(f"The zygote sent garbage: {e}.")
             return
         if received is None:
-            self._hang_up("it closed its control socket")
+            self._channel_ended("it closed its control socket")
 
-    def _hear(self, frames: list[Frame], fds: list[int]) -> None:
+    def _handle(self, frames: list[Frame], fds: list[int]) -> None:
         try:
             for frame in frames:
                 if frame.generation != self.number:

@@ -1,7 +1,7 @@
-"""Whether a zygote does what it is told, and what comes if it doesn't. Pure.
+"""Whether a zygote does what it is asked to, and what follows if it doesn't. Pure.
 
-:mod:`.zygote_handle` tells a :class:`Watchdog` what was asked and answered, asks at its
-deadline for the next step, and takes it.
+:mod:`.zygote_handle` reports to a :class:`Watchdog` what was asked and answered, asks
+at its deadline for the next step, and takes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Stage(enum.Enum):
 
     #: It loads the app, for as long as that takes.
     LOADING = "loading"
-    #: It does what it is told.
+    #: It does what it is asked to.
     SERVING = "serving"
     #: It was let go, or has let go of us, and is to exit.
     ENDING = "ending"
@@ -36,7 +36,7 @@ class Move(enum.Enum):
     """What is to be done about a zygote."""
 
     #: Log that the app is still loading, and where.
-    TELL = "tell"
+    LOG_LOADING = "log loading"
     #: Log what it should have done, and where it hangs.
     SHOW = "show"
     KILL = "kill"
@@ -50,20 +50,20 @@ class Watchdog:
     :param now: The time, in seconds, by the clock of all later calls.
 
     :ivar stage: Where it is.
-    :ivar late_for: What it should have done when it was found to be late.
-    :ivar loading_for: For how many seconds it was loading when that was told last.
+    :ivar overdue: What it should have done when it was found to be late.
+    :ivar loading_time: For how many seconds it was loading when that was logged last.
     """
 
     def __init__(self, now: float) -> None:
         self.stage = Stage.LOADING
-        self.late_for = ""
-        self.loading_for = 0.0
+        self.overdue = ""
+        self.loading_time = 0.0
         self._due: float | None = now + LONG
         #: By when the app must be loaded; ``None`` if it may take as long as it likes.
         self._load_by: float | None = None
         self._limit = 0.0
         #: What it was asked and hasn't answered; and why it is to exit.
-        self._owed: deque[str] = deque()
+        self._expected: deque[str] = deque()
         self._what = ""
 
     @property
@@ -79,13 +79,6 @@ class Watchdog:
         if self.stage is Stage.LOADING and self._load_by is not None:
             return self._load_by
         return self._due
-
-    def pardon(self, seconds: float) -> None:
-        """Give it more time: so long it may have been stopped with all others."""
-        if self._due is not None:
-            self._due += seconds
-        if self._load_by is not None:
-            self._load_by += seconds
 
     # What happens
 
@@ -107,16 +100,16 @@ class Watchdog:
 
         :param what: For the log, as what it didn't do.
         """
-        self._owed.append(what)
+        self._expected.append(what)
         if self.stage is Stage.SERVING and self._due is None:
             self._due = now + self._limit
 
     def answered(self, now: float) -> None:
         """It has answered; the next answer has its time from now on."""
-        if self._owed:
-            self._owed.popleft()
+        if self._expected:
+            self._expected.popleft()
         if self.stage is Stage.SERVING:
-            self._due = now + self._limit if self._owed else None
+            self._due = now + self._limit if self._expected else None
 
     def end(self, now: float, seconds: float, what: str) -> None:
         """It is to exit.
@@ -142,15 +135,15 @@ class Watchdog:
             return None
         if self.stage is Stage.LOADING and self._load_by is None:
             # 30, 60, 120 seconds after its start.
-            self.loading_for += self.loading_for or LONG
-            self._due = due + self.loading_for
-            return Move.TELL
+            self.loading_time += self.loading_time or LONG
+            self._due = due + self.loading_time
+            return Move.LOG_LOADING
         if self.stage is Stage.SHOWN:
             self.killed(now)
             return Move.KILL
         if self.stage is Stage.KILLED:
             self.stage, self._due = Stage.GIVEN_UP, None
             return Move.GIVE_UP
-        self.late_for = self._what or next(iter(self._owed), "it did not come up")
+        self.overdue = self._what or next(iter(self._expected), "it did not come up")
         self.stage, self._due = Stage.SHOWN, now + LAST_MOMENT
         return Move.SHOW

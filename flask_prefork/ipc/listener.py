@@ -130,7 +130,7 @@ class Listener:
             host = f"[{host}]"
         return [f"{scheme}://{host}:{port}"]
 
-    def turn_away(self) -> None:
+    def stop_accepting(self) -> None:
         """Let nobody begin to connect, but keep who is on the way in.
 
         To be followed by :meth:`shut` when that one was served.
@@ -138,13 +138,13 @@ class Listener:
         if self.inherited:
             return
         if self.sock.family != socket.AF_UNIX:
-            if syn_filter.turn_away(self.sock):
+            if syn_filter.stop_accepting(self.sock):
                 self._handshakes = Handshakes(self.sock, time.monotonic)
         else:
             # On unix sockets there is no way between outside and inside.
             self._remove_path()
 
-    def is_awaited(self) -> bool:
+    def has_pending_handshake(self) -> bool:
         """Whether there is somebody on the way in who would be lost."""
         return self._handshakes is not None and self._handshakes.are_left()
 

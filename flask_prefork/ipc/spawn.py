@@ -138,18 +138,6 @@ def by_promotion(generation: int) -> tuple[ZygoteHandle, socket.socket]:
     return ZygoteHandle(0, ours, generation), theirs
 
 
-def is_child(pid: int) -> bool:
-    """Whether a process is this one's child, and lives.
-
-    :param pid: What somebody else says; any number.
-    """
-    try:
-        # 0 and numbers below it mean any of several (waitpid(2)).
-        return pid > 0 and os.waitpid(pid, os.WNOHANG) == (0, 0)
-    except ChildProcessError:
-        return False
-
-
 def kill_on_hang_up(sock: socket.socket) -> None:
     """Let the kernel kill this process as soon as the other end of a socket is closed.
 

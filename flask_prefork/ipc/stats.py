@@ -35,10 +35,10 @@ from .scoreboard import SIZE
 from .states import Reason
 
 _PHASES = tuple(Phase)
-Role = t.Literal["current", "coming", "leaving"]
-_ROLES: tuple[Role, ...] = ("current", "coming", "leaving")
-#: So many generations are shown: the current one, one that doesn't serve yet, and old
-#: ones that still have workers.
+Role = t.Literal["current", "next", "retiring"]
+_ROLES: tuple[Role, ...] = ("current", "next", "retiring")
+#: So many generations are shown: the current one, the next one, and those that retire
+#: and still have workers.
 _GENERATIONS = 4
 #: A write is so much shorter than a turn that a second try is rare.
 _TRIES = 100

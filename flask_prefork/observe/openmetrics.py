@@ -26,7 +26,7 @@ PREFIX = "flask_prefork_"
 #: What :attr:`.snapshot.Snapshot.phase` may be.
 PHASES = (*(phase.value for phase in Phase), "gone")
 #: What :attr:`.snapshot.GenerationView.role` may be.
-ROLES = ("current", "coming", "leaving")
+ROLES = ("current", "next", "retiring")
 
 
 class Sample(t.NamedTuple):

@@ -62,13 +62,13 @@ class GenerationView:
     """One generation that has workers, or will.
 
     :param number: From 1.
-    :param role: ``current``, ``coming`` (loads or starts) or ``leaving`` (drains).
+    :param role: ``current``, ``next`` (loads or starts) or ``retiring`` (drains).
     :param letters: A letter for each slot, ``BBI.S``.
     :param workers: Those that there are, by slot.
     """
 
     number: int
-    role: t.Literal["current", "coming", "leaving"]
+    role: t.Literal["current", "next", "retiring"]
     letters: str
     workers: tuple[WorkerView, ...]
 

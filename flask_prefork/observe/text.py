@@ -114,7 +114,7 @@ def _head(snapshot: Snapshot) -> Line:
 def _letters(generations: Iterable[GenerationView], width: int) -> Iterator[Line]:
     """A letter for each slot, in as many lines as it takes."""
     for generation in generations:
-        title = f"generation {generation.number}  {generation.role:<7}  "
+        title = f"generation {generation.number}  {generation.role:<8}  "
         room = max(1, width - len(title))
         letters = _plain(generation.letters)
         for start in range(0, len(letters) or 1, room):

@@ -6,8 +6,7 @@ in with a callback, and takes it out before closing it.
 
 from __future__ import annotations
 
-import math
-import select
+import selectors
 import typing as t
 
 Callback = t.Callable[[], None]
@@ -18,35 +17,34 @@ _LONGEST = 86400.0
 
 
 class Poller:
-    """Level-triggered readiness to read, by ``epoll(7)`` or else ``poll(2)``.
+    """Level-triggered readiness to read, by the system's best call (:mod:`selectors`).
 
     What it reports is a hint: within one batch a callback may have closed the
     descriptor of a later one. So all callbacks read without blocking.
     """
 
     def __init__(self) -> None:
-        self._callbacks: dict[int, Callback] = {}
-        self._poll: t.Any
-        if hasattr(select, "epoll"):
-            self._poll = select.epoll()
-            self._unit = 1.0
-        else:
-            self._poll = select.poll()
-            self._unit = 1000.0
+        self._selector = selectors.DefaultSelector()
+        # The selector's map answers in ten times the time.
+        self._watched: set[int] = set()
 
     def watch(self, fd: int, callback: Callback) -> None:
-        """Call back whenever the descriptor is readable or at its end."""
-        self._poll.register(fd, select.POLLIN)
-        self._callbacks[fd] = callback
+        """Call back whenever the descriptor is readable or at its end.
+
+        :raises OSError: There is no memory for one more (``epoll_ctl(2)``).
+        """
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._watched.add(fd)
 
     def forget(self, fd: int) -> None:
         """Take the descriptor out; before it is closed."""
-        if self._callbacks.pop(fd, None) is not None:
-            self._poll.unregister(fd)
+        if fd in self._watched:
+            self._watched.remove(fd)
+            self._selector.unregister(fd)
 
     def is_watched(self, fd: int) -> bool:
         """Whether the descriptor is in the set."""
-        return fd in self._callbacks
+        return fd in self._watched
 
     def wait(self, seconds: float | None) -> list[Callback]:
         """Wait for the next events.
@@ -54,19 +52,11 @@ class Poller:
         :param seconds: At most so long; ``None`` is for ever.
         :return: The callbacks of the descriptors that are ready.
         """
-        if seconds is None:
-            events = self._poll.poll()
-        else:
-            # Rounded up to what the system call counts in, lest the loop
-            # spins through the last fraction.
+        if seconds is not None:
             # What is no number is no reason to sleep.
             seconds = min(seconds, _LONGEST) if seconds > 0 else 0.0
-            seconds = math.ceil(seconds * 1000) / 1000
-            events = self._poll.poll(seconds * self._unit)
-        callbacks = self._callbacks
-        return [callbacks[fd] for fd, _ in events if fd in callbacks]
+        return [key.data for key, _ in self._selector.select(seconds)]
 
     def close(self) -> None:
         """Close the poll set's own descriptor."""
-        if hasattr(self._poll, "close"):
-            self._poll.close()
+        self._selector.close()

@@ -1,15 +1,19 @@
-"""Children that the dispatcher didn't start, but inherits.
+"""The dispatcher's children: who owns which, and who wants to know of its exit.
 
-As a container's PID 1 it becomes the parent of every process that loses its own, and
-elsewhere Linux lets it ask for that. An app's daemons and a dead zygote's workers end
-up here, and stay zombies when they die until they are reaped.
+Nothing else in the dispatcher calls ``waitpid(2)``. Zygotes and the observer have an
+owner. Children that nobody has started are orphans: as a container's PID 1 the
+dispatcher becomes the parent of every process that loses its own, and elsewhere Linux
+lets it ask for that. An app's daemons and a dead zygote's workers end up here, and stay
+zombies when they die until they are reaped.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container
-from collections.abc import Iterable
+import typing as t
+
+#: Takes in how a process ended: its exit status, or the signal's number below 0.
+Exited = t.Callable[[int], None]
 
 #: ``linux/prctl.h``.
 _PR_SET_CHILD_SUBREAPER = 36
@@ -36,55 +40,76 @@ def become_subreaper() -> bool:
     return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def reap_orphans(known: Container[int]) -> list[tuple[int, int]]:
-    """Reap the dead children that nobody here has started.
+class Reaper:
+    """Reaps all children of this process, and reports each to its owner.
 
-    :param known: Pids of children that have an owner, dead or alive. They are
-        left to it, for it to learn their exit status.
-    :return: The pid and the exit status of each, or the signal's number below 0.
+    :param orphan_exited: Takes in the pid of a child that has no owner, and its exit
+        status or the signal's number below 0.
     """
-    if not hasattr(os, "waitid"):
-        # macOS before Python 3.13, where only launchd adopts.
-        return []
-    reaped: list[tuple[int, int]] = []
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, options)
-        except ChildProcessError:
-            return reaped
-        if found is None:
-            return reaped
-        if found.si_pid in known:
-            # It would be found again and again, and others behind it never.
-            return reaped + _reap_each(pid for pid in _children() if pid not in known)
-        reaped += _reap_each([found.si_pid])
 
+    def __init__(self, orphan_exited: t.Callable[[int, int], None]) -> None:
+        self._orphan_exited = orphan_exited
+        self._owners: dict[int, Exited] = {}
 
-def _reap_each(pids: Iterable[int]) -> list[tuple[int, int]]:
-    """Reap those of the given children that are dead."""
-    reaped = []
-    for pid in pids:
+    def __contains__(self, pid: object) -> bool:
+        """Whether the process has an owner."""
+        return pid in self._owners
+
+    def add(self, pid: int, exited: Exited) -> None:
+        """Own a child, just started.
+
+        :param exited: Called once, when it is reaped. Its pid may be another's then.
+        """
+        self._owners[pid] = exited
+
+    def adopt(self, pid: int, exited: Exited) -> None:
+        """Own a child that lost its parent.
+
+        :param pid: What somebody else reports; any number.
+        :param exited: See :meth:`add`.
+        :raises ValueError: It is no child of ours, is dead, or has an owner.
+        """
+        # 0 and numbers below it mean any of several (waitpid(2)).
+        if pid <= 0 or pid in self._owners or not self._is_alive(pid):
+            raise ValueError(f"process {pid} is no child, or is dead")
+        self.add(pid, exited)
+
+    def _is_alive(self, pid: int) -> bool:
         try:
             found, status = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            continue
+            return False
         if found:
-            reaped.append((pid, os.waitstatus_to_exitcode(status)))
-    return reaped
+            self._report(found, os.waitstatus_to_exitcode(status))
+        return not found
 
+    def remove(self, pid: int) -> None:
+        """Nobody waits for a child any more; its end is an orphan's."""
+        self._owners.pop(pid, None)
 
-def _children() -> list[int]:
-    """All children of this process, the dead among them (``proc(5)``).
+    def reap(self) -> None:
+        """Reap all that have ended; on SIGCHLD."""
+        for pid in list(self._owners):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                # Somebody else has reaped it.
+                found, status = pid, 0
+            if found:
+                self._report(pid, os.waitstatus_to_exitcode(status))
+        while True:
+            try:
+                found, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not found:
+                return
+            # One that has an owner may have ended since.
+            self._report(found, os.waitstatus_to_exitcode(status))
 
-    None where the system doesn't list them. There the caller gets at the others
-    when the known ones are reaped.
-    """
-    pids: list[int] = []
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", encoding="utf-8") as file:
-                pids += map(int, file.read().split())
-    except OSError:
-        pass
-    return pids
+    def _report(self, pid: int, status: int) -> None:
+        exited = self._owners.pop(pid, None)
+        if exited is not None:
+            exited(status)
+        else:
+            self._orphan_exited(pid, status)

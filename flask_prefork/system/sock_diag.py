@@ -1,4 +1,4 @@
-"""What the kernel knows of sockets and no socket option tells (``sock_diag(7)``).
+"""What the kernel knows of sockets and no socket option returns (``sock_diag(7)``).
 
 A question is answered by the time it is asked, so nothing here waits; and only the
 kernel looks at all the sockets that there are. They are those of the process's own
@@ -59,8 +59,8 @@ class SockDiag:
     def unix_queue(self, inode: int) -> tuple[int, int] | None:
         """The length of a listening unix socket's accept queue, and its limit.
 
-        :param inode: The socket's, as fstat(2) tells it.
-        :return: ``None`` if it can't be told.
+        :param inode: The socket's, as fstat(2) returns it.
+        :return: ``None`` if that can't be known.
         """
         request = _UNIX_REQUEST.pack(
             socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _SHOW_QUEUE, _ANY
@@ -77,7 +77,7 @@ class SockDiag:
 
         :param family: The listening socket's; one for IPv6 may serve IPv4, too.
         :param port: Its port.
-        :return: ``None`` if it can't be told.
+        :return: ``None`` if that can't be known.
         """
         number = port.to_bytes(2, "big")
         request = _TCP_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _GREETED, number)

@@ -48,7 +48,7 @@ _READ = 4096
 _ROW = 256
 
 
-def turn_away(sock: socket.socket) -> bool:
+def stop_accepting(sock: socket.socket) -> bool:
     """Let nobody begin to connect to a listening TCP socket any more.
 
     Who tries will try again after a second (RFC 6298, section 2), and be refused
@@ -71,7 +71,7 @@ class Handshakes:
     """Who is on the way in: greeted, but nobody could accept it yet.
 
     With ``TCP_DEFER_ACCEPT`` that lasts until the request comes (``tcp(7)``). Nobody
-    may begin to connect any more, see :func:`turn_away`: once nobody is left that is so
+    may begin to connect any more (:func:`stop_accepting`): once there are none, that is
     for good.
 
     :param sock: A listening TCP socket.

@@ -31,7 +31,7 @@ class FakePool(list[str]):
 class FakeWorker:
     """One that has served for long."""
 
-    slot = 3
+    number = 3
 
 
 class FakeZygote:
@@ -51,7 +51,7 @@ class FakeGeneration:
     """Notes what is done to it; a test sets how it fares.
 
     :ivar pool: Its workers: anything that has a length.
-    :ivar season: The worker that is to be promoted.
+    :ivar candidate: The worker that is to be promoted.
     """
 
     def __init__(self, zygote: ZygoteHandle) -> None:
@@ -59,9 +59,9 @@ class FakeGeneration:
         self.zygote = FakeZygote(zygote.pid)
         self.settings = resolve({})
         self.alive = True
-        self.loaded = self.opened = self.ready = self.hopeless = False
-        self.outdated = self.lost = self.is_promoted = False
-        self.season: FakeWorker | None = None
+        self.loaded = self.opened = self.ready = self.failed_to_start = False
+        self.outdated = self.promotion_failed = self.is_promoted = False
+        self.candidate: FakeWorker | None = None
         self.pool = FakePool()
         self.memory = 0
         self.done: list[str] = []
@@ -85,7 +85,7 @@ class FakeGeneration:
     def deadline(self) -> float | None:
         return None
 
-    def tell_ready(self, follows: bool) -> None:
+    def notify_ready(self, follows: bool) -> None:
         self.done.append("follows" if follows else "first")
 
     def retire(self) -> None:
@@ -98,13 +98,13 @@ class FakeGeneration:
     def release(self) -> None:
         self.alive = False
 
-    def seasoned(self) -> FakeWorker | None:
-        return self.season
+    def refork_candidate(self) -> FakeWorker | None:
+        return self.candidate
 
     def promote(self, worker: FakeWorker, generation: int, control: int) -> None:
         assert os.get_inheritable(control) is False
-        self.season = None
-        self.done.append(f"promote {worker.slot} for {generation}")
+        self.candidate = None
+        self.done.append(f"promote {worker.number} for {generation}")
 
     def step(self, now: float, waiting: int, others: int, memory: int) -> None:
         self.done.append(f"{waiting} wait, {others} others with {memory}")
@@ -116,7 +116,7 @@ class FakeGeneration:
         self.done.append("close")
 
 
-class FakeSupervisor:
+class FakeService:
     """Notes what systemd hears, and who has which rights."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class FakeSupervisor:
 
 
 class World:
-    """A succession with all that is around it.
+    """Generations with all that is around them.
 
     :ivar zygotes: The zygotes that live, by pid. Their pids are 1000 and their
         generation's number.
@@ -146,19 +146,18 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 50.0
-        self.supervisor = FakeSupervisor()
+        self.service = FakeService()
         self.ended: dict[int, int] = {}
         self.killed: list[int] = []
         self.refusal: OSError | None = None
-        self.generations: dict[int, FakeGeneration] = {}
+        self.fakes: dict[int, FakeGeneration] = {}
         monkeypatch.setattr(spawn, "by_exec", self._start)
-        monkeypatch.setattr(spawn, "by_promotion", self._promote)
+        monkeypatch.setattr(spawn, "by_promotion", self._switch_to)
         monkeypatch.setattr(os, "kill", self._kill)
-        monkeypatch.setattr(os, "waitpid", self._wait)
         adopt = t.cast(t.Any, self._adopt)
-        supervisor = t.cast(t.Any, self.supervisor)
-        self.succession = Generations(
-            self._zygote(1), adopt, supervisor, lambda: self.now
+        service = t.cast(t.Any, self.service)
+        self.generations = Generations(
+            self._zygote(1), adopt, service, lambda: self.now
         )
         self.serve(1)
 
@@ -166,18 +165,18 @@ class World:
         return ZygoteHandle(1000 + number, t.cast(t.Any, None), number)
 
     def _start(self, number: int) -> ZygoteHandle:
-        assert self.supervisor.privileged
+        assert self.service.privileged
         if self.refusal is not None:
             raise self.refusal
         return self._zygote(number)
 
-    def _promote(self, number: int) -> tuple[ZygoteHandle, socket.socket]:
+    def _switch_to(self, number: int) -> tuple[ZygoteHandle, socket.socket]:
         if self.refusal is not None:
             raise self.refusal
         return self._zygote(number)._replace(pid=0), socket.socket()
 
     def _adopt(self, zygote: ZygoteHandle) -> FakeGeneration:
-        generation = self.generations[zygote.generation] = FakeGeneration(zygote)
+        generation = self.fakes[zygote.generation] = FakeGeneration(zygote)
         return generation
 
     def _kill(self, pid: int, number: int) -> None:
@@ -185,14 +184,10 @@ class World:
         self.killed.append(pid)
         self.ended[pid] = number
 
-    def _wait(self, pid: int, options: int) -> tuple[int, int]:
-        assert options == os.WNOHANG
-        return (pid, self.ended.pop(pid)) if pid in self.ended else (0, 0)
-
     # What a test does
 
     def __getitem__(self, number: int) -> FakeGeneration:
-        return self.generations[number]
+        return self.fakes[number]
 
     def serve(self, number: int) -> None:
         """Have a generation's first workers become idle."""
@@ -204,9 +199,12 @@ class World:
 
     def turn(self) -> None:
         """Do what the dispatcher does at each turn."""
-        for generation, _ in self.succession.reap():
-            self.succession.bereaved(generation)
-        self.succession.change(self.now, ())
+        ended = [self.generations.zygotes[pid] for pid in self.ended]
+        self.ended.clear()
+        for generation in ended:
+            generation.zygote.reaped = True
+            self.generations.zygote_exited(generation)
+        self.generations.advance(self.now, ())
 
     def end(self, number: int, status: int = 0) -> None:
         """Have a generation's zygote end, and the news of it come."""
@@ -214,7 +212,7 @@ class World:
         self.turn()
 
     def numbers(self) -> tuple[int, int | None, list[int]]:
-        """Which generations are current, coming and leaving."""
-        line = self.succession
-        coming = line.coming.number if line.coming is not None else None
-        return line.current.number, coming, [one.number for one in line.leaving]
+        """Which generations are current, next and retiring."""
+        line = self.generations
+        following = line.next.number if line.next is not None else None
+        return line.current.number, following, [one.number for one in line.retiring]

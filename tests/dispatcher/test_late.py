@@ -24,7 +24,7 @@ SPAWN = 2.0
 TOO_LATE = LATE[State.RETIRING]
 
 
-class FakeChildren:
+class FakeWorkers:
     """Workers whose processes are told to do things.
 
     :ivar record: What the worker tells of itself.
@@ -33,7 +33,7 @@ class FakeChildren:
 
     def __init__(self) -> None:
         self.pool = Pool(2, Timeouts(order=1.0, spawn=SPAWN, retire=3.0))
-        self.stalls = RequestWatchdog(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
+        self.watchdog = RequestWatchdog(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
         self.killed: Deadlines[Slot] = Deadlines()
         self.bank = self
         self.record = Record()
@@ -45,7 +45,7 @@ class FakeChildren:
         return self.record
 
     def pid(self, worker: Slot) -> int:
-        return 100 + worker.slot
+        return 100 + worker.number
 
     def show(
         self, worker: Slot, text: str = "", then: t.Callable[[], None] | None = None
@@ -65,23 +65,23 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.children = FakeChildren()
-        self.late = Late(t.cast(t.Any, self.children), lambda: self.now)
-        worker = self.children.pool.spawn(self.now)
+        self.workers = FakeWorkers()
+        self.late = Late(t.cast(t.Any, self.workers), lambda: self.now)
+        worker = self.workers.pool.spawn(self.now)
         assert worker is not None
         self.worker = worker
         self.report(Event.IDLE)
 
     def report(self, event: Event) -> None:
-        assert self.children.pool.report(self.worker, event, self.now)
+        assert self.workers.pool.report(self.worker, event, self.now)
 
     def order(self) -> None:
-        assert self.children.pool.order(1, self.now) == [self.worker]
+        assert self.workers.pool.order(1, self.now) == [self.worker]
 
     def be_busy(self) -> None:
         self.order()
         self.report(Event.BUSY)
-        self.children.stalls.watch(self.worker, self.now)
+        self.workers.watchdog.watch(self.worker, self.now)
 
     def go_on(self, seconds: float) -> None:
         """Let the time pass, and what is due be done."""
@@ -92,7 +92,7 @@ class World:
         self.now = end
 
     def go_on_until_shown(self) -> None:
-        while not self.children.shown:
+        while not self.workers.shown:
             self.go_on(0.1)
 
 
@@ -104,9 +104,9 @@ def world() -> World:
 def test_who_stays_silent_is_killed(world: World) -> None:
     world.order()
     world.go_on_until_shown()
-    assert world.children.dead == []
+    assert world.workers.dead == []
     world.go_on(LAST_MOMENT + 0.1)
-    assert world.children.dead == [LATE[State.ORDERED]]
+    assert world.workers.dead == [LATE[State.ORDERED]]
 
 
 @pytest.mark.parametrize("has_shown", [True, False])
@@ -118,12 +118,12 @@ def test_who_is_ordered_anew_lives(world: World, has_shown: bool) -> None:
     world.report(Event.IDLE)
     world.order()
     if has_shown:
-        world.children.shown[0]()
+        world.workers.shown[0]()
     else:
         world.go_on(LAST_MOMENT + 0.1)
-    assert world.children.dead == []
+    assert world.workers.dead == []
     world.go_on(SPAWN + 2 * LAST_MOMENT)
-    assert world.children.dead == [LATE[State.ORDERED]]
+    assert world.workers.dead == [LATE[State.ORDERED]]
 
 
 def test_who_has_gone_on_is_shown_for_the_next_reason(world: World) -> None:
@@ -131,18 +131,18 @@ def test_who_has_gone_on_is_shown_for_the_next_reason(world: World) -> None:
     world.go_on_until_shown()
     world.report(Event.BUSY)
     world.late.show(world.worker, TOO_LATE)
-    first, second = world.children.shown
+    first, second = world.workers.shown
     first()
-    assert world.children.dead == []
+    assert world.workers.dead == []
     second()
-    assert world.children.dead == [TOO_LATE]
+    assert world.workers.dead == [TOO_LATE]
 
 
 def test_who_is_busy_without_a_request_is_killed(world: World) -> None:
     world.be_busy()
     world.go_on_until_shown()
-    world.children.shown[0]()
-    (why,) = world.children.dead
+    world.workers.shown[0]()
+    (why,) = world.workers.dead
     assert "without a request" in why.text
 
 
@@ -150,37 +150,37 @@ def test_who_has_begun_a_request_lives(world: World) -> None:
     """It was shown as busy without one, and is still busy."""
     world.be_busy()
     world.go_on_until_shown()
-    world.children.record = Record(began=world.now, method="GET", target="/")
-    world.children.shown[0]()
-    assert world.children.dead == []
+    world.workers.record = Record(began=world.now, method="GET", target="/")
+    world.workers.shown[0]()
+    assert world.workers.dead == []
     # That one has its own time.
-    assert world.children.signals == []
+    assert world.workers.signals == []
     world.go_on(0.9)
-    assert world.children.signals == []
-    assert world.children.dead == []
+    assert world.workers.signals == []
+    assert world.workers.dead == []
 
 
 def test_who_has_served_one_lives(world: World) -> None:
     world.be_busy()
     world.go_on_until_shown()
-    world.children.record = Record(requests=1)
+    world.workers.record = Record(requests=1)
     world.go_on(LAST_MOMENT + 0.1)
-    assert world.children.dead == []
+    assert world.workers.dead == []
 
 
 def test_who_keeps_a_connection_that_the_app_has_taken_over(world: World) -> None:
     world.be_busy()
-    world.children.record = Record(began=0.1, upgraded=0.1)
+    world.workers.record = Record(began=0.1, upgraded=0.1)
     world.go_on_until_shown()
     world.go_on(LAST_MOMENT + 0.1)
-    (why,) = world.children.dead
+    (why,) = world.workers.dead
     assert "its view didn't end" in why.text
 
 
 def test_a_connection_that_moves_again(world: World) -> None:
     world.be_busy()
-    world.children.record = Record(began=0.1, upgraded=0.1)
+    world.workers.record = Record(began=0.1, upgraded=0.1)
     world.go_on_until_shown()
-    world.children.record = Record(began=0.1, upgraded=0.1, moved=world.now)
-    world.children.shown[0]()
-    assert world.children.dead == []
+    world.workers.record = Record(began=0.1, upgraded=0.1, moved=world.now)
+    world.workers.shown[0]()
+    assert world.workers.dead == []

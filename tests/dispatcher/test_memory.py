@@ -31,33 +31,33 @@ def workers(pool: Pool) -> list[Slot]:
 
 
 def test_who_has_not_served_is_light_and_will_not_be() -> None:
-    pool, weights = idle_pool(4), MemoryAccounting(zygote=100)
+    pool, accounting = idle_pool(4), MemoryAccounting(zygote=100)
     first, second, *_ = workers(pool)
-    assert weights.memory(pool, 0) == Memory(100, 0, 0)
-    weights.weigh(second, 5, served=False)
-    assert weights.memory(pool, 0) == Memory(120, 0, 5)
-    weights.weigh(first, 30, served=True)
-    assert weights.memory(pool, 0) == Memory(100 + 30 + 3 * 5, 3 * 25, 30)
-    weights.weigh(second, 20, served=True)
-    assert weights.memory(pool, 7) == Memory(100 + 30 + 20 + 2 * 5 + 7, 2 * 20, 25)
+    assert accounting.memory(pool, 0) == Memory(100, 0, 0)
+    accounting.record(second, 5, served=False)
+    assert accounting.memory(pool, 0) == Memory(120, 0, 5)
+    accounting.record(first, 30, served=True)
+    assert accounting.memory(pool, 0) == Memory(100 + 30 + 3 * 5, 3 * 25, 30)
+    accounting.record(second, 20, served=True)
+    assert accounting.memory(pool, 7) == Memory(100 + 30 + 20 + 2 * 5 + 7, 2 * 20, 25)
 
 
 def test_the_last_look_counts() -> None:
-    pool, weights = idle_pool(1), MemoryAccounting()
+    pool, accounting = idle_pool(1), MemoryAccounting()
     (worker,) = pool
-    weights.weigh(worker, 30, served=True)
-    weights.weigh(worker, 10, served=True)
-    assert weights.total(pool) == 10
+    accounting.record(worker, 30, served=True)
+    accounting.record(worker, 10, served=True)
+    assert accounting.total(pool) == 10
 
 
 def test_the_dead_weigh_nothing() -> None:
-    pool, weights = idle_pool(2), MemoryAccounting()
+    pool, accounting = idle_pool(2), MemoryAccounting()
     for worker in workers(pool):
-        weights.weigh(worker, 30, served=True)
+        accounting.record(worker, 30, served=True)
         pool.report(worker, Event.EXIT, 1.0)
-        weights.forget(worker)
-        weights.forget(worker)
-    assert weights.memory(pool, 0) == Memory(0, 0, 0)
+        accounting.forget(worker)
+        accounting.forget(worker)
+    assert accounting.memory(pool, 0) == Memory(0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,46 +76,46 @@ def test_who_has_too_much(
     limit: int, size: int, served: bool, over: bool, urgent: bool
 ) -> None:
     (worker,) = idle_pool(1)
-    weights = MemoryAccounting(limit)
-    weights.weigh(worker, size, served)
-    assert (worker in weights.over) is over
-    assert (worker in weights.urgent) is urgent
-    weights.forget(worker)
-    assert not weights.over
-    assert not weights.urgent
+    accounting = MemoryAccounting(limit)
+    accounting.record(worker, size, served)
+    assert (worker in accounting.over) is over
+    assert (worker in accounting.urgent) is urgent
+    accounting.forget(worker)
+    assert not accounting.over
+    assert not accounting.urgent
 
 
 def test_who_grows_will_grow() -> None:
-    pool, weights = idle_pool(2), MemoryAccounting(zygote=100)
+    pool, accounting = idle_pool(2), MemoryAccounting(zygote=100)
     first, second = workers(pool)
-    weights.weigh(first, 30, served=True)
-    assert weights.memory(pool, 0).growth == 0, "its first request isn't growth"
-    weights.weigh(first, 50, served=True)
-    weights.weigh(second, 30, served=True)
-    assert weights.memory(pool, 0) == Memory(180, AHEAD * 20, 40, AHEAD * 20)
-    weights.weigh(second, 37, served=True)
-    assert weights.memory(pool, 0).growth == AHEAD * 27
-    weights.weigh(first, 50, served=True)
-    assert weights.memory(pool, 0).growth == AHEAD * 7
-    weights.forget(second)
-    assert weights.memory(pool, 0).growth == 0
+    accounting.record(first, 30, served=True)
+    assert accounting.memory(pool, 0).growth == 0, "its first request isn't growth"
+    accounting.record(first, 50, served=True)
+    accounting.record(second, 30, served=True)
+    assert accounting.memory(pool, 0) == Memory(180, AHEAD * 20, 40, AHEAD * 20)
+    accounting.record(second, 37, served=True)
+    assert accounting.memory(pool, 0).growth == AHEAD * 27
+    accounting.record(first, 50, served=True)
+    assert accounting.memory(pool, 0).growth == AHEAD * 7
+    accounting.forget(second)
+    assert accounting.memory(pool, 0).growth == 0
 
 
 def grown_pool(*sizes: int) -> tuple[Pool, MemoryAccounting]:
     """Workers that had 10 after their first request, and have so much now."""
-    pool, weights = idle_pool(len(sizes)), MemoryAccounting()
+    pool, accounting = idle_pool(len(sizes)), MemoryAccounting()
     for worker in workers(pool):
-        weights.weigh(worker, 10, served=True)
+        accounting.record(worker, 10, served=True)
     for worker, size in zip(workers(pool), sizes, strict=True):
-        weights.weigh(worker, size, served=True)
-    return pool, weights
+        accounting.record(worker, size, served=True)
+    return pool, accounting
 
 
 def test_who_has_grown_most_is_replaced() -> None:
-    pool, weights = grown_pool(60, 100, 19, 80)
+    pool, accounting = grown_pool(60, 100, 19, 80)
 
     def grown(excess: int) -> list[int]:
-        return [worker.slot for worker in weights.grown(excess)]
+        return [worker.number for worker in accounting.choose_grown(excess)]
 
     assert grown(0) == []
     assert grown(1) == [1]
@@ -124,56 +124,56 @@ def test_who_has_grown_most_is_replaced() -> None:
     assert grown(91) == [3]
     # Most of what the third one has the next one would soon have, too.
     assert grown(10**6) == [0]
-    assert {worker.slot for worker in weights.urgent} == {0, 1, 3}
+    assert {worker.number for worker in accounting.urgent} == {0, 1, 3}
 
 
 def test_who_goes_already_is_not_replaced() -> None:
-    pool, weights = grown_pool(60, 100)
+    pool, accounting = grown_pool(60, 100)
     fat = workers(pool)[1]
     pool.report(fat, Event.RETIRE, 1.0)
-    assert weights.leaving(pool) == 100
-    assert [worker.slot for worker in weights.grown(1)] == [0]
+    assert accounting.retiring(pool) == 100
+    assert [worker.number for worker in accounting.choose_grown(1)] == [0]
 
 
 def test_a_budget_that_is_too_small_replaces_nobody() -> None:
-    pool, weights = idle_pool(3), MemoryAccounting()
+    pool, accounting = idle_pool(3), MemoryAccounting()
     for worker in workers(pool):
-        weights.weigh(worker, 60, served=True)
-        weights.weigh(worker, 80, served=True)
-    assert weights.grown(10**6) == []
+        accounting.record(worker, 60, served=True)
+        accounting.record(worker, 80, served=True)
+    assert accounting.choose_grown(10**6) == []
 
 
 def test_the_coldest_go_and_no_more_than_needed() -> None:
-    pool, weights = idle_pool(5), MemoryAccounting()
+    pool, accounting = idle_pool(5), MemoryAccounting()
     for worker in workers(pool):
-        weights.weigh(worker, 10 * (worker.slot + 1), served=True)
+        accounting.record(worker, 10 * (worker.number + 1), served=True)
     busy = pool.workers[4]
     assert busy is not None
     pool.report(busy, Event.BUSY, 1.0)
 
-    def coldest(excess: int, most: int) -> list[int]:
-        return [worker.slot for worker in weights.coldest(pool, excess, most)]
+    def choose_idle(excess: int, most: int) -> list[int]:
+        return [worker.number for worker in accounting.choose_idle(pool, excess, most)]
 
-    assert coldest(0, 9) == []
-    assert coldest(1, 9) == [3]
-    assert coldest(40, 9) == [3]
-    assert coldest(41, 9) == [3, 2]
-    assert coldest(10**6, 3) == [3, 2, 1]
-    assert coldest(10**6, 0) == []
+    assert choose_idle(0, 9) == []
+    assert choose_idle(1, 9) == [3]
+    assert choose_idle(40, 9) == [3]
+    assert choose_idle(41, 9) == [3, 2]
+    assert choose_idle(10**6, 3) == [3, 2, 1]
+    assert choose_idle(10**6, 0) == []
 
 
 def test_who_has_not_served_goes_for_what_it_would_have() -> None:
-    pool, weights = idle_pool(4), MemoryAccounting()
+    pool, accounting = idle_pool(4), MemoryAccounting()
     (hot,) = pool.order(1, 1.0)
-    weights.weigh(hot, 50, served=True)
-    assert len(weights.coldest(pool, 51, 9)) == 2
+    accounting.record(hot, 50, served=True)
+    assert len(accounting.choose_idle(pool, 51, 9)) == 2
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30))
 def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
     """They are kept, not made anew: to look must not cost more with more workers."""
     rng = random.Random(seed)
-    pool, weights = Pool(6), MemoryAccounting(zygote=1000)
+    pool, accounting = Pool(6), MemoryAccounting(zygote=1000)
     known: dict[Slot, int] = {}
     growth: dict[Slot, int] = {}
     for step in range(steps):
@@ -185,14 +185,14 @@ def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
             before = known.get(worker, 100)
             known[worker] = rng.randrange(100)
             growth[worker] = max(known[worker] - before, 0)
-            weights.weigh(worker, known[worker], served=True)
+            accounting.record(worker, known[worker], served=True)
         else:
             worker = rng.choice(living)
             pool.report(worker, Event.EXIT, step)
-            weights.forget(worker)
+            accounting.forget(worker)
             known.pop(worker, None)
             growth.pop(worker, None)
-        assert weights.memory(pool, 0).growth == AHEAD * sum(growth.values())
-        assert weights.total(pool) == 1000 + sum(known.values())
-        assert weights.each == (sum(known.values()) // len(known) if known else 0)
+        assert accounting.memory(pool, 0).growth == AHEAD * sum(growth.values())
+        assert accounting.total(pool) == 1000 + sum(known.values())
+        assert accounting.each == (sum(known.values()) // len(known) if known else 0)
         assert len(pool) == sum(w.state is not State.FREE for w in pool)

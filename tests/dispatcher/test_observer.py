@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -16,17 +17,19 @@ from flask_prefork.dispatcher.observer import ObserverHandle
 from flask_prefork.system import origin
 from flask_prefork.system import socket_modes
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
+from flask_prefork.system.running_clock import RunningClock
 
 
 class Outside:
-    """Stands in for the supervisor, and for what the process was started with."""
+    """Stands in for the service, and for what the process was started with."""
 
     scheme = "http"
     identity = None
     admin_address = None
 
     @property
-    def surroundings(self) -> Outside:
+    def start_options(self) -> Outside:
         return self
 
     @contextlib.contextmanager
@@ -41,7 +44,9 @@ class Room:
         self.now = 100.0
         self.poller = Poller()
         outside = t.cast(t.Any, Outside())
-        self.observer = ObserverHandle(outside, self.poller, -1, lambda: self.now)
+        clock = RunningClock(lambda: self.now, math.inf)
+        self.reaper = Reaper(lambda pid, status: None)
+        self.observer = ObserverHandle(outside, self.poller, self.reaper, -1, clock)
 
     def turn(self) -> None:
         """The dispatcher sleeps until the observer wants something, and does it."""

@@ -102,9 +102,9 @@ def test_those_that_end_are_not_busy() -> None:
     policy = make(min_idle=1, max_workers=3, idle_timeout=10.0)
     policy.grow(1.0, idle=0, starting=0, total=3, waiting=1, ending=2)
     assert policy.saturated
-    assert policy.endings.is_new() and not policy.crowds.is_new()
+    assert policy.about_to_accept.is_new() and not policy.crowds.is_new()
     policy.grow(2.0, idle=0, starting=0, total=3, waiting=1)
-    assert policy.crowds.is_new() and not policy.endings.is_new()
+    assert policy.crowds.is_new() and not policy.about_to_accept.is_new()
 
 
 def test_idle_workers_at_the_limit_are_no_saturation() -> None:
@@ -221,7 +221,7 @@ def test_workers_of_one_weight_never_pass_the_budget(
     """With requests of any kind, once the first has told what one leaves."""
     rng = random.Random(seed)
     policy = make(min_idle=1, max_idle=2, min_workers=1, max_workers=12, budget=budget)
-    pool, weights = Pool(12), MemoryAccounting(zygote=100)
+    pool, accounting = Pool(12), MemoryAccounting(zygote=100)
     busy: list[Slot] = []
     now = 0.0
     for _ in range(120):
@@ -233,29 +233,29 @@ def test_workers_of_one_weight_never_pass_the_budget(
             pool.report(worker, Event.BUSY, now)
             busy.append(worker)
             waiting -= 1
-        if busy and (rng.random() < 0.5 or not weights.each):
+        if busy and (rng.random() < 0.5 or not accounting.each):
             worker = busy.pop(rng.randrange(len(busy)))
-            weights.weigh(worker, weight, served=True)
+            accounting.record(worker, weight, served=True)
             pool.report(worker, Event.IDLE, now, 1)
-        memory = weights.memory(pool, 0)
+        memory = accounting.memory(pool, 0)
         for _ in range(
             policy.grow(
                 now,
                 idle=pool.idle,
                 starting=pool.starting,
                 total=len(pool),
-                waiting=waiting if weights.each else 0,
+                waiting=waiting if accounting.each else 0,
                 memory=memory,
             )
         ):
             assert pool.spawn(now) is not None
         excess = policy.excess(
-            idle=pool.idle, total=len(pool), memory=weights.memory(pool, 0)
+            idle=pool.idle, total=len(pool), memory=accounting.memory(pool, 0)
         )
-        for worker in weights.coldest(pool, *excess):
+        for worker in accounting.choose_idle(pool, *excess):
             pool.report(worker, Event.RETIRE, now)
             pool.report(worker, Event.EXIT, now)
-            weights.forget(worker)
+            accounting.forget(worker)
         # Two are there before the first has told.
         assert len(pool) <= 2 or 100 + len(pool) * weight <= budget
         assert len(pool) >= 1
@@ -342,7 +342,7 @@ def test_a_burst_is_served_within_a_second_and_the_pool_shrinks_back() -> None:
     assert server.busy == 38
     server.run(60.0)
     assert len(server.pool) == 4
-    assert [w.slot for w in server.pool] == [0, 1, 2, 3]
+    assert [w.number for w in server.pool] == [0, 1, 2, 3]
 
 
 @settings(deadline=None, max_examples=30)

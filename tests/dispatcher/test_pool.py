@@ -33,7 +33,7 @@ def idle_pool(size: int, count: int, **more: int) -> Pool:
 
 
 def slots(workers: list[Slot]) -> list[int]:
-    return [worker.slot for worker in workers]
+    return [worker.number for worker in workers]
 
 
 def test_lowest_idle_is_ordered_first() -> None:
@@ -54,7 +54,7 @@ def test_lowest_free_slot_is_filled_first() -> None:
         assert worker is not None
         pool.report(worker, Event.EXIT, 1.0)
     filled = [pool.spawn(1.0), pool.spawn(1.0)]
-    assert [worker and worker.slot for worker in filled] == [1, 2]
+    assert [worker and worker.number for worker in filled] == [1, 2]
     assert pool.spawn(1.0) is None
 
 
@@ -65,7 +65,7 @@ def test_reports_of_a_dead_process_are_ignored() -> None:
     assert pool.report(dead, Event.EXIT, 1.0)
     new = pool.spawn(1.0)
     assert new is not None
-    assert new.slot == dead.slot
+    assert new.number == dead.number
     for event in REPORTS:
         assert not pool.report(dead, event, 1.0)
     assert new.state is State.STARTING
@@ -127,7 +127,7 @@ def test_recycling_starts_the_replacement_first_and_is_one_at_a_time() -> None:
         assert worker.due
     new, old = pool.recycle(1.0, room=True)
     assert new is not None
-    assert (new.slot, old) == (2, None)
+    assert (new.number, old) == (2, None)
     assert pool.recycle(1.0, room=True) == (None, None)
     pool.report(new, Event.IDLE, 2.0)
     pool.order(1, 2.0)
@@ -139,7 +139,7 @@ def test_recycling_starts_the_replacement_first_and_is_one_at_a_time() -> None:
     pool.report(workers[1], Event.EXIT, 2.0)
     new, old = pool.recycle(3.0, room=True)
     assert new is not None
-    assert new.slot == 1
+    assert new.number == 1
 
 
 def test_who_only_finishes_is_in_nobodys_way() -> None:
@@ -153,7 +153,7 @@ def test_who_only_finishes_is_in_nobodys_way() -> None:
         assert (one.state, pool.total, len(pool)) == (State.RETIRING, 0, 1)
     other = pool.spawn(1.0)
     assert other is not None
-    assert (other.slot, pool.total, len(pool)) == (1, 1, 2)
+    assert (other.number, pool.total, len(pool)) == (1, 1, 2)
     assert pool.overdue(1.0 + pool.timeouts.retire) == [other, one]
     pool.report(one, Event.KILL, 31.0)
     assert pool.total == 1
@@ -342,7 +342,7 @@ class Machine(RuleBasedStateMachine):
         if worker is None:
             assert not free
         else:
-            assert worker.slot == free[0]
+            assert worker.number == free[0]
             self.known.append(worker)
             self.seen[worker] = State.STARTING
 
@@ -357,7 +357,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 9), queue=st.integers(0, 1))
     def order(self, count: int, queue: int) -> None:
-        idle = [w.slot for w in self.pool if w.state is State.IDLE]
+        idle = [w.number for w in self.pool if w.state is State.IDLE]
         ordered = self.pool.order(count, self.now, queue)
         assert slots(ordered) == idle[:count]
 
@@ -417,7 +417,7 @@ class Machine(RuleBasedStateMachine):
             self.pool.report(worker, Event.EXIT, self.now)
         assert len(self.pool) == 0
         filled = [self.pool.spawn(self.now) for _ in range(self.size)]
-        assert [w and w.slot for w in filled] == list(range(self.size))
+        assert [w and w.number for w in filled] == list(range(self.size))
 
 
 TestMachine = Machine.TestCase

@@ -107,12 +107,12 @@ def test_with_blocking_dispatch_only_parked_connections_are_handed_out(
     assert not room.is_watched()
 
 
-def look_behind(room: Hall, *others: FakeGeneration) -> list[object]:
+def serve_left_behind(room: Hall, *others: FakeGeneration) -> list[object]:
     """What is given to whom once the dispatcher has slept for as long as it would."""
     before = len(room.generation.given)
     for _ in range(2):
         generations = [room.generation, *others]
-        room.queues.look_behind(room.generation, generations)  # type: ignore[arg-type]
+        room.queues.serve_left_behind(room.generation, generations)  # type: ignore[arg-type]
         deadline = room.queues.deadline()
         if deadline is not None:
             room.now = max(room.now, deadline)
@@ -122,11 +122,11 @@ def look_behind(room: Hall, *others: FakeGeneration) -> list[object]:
 def test_with_blocking_dispatch_nobody_looks_at_queues(hall: MakeHall) -> None:
     room = hall(2)
     room.generation.is_ordered = False
-    assert look_behind(room) == []
+    assert serve_left_behind(room) == []
     # For the first time: how many have ended is news.
-    assert look_behind(room) == []
+    assert serve_left_behind(room) == []
     room.listeners[0].arrive()
-    assert look_behind(room) == []
+    assert serve_left_behind(room) == []
     assert room.queues.deadline() is None
 
 
@@ -136,13 +136,13 @@ def test_what_a_blocking_worker_was_woken_for_and_left_behind(
 ) -> None:
     room = hall(2, listeners=2)
     room.generation.is_ordered = False
-    look_behind(room)
-    look_behind(room)
+    serve_left_behind(room)
+    serve_left_behind(room)
     room.listeners[1].arrive()
     assert room.generation.pool.report(room.generation.workers[0], event, 0.0)
-    assert look_behind(room) == [(1, 1)]
+    assert serve_left_behind(room) == [(1, 1)]
     # Ordered once, though it hasn't accepted yet.
-    assert look_behind(room) == []
+    assert serve_left_behind(room) == []
 
 
 def test_what_was_left_behind_is_the_next_generations(hall: MakeHall) -> None:
@@ -150,19 +150,19 @@ def test_what_was_left_behind_is_the_next_generations(hall: MakeHall) -> None:
     room.generation.is_ordered = False
     before = FakeGeneration(1)
     before.number = 0
-    look_behind(room, before)
-    look_behind(room, before)
+    serve_left_behind(room, before)
+    serve_left_behind(room, before)
     room.listeners[0].arrive()
     assert before.pool.report(before.workers[0], Event.RETIRE, 0.0)
-    assert look_behind(room, before) == [(0, 0)]
+    assert serve_left_behind(room, before) == [(0, 0)]
     assert before.given == []
     room.listeners[0].take()
     room.generation.busy(0)
     # It is looked at until the last one has ended, and once more then.
     assert room.queues.deadline() is not None
     assert before.pool.report(before.workers[0], Event.EXIT, 0.0)
-    look_behind(room)
-    look_behind(room)
+    serve_left_behind(room)
+    serve_left_behind(room)
     assert room.queues.deadline() is None
 
 

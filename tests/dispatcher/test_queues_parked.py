@@ -223,7 +223,7 @@ def test_the_longest_idle_are_closed_when_descriptors_run_out(
     clients = [room.park()[1] for _ in range(8)]
     assert [has_ended(client) for client in clients] == [True] * 5 + [False] * 3
     assert not has_ended(head), "its request has begun"
-    assert len(room.queues.lot) == 4
+    assert len(room.queues.parked) == 4
     assert caplog.text.count("All 6 descriptors are in use") == 1
 
 
@@ -243,7 +243,7 @@ def test_ready_ones_are_never_given_up(hall: MakeHall) -> None:
     room = hall(1, descriptors=3)
     clients = [room.park(Wait.WORKER, have=1)[1] for _ in range(5)]
     assert not any(has_ended(client) for client in clients)
-    assert len(room.queues.lot) == 5
+    assert len(room.queues.parked) == 5
 
 
 @pytest.mark.usefixtures("small_reserve")

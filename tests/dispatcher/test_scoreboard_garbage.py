@@ -33,6 +33,7 @@ from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.running_clock import RunningClock
 
 #: Monotonic seconds.
 NOW = 1000.0
@@ -59,23 +60,24 @@ class World:
         self.board = scoreboard.create()
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
-        lot = t.cast(t.Any, None)
-        self.children = Workers(
-            1, self.bank, self.poller, lambda: self.now, lot, self._tell, self.summary
+        parked = t.cast(t.Any, None)
+        clock = RunningClock(lambda: self.now, math.inf)
+        self.workers = Workers(
+            1, self.bank, self.poller, clock, parked, self._tell, self.summary
         )
-        self.children.pool = Pool(1)
-        self.children.stalls = RequestWatchdog(5.0, 3.0, 4.0, 6.0)
-        self.late = Late(self.children, lambda: self.now)
-        worker = self.children.pool.spawn(NOW)
+        self.workers.pool = Pool(1)
+        self.workers.watchdog = RequestWatchdog(5.0, 3.0, 4.0, 6.0)
+        self.late = Late(self.workers, lambda: self.now)
+        worker = self.workers.pool.spawn(NOW)
         assert worker is not None
         self.worker = worker
-        self.children.start(worker)
-        frame = Spawned(1, worker.slot, os.getpid())
-        self.children.spawned(frame, [], lambda pid, pidfd: None)
-        self.children.pool.report(worker, Event.IDLE, NOW)
-        self.children.pool.order(1, NOW)
-        self.children.pool.report(worker, Event.BUSY, NOW)
-        self.children.stalls.watch(worker, NOW)
+        self.workers.start(worker)
+        frame = Spawned(1, worker.number, os.getpid())
+        self.workers.spawned(frame, [], lambda pid, pidfd: None)
+        self.workers.pool.report(worker, Event.IDLE, NOW)
+        self.workers.pool.order(1, NOW)
+        self.workers.pool.report(worker, Event.BUSY, NOW)
+        self.workers.watchdog.watch(worker, NOW)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:
         if isinstance(frame, Spawn):
@@ -84,12 +86,12 @@ class World:
 
     def scribble(self, row: bytes) -> None:
         with mmap.mmap(self.board, scoreboard.SIZE) as board:
-            start = self.bank._record(self.worker.slot)
+            start = self.bank._record(self.worker.number)
             board[start : start + records.SIZE] = row
 
     def close(self) -> None:
         self.process.close()
-        self.children.close()
+        self.workers.close()
         self.summary.close()
         self.bank.close()
         os.close(self.board)
@@ -115,13 +117,13 @@ def test_what_a_worker_writes_ends_only_itself(garbage: list[bytes]) -> None:
             assert world.now - SOON <= moment <= world.now + SOON, "never looked at"
             world.now = max(world.now, moment)
             world.late.step(world.now)
-            dump = world.children.dumps.deadline()
+            dump = world.workers.dumps.deadline()
             if dump is not None:
-                world.children.dumps.step(dump)
+                world.workers.dumps.step(dump)
             world.poller.wait(min(moment - world.now, 0.0))
-        world.children.kill(world.worker, AT_ONCE)
-        world.children.give_up(world.worker)
-        assert world.children.pool.counts[State.FREE] == 1
+        world.workers.kill(world.worker, AT_ONCE)
+        world.workers.give_up(world.worker)
+        assert world.workers.pool.counts[State.FREE] == 1
     finally:
         world.close()
 
@@ -133,7 +135,7 @@ def test_what_is_no_time_is_none(world: World, field: str, number: float) -> Non
     row = bytearray(records.SIZE)
     struct.pack_into("=d", row, 8 * words[field], number)
     world.scribble(bytes(row))
-    assert world.bank.read(world.worker.slot) == records.Record()
+    assert world.bank.read(world.worker.number) == records.Record()
 
 
 def test_counts_stop_at_the_greatest_that_fits(world: World) -> None:
@@ -141,8 +143,8 @@ def test_counts_stop_at_the_greatest_that_fits(world: World) -> None:
     row = bytearray(b"\xff" * records.SIZE)
     world.scribble(bytes(row))
     for _ in range(2):
-        dead = world.bank.read(world.worker.slot)
-        with world.summary.exited(1, world.worker.slot, dead, NOW):
+        dead = world.bank.read(world.worker.number)
+        with world.summary.exited(1, world.worker.number, dead, NOW):
             pass
     reader = Reader(world.board)
     sums = reader.exited().sums

@@ -78,7 +78,7 @@ def hear(manager: socket.socket) -> list[str]:
             return said
 
 
-def surroundings(
+def start_options(
     host: str = "127.0.0.1",
     port: int = 0,
     fds: tuple[int, ...] = (),
@@ -101,7 +101,7 @@ def test_what_systemd_passed_goes_before_host_and_port(tmp_path: Path) -> None:
     ):
         # It takes them over.
         fds = (os.dup(second.fileno()), os.dup(first.fileno()))
-        outside = surroundings(f"unix://{tmp_path / 'unused'}", fds=fds)
+        outside = start_options(f"unix://{tmp_path / 'unused'}", fds=fds)
         listeners = ServiceHost(outside, Clock()).listen(16)
         ports = [listener.sock.getsockname()[1] for listener in listeners]
         for listener in listeners:
@@ -112,12 +112,12 @@ def test_what_systemd_passed_goes_before_host_and_port(tmp_path: Path) -> None:
 
 def test_a_failed_start_keeps_nothing(tmp_path: Path, calls: Calls) -> None:
     path, pid_file = tmp_path / "web.sock", tmp_path / "nowhere" / "web.pid"
-    outside = surroundings(f"unix://{path}", pid_file=pid_file, identity=NOBODY)
-    supervisor = ServiceHost(outside, Clock())
+    outside = start_options(f"unix://{path}", pid_file=pid_file, identity=NOBODY)
+    service = ServiceHost(outside, Clock())
     with pytest.raises(PidFileError):
-        supervisor.listen(16)
+        service.listen(16)
     assert os.listdir(tmp_path) == []
-    supervisor.close()
+    service.close()
     assert calls.made == []
 
 
@@ -128,9 +128,9 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as second,
     ):
         fds = (os.dup(first.fileno()), second.fileno())
-        supervisor = ServiceHost(surroundings(fds=fds, pid_file=pid_file), Clock())
+        service = ServiceHost(start_options(fds=fds, pid_file=pid_file), Clock())
         with pytest.raises(BindError):
-            supervisor.listen(16)
+            service.listen(16)
     assert not pid_file.exists()
 
 
@@ -138,38 +138,38 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
 
 
 def test_no_admin_address(tmp_path: Path) -> None:
-    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
-    for listener in supervisor.listen(16):
+    service = ServiceHost(start_options(pid_file=tmp_path / "web.pid"), Clock())
+    for listener in service.listen(16):
         listener.close()
-    assert supervisor.admin is None
+    assert service.admin is None
     assert os.listdir(tmp_path) == ["web.pid"]
-    supervisor.close()
+    service.close()
 
 
 def test_the_admin_address_is_told_beside_the_pid_file(tmp_path: Path) -> None:
-    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
-    for listener in supervisor.listen(16, "0.0.0.0:0"):
+    service = ServiceHost(start_options(pid_file=tmp_path / "web.pid"), Clock())
+    for listener in service.listen(16, "0.0.0.0:0"):
         listener.close()
-    assert supervisor.admin is not None
-    port = supervisor.admin.port
-    assert str(supervisor.admin_address) == f"0.0.0.0:{port}"
+    assert service.admin is not None
+    port = service.admin.port
+    assert str(service.admin_address) == f"0.0.0.0:{port}"
     assert (tmp_path / "web.pid.admin").read_text() == f"127.0.0.1:{port}\n"
-    supervisor.close()
+    service.close()
     assert os.listdir(tmp_path) == []
-    assert supervisor.admin is None
+    assert service.admin is None
 
 
 def test_an_admin_socket_is_its_owners(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
-    supervisor = ServiceHost(surroundings(), Clock())
+    service = ServiceHost(start_options(), Clock())
     mask = os.umask(0)
     try:
-        for listener in supervisor.listen(16, f"unix:{path}"):
+        for listener in service.listen(16, f"unix:{path}"):
             listener.close()
     finally:
         assert os.umask(mask) == 0, "and nothing else"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    supervisor.close()
+    service.close()
     assert os.listdir(tmp_path) == []
 
 
@@ -179,41 +179,41 @@ def test_an_admin_socket_is_given_to_the_user(
     given: list[tuple[object, ...]] = []
     monkeypatch.setattr(os, "chown", lambda *args, **_: given.append(args))
     path = tmp_path / "admin.sock"
-    supervisor = ServiceHost(surroundings(identity=NOBODY), Clock())
-    for listener in supervisor.listen(16, f"unix:{path}"):
+    service = ServiceHost(start_options(identity=NOBODY), Clock())
+    for listener in service.listen(16, f"unix:{path}"):
         listener.close()
     assert given == [(str(path), NOBODY.uid, NOBODY.gid)]
-    supervisor.close()
+    service.close()
 
 
 def test_an_admin_address_that_cant_be_had(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        outside = surroundings(
+        outside = start_options(
             f"unix://{tmp_path / 'web.sock'}", pid_file=tmp_path / "web.pid"
         )
-        supervisor = ServiceHost(outside, Clock())
+        service = ServiceHost(outside, Clock())
         with pytest.raises(BindError, match=f"admin address 127.0.0.1:{port} can't"):
-            supervisor.listen(16, str(port))
+            service.listen(16, str(port))
     assert os.listdir(tmp_path) == []
-    supervisor.close()
+    service.close()
 
 
 def test_the_apps_address_is_no_admin_address(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
-    supervisor = ServiceHost(surroundings(f"unix://{path}"), Clock())
+    service = ServiceHost(start_options(f"unix://{path}"), Clock())
     with pytest.raises(BindError, match="give the admin address another path"):
-        supervisor.listen(16, f"unix:{path}")
+        service.listen(16, f"unix:{path}")
     assert os.listdir(tmp_path) == []
-    supervisor.close()
+    service.close()
 
 
 def test_an_admin_address_that_cant_be_told(tmp_path: Path) -> None:
     (tmp_path / "web.pid.admin").mkdir()
-    supervisor = ServiceHost(surroundings(pid_file=tmp_path / "web.pid"), Clock())
+    service = ServiceHost(start_options(pid_file=tmp_path / "web.pid"), Clock())
     with pytest.raises(PidFileError, match="Can't write .*web.pid.admin: Is a dir"):
-        supervisor.listen(16, "0")
-    supervisor.close()
+        service.listen(16, "0")
+    service.close()
     assert os.listdir(tmp_path) == ["web.pid.admin"]
 
 
@@ -222,28 +222,28 @@ def test_an_admin_address_that_cant_be_told(tmp_path: Path) -> None:
 
 def test_rights_are_given_up_last(tmp_path: Path, calls: Calls) -> None:
     pid_file = tmp_path / "web.pid"
-    outside = surroundings(pid_file=pid_file, identity=NOBODY)
-    supervisor = ServiceHost(outside, Clock())
-    for listener in supervisor.listen(16):
+    outside = start_options(pid_file=pid_file, identity=NOBODY)
+    service = ServiceHost(outside, Clock())
+    for listener in service.listen(16):
         listener.close()
     assert calls.made == [
         ("setgroups", (54322, 54323)),
         ("setegid", 54322),
         ("seteuid", 54321),
     ]
-    supervisor.close()
+    service.close()
     assert not pid_file.exists()
 
 
 def test_rights_for_a_moment(calls: Calls) -> None:
-    supervisor = ServiceHost(surroundings(identity=NOBODY), Clock())
-    for listener in supervisor.listen(16):
+    service = ServiceHost(start_options(identity=NOBODY), Clock())
+    for listener in service.listen(16):
         listener.close()
     calls.made.clear()
-    with pytest.raises(LookupError), supervisor.rights():
+    with pytest.raises(LookupError), service.rights():
         # The user first: without root's rights the group can't be changed.
         assert calls.made == [("seteuid", 0), ("setegid", 0)]
-        with supervisor.rights():
+        with service.rights():
             pass
         assert calls.uid == 0, "the inner one gives nothing up"
         raise LookupError
@@ -253,16 +253,16 @@ def test_rights_for_a_moment(calls: Calls) -> None:
         ("setegid", 54322),
         ("seteuid", 54321),
     ]
-    supervisor.close()
+    service.close()
 
 
 def test_without_a_user_there_is_nothing_to_give_up(calls: Calls) -> None:
-    supervisor = ServiceHost(surroundings(), Clock())
-    for listener in supervisor.listen(16):
+    service = ServiceHost(start_options(), Clock())
+    for listener in service.listen(16):
         listener.close()
-    with supervisor.rights():
+    with service.rights():
         pass
-    supervisor.close()
+    service.close()
     assert calls.made == []
 
 
@@ -270,11 +270,11 @@ def test_without_a_user_there_is_nothing_to_give_up(calls: Calls) -> None:
 
 
 def test_without_systemd_there_is_no_deadline() -> None:
-    supervisor = ServiceHost(surroundings(), Clock())
-    assert supervisor.deadline() is None
-    supervisor.tell(100.0, "workers: I")
-    assert supervisor.deadline() is None
-    supervisor.close()
+    service = ServiceHost(start_options(), Clock())
+    assert service.deadline() is None
+    service.notify(100.0, "workers: I")
+    assert service.deadline() is None
+    service.close()
 
 
 @pytest.mark.parametrize(
@@ -290,26 +290,26 @@ def test_how_often_it_tells(
 ) -> None:
     clock = Clock()
     environ = {"NOTIFY_SOCKET": manager.getsockname(), **variables}
-    supervisor = ServiceHost(surroundings(environ=environ), clock)
+    service = ServiceHost(start_options(environ=environ), clock)
     fed = ["WATCHDOG=1"] if variables else []
-    assert supervisor.deadline() == 100.0
-    supervisor.tell(100.0, "workers: I")
+    assert service.deadline() == 100.0
+    service.notify(100.0, "workers: I")
     assert hear(manager) == [*fed, "STATUS=workers: I"]
-    assert supervisor.deadline() == 100.0 + interval
+    assert service.deadline() == 100.0 + interval
     # Turns of the loop in between say nothing.
-    supervisor.tell(100.0 + interval / 2, "workers: B")
+    service.notify(100.0 + interval / 2, "workers: B")
     assert hear(manager) == []
-    supervisor.tell(100.0 + interval, "workers: I")
+    service.notify(100.0 + interval, "workers: I")
     assert hear(manager) == fed
-    supervisor.close()
+    service.close()
 
 
 def test_what_is_told_of_the_life(manager: socket.socket) -> None:
     environ = {"NOTIFY_SOCKET": manager.getsockname()}
-    supervisor = ServiceHost(surroundings(environ=environ), Clock())
-    supervisor.ready("up")
-    supervisor.reloading()
-    supervisor.stopping()
+    service = ServiceHost(start_options(environ=environ), Clock())
+    service.ready("up")
+    service.reloading()
+    service.stopping()
     said = hear(manager)
     assert [line for line in said if not line.startswith("MONOTONIC_USEC=")] == [
         "READY=1",
@@ -318,4 +318,4 @@ def test_what_is_told_of_the_life(manager: socket.socket) -> None:
         "RELOADING=1",
         "STOPPING=1",
     ]
-    supervisor.close()
+    service.close()

@@ -17,6 +17,7 @@ from flask_prefork.dispatcher.zygote_handle import ZygoteControl
 from flask_prefork.ipc.channel import Channel
 from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
 
 #: Above any (proc(5), pid_max).
 PID = 2**30
@@ -24,6 +25,10 @@ PID = 2**30
 
 def refuse(*args: object) -> t.NoReturn:
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def ignore(*args: object) -> None:
+    """Stands for a callback that nobody waits for."""
 
 
 @pytest.fixture
@@ -40,14 +45,17 @@ def test_a_zygote_that_may_not_be_killed_is_given_up(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os, "kill", refuse)
-    poller, lost = Poller(), []
+    poller, reaper, lost = Poller(), Reaper(ignore), []
     control = ZygoteControl(
         ZygoteHandle(PID, pair[0], 1),
         poller,
         lambda: 100.0,
+        reaper,
         lambda frame, fds: None,
         lambda: lost.append(True),
+        ignore,
     )
+    assert PID in reaper
     control.show()
     control.kill("It is to end.")
     assert lost == [True]
@@ -56,6 +64,7 @@ def test_a_zygote_that_may_not_be_killed_is_given_up(
         assert moment is not None
         control.step(moment)
     assert f"(pid {PID}) lives on after SIGKILL" in caplog.text
+    assert PID not in reaper, "its end is an orphan's"
     poller.close()
 
 
@@ -67,8 +76,10 @@ def test_nobody_is_said_to_be_killed_whose_pid_is_unknown(
         ZygoteHandle(0, pair[0], 1),
         poller,
         lambda: 100.0,
+        Reaper(ignore),
         lambda frame, fds: None,
         lambda: None,
+        ignore,
     )
     control.watchdog.hurry(100.0, 1.0)
     while not control.reaped:

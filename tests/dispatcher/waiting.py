@@ -69,21 +69,21 @@ class FakeGeneration:
         self.pool.report(worker, Event.IDLE, 0.0)
         return worker
 
-    def endings(self) -> bytes:
+    def about_to_accept(self) -> bytes:
         return self.ends
 
-    def is_looking(self) -> bool:
+    def awaits_request(self) -> bool:
         return self.looks
 
     def order(self, count: int, queue: int) -> None:
         for worker in self.pool.order(count, 0.0, queue):
-            self.given.append((worker.slot, queue))
+            self.given.append((worker.number, queue))
 
     def resume(self, connection: Connection) -> None:
         (worker,) = self.pool.order(1, 0.0, -1)
-        self.given.append((worker.slot, connection))
+        self.given.append((worker.number, connection))
 
-    def tell_others_wait(self, wait: bool) -> None:
+    def set_others_wait(self, wait: bool) -> None:
         self.told.append(wait)
 
     def busy(self, *slots: int) -> None:

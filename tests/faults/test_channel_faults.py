@@ -51,6 +51,8 @@ from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
+from flask_prefork.system.reaper import Reaper
+from flask_prefork.system.running_clock import RunningClock
 
 NUMBER = 7
 #: The first worker's pid, if there were one: no process can have it.
@@ -88,10 +90,12 @@ class House:
             ZygoteHandle(self.process.pid, ours, NUMBER),
             self.poller,
             self.board,
-            lambda: self.now,
+            RunningClock(lambda: self.now, math.inf),
             self.queues,
             self.summary,
+            Reaper(lambda pid, status: None),
             self.known.__contains__,
+            lambda generation, status: None,
         )
         self.workers: dict[int, socket.socket] = {}
         if loaded:
@@ -289,7 +293,7 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
         house.turn()
         assert house.letters() == "IKI"
         assert ours.recv(1) == b""
-    assert not len(house.queues.lot)
+    assert not len(house.queues.parked)
     house.queues.dispatch(house.generation)
     assert house.letters() == "IKI"
 
@@ -371,7 +375,7 @@ def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None
     (worker, *_) = house.generation.pool
     while house.generation.alive:
         # There is no pidfd, so it is the zygote's to do.
-        house.generation.children.signal(worker, signal.SIGUSR2)
+        house.generation.workers.signal(worker, signal.SIGUSR2)
     house.say(Idle(NUMBER, 1))
     assert house.letters()[:3] == "BIB"
     assert "does not listen" in log.text
@@ -493,7 +497,7 @@ def test_worker_is_shown_before_it_is_killed(
 
     After the graceful timeout its tracebacks are logged, and it is killed.
     """
-    house.generation.children.retire(next(iter(house.generation.pool)))
+    house.generation.workers.retire(next(iter(house.generation.pool)))
     house.told()
     house.now += 30.0
     house.turn()

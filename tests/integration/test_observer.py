@@ -346,7 +346,7 @@ def test_a_reload_is_seen(serve: Serve, gate: Gate) -> None:
     status = admin.wait_until(lambda s: s["generations"][0]["number"] == 2)
     status = admin.wait_until(lambda s: s["generations"][-1]["letters"] == "R")
     roles = [(g["number"], g["role"]) for g in status["generations"]]
-    assert roles == [(2, "current"), (1, "leaving")]
+    assert roles == [(2, "current"), (1, "retiring")]
     assert status["generations"][1]["workers"][0]["pid"] == held.pid
     assert status["totals"]["reloads"] == 1
     held.release()

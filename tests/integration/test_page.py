@@ -48,7 +48,7 @@ def test_grid_follows_a_reload(browser: Browser, serve: Serve, gate: Gate) -> No
 
     server.signal(signal.SIGHUP)
     # The old one stands beside the new one while its worker serves.
-    browser.wait(lambda: set(browser.texts(".generation .pill")) >= {"leaving"})
+    browser.wait(lambda: set(browser.texts(".generation .pill")) >= {"retiring"})
     browser.wait(lambda: browser.letters().get("Generation 2", "").startswith("II"))
     assert browser.letters()["Generation 1"].startswith("R")
     assert browser.texts(".generation h3") == ["Generation 2", "Generation 1"]

@@ -148,7 +148,7 @@ def test_a_saturated_server_tells_what_it_does(
     wait_for(lambda: look(cwd, address).queue == 2)
     finished = status(cwd, "--admin", address)
     assert finished.status == 0
-    assert re.search(r"^generation 1  current  BB$", finished.output, re.M)
+    assert re.search(r"^generation 1  current   BB$", finished.output, re.M)
     assert re.search(r"^waiting    2 of [\d,]+ in the queue", finished.output, re.M)
     for one in held:
         row = rf"^ *1 +{one.slot} +{one.pid}  busy .*GET {re.escape(gate.path)}$"
@@ -283,14 +283,14 @@ def test_watch_follows_and_ends_at_ctrl_c(
     server = serve("held", "--admin", "0", "--min-idle", "1", "--max-workers", "1")
     line = [*line, "--admin", told_address(server)]
     with watching(line, cwd, terminal) as view:
-        view.wait_for(r"generation 1  current  I\b")
+        view.wait_for(r"generation 1  current   I\b")
         request = server.send(gate.path)
         held = gate.wait_for_one()
-        view.wait_for(r"generation 1  current  B\b")
+        view.wait_for(r"generation 1  current   B\b")
         view.wait_for(re.escape(f"GET {gate.path}"))
         held.release()
         assert request.answer().status == 200
-        view.wait_for(r"generation 1  current  I\b")
+        view.wait_for(r"generation 1  current   I\b")
         view.popen.send_signal(signal.SIGINT)
         assert view.wait() == 0
     assert "Traceback" not in view.text

@@ -88,7 +88,7 @@ def record(**more: t.Any) -> Record:
 def test_what_is_written_is_read(header: Header) -> None:
     summary = header.summary
     summary.orders, summary.resumed, summary.parked, summary.spawned = 5, 6, 7, 8
-    parts = [Part(4, "current", True), Part(5, "coming", False)]
+    parts = [Part(4, "current", True), Part(5, "next", False)]
     for reason in (Reason.EXIT, Reason.EXIT, Reason.RETIRED, None):
         summary.count_exit(reason)
     header.write(
@@ -114,7 +114,7 @@ def test_before_the_first_turn_there_is_nothing(header: Header) -> None:
 
 
 def test_more_generations_than_there_is_room_for(header: Header) -> None:
-    parts = [Part(number, "leaving", True) for number in range(9, 3, -1)]
+    parts = [Part(number, "retiring", True) for number in range(9, 3, -1)]
     header.write(1.0, parts=parts)
     assert header.reader.figures().parts == tuple(parts[:4])
 

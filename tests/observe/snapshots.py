@@ -40,7 +40,7 @@ SAMPLE = Snapshot(
         ),
         GenerationView(
             1,
-            "leaving",
+            "retiring",
             ".R",
             (
                 WorkerView(
@@ -105,7 +105,7 @@ workers = st.builds(
 generations = st.builds(
     GenerationView,
     number=counts,
-    role=st.sampled_from(["current", "coming", "leaving"]),
+    role=st.sampled_from(["current", "next", "retiring"]),
     letters=st.text("SIOBRK."),
     workers=st.lists(workers, max_size=5).map(tuple),
 )

@@ -31,11 +31,11 @@ from .snapshots import snapshots
 
 
 def server(
-    letters: str, max_workers: int = 8, leaving: str = "", **others: t.Any
+    letters: str, max_workers: int = 8, retiring: str = "", **others: t.Any
 ) -> Snapshot:
     """A snapshot of a server with these workers."""
     views = []
-    for number, role, states in ((2, "current", letters), (1, "leaving", leaving)):
+    for number, role, states in ((2, "current", letters), (1, "retiring", retiring)):
         workers = tuple(
             WorkerView(slot, state, 1000 + slot, 1.0, 0, 0)
             for slot, state in enumerate(states)
@@ -52,7 +52,7 @@ def server(
 
 
 @pytest.mark.parametrize(
-    ("letters", "leaving", "queue", "percent"),
+    ("letters", "retiring", "queue", "percent"),
     [
         pytest.param("IIII", "", 0, 100, id="wholly idle"),
         pytest.param("BII", "", 0, 87, id="rounded down"),
@@ -74,8 +74,8 @@ def server(
         pytest.param("BB", "RRRRRRRR", 0, 1, id="more than are allowed"),
     ],
 )
-def test_idle_capacity(letters: str, leaving: str, queue: int, percent: int) -> None:
-    snapshot = server(letters, leaving=leaving, queue=queue)
+def test_idle_capacity(letters: str, retiring: str, queue: int, percent: int) -> None:
+    snapshot = server(letters, retiring=retiring, queue=queue)
     assert idle_capacity(snapshot) == percent
     assert line(snapshot) == b"ready up %d%%\n" % percent
 
@@ -102,7 +102,7 @@ def test_who_is_saturated_for_long_stays_up() -> None:
         (server("", ready=False), b"down # no worker is there\n"),
         (server("", phase="loading", ready=False), b"down # no worker is there\n"),
         (server("SS", ready=False), b"down # no worker is there\n"),
-        (server("K", leaving="R", ready=False), b"down # no worker is there\n"),
+        (server("K", retiring="R", ready=False), b"down # no worker is there\n"),
         # The only one is being replaced.
         (server("S", 1, ready=True), b"ready up 100%\n"),
     ],
@@ -277,13 +277,13 @@ def listen(port: int, agent: str) -> service.ServiceHost:
 def test_clients_that_say_nothing_are_let_in_at_once() -> None:
     """HAProxy doesn't: it waits for us."""
     made = listen(0, "0")
-    (door,) = made.doors().values()
+    (door,) = made.admin_listeners().values()
     if hasattr(socket, "TCP_DEFER_ACCEPT"):
         level, name = socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT
         assert door.sock.getsockopt(level, name) == 0
     assert str(made.agent_address) == f"127.0.0.1:{door.port}"
     made.close()
-    assert made.doors() == {}
+    assert made.admin_listeners() == {}
 
 
 def test_addresses_that_are_somebody_elses() -> None:

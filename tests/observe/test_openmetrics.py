@@ -122,8 +122,8 @@ def test_one_snapshot() -> None:
     assert value(found, "workers", role="current", state="busy") == 2
     assert value(found, "workers", role="current", state="idle") == 1
     assert value(found, "workers", role="current", state="starting") == 1
-    assert value(found, "workers", role="leaving", state="retiring") == 1
-    assert value(found, "workers", role="coming", state="idle") == 0
+    assert value(found, "workers", role="retiring", state="retiring") == 1
+    assert value(found, "workers", role="next", state="idle") == 0
     assert value(found, "workers_pss_bytes") == 18 * 2**20
     assert value(found, "generation") == 2
     assert value(found, "longest_request_seconds") == 95
@@ -159,7 +159,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     snapshot = replace(
         SAMPLE,
         queue_limit=0,
-        generations=(GenerationView(1, "coming", "I", (idle,)),),
+        generations=(GenerationView(1, "next", "I", (idle,)),),
     )
     names = {name for name, _ in series(snapshot)}
     assert not names & {"queue_limit_connections", "workers_pss_bytes", "generation"}

@@ -64,7 +64,7 @@ def crowd(count: int) -> Snapshot:
 def test_slots_of_each_generation(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     assert browser.letters() == {"Generation 2": "BBI.S", "Generation 1": "R"}
-    assert browser.texts(".generation .pill") == ["current", "leaving"]
+    assert browser.texts(".generation .pill") == ["current", "retiring"]
     # Not by colour alone.
     assert browser.texts(".letter") == [*"BBI·S", "R"]
     assert browser.texts("#states b") == ["2", "1", "0", "1", "1", "0", "1"]
@@ -148,7 +148,7 @@ def test_server_that_has_only_begun(browser: Browser, shown: Shown) -> None:
         phase="loading",
         ready=False,
         addresses=(),
-        generations=(GenerationView(1, "coming", "", ()),),
+        generations=(GenerationView(1, "next", "", ()),),
         max_workers=0,
         queue=0,
         queue_limit=0,

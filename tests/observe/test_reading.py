@@ -163,10 +163,10 @@ def test_a_worker_that_is_just_forked(house: House) -> None:
 def test_generations_during_a_reload(house: House) -> None:
     house.worker(1, 0, "B", 120.0)
     house.worker(2, 0, "S", 149.0)
-    house.turn(Part(1, "current", True), Part(2, "coming", True))
+    house.turn(Part(1, "current", True), Part(2, "next", True))
     roles = {g.number: (g.role, g.letters) for g in house.snapshot().generations}
-    assert roles == {1: ("current", "B"), 2: ("coming", "S")}
-    house.turn(Part(2, "current", True), Part(1, "leaving", True))
+    assert roles == {1: ("current", "B"), 2: ("next", "S")}
+    house.turn(Part(2, "current", True), Part(1, "retiring", True))
     assert [g.number for g in house.snapshot().generations] == [2, 1]
 
 
@@ -175,7 +175,7 @@ def test_one_that_loads_has_none_of_anothers_workers(house: House) -> None:
     house.worker(1, 0, "R", 120.0)
     house.worker(2, 0, "I", 130.0)
     house.turn(
-        Part(2, "current", True), Part(3, "coming", False), Part(1, "leaving", True)
+        Part(2, "current", True), Part(3, "next", False), Part(1, "retiring", True)
     )
     letters = {g.number: g.letters for g in house.snapshot().generations}
     assert letters == {2: "I", 3: "", 1: "R"}
@@ -327,7 +327,7 @@ def test_one_that_comes_is_not_ready(house: House) -> None:
     """What counts is who is ordered."""
     house.worker(1, 0, "B", 120.0)
     house.worker(2, 0, "I", 149.0)
-    house.turn(Part(1, "current", True), Part(2, "coming", True), idle=0)
+    house.turn(Part(1, "current", True), Part(2, "next", True), idle=0)
     assert not house.snapshot().ready
 
 

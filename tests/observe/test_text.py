@@ -24,8 +24,8 @@ LOOK = """\
 flask_prefork 0.1.0 serving, ready, pid 3003, up 2h3m
 http://127.0.0.1:5000  unix:///run/shop.sock
 
-generation 2  current  BBI.S
-generation 1  leaving  .R
+generation 2  current   BBI.S
+generation 1  retiring  .R
 
 workers    5 (1 starting, 1 idle, 2 busy, 1 retiring), at most 40, 2 to 4 idle
 waiting    3 of 128 in the queue, 17 parked
@@ -114,10 +114,10 @@ def test_a_target_can_not_move_the_cursor() -> None:
 def test_many_slots_take_several_lines() -> None:
     letters = "B" * 60 + "I" * 60
     generation = GenerationView(1, "current", letters, ())
-    lines = render(replace(SAMPLE, generations=(generation,)), 63).split("\n")
-    assert lines[3] == "generation 1  current  " + "B" * 40
-    assert lines[4] == " " * 23 + "B" * 20 + "I" * 20
-    assert lines[5] == " " * 23 + "I" * 40
+    lines = render(replace(SAMPLE, generations=(generation,)), 64).split("\n")
+    assert lines[3] == "generation 1  current   " + "B" * 40
+    assert lines[4] == " " * 24 + "B" * 20 + "I" * 20
+    assert lines[5] == " " * 24 + "I" * 40
 
 
 def figures(snapshot: Snapshot) -> dict[str, str]:

@@ -1,11 +1,13 @@
-"""The poll set, by both system calls."""
+"""The poll set, by each system call that there is."""
 
 from __future__ import annotations
 
 import math
 import os
-import select
+import selectors
 import socket
+import time
+import typing as t
 from collections.abc import Iterator
 
 import pytest
@@ -15,15 +17,15 @@ from flask_prefork.system.poller import Poller
 Pair = tuple[socket.socket, socket.socket]
 
 
-@pytest.fixture(params=["epoll", "poll"])
+SELECTORS = ["EpollSelector", "KqueueSelector", "PollSelector"]
+
+
+@pytest.fixture(params=[name for name in SELECTORS if hasattr(selectors, name)])
 def poller(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Poller]:
-    """A poll set by the system call of the name."""
-    if request.param == "poll":
-        monkeypatch.delattr(select, "epoll", raising=False)
-    elif not hasattr(select, "epoll"):
-        pytest.skip("this system has no epoll")
+    """A poll set by each system call that there is."""
+    monkeypatch.setattr(selectors, "DefaultSelector", getattr(selectors, request.param))
     poller = Poller()
     yield poller
     poller.close()
@@ -106,34 +108,45 @@ def test_all_that_are_ready_come_in_one_batch(poller: Poller) -> None:
         theirs.close()
 
 
-class Calls:
-    """Stands for the system's poll object, and takes its timeouts down."""
+class Calls(selectors.DefaultSelector):
+    """Takes the timeouts down."""
 
     def __init__(self) -> None:
-        self.timeouts: list[float] = []
+        super().__init__()
+        self.timeouts: list[float | None] = []
 
-    def poll(self, *timeout: float) -> list[tuple[int, int]]:
-        self.timeouts.extend(timeout)
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        self.timeouts.append(timeout)
         return []
 
 
 @pytest.mark.parametrize(
-    ("seconds", "milliseconds"),
+    ("seconds", "waits"),
     [
+        (None, None),
         (0, 0),
         (-1, 0),
-        (1, 1000),
-        (0.0001, 1),
-        (0.0123, 13),
-        (2.5, 2500),
-        (math.inf, 86400000),
+        (1, 1),
+        (2.5, 2.5),
+        (math.inf, 86400),
         (-math.inf, 0),
         (math.nan, 0),
     ],
 )
-def test_wait_is_rounded_up(poller: Poller, seconds: float, milliseconds: int) -> None:
-    poller.close()
-    calls = poller._poll = Calls()
-    unit = poller._unit
+def test_how_long_it_waits(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, waits: float | None
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", Calls)
+    poller = Poller()
     poller.wait(seconds)
-    assert calls.timeouts == [pytest.approx(milliseconds * unit / 1000)]
+    assert t.cast(Calls, poller._selector).timeouts == [waits]
+    poller.close()
+
+
+def test_a_wait_is_never_too_short(poller: Poller) -> None:
+    # Else the loop would turn without a rest through the last fraction.
+    end = time.monotonic() + 0.0005
+    poller.wait(0.0005)
+    assert time.monotonic() >= end

@@ -1,4 +1,4 @@
-"""Reaping children that nobody has started.
+"""Reaping children, and telling whose they are.
 
 All is done in a forked process: it must not reap what the test runner has
 started, nor have the runner adopt anything.
@@ -17,7 +17,7 @@ import pytest
 from flask_prefork.ipc.spawn import Inherited
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.reaper import become_subreaper
-from flask_prefork.system.reaper import reap_orphans
+from flask_prefork.system.reaper import Reaper
 from flask_prefork.zygote.lifecycle import Lifecycle
 from flask_prefork.zygote.process import Zygote
 
@@ -64,6 +64,20 @@ def exit_status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def reaped(*owned: int) -> list[tuple[int, int]]:
+    """Reap all that have ended.
+
+    :param owned: Children that have an owner, who must not hear anything.
+    :return: The orphans that were reported, with their status.
+    """
+    found: list[tuple[int, int]] = []
+    reaper = Reaper(lambda pid, status: found.append((pid, status)))
+    for pid in owned:
+        reaper.add(pid, lambda status: found.append((-1, status)))
+    reaper.reap()
+    return found
+
+
 @needs_linux
 def test_orphan_is_adopted_and_reaped() -> None:
     def do() -> object:
@@ -79,7 +93,7 @@ def test_orphan_is_adopted_and_reaped() -> None:
         parents = exit_status(parent)
         orphan = int(os.read(read, 20))
         await_death(orphan)
-        return [adopts, parents, reap_orphans(()) == [(orphan, 7)], reap_orphans(())]
+        return [adopts, parents, reaped() == [(orphan, 7)], reaped()]
 
     assert in_child(do) == [True, 0, True, []]
 
@@ -91,17 +105,17 @@ def test_system_without_subreapers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_children() -> None:
-    assert in_child(lambda: reap_orphans(())) == []
+    assert in_child(reaped) == []
 
 
 def test_living_children_are_left() -> None:
     def do() -> object:
-        known, first = alive()
-        unknown, second = alive()
-        reaped = reap_orphans({known})
+        owned, first = alive()
+        orphan, second = alive()
+        found = reaped(owned)
         os.close(first)
         os.close(second)
-        return [reaped, exit_status(known), exit_status(unknown)]
+        return [found, exit_status(owned), exit_status(orphan)]
 
     assert in_child(do) == [[], 0, 0]
 
@@ -109,7 +123,7 @@ def test_living_children_are_left() -> None:
 def test_all_dead_ones_are_reaped() -> None:
     def do() -> object:
         pids = [dead(status) for status in range(20)]
-        return sorted(reap_orphans(())) == sorted(zip(pids, range(20), strict=True))
+        return sorted(reaped()) == sorted(zip(pids, range(20), strict=True))
 
     assert in_child(do)
 
@@ -120,48 +134,97 @@ def test_death_by_a_signal() -> None:
         os.kill(pid, signal.SIGKILL)
         await_death(pid)
         os.close(gate)
-        return reap_orphans(()) == [(pid, -signal.SIGKILL)]
+        return reaped() == [(pid, -signal.SIGKILL)]
 
     assert in_child(do)
 
 
-def test_dead_child_of_somebody_is_left_and_hides_nobody() -> None:
+def test_each_is_reported_to_its_owner_once() -> None:
     def do() -> object:
+        orphans: list[tuple[int, int]] = []
+        owned: list[tuple[str, int]] = []
+        reaper = Reaper(lambda pid, status: orphans.append((pid, status)))
         before = dead(1)
-        known = dead(2)
+        reaper.add(one := dead(2), lambda status: owned.append(("one", status)))
         living, gate = alive()
-        behind = [dead(3), dead(4)]
-        reaped = reap_orphans({known, living})
+        reaper.add(living, lambda status: owned.append(("living", status)))
+        behind = dead(3)
+        reaper.reap()
+        first = sorted(orphans) == sorted([(before, 1), (behind, 3)])
+        known = [one in reaper, living in reaper]
         os.close(gate)
-        expected = [(before, 1), (behind[0], 3), (behind[1], 4)]
-        return [
-            sorted(reaped) == sorted(expected),
-            reap_orphans({known, living}),
-            exit_status(known),
-            exit_status(living),
-        ]
+        await_death(living)
+        reaper.reap()
+        return [first, known, owned, len(orphans), living in reaper]
 
-    assert in_child(do) == [True, [], 2, 0]
+    expected = [True, [False, True], [["one", 2], ["living", 0]], 2, False]
+    assert in_child(do) == expected
 
 
-def test_system_that_does_not_list_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> t.NoReturn:
-        raise FileNotFoundError(path)
-
+def test_one_that_ends_while_others_are_reaped() -> None:
     def do() -> object:
-        known = dead(1)
-        behind = dead(2)
-        monkeypatch.setattr(os, "listdir", refuse)
-        first = reap_orphans({known})
-        status = exit_status(known)
-        return [first, status, reap_orphans(()) == [(behind, 2)]]
+        owned: list[int] = []
+        living, gate = alive()
 
-    assert in_child(do) == [[], 1, True]
+        def exited(pid: int, status: int) -> None:
+            os.close(gate)
+            await_death(living)
+
+        reaper = Reaper(exited)
+        reaper.add(living, owned.append)
+        dead(1)
+        reaper.reap()
+        return owned
+
+    assert in_child(do) == [0]
 
 
-def test_system_that_can_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "waitid")
-    assert reap_orphans(()) == []
+def test_one_that_somebody_else_has_reaped() -> None:
+    def do() -> object:
+        owned: list[int] = []
+        reaper = Reaper(lambda pid, status: owned.append(-1000))
+        living, gate = alive()
+        reaper.add(gone := dead(3), owned.append)
+        exit_status(gone)
+        reaper.reap()
+        os.close(gate)
+        exit_status(living)
+        return [owned, gone in reaper]
+
+    assert in_child(do) == [[0], False]
+
+
+def test_nobody_waits_for_one_any_more() -> None:
+    def do() -> object:
+        found: list[tuple[int, int]] = []
+        reaper = Reaper(lambda pid, status: found.append((pid, status)))
+        reaper.add(pid := dead(4), lambda status: found.append((0, status)))
+        reaper.remove(pid)
+        reaper.reap()
+        return found == [(pid, 4)]
+
+    assert in_child(do)
+
+
+def test_adoption() -> None:
+    def do() -> object:
+        owned: list[int] = []
+        orphans: list[int] = []
+        reaper = Reaper(lambda pid, status: orphans.append(status))
+        living, gate = alive()
+        reaper.adopt(living, owned.append)
+        refused = []
+        for pid in (living, dead(5), os.getppid(), 0, -1):
+            try:
+                reaper.adopt(pid, owned.append)
+            except ValueError:
+                refused.append(pid)
+        os.close(gate)
+        await_death(living)
+        reaper.reap()
+        return [len(refused), orphans, owned]
+
+    assert in_child(do) == [5, [5], [0]]
 
 
 def test_a_watcher_that_the_app_has_reaped() -> None:

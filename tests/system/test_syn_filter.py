@@ -40,7 +40,7 @@ def begin(listener: socket.socket) -> socket.socket:
 
 def test_nobody_new_comes_in(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()[:2]) as inside:
-        assert syn_filter.turn_away(listener)
+        assert syn_filter.stop_accepting(listener)
         with begin(listener) as outside:
             # The one that was there before can be accepted, and heard.
             inside.sendall(b"hello")
@@ -105,7 +105,7 @@ def test_who_is_on_the_way_in_is_awaited(listener: socket.socket, look: Look) ->
         socket.create_connection(listener.getsockname()[:2]) as sock,
         socket.create_connection(listener.getsockname()[:2]) as other,
     ):
-        syn_filter.turn_away(listener)
+        syn_filter.stop_accepting(listener)
         for client in (sock, other):
             assert look() and look()
             client.sendall(b"x")
@@ -200,9 +200,9 @@ def test_a_long_table_is_read_in_parts(
 
 def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:
     inherited = bind(f"fd://{listener.fileno()}", 0, 5)
-    inherited.turn_away()
+    inherited.stop_accepting()
     with socket.create_connection(listener.getsockname()[:2]):
-        assert not inherited.is_awaited()
+        assert not inherited.has_pending_handshake()
     inherited.sock.detach()
 
 
@@ -212,7 +212,7 @@ def test_an_inherited_socket_is_left_alone(listener: socket.socket) -> None:
         "handshakes.are_left()",
         "any(syn_filter._rows(1))",
         "handshakes._diag.unix_queue(1)",
-        "reaper._children()",
+        "reaper.Reaper(print).reap()",
     ],
 )
 def test_nothing_is_imported_once_the_rights_are_dropped(call: str) -> None:

@@ -174,7 +174,8 @@ def test_a_server_has_the_settings(sock: socket.socket) -> None:
         keep_alive=3.0,
         request_handler=f"{__name__}:Handler",
     )
-    assert (server.limits.fields, server.limits.keep_alive) == (7, 3.0)
+    limits = server.context.limits
+    assert (limits.fields, limits.keep_alive) == (7, 3.0)
     assert server.RequestHandlerClass is Handler
     assert server.ssl_context is None
 

@@ -21,7 +21,7 @@
  *
  * @typedef {object} Generation
  * @property {number} number
- * @property {"current" | "coming" | "leaving"} role
+ * @property {"current" | "next" | "retiring"} role
  * @property {string} letters
  * @property {Worker[]} workers
  *

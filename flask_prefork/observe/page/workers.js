@@ -24,7 +24,7 @@ export const STATES = {
   K: "killed",
   ".": "free",
 };
-const ROLES = { current: "current", coming: "coming up", leaving: "leaving" };
+const ROLES = { current: "current", next: "next", retiring: "retiring" };
 /** Up to so many slots there is room to tell what each does. */
 const ROOMY = 24;
 /** Seconds of a request at which a cell's bar is full; it is logarithmic. */
@@ -44,7 +44,7 @@ export function drawWorkers(snapshot) {
 }
 
 /**
- * What there is to show: of one that leaves no free slot, for nobody comes there.
+ * What there is to show: of one that retires no free slot, for nobody is started there.
  *
  * @param {Generation} generation
  * @returns {Slot[]}
@@ -53,7 +53,7 @@ function slots({ role, letters, workers }) {
   const present = new Map(workers.map((worker) => [worker.slot, worker]));
   return [...letters]
     .map((letter, number) => ({ number, letter, worker: present.get(number) }))
-    .filter(({ letter }) => role !== "leaving" || letter !== ".");
+    .filter(({ letter }) => role !== "retiring" || letter !== ".");
 }
 
 /** @param {Snapshot} snapshot */
