@@ -204,7 +204,7 @@ def _split(
     from .dispatcher import loop
     from .dispatcher.service import StartOptions
 
-    surroundings = StartOptions(
+    start = StartOptions(
         host,
         options.port,
         "https" if options.cert else "http",
@@ -215,7 +215,7 @@ def _split(
         access,
     )
     try:
-        sys.exit(loop.serve(begin, surroundings))
+        sys.exit(loop.serve(begin, start))
     finally:
         terminal.restore()
 

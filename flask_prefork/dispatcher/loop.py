@@ -5,7 +5,7 @@ and then calls :func:`serve` once, which returns the exit status.
 
 Each turn of the loop:
 
-1. :meth:`.Poller.wait`, at most until the next deadline (``_patience``).
+1. :meth:`.Poller.wait`, at most until the next deadline (``_timeout``).
 2. The callbacks of what is readable: signals, zygotes, workers, observer, listeners,
    parked connections. They take reports in, and decide nothing about others.
 3. ``_turn`` decides and acts, once all reports were read: bind when the app is loaded
@@ -115,9 +115,9 @@ class Dispatcher:
             # A zygote may have ended before its signal had a handler.
             self.reaper.reap()
             while self.phase is not Phase.STOPPED:
-                patience = self._patience()
-                self.clock.allow(patience)
-                callbacks = self.poller.wait(patience)
+                timeout = self._timeout()
+                self.clock.allow(timeout)
+                callbacks = self.poller.wait(timeout)
                 self.clock()  # the wait is over
                 for callback in callbacks:
                     callback()
@@ -126,7 +126,7 @@ class Dispatcher:
             self._clean_up()
         return self.status
 
-    def _patience(self) -> float | None:
+    def _timeout(self) -> float | None:
         times = [self.ending.deadline()]
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)

@@ -109,7 +109,7 @@ class ObserverHandle:
         self._listeners = listeners
         self._admin_listeners = admin_listeners
         self._settings = {
-            "doors": [*admin_listeners],
+            "admin_listeners": [*admin_listeners],
             "pid": os.getpid(),
             "begun": self._begun,
             "addresses": [one.addresses(outside.scheme)[0] for one in listeners],

@@ -342,7 +342,7 @@ class Workers:
 
         :param text: Why, for the log.
         :param then: Is called when that is done, or when it didn't show them for
-            :data:`.dumps.PATIENCE`; not if it is dead by then.
+            :data:`.dumps.TIMEOUT`; not if it is dead by then.
         """
         process, now = self._processes[worker.number], self.clock()
         if process.pid:
@@ -403,7 +403,7 @@ class Workers:
                 self.killed.set(process.worker, self.clock() + KILL_TIME)
 
     def _ended(self, pid: int, status: int) -> None:
-        self._summary.count_exit(self._exit_log.tell(pid, status))
+        self._summary.count_exit(self._exit_log.report(pid, status))
 
     def _note_exit(self, process: WorkerHandle, why: Why | None) -> None:
         worker = process.worker

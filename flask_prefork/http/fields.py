@@ -141,7 +141,7 @@ def render(headers: list[tuple[str, str]], software: str) -> Fields:
 
 
 def _asks_for_end(name: str, value: str, meaning: int) -> bool:
-    """Judge a field that is dropped: it must be good, and may ask for the end."""
+    """Check a field that is dropped: it must be good, and may ask for the end."""
     raw = (name + ": " + value).encode("latin-1")
     if len(raw) != len(raw.translate(None, _CONTROL)):
         raise ValueError("control character in a header's value")

@@ -255,7 +255,7 @@ def _collect(raw: bytes, minor: bytes, minor_end: int) -> Fields:
     try:
         HttpRequestParser(collector).feed_data(raw)
     except HttpParserUpgrade:
-        # We don't upgrade: RFC 9110, 7.8 lets a server ignore the wish.
+        # We don't upgrade: RFC 9110, 7.8 lets a server ignore the field.
         pass
     except HttpParserInvalidMethodError:
         raise Refused(501, "unknown method") from None

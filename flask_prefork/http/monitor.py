@@ -1,6 +1,6 @@
 """Who watches requests: what this package calls at their turns.
 
-In a worker that is ``worker/worker.py``, and in the observer ``observe/door.py``;
+In a worker that is ``worker/worker.py``, in the observer ``observe/admin_server.py``.
 ``PreforkServer.watch`` sets it.
 """
 

@@ -25,7 +25,7 @@ from .records import Record
 SIGNAL = signal.SIGUSR2
 #: How long nothing may come before what is there has to do, in seconds; and how long
 #: one may take at most.
-PATIENCE = 2.0
+TIMEOUT = 2.0
 _LONGEST = 10.0
 #: The same where nobody can tell whether the handler has returned.
 _QUIET = 0.25
@@ -164,7 +164,7 @@ class Dumps:
 
     def _is_over(self, process: Shown, request: _Request, now: float) -> bool:
         quiet = now - request.grown
-        if quiet >= PATIENCE:
+        if quiet >= TIMEOUT:
             return True
         if request.size <= request.start:
             return False

@@ -57,39 +57,39 @@ class ExitedWorker(t.NamedTuple):
 
 
 class ExitLog:
-    """Tells of deaths, once, when both the death and its cause are known.
+    """Logs exits, each once, as soon as both the exit and its cause are known.
 
     A death shows by the end of the channel, by the pidfd and by the zygote's
     report, in any order; only the last one has the exit status.
     """
 
     def __init__(self) -> None:
-        self._departed: dict[int, ExitedWorker] = {}
+        self._causes: dict[int, ExitedWorker] = {}
         self._oom_kills = cgroup.oom_kills()
 
-    def note(self, pid: int, departed: ExitedWorker) -> None:
+    def note(self, pid: int, exited: ExitedWorker) -> None:
         """The first sign of a death."""
-        self._departed.setdefault(pid, departed)
+        self._causes.setdefault(pid, exited)
 
     def close(self) -> list[Reason]:
-        """Who knew the causes of the other deaths won't tell them any more.
+        """The causes of the other exits won't become known any more.
 
         :return: The reasons of these, as far as they are known.
         """
-        told = [self.tell(pid, None) for pid in list(self._departed)]
-        return [reason for reason in told if reason is not None]
+        reasons = [self.report(pid, None) for pid in list(self._causes)]
+        return [reason for reason in reasons if reason is not None]
 
-    def tell(self, pid: int, status: int | None) -> Reason | None:
+    def report(self, pid: int, status: int | None) -> Reason | None:
         """The death's cause is known: log it, if it was not as it should be.
 
         :param status: The exit status, or the signal's number below 0; ``None``
             if it won't be known.
         :return: The reason; ``None`` if no such death was noted.
         """
-        departed = self._departed.pop(pid, None)
-        if departed is None:
+        exited = self._causes.pop(pid, None)
+        if exited is None:
             return None
-        slot, state, why, record = departed
+        slot, state, why, record = exited
         # A status that nobody knows is bad news only amid a request, or if we killed;
         # and one that ended by itself amid a request has retired only to finish its
         # threads.
@@ -110,7 +110,7 @@ class ExitLog:
 
     def _how(self, status: int | None) -> tuple[Reason, str]:
         if status is None:
-            return Reason.UNKNOWN, "nobody is left to tell how"
+            return Reason.UNKNOWN, "the exit status is not known"
         if status >= 0:
             return Reason.EXIT, f"exit status {status}"
         try:

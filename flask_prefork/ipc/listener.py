@@ -229,7 +229,7 @@ class Waiter:
             return None
         return self._indexes[ready[0]]
 
-    def hears(self, seconds: float) -> bool:
+    def is_readable(self, seconds: float) -> bool:
         """Whether news come on the channel within so many seconds."""
         return bool(self._news.poll(seconds * 1000))
 

@@ -40,7 +40,7 @@ class Connection:
 class Expired(t.NamedTuple):
     """What the time has brought.
 
-    :param close: Connections to close; they are gone from the lot.
+    :param close: Connections to close; they are not parked any more.
     :param late: Those that are ready for a worker because their time is up: not
         to be watched any more.
     :param watch: Those to watch again.

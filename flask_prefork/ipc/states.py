@@ -54,7 +54,7 @@ class Reason(enum.Enum):
     SIGNAL = "signal"
     #: Killed by the kernel, which ran out of memory.
     MEMORY = "memory"
-    #: Nobody was left to tell.
+    #: Its exit status is not known.
     UNKNOWN = "unknown"
     #: Killed: its request made no progress.
     TIMEOUT = "timeout"

@@ -19,7 +19,7 @@ from .snapshot import Snapshot
 
 _PATH = "/status.json"
 #: The observer answers in milliseconds, whatever the server does.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 #: More than this is no status, in bytes; that of 20,000 workers is a tenth of it.
 _MOST = 64 * 2**20
 
@@ -45,7 +45,7 @@ class Reply(t.NamedTuple):
 
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+        super().__init__("localhost", timeout=_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
@@ -58,7 +58,7 @@ def _connection(address: Address) -> HTTPConnection:
     if address.path:
         return _UnixConnection(address.path)
     at = address.reached()
-    return HTTPConnection(at.host, at.port, timeout=_PATIENCE)
+    return HTTPConnection(at.host, at.port, timeout=_TIMEOUT)
 
 
 def ask(address: Address, token: str | None = None) -> Reply:
@@ -77,7 +77,7 @@ def ask(address: Address, token: str | None = None) -> Reply:
             " with another --admin."
         ) from None
     except TimeoutError:
-        raise AskError(f"No response from {address} within {_PATIENCE:g} s.") from None
+        raise AskError(f"No response from {address} within {_TIMEOUT:g} s.") from None
     except OSError as e:
         raise AskError(f"Can't connect to {address}: {e.strerror or e}.") from None
     except HTTPException:

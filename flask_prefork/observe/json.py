@@ -24,7 +24,7 @@ def render(snapshot: Snapshot) -> bytes:
 def parse(data: bytes) -> Snapshot:
     """Read what :func:`render` wrote, here or in another version.
 
-    Fields that aren't known are passed over, and those with a default may be
+    Fields that aren't known are ignored, and those with a default may be
     missing.
 
     :raises ValueError: If it is something else.

@@ -205,7 +205,7 @@ def _observe(fd: int) -> None:
         config["pid"], config["begun"], tuple(config["addresses"]), _version()
     )
     opened = [socket_modes.adopt(one, blocking=False) for one in sockets]
-    listeners = dict(zip(config["doors"], opened, strict=False))
+    listeners = dict(zip(config["admin_listeners"], opened, strict=False))
     queues = [Listener(one, "") for one in opened[len(listeners) :]]
     observer = Observer(Channel(sock), about, Board(board), queues)
     if "admin" in listeners:

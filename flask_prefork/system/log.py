@@ -113,7 +113,7 @@ class NonBlockingHandler(OutputHandler):
             if not pending.sent:
                 # Other processes may write before.
                 pending.end()
-            elif now >= self._moved + output.PATIENCE:
+            elif now >= self._moved + output.TIMEOUT:
                 pending.end()
                 self._remove_first(lost=True)
                 continue

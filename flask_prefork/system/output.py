@@ -10,7 +10,7 @@ A flag beside each lock (:mod:`.output_locks`) is set while a text is unfinished
 process that takes the lock and finds the flag set begins a new line.
 
 No process waits for ever. One that doesn't get the lock, or whose reader takes nothing,
-for :data:`PATIENCE` gives up; later texts don't wait until something was written again.
+for :data:`TIMEOUT` gives up; later texts don't wait until something was written again.
 Lost lines are counted, and a line before the next text has their number.
 
 A process that holds the lock but doesn't write for :data:`LOCK_TIMEOUT`, although it
@@ -34,7 +34,7 @@ from .output_locks import share
 from .output_locks import Shared
 
 #: Seconds without any progress after which a text is given up.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 #: Seconds without a write after which the lock is stolen from its holder, if the
 #: descriptor was writable all the time.
 LOCK_TIMEOUT = 1.0
@@ -241,7 +241,7 @@ class Output:
                 continue
             if seen != pieces:
                 pieces, quiet_since = seen, now
-            left = min(quiet_since + PATIENCE, begun + _LONGEST) - now
+            left = min(quiet_since + TIMEOUT, begun + _LONGEST) - now
             if (seen == self._gave_up and not is_idle) or left <= 0:
                 self._gave_up = seen
                 return

@@ -1,7 +1,7 @@
 """systemd: sockets that it passes, notifications, and its watchdog.
 
-The dispatcher takes over the listening sockets of a ``.socket`` unit and tells
-how the server fares (``Type=notify`` and ``notify-reload``, ``WatchdogSec=``).
+The dispatcher takes over the listening sockets of a ``.socket`` unit and reports
+the server's status (``Type=notify`` and ``notify-reload``, ``WatchdogSec=``).
 Both go by environment variables. They are for one process alone, so they are
 taken out of the environment before a child could take them for its own.
 """
@@ -84,7 +84,7 @@ def listen_fds(
 
 
 class Notifier:
-    """Tells systemd how the server fares, by ``sd_notify(3)``.
+    """Reports the server's status to systemd, by ``sd_notify(3)``.
 
     It never waits. What tells of the server's state and can't be sent, because
     systemd is behind with reading, goes ahead of the next message. Where nobody
@@ -107,20 +107,20 @@ class Notifier:
         self, environ: MutableMapping[str, str] = os.environ, pid: int | None = None
     ) -> None:
         place = environ.pop("NOTIFY_SOCKET", None)
-        patience = environ.pop("WATCHDOG_USEC", None)
+        timeout = environ.pop("WATCHDOG_USEC", None)
         watched = environ.pop("WATCHDOG_PID", None)
         self._pid = os.getpid() if pid is None else pid
         self._address = _address(place) if place else None
         self.watchdog_interval: float | None = None
-        if self._address is not None and patience is not None:
-            self.watchdog_interval = _interval(patience, watched, self._pid)
+        if self._address is not None and timeout is not None:
+            self.watchdog_interval = _interval(timeout, watched, self._pid)
         self._socket: socket.socket | None = None
         self._owed: deque[bytes] = deque(maxlen=_MAX_OWED)
-        self._told: str | None = None
+        self._sent_status: str | None = None
 
     @property
     def listened_to(self) -> bool:
-        """Whether systemd wants to hear of us."""
+        """Whether systemd wants to be notified."""
         return self._address is not None
 
     def ready(self, status: str) -> None:
@@ -129,7 +129,7 @@ class Notifier:
         :param status: One line for ``systemctl status``.
         """
         self._state(f"READY=1\nMAINPID={self._pid}\n{_status(status)}")
-        self._told = status
+        self._sent_status = status
 
     def reloading(self) -> None:
         """A reload begins; :meth:`ready` ends it."""
@@ -142,9 +142,13 @@ class Notifier:
         self._state("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """How the server fares, in one line; sent only if it has changed."""
-        if text != self._told and self._settle() and self._send(_encode(_status(text))):
-            self._told = text
+        """The server's status, in one line; sent only if it has changed."""
+        if (
+            text != self._sent_status
+            and self._settle()
+            and self._send(_encode(_status(text)))
+        ):
+            self._sent_status = text
 
     def watchdog(self) -> None:
         """The server is alive; for each :attr:`watchdog_interval`."""
@@ -201,10 +205,10 @@ def _address(place: str) -> str:
     )
 
 
-def _interval(patience: str, watched: str | None, pid: int) -> float | None:
+def _interval(timeout: str, watched: str | None, pid: int) -> float | None:
     if watched is not None and _number("WATCHDOG_PID", watched) != pid:
         return None
-    microseconds = _number("WATCHDOG_USEC", patience)
+    microseconds = _number("WATCHDOG_USEC", timeout)
     if not microseconds:
         raise ValueError("WATCHDOG_USEC is 0, which is no time to wait.")
     return microseconds / 2 / 1e6

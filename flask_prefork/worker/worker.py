@@ -253,8 +253,8 @@ class Worker:
         connections are served too, however many new ones come.
         """
         if self._is_stopped():
-            return waiter.hears(_PAUSE)
-        return self.bank.others_wait() and waiter.hears(_MOMENT / 1000)
+            return waiter.is_readable(_PAUSE)
+        return self.bank.others_wait() and waiter.is_readable(_MOMENT / 1000)
 
     def _handle_frame(self, frame: Frame, fds: list[int]) -> bool:
         """Do what a frame requests.

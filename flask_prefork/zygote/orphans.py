@@ -81,8 +81,8 @@ class Orphans:
         del self._left[one.pid]
         self._dumps.forget(one)
         record = self._bank.read(one.slot)
-        departed = ExitedWorker(one.slot, State.RETIRING, _WHY, record)
-        self._exit_log.note(one.pid, departed)
+        exited = ExitedWorker(one.slot, State.RETIRING, _WHY, record)
+        self._exit_log.note(one.pid, exited)
         _send(one.pid, signal.SIGKILL)
 
     def reaped(self, one: Orphan, status: int) -> None:
@@ -92,7 +92,7 @@ class Orphans:
         """
         if self._left.pop(one.pid, None) is not None:
             self._dumps.forget(one)
-        self._exit_log.tell(one.pid, status)
+        self._exit_log.report(one.pid, status)
 
 
 def _send(pid: int, number: int) -> None:

@@ -38,7 +38,7 @@ def complaint(user: str, paths: t.Iterable[str]) -> str:
     :param paths: Directories, or files such as zipped modules, that exist.
     :return: Empty if it can read them all.
     """
-    # Many are often behind the same door: the first stands for them.
+    # Many are often in the same directory: the first is enough.
     found: dict[str, str] = {}
     for path in paths:
         barrier = _barrier(path)

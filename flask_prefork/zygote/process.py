@@ -89,7 +89,7 @@ _USUAL_BLOCK = 2 << 20
 #: How long a dispatcher may take to die once it has closed its sockets, in seconds.
 _LAST_MOMENT = 1.0
 #: How long the watcher may take until it knows the app's files, in seconds.
-_WATCHER_PATIENCE = 30.0
+_WATCHER_TIMEOUT = 30.0
 #: Frames for which code of the app is called.
 _CALLS_APP = (Spawn, Ready, Resized)
 
@@ -251,7 +251,7 @@ class Zygote:
         # One that hangs keeps nobody from serving.
         ready = select.poll()
         ready.register(ours, select.POLLIN)
-        ready.poll(_WATCHER_PATIENCE * 1000)
+        ready.poll(_WATCHER_TIMEOUT * 1000)
         # It ends when this end is closed, however this process ends.
         self._watcher_socket = ours
 

@@ -58,7 +58,7 @@ def seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
-def patience(line: list[str]) -> float:
+def timeout(line: list[str]) -> float:
     """How long the server may take to end, in seconds."""
     made = settings(line)
     return made.drain_delay + made.graceful_timeout
@@ -130,7 +130,7 @@ def test_the_service_fits_the_server() -> None:
     # Its workers finish what they serve.
     assert values["KillMode"] == ["mixed"]
     line = command_lines()["systemd"]
-    assert seconds(values["TimeoutStopSec"][0]) > patience(line)
+    assert seconds(values["TimeoutStopSec"][0]) > timeout(line)
     admin = parse(settings(line).admin or "")
     (directory,) = values["RuntimeDirectory"]
     assert Path(admin.path).parent == Path("/run") / directory
@@ -174,7 +174,7 @@ def test_compose_fits_the_image() -> None:
     assert ports == the(last, "EXPOSE").rest.split()
     known = {f"FLASK_PREFORK_RUN_{p.name}".upper() for p in prefork_run.params}
     assert service["environment"].keys() <= known
-    assert seconds(service["stop_grace_period"]) > patience(the(last, "CMD").words)
+    assert seconds(service["stop_grace_period"]) > timeout(the(last, "CMD").words)
 
 
 # Kubernetes
@@ -212,7 +212,7 @@ def test_the_pods_fit_the_server() -> None:
     pod = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]
     identity = pod["securityContext"]
     assert f"{identity['runAsUser']}:{identity['runAsGroup']}" == user
-    assert pod["terminationGracePeriodSeconds"] > patience(shop["args"])
+    assert pod["terminationGracePeriodSeconds"] > timeout(shop["args"])
 
 
 def test_nodes_notice_before_nobody_accepts() -> None:

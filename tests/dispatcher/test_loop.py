@@ -153,13 +153,13 @@ def test_the_app_is_loaded(world: World) -> None:
 def test_first_connections_wait_for_the_first_workers(world: World) -> None:
     world.part.set(loaded=True)
     world.turn()
-    assert world._patience() is None
+    assert world._timeout() is None
     world.part._facts["pool"].set(idle=1)
     assert "queues.dispatch" not in world.turn()
-    patience = world._patience()
-    assert patience is not None
-    world.clock.allow(patience)
-    world.now += patience
+    timeout = world._timeout()
+    assert timeout is not None
+    world.clock.allow(timeout)
+    world.now += timeout
     assert "queues.dispatch" in world.turn(), "the others take long"
     assert world.published[-1] is Phase.SERVING
 
@@ -257,18 +257,18 @@ def test_the_time_to_drain_is_the_apps(world: World) -> None:
 
 
 def test_the_next_deadline_of_two_clocks(world: World) -> None:
-    assert world._patience() is None
+    assert world._timeout() is None
     world.now += 50.0
     paused = world.clock.machine() - world.clock()
     assert paused > 49
     world.generations.set(deadline=lambda: 103.0)
-    patience = world._patience()
-    assert patience == pytest.approx(103.0 - world.clock())
+    timeout = world._timeout()
+    assert timeout == pytest.approx(103.0 - world.clock())
     # What clients wait for goes on meanwhile.
     world.queues.set(deadline=lambda: 151.0)
-    assert world._patience() == pytest.approx(1.0)
+    assert world._timeout() == pytest.approx(1.0)
     world.service.set(deadline=lambda: 150.5)
-    assert world._patience() == pytest.approx(0.5)
+    assert world._timeout() == pytest.approx(0.5)
 
 
 # Stops
@@ -317,7 +317,7 @@ class Turning(Dispatcher):
     def reap(self) -> None:
         """There are no processes."""
 
-    def _patience(self) -> float | None:
+    def _timeout(self) -> float | None:
         return self.deadline - self.clock()
 
     def wait(self, seconds: float | None) -> list[object]:

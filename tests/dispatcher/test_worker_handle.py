@@ -37,7 +37,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def obituaries(kills: list[int]) -> ExitLog:
+def exit_log(kills: list[int]) -> ExitLog:
     return ExitLog()
 
 
@@ -56,7 +56,7 @@ def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
     return take
 
 
-def departed(
+def exited(
     state: State = State.IDLE, why: Why | None = None, record: Record = AT_REST
 ) -> ExitedWorker:
     return ExitedWorker(3, state, why, record)
@@ -65,84 +65,84 @@ def departed(
 @pytest.mark.parametrize(
     ("one", "status", "text"),
     [
-        (departed(), 0, "Worker 3 (pid 42) died: exit status 0."),
-        (departed(State.STARTING), 4, "Worker 3 (pid 42) died: exit status 4."),
-        (departed(State.RETIRING), 1, "Worker 3 (pid 42) died: exit status 1."),
+        (exited(), 0, "Worker 3 (pid 42) died: exit status 0."),
+        (exited(State.STARTING), 4, "Worker 3 (pid 42) died: exit status 4."),
+        (exited(State.RETIRING), 1, "Worker 3 (pid 42) died: exit status 1."),
         (
-            departed(State.BUSY, None, SERVING),
+            exited(State.BUSY, None, SERVING),
             -signal.SIGSEGV,
             "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGSEGV.",
         ),
         (
-            departed(State.RETIRING, None, SERVING),
+            exited(State.RETIRING, None, SERVING),
             -signal.SIGABRT,
             "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGABRT.",
         ),
         (
-            departed(State.BUSY, None, SERVING),
+            exited(State.BUSY, None, SERVING),
             -signal.SIGKILL,
             "Worker 3 (pid 42) while serving POST /form?x=1 died: SIGKILL.",
         ),
         # One that has no name of its own (signal(7)).
-        (departed(), -(signal.SIGRTMIN + 3), "Worker 3 (pid 42) died: signal 37.")
+        (exited(), -(signal.SIGRTMIN + 3), "Worker 3 (pid 42) died: signal 37.")
         if hasattr(signal, "SIGRTMIN") and signal.SIGRTMIN == 34
-        else (departed(), -99, "Worker 3 (pid 42) died: signal 99."),
+        else (exited(), -99, "Worker 3 (pid 42) died: signal 99."),
     ],
 )
 def test_deaths_that_are_nobodys_order(
-    obituaries: ExitLog, lines: t.Any, one: ExitedWorker, status: int, text: str
+    exit_log: ExitLog, lines: t.Any, one: ExitedWorker, status: int, text: str
 ) -> None:
-    obituaries.note(42, one)
-    reason = obituaries.tell(42, status)
+    exit_log.note(42, one)
+    reason = exit_log.report(42, status)
     assert reason is (Reason.SIGNAL if status < 0 else Reason.EXIT)
     assert lines() == [("ERROR", text)]
 
 
 @pytest.mark.parametrize("status", [-signal.SIGKILL, -signal.SIGSEGV, 0, 3, None])
 def test_deaths_by_our_hand_name_the_reason(
-    obituaries: ExitLog, lines: t.Any, kills: list[int], status: int | None
+    exit_log: ExitLog, lines: t.Any, kills: list[int], status: int | None
 ) -> None:
     # Whatever it died of in the end, and whoever else was killing.
     kills[0] += 1
-    obituaries.note(42, departed(State.BUSY, STALLED, SERVING))
+    exit_log.note(42, exited(State.BUSY, STALLED, SERVING))
     if status is None:
-        assert obituaries.close() == [Reason.TIMEOUT]
+        assert exit_log.close() == [Reason.TIMEOUT]
     else:
-        assert obituaries.tell(42, status) is Reason.TIMEOUT
+        assert exit_log.report(42, status) is Reason.TIMEOUT
     who = "Worker 3 (pid 42) while serving POST /form?x=1"
     assert lines() == [("WARNING", f"{who} was killed: no progress for 1 s.")]
 
 
-def test_retiring_is_no_news(obituaries: ExitLog, lines: t.Any) -> None:
-    obituaries.note(42, departed(State.RETIRING))
-    assert obituaries.tell(42, 0) is Reason.RETIRED
+def test_retiring_is_no_news(exit_log: ExitLog, lines: t.Any) -> None:
+    exit_log.note(42, exited(State.RETIRING))
+    assert exit_log.report(42, 0) is Reason.RETIRED
     assert lines() == []
 
 
 def test_one_that_was_late_is_told_of_whoever_is_left(
-    obituaries: ExitLog, lines: t.Any
+    exit_log: ExitLog, lines: t.Any
 ) -> None:
     """Its zygote may have ended before it told how the worker ended."""
     late = Why(Reason.GRACEFUL_TIMEOUT, "it did not finish")
-    obituaries.note(42, departed(State.RETIRING, late))
-    assert obituaries.tell(42, None) is Reason.GRACEFUL_TIMEOUT
+    exit_log.note(42, exited(State.RETIRING, late))
+    assert exit_log.report(42, None) is Reason.GRACEFUL_TIMEOUT
     assert lines() == [("WARNING", "Worker 3 (pid 42) was killed: it did not finish.")]
     # In its last moment it has ended by itself.
-    obituaries.note(42, departed(State.RETIRING, late))
-    assert obituaries.tell(42, 0) is Reason.RETIRED
+    exit_log.note(42, exited(State.RETIRING, late))
+    assert exit_log.report(42, 0) is Reason.RETIRED
     assert lines() == []
 
 
-def test_out_of_memory(obituaries: ExitLog, lines: t.Any, kills: list[int]) -> None:
+def test_out_of_memory(exit_log: ExitLog, lines: t.Any, kills: list[int]) -> None:
     for pid in (42, 43, 44):
-        obituaries.note(pid, departed())
+        exit_log.note(pid, exited())
     kills[0] = 8
-    assert obituaries.tell(42, -signal.SIGKILL) is Reason.MEMORY
+    assert exit_log.report(42, -signal.SIGKILL) is Reason.MEMORY
     # The kernel isn't to blame twice for one that it has killed.
-    assert obituaries.tell(43, -signal.SIGKILL) is Reason.SIGNAL
+    assert exit_log.report(43, -signal.SIGKILL) is Reason.SIGNAL
     kills[0] = 9
     # It kills by SIGKILL only.
-    assert obituaries.tell(44, -signal.SIGBUS) is Reason.SIGNAL
+    assert exit_log.report(44, -signal.SIGBUS) is Reason.SIGNAL
     assert [text.partition(" died: ")[2] for _, text in lines()] == [
         "SIGKILL, by the kernel, which ran out of memory.",
         "SIGKILL.",
@@ -152,32 +152,32 @@ def test_out_of_memory(obituaries: ExitLog, lines: t.Any, kills: list[int]) -> N
 
 def test_kills_before_us_are_not_ours(lines: t.Any, kills: list[int]) -> None:
     kills[0] = 1000
-    obituaries = ExitLog()
-    obituaries.note(42, departed())
-    obituaries.tell(42, -signal.SIGKILL)
+    exit_log = ExitLog()
+    exit_log.note(42, exited())
+    exit_log.report(42, -signal.SIGKILL)
     assert lines() == [("ERROR", "Worker 3 (pid 42) died: SIGKILL.")]
 
 
-def test_each_death_is_told_once(obituaries: ExitLog, lines: t.Any) -> None:
-    obituaries.note(42, departed(State.BUSY, GARBLED, SERVING))
+def test_each_death_is_told_once(exit_log: ExitLog, lines: t.Any) -> None:
+    exit_log.note(42, exited(State.BUSY, GARBLED, SERVING))
     # The signs that come later know less.
-    obituaries.note(42, departed(State.KILLED))
-    obituaries.tell(42, -signal.SIGKILL)
-    obituaries.tell(42, -signal.SIGKILL)
-    obituaries.close()
+    exit_log.note(42, exited(State.KILLED))
+    exit_log.report(42, -signal.SIGKILL)
+    exit_log.report(42, -signal.SIGKILL)
+    exit_log.close()
     ((_, text),) = lines()
     assert text.endswith("/form?x=1 was killed: it sent garbage.")
 
 
-def test_a_death_of_which_nothing_was_noted(obituaries: ExitLog, lines: t.Any) -> None:
-    assert obituaries.tell(42, -signal.SIGKILL) is None
+def test_a_death_of_which_nothing_was_noted(exit_log: ExitLog, lines: t.Any) -> None:
+    assert exit_log.report(42, -signal.SIGKILL) is None
     assert lines() == []
 
 
-def test_a_pid_that_is_used_again(obituaries: ExitLog, lines: t.Any) -> None:
+def test_a_pid_that_is_used_again(exit_log: ExitLog, lines: t.Any) -> None:
     for status in (1, 2):
-        obituaries.note(42, departed())
-        obituaries.tell(42, status)
+        exit_log.note(42, exited())
+        exit_log.report(42, status)
     assert [text[-14:] for _, text in lines()] == ["exit status 1.", "exit status 2."]
 
 
@@ -185,19 +185,19 @@ def test_a_pid_that_is_used_again(obituaries: ExitLog, lines: t.Any) -> None:
     ("one", "is_told"),
     [
         # It was told to exit, and no request was lost by it.
-        (departed(State.RETIRING), False),
-        (departed(State.RETIRING, None, SERVING), True),
-        (departed(State.IDLE), True),
+        (exited(State.RETIRING), False),
+        (exited(State.RETIRING, None, SERVING), True),
+        (exited(State.IDLE), True),
     ],
 )
 def test_who_would_tell_the_cause_is_gone(
-    obituaries: ExitLog, lines: t.Any, one: ExitedWorker, is_told: bool
+    exit_log: ExitLog, lines: t.Any, one: ExitedWorker, is_told: bool
 ) -> None:
-    obituaries.note(42, one)
+    exit_log.note(42, one)
     reason = Reason.UNKNOWN if is_told else Reason.RETIRED
-    assert obituaries.close() == [reason]
+    assert exit_log.close() == [reason]
     texts = [text.partition(" died: ")[2] for _, text in lines()]
-    assert texts == ["nobody is left to tell how."] * is_told
+    assert texts == ["the exit status is not known."] * is_told
 
 
 # Signals

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from http.client import HTTPResponse
 
 #: No answer takes so long, in seconds, unless something is broken.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 #: How long a client that was refused waits before it knocks again, in seconds.
 _PAUSE = 0.005
 
@@ -142,7 +142,7 @@ class Client:
     def _connect(self) -> socket.socket:
         if self.unix:
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
             try:
                 sock.connect(self.address)
             except FileNotFoundError as e:
@@ -153,7 +153,7 @@ class Client:
                 raise
             return sock
         host, _, port = self.address.rpartition(":")
-        sock = socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
+        sock = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT)
         if self._context is None:
             return sock
         try:
@@ -253,7 +253,7 @@ class Load:
     def wait_for(self, condition: Callable[[Report], t.Any]) -> None:
         """Wait until a condition holds for all that was noted so far."""
         with self._news:
-            held = self._news.wait_for(lambda: condition(self._report), PATIENCE)
+            held = self._news.wait_for(lambda: condition(self._report), TIMEOUT)
         assert held, "waited in vain"
 
     def wait_until_seen(self, name: str, value: t.Any) -> None:

@@ -49,7 +49,7 @@ def test_an_idle_worker_is_stopped(serve: Serve, mode: tuple[str, ...]) -> None:
     assert_tidy(server)
     os.kill(stopped, signal.SIGSTOP)
     with Load(server.url) as load:
-        # Within a client's patience, which is less than the worker's time.
+        # Within a client's timeout, which is less than the worker's time.
         load.wait_for_more(200)
         os.kill(stopped, signal.SIGCONT)
         load.wait_until_seen("pid", stopped)

@@ -66,7 +66,7 @@ RUN = "/run/shop/"
 #: The app that a page has if it shows none.
 (SHOP,) = (one for one in blocks("docs/quickstart.rst") if one.caption == "shop.py")
 #: Seconds for a command that ends by itself; some start servers or make environments.
-_PATIENCE = 6 * DEADLINE
+_TIMEOUT = 6 * DEADLINE
 _ASSIGNMENTS = re.compile(r"^((?:[A-Z_]+=\S+ )*)")
 
 
@@ -169,7 +169,7 @@ class Scenario:
         """Run what ends by itself."""
         with self._popen(command) as process:
             try:
-                output, _ = process.communicate(timeout=_PATIENCE)
+                output, _ = process.communicate(timeout=_TIMEOUT)
             finally:
                 process.kill()
         assert process.returncode == 0, f"{command}\n{output}"

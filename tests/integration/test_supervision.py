@@ -339,7 +339,7 @@ def test_an_orphans_death_is_told(serve: Serve, gate: Gate) -> None:
     with pytest.raises(ConnectionError):
         request.read()
     # Its generation may be gone before it is reaped, a moment later.
-    how = r"(SIGKILL|nobody is left to tell how)\.$"
+    how = r"(SIGKILL|the exit status is not known)\.$"
     serving = f"while serving GET {re.escape(gate.path)}"
     server.wait_for_log(rf"^Worker 0 \(pid {held.pid}\) {serving} died: {how}")
     wait_for(lambda: server.state().rest == "")

@@ -124,7 +124,7 @@ def test_without_news_of_the_handler_it_waits_for_quiet(
     in_handler["is"] = seen
     world.ask(process)
     process.write("threads\n")
-    assert dumps._QUIET <= world.run() < dumps.PATIENCE
+    assert dumps._QUIET <= world.run() < dumps.TIMEOUT
     assert world.messages() == [f"{HEADER}; its threads:\nthreads"]
 
 
@@ -137,7 +137,7 @@ def test_who_does_not_answer_is_not_waited_for(
 ) -> None:
     in_handler["is"] = seen
     world.ask(process)
-    assert dumps.PATIENCE <= world.run() <= dumps.PATIENCE + dumps._PAUSE
+    assert dumps.TIMEOUT <= world.run() <= dumps.TIMEOUT + dumps._PAUSE
     assert world.messages() == [f"{HEADER}, and doesn't show its threads."]
     assert process.then == 1
 

@@ -209,7 +209,7 @@ def test_an_impossible_socket() -> None:
 
 
 def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_PATIENCE", 0.01)
+    monkeypatch.setattr(client, "_TIMEOUT", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         at = "127.0.0.1:{1}".format(*sock.getsockname())
         assert error(run("--admin", at)) == f"No response from {at} within 0.01 s."

@@ -120,7 +120,7 @@ def test_long_line_that_is_not_taken_is_given_up(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, write = pipe
-    monkeypatch.setattr(output, "PATIENCE", 0.0)
+    monkeypatch.setattr(output, "TIMEOUT", 0.0)
     handler = NonBlockingHandler(write)
     emit(handler, "x" * 100_000)
     step(handler)

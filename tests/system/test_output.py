@@ -196,7 +196,7 @@ def test_short_line_waits_for_a_long_one(shared: Shared) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "PATIENCE", 0.05)
+    monkeypatch.setattr(output, "TIMEOUT", 0.05)
 
 
 @pytest.mark.usefixtures("kernel", "impatient")
@@ -283,7 +283,7 @@ def test_a_lock_is_stolen_from_a_process_that_does_not_write(
     if gave_up:
         # The reader was slow before.
         with monkeypatch.context() as patch:
-            patch.setattr(output, "PATIENCE", 0.05)
+            patch.setattr(output, "TIMEOUT", 0.05)
             assert not out.write(b"lost\n")
         out.lost = 0
     part = os.read(read, 1 << 20)
