@@ -94,7 +94,7 @@ class Prefork(Server):
 
     def _lower_is_idle(self, slot: int) -> bool:
         lowest = self.pool.lowest_idle()
-        return lowest is not None and lowest.slot < slot
+        return lowest is not None and lowest.number < slot
 
     def _idle(self, process: Process) -> None:
         worker = self.pool.workers[process.number]
@@ -108,8 +108,8 @@ class Prefork(Server):
         if world.queue:
             for worker in pool.order(len(world.queue), now):
                 pool.report(worker, Event.BUSY, now)
-                self._left[worker.slot] = RUN_LENGTH - 1
-                world.take(world.processes[worker.slot])
+                self._left[worker.number] = RUN_LENGTH - 1
+                world.take(world.processes[worker.number])
         idle = pool.idle
         wanted = policy.grow(
             now,
@@ -131,10 +131,10 @@ class Prefork(Server):
             worker = self.pool.spawn(self.world.now)
             assert worker is not None, "the policy keeps to max_workers"
             process = self.world.fork()
-            assert process.number == worker.slot
+            assert process.number == worker.number
 
     def _retire(self, count: int) -> None:
         for worker in self.pool.highest_idle(count):
             for event in (Event.RETIRE, Event.EXIT):
                 self.pool.report(worker, event, self.world.now)
-            self.world.retire(self.world.processes[worker.slot])
+            self.world.retire(self.world.processes[worker.number])
