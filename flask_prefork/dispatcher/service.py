@@ -134,7 +134,7 @@ class ServiceHost:
         try:
             return bind(host, wanted.port, _OBSERVER_BACKLOG, access)
         except BindError as e:
-            raise BindError(f"The {name} {wanted} can't be had. {e}") from None
+            raise BindError(f"Can't bind the {name} {wanted}. {e}") from None
 
     def _listen_for_agent(self, wanted: Address) -> None:
         self.agent = self._listen_beside(wanted, "agent check's address")

@@ -30,7 +30,7 @@ _USES = (
 
 
 class TLSAppSocket(TakeoverSocket, ssl.SSLSocket):
-    """A TLS connection: its state can't be had twice, so this stands for the socket.
+    """A TLS connection: its state can't be copied, so this stands for the socket.
 
     Who is still in a call when the request is over gets its connection's end, and
     nobody gets into one after that.

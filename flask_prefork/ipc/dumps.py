@@ -44,7 +44,7 @@ def create() -> int:
     """Make the file for one process's dumps.
 
     :return: Its descriptor; all that is written goes to its end.
-    :raises OSError: It can't be had.
+    :raises OSError: It can't be created.
     """
     fd = memory_file.create("flask_prefork_dump")
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)

@@ -289,7 +289,7 @@ def test_clients_that_say_nothing_are_let_in_at_once() -> None:
 def test_addresses_that_are_somebody_elses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(BindError, match="check's address .* can't be had. Address"):
+        with pytest.raises(BindError, match="Can't bind the agent check's address"):
             listen(0, str(port))
     with pytest.raises(BindError, match="give the agent check's address another port"):
         listen(port, str(port))
