@@ -380,7 +380,10 @@ def test_pid_1(xprocess: XProcess, gate: Gate, tmp_path: Path, app: str) -> None
 
         def is_tidy() -> bool:
             family = dispatcher.children(recursive=True)
-            zombies = [p for p in family if p.status() == psutil.STATUS_ZOMBIE]
+            try:
+                zombies = [p for p in family if p.status() == psutil.STATUS_ZOMBIE]
+            except psutil.NoSuchProcess:
+                return False  # one was reaped at this moment
             # All that is left is a new zygote and its workers.
             return not zombies and len(dispatcher.children()) == 1
 
