@@ -186,14 +186,14 @@ def test_an_admin_socket_is_given_to_the_user(
     service.close()
 
 
-def test_an_admin_address_that_cant_be_had(tmp_path: Path) -> None:
+def test_an_admin_address_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         outside = start_options(
             f"unix://{tmp_path / 'web.sock'}", pid_file=tmp_path / "web.pid"
         )
         service = ServiceHost(outside, Clock())
-        with pytest.raises(BindError, match=f"admin address 127.0.0.1:{port} can't"):
+        with pytest.raises(BindError, match=f"bind the admin address 127.0.0.1:{port}"):
             service.listen(16, str(port))
     assert os.listdir(tmp_path) == []
     service.close()
