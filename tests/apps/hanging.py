@@ -22,6 +22,11 @@ passages = 0
 
 
 def stay() -> None:
+    """Stay here, and mark it from here: tracebacks show it from then on."""
+    try:
+        os.close(os.open(MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return
     while True:
         time.sleep(60)
 
@@ -31,13 +36,8 @@ def maybe_hang(place: str) -> None:
     if place != WHERE:
         return
     passages += 1
-    if passages < int(COUNT or 1):
-        return
-    try:
-        os.close(os.open(MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return
-    stay()
+    if passages >= int(COUNT or 1):
+        stay()
 
 
 prefork = Prefork()

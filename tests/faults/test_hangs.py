@@ -88,9 +88,8 @@ def test_who_hangs_at_the_start_is_shown(start: Start, place: str) -> None:
         "in_child": r"Worker \d \(pid \d+\) is starting",
     }[place]
     server.signal(signal.SIGUSR2)
-    # The mark is made a moment before it stays there.
     server.wait_for_log(
-        rf"^{who}; its threads:\n(?:.+\n)*  File \".*hanging\.py\", line \d+ in \w+$"
+        rf"^{who}; its threads:\n(?:.+\n)*  File \".*hanging\.py\", line \d+ in stay$"
     )
 
 
