@@ -12,7 +12,7 @@ import typing as t
 import weakref
 from collections.abc import Callable
 
-from . import socket_state
+from ..system import socket_state
 from .errors import TakenOver
 from .takeover import asks_for_upgrade
 from .takeover import define_methods

@@ -10,13 +10,13 @@ import io
 import time
 import typing as t
 
+from ..system.slow_client import SlowClientBudget
 from .chunked import Decoder
 from .errors import BodyError
 from .errors import BodyRefused
 from .errors import ClientDisconnected
 from .limits import Limits
 from .wire import CHUNK
-from .wire import SlowClientBudget
 from .wire import Wire
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

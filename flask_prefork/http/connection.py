@@ -19,7 +19,8 @@ Called in this order::
       _end()                     if the connection is over: end, linger or both
     finish()                     once, a subclass's
 
-``parked`` then says whether the caller closes the connection or parks it.
+``outcome`` then says whether the caller closes the connection, parks it, or lets the
+rest of its response be delivered by another process.
 
 Never done here: accept; wait without a deadline; read what belongs to the next request
 from a plain socket, which may be another worker's to serve; wait for longer than
@@ -37,13 +38,15 @@ from werkzeug.serving import WSGIRequestHandler
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
+from ..system.socket_state import is_receive_buffer_full
 from .errors import BodyError
 from .errors import ClientDisconnected
 from .errors import Refused
+from .handback import Collecting
+from .handback import Delivery
 from .head import Head
 from .head import read
 from .persistence import Persistence
-from .socket_state import is_receive_buffer_full
 from .takeover import shut
 from .takeover import TakeoverSocket
 from .wire import CHECK_INTERVAL
@@ -103,7 +106,7 @@ class ConnectionHandler(WSGIRequestHandler):
     :param request: The connection.
     :param resumed: As it was parked, if it was.
 
-    :ivar parked: Set if the connection is to be parked instead of closed.
+    :ivar outcome: Set if the connection is not to be closed: what becomes of it.
     :ivar close_connection: Whether it ends with this request.
     """
 
@@ -115,7 +118,7 @@ class ConnectionHandler(WSGIRequestHandler):
     #: The request that is served, if its head was good.
     head: Head | None = None
     close_connection = True
-    parked: Parked | None = None
+    outcome: Parked | Collecting | Delivery | None = None
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
@@ -152,8 +155,8 @@ class ConnectionHandler(WSGIRequestHandler):
     def handle(self) -> None:
         """Serve requests until the connection ends or has to wait."""
         try:
-            self.parked = self._serve()
-            if self.parked is None:
+            self.outcome = self._serve()
+            if self.outcome is None:
                 self._end()
         except ClientDisconnected as e:
             self.connection_dropped(e)
@@ -189,7 +192,7 @@ class ConnectionHandler(WSGIRequestHandler):
         elif not self.wire.finished:
             self.wire.finish()
 
-    def _serve(self) -> Parked | None:
+    def _serve(self) -> Parked | Collecting | Delivery | None:
         limits, monitor = self.context.limits, self.context.monitor
         persistence, resumed = self.persistence, self._resumed
         start = time.monotonic()

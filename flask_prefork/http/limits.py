@@ -31,6 +31,12 @@ class Limits:
     #: Seconds that a connection which the app has taken over may be silent; 0 is for
     #: ever.
     upgrade_timeout: float = 0.0
+    #: Bytes of a request's body that are collected before the app is called, so that no
+    #: slow client holds a worker; 0 is none.
+    buffer_body: int = 0
+    #: Bytes of a response that are taken from the app before its client has taken what
+    #: went before, so that none holds a worker; 0 is none.
+    buffer_response: int = 0
     #: Seconds a kept-alive connection may hold its worker while others wait.
     slice: float = 0.005
 

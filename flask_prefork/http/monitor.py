@@ -6,6 +6,7 @@ In a worker that is ``worker/worker.py``, in the observer ``observe/admin_server
 
 from __future__ import annotations
 
+import sys
 import typing as t
 
 
@@ -54,6 +55,9 @@ class Monitor(t.Protocol):
     def contended(self) -> bool:
         """Whether others wait for a worker."""
 
+    def spool_room(self) -> int:
+        """How many bytes the spools of all connections may still take."""
+
 
 class NullMonitor:
     """A monitor for use without a pool: a lone worker that never stops."""
@@ -88,3 +92,7 @@ class NullMonitor:
     def contended(self) -> bool:
         """Never."""
         return False
+
+    def spool_room(self) -> int:
+        """More than anybody wants."""
+        return sys.maxsize

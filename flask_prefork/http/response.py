@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import typing as t
 
+from ..system.slow_client import SlowClientBudget
 from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
 from .wire import PARK_DELAY
-from .wire import SlowClientBudget
 from .wire import Wire
 
 if t.TYPE_CHECKING:

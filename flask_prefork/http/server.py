@@ -37,6 +37,9 @@ from .context import HandlerServer
 from .environ import REQUEST_KEYS
 from .fields import SOFTWARE
 from .file_wrapper import FileWrapper
+from .handback import Collecting
+from .handback import Delivery
+from .handback import with_tag
 from .handler import PreforkRequestHandler
 from .limits import Limits
 from .monitor import Monitor
@@ -208,26 +211,28 @@ class PreforkServer(HandlerServer):
         connection: socket.socket,
         address: t.Any,
         resumed: Parked | None = None,
-    ) -> Parked | None:
+        spool: int = -1,
+    ) -> Parked | Collecting | Delivery | None:
         """Serve requests on an accepted connection.
 
         :param connection: Blocking or not; it is closed unless parked.
         :param address: As ``accept`` returned it; empty for unix sockets.
         :param resumed: What this returned last for the connection, if it was parked.
-        :return: ``None`` when the connection is over, or how to park it: then
-            it is for the caller to close.
+        :param spool: The descriptor of its spool, if it has one; owned from now on.
+        :return: ``None`` when the connection is over, or what is to become of it: then
+            it is for the caller to close, and so are the files that go with it.
         """
         if not address:
             address = (LOCAL, 0)
         tag = b""
         try:
             if self.proxies is not None or (resumed is not None and resumed.tag):
-                found = self._read_proxy_header(connection, address, resumed)
-                if found is None:
+                client = self._read_proxy_header(connection, address, resumed)
+                if client is None:
                     connection.close()
-                if not isinstance(found, ProxiedClient):
-                    return found
-                address, resumed = found
+                if not isinstance(client, ProxiedClient):
+                    return client
+                address, resumed = client
                 tag = resumed.tag
             if self.ssl_context is not None:
                 wrapped = self._do_handshake(connection, address, resumed)
@@ -238,18 +243,18 @@ class PreforkServer(HandlerServer):
                 serve_monitored(connection, address, self, self._handler, resumed)
                 return None
             handler = self._handler(connection, address, self, resumed)
-            parked: Parked | None = handler.parked
+            found: Parked | Collecting | Delivery | None = handler.outcome
         except Exception:
             self.handle_error(connection, address)
-            parked = None
+            found = None
         except BaseException:
             connection.close()
             raise
-        if parked is None:
+        if found is None:
             connection.close()
         elif tag:
-            parked = parked._replace(tag=tag)
-        return parked
+            found = with_tag(found, tag)
+        return found
 
     def _read_proxy_header(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None

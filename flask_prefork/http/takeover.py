@@ -17,7 +17,7 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterable
 
-from . import socket_state
+from ..system import socket_state
 from .errors import RequestTimeout
 from .errors import TakenOver
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import typing as t
 
-from .wire import SlowClientBudget
+from ..system.slow_client import SlowClientBudget
 from .wire import Wire
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..system.parked import Parked
+from ..system.parked import Size
 from ..system.parked import Wait
 
 #: Bytes of the longest tag.
@@ -29,6 +30,7 @@ Status = t.NewType("Status", int)
 _WIRE: dict[t.Any, str] = {
     int: "I",
     Status: "i",
+    Size: "Q",
     float: "d",
     bool: "?",
     bytes: f"{1 + TAG_SIZE}p",
@@ -81,7 +83,8 @@ class Retire(t.NamedTuple):
 
 @_kind(12)
 class Resume(t.NamedTuple):
-    """Serve the connection that rides along; it is as its :class:`Park` said."""
+    """Serve the connection that rides along, with its spool if it has one; it is as
+    its :class:`Park` said."""
 
     generation: int
     slot: int
@@ -123,11 +126,39 @@ class Busy(t.NamedTuple):
 
 @_kind(13)
 class Park(t.NamedTuple):
-    """Wait for the connection that rides along; it came by this listener."""
+    """Wait for the connection that rides along, with its spool if it has one; it came
+    by this listener."""
 
     generation: int
     slot: int
     listener: int
+    parked: Parked
+
+
+@_kind(26)
+class Deliver(t.NamedTuple):
+    """Send the rest of a response on the connection that rides along.
+
+    It is in the files behind that: first the spool, if there is anything of it, then
+    the app's own file, if there is anything of that. Sent by a worker, and with a
+    number from the dispatcher on to the sender.
+    """
+
+    generation: int
+    slot: int
+    listener: int
+    #: The dispatcher's, for the answer.
+    number: int
+    #: Bytes per second that the client must take, 0 for any.
+    rate: float
+    #: Bytes of the spool, from its beginning.
+    spooled: Size
+    #: Where in the app's file, and how many bytes.
+    offset: Size
+    length: Size
+    #: How the connection waits afterwards, and for how many seconds from then: its
+    #: deadline isn't known yet.
+    seconds: float
     parked: Parked
 
 
@@ -290,6 +321,21 @@ class Ping(t.NamedTuple):
     generation: int = 0
 
 
+# Sender to dispatcher, of no generation
+
+
+@_kind(27)
+class Delivered(t.NamedTuple):
+    """The response was sent, and its connection rides along to wait as the frame says.
+    Without one it was cut short: the client left, or was too slow."""
+
+    generation: int
+    number: int
+    #: Bytes that the client's system was given.
+    sent: Size
+    parked: Parked
+
+
 #: Any of them.
 Frame = (
     Order
@@ -299,6 +345,8 @@ Frame = (
     | Idle
     | Busy
     | Park
+    | Deliver
+    | Delivered
     | Finishing
     | MemoryUse
     | Listen

@@ -18,7 +18,8 @@ dispatcher
     * a slot's state: at each transition (``workers.py``, by ``pool.py``);
     * a slot's request to end its standing order: when the worker is to be replaced or
       to finish (``workers.py``);
-    * the bank's flags *others wait* and *draining* (``generation.py``);
+    * the bank's flags *others wait* and *draining* (``generation.py``), and the word
+      *spooled* of both banks (``queues.py``);
     * all of a slot, its record included: before a worker is started in it and when one
       has exited (:meth:`Bank.clear`), at which times no process writes there.
 
@@ -62,6 +63,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import struct
 
 from ..settings.table import MAX_SLOTS
 from ..system import memory_file
@@ -79,8 +81,11 @@ _OTHERS = _ABOUT_TO_ACCEPT + MAX_SLOTS
 _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
-#: The dispatcher's header, before the banks (:mod:`.stats`).
+#: The dispatcher's header, before the banks (:mod:`.stats`), and at its end one word
+#: for all workers: the bytes of all spools.
 HEADER_SIZE = mmap.PAGESIZE
+_SPOOLED = HEADER_SIZE - 8
+_WORD = struct.Struct("=Q")
 #: They make its size final (``fcntl(2)``); only Linux has them.
 _SEALS = sum(
     getattr(fcntl, name, 0) for name in ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
@@ -169,7 +174,15 @@ class Bank:
         """The letters of the first slots; those never used are NUL."""
         return self._map[self._states : self._states + count].decode("latin-1")
 
+    def set_spooled(self, size: int) -> None:
+        """Show how many bytes all spools have together, of every generation."""
+        _WORD.pack_into(self._map, _SPOOLED, size)
+
     # What the worker reads
+
+    def spooled(self) -> int:
+        """How many bytes all spools have together, as far as the dispatcher knows."""
+        return int(_WORD.unpack_from(self._map, _SPOOLED)[0])
 
     def lower_is_idle(self, slot: int) -> bool:
         """Whether a worker with a lower number is idle."""

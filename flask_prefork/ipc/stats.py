@@ -158,7 +158,8 @@ _PART = len(Part._fields)
 _FIGURES = struct.Struct(f"=Q{_PART * _GENERATIONS}Q{_GAUGES.format}{_COUNTERS.format}")
 _EXITED = struct.Struct(f"=q{_SERVED.format}")
 _EXITED_START = _Block.size(_FIGURES)
-assert _EXITED_START + _Block.size(_EXITED) <= HEADER_SIZE
+# The header's last word is another figure's, see Bank.set_spooled().
+assert _EXITED_START + _Block.size(_EXITED) <= HEADER_SIZE - 8
 
 
 def _place(generation: int, slot: int) -> int:

@@ -206,7 +206,9 @@ class AdminServer(NullMonitor):
 
     def _serve(self, client: AdminClient) -> None:
         """Serve as far as possible without waiting for the client."""
-        client.parked = self._server.serve(client.sock, client.address, client.parked)
+        found = self._server.serve(client.sock, client.address, client.parked)
+        # Nothing is buffered here.
+        client.parked = found if isinstance(found, Parked) else None
         self._finished.append(client)
         with contextlib.suppress(BlockingIOError):
             self._wake_up_end.send(b"!")  # full: it wakes up anyway

@@ -132,6 +132,21 @@ class Settings:
         " this; 0 is never.",
         float, 240.0, unit="bytes per second", least=0,
     )  # fmt: skip
+    buffer_body: str = _row(
+        "Collect this much of a request's body before the app is called, such as 64M,"
+        " so that a slow client holds no worker; 0 is none.",
+        str, "64M", size=True,
+    )  # fmt: skip
+    buffer_response: str = _row(
+        "Buffer this much of a response that its client is slow to read, such as 64M,"
+        " so that it holds no worker; 0 is none.",
+        str, "64M", size=True,
+    )  # fmt: skip
+    buffer_total: str = _row(
+        "Let all buffers that exceed what the kernel holds take this much together,"
+        " such as 1G; 0 is no limit.",
+        str, "1G", size=True,
+    )  # fmt: skip
     limit_request_line: int = _row(
         "The longest request line; a longer one is answered with 414.",
         int, 8190, unit="bytes", least=64, most=65536,

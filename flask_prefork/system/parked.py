@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 import typing as t
 
+#: Bytes of a file; they may be more than a frame's other numbers hold.
+Size = t.NewType("Size", int)
+
 #: Wakes are counted no further: the delay doesn't grow any more.
 MAX_WAKES = 15
 
@@ -22,6 +25,11 @@ class Wait(enum.IntEnum):
     KEEP_ALIVE = 1
     #: A worker: its next request is there, but others wait longer.
     WORKER = 2
+    #: The rest of a request's body. Its head is good; it is in the kernel's buffer
+    #: still, or in the spool that goes with the connection.
+    BODY = 3
+    #: The client's end: it has had its last response, and may still be sending.
+    LINGER = 4
 
 
 class Parked(t.NamedTuple):
@@ -29,7 +37,8 @@ class Parked(t.NamedTuple):
 
     wait: Wait
     #: When to give it up, as :func:`time.monotonic` tells it; that clock is the
-    #: system's, so other processes can compare.
+    #: system's, so other processes can compare. With :attr:`rate`, when it has used up
+    #: its time if nothing comes: what came meanwhile puts it off.
     deadline: float
     #: Bytes that wait in the kernel's buffer; ``SO_RCVLOWAT`` set to one more
     #: lets a poll fire on news only.
@@ -40,6 +49,18 @@ class Parked(t.NamedTuple):
     #: has named (``http/proxy_protocol.py``) is in no other place: the header was read,
     #: and the socket knows the proxy only.
     tag: bytes = b""
+    #: Bytes that must be in the kernel's buffer before a worker is of use; 0 is one
+    #: more than :attr:`have`.
+    need: int = 0
+    #: Bytes per second that the client must send, 0 for any.
+    rate: float = 0.0
+    #: Bytes of the spool that goes with the connection; 0 is none.
+    spooled: Size = Size(0)
+
+    @property
+    def mark(self) -> int:
+        """From how many bytes on a poll is to fire (``socket(7)``, SO_RCVLOWAT)."""
+        return self.need or self.have + 1
 
     def after(self, before: Parked | None) -> Parked:
         """Count the wakes of one that is parked again.
@@ -48,6 +69,10 @@ class Parked(t.NamedTuple):
 
         :param before: What it was parked as before, if it was.
         """
-        if before is None or not (before.wait is self.wait is Wait.HEAD):
+        if before is None or before.wait is not self.wait or not self._counts_wakes:
             return self._replace(wakes=0)
         return self._replace(wakes=min(before.wakes + 1, MAX_WAKES))
+
+    @property
+    def _counts_wakes(self) -> bool:
+        return self.wait is Wait.HEAD or self.wait is Wait.BODY

@@ -30,15 +30,20 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 import typing as t
 from collections.abc import Sequence
 
 from ..http import app_socket
 from ..http.errors import RequestTimeout
+from ..http.handback import Collecting
+from ..http.handback import Delivery
+from ..ipc.channel import close_all
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.frames import Busy
+from ..ipc.frames import Deliver
 from ..ipc.frames import encode
 from ..ipc.frames import Frame
 from ..ipc.frames import Idle
@@ -51,11 +56,13 @@ from ..ipc.listener import Listener
 from ..ipc.listener import Waiter
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
+from ..settings import size
 from ..settings.table import Settings
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
 from ..system.parked import Parked
+from ..system.parked import Size
 from ..system.parked import Wait
 from . import memory_sampler
 from .memory_sampler import MemorySampler
@@ -69,6 +76,8 @@ _PAUSE = 0.05
 #: How long a worker waits for the next connection of its standing order before
 #: it reports that it is idle, in milliseconds.
 _MOMENT = 1
+#: What a client's further bytes put an end to.
+_WAITS_FOR_BYTES = (Wait.HEAD, Wait.KEEP_ALIVE, Wait.BODY)
 
 
 class Worker:
@@ -100,6 +109,7 @@ class Worker:
         self.bank = bank
         self.servers = servers
         self.settings = settings
+        self._spool_limit = size.parse(settings.buffer_total) or sys.maxsize
         self.abortable = False  # set while the app runs (http.monitor.Monitor)
         self._fault = faults.at("worker-ordered")
         self.pid = os.getpid()
@@ -171,6 +181,10 @@ class Worker:
             or self._is_stopped()
             or any(queue.is_waited_on() for queue in self.queues)
         )
+
+    def spool_room(self) -> int:
+        """How many bytes the spools of all connections may still take."""
+        return max(0, self._spool_limit - self.bank.spooled())
 
     def _is_stopped(self) -> bool:
         """Whether to take no more connections on the standing order.
@@ -272,7 +286,7 @@ class Worker:
         elif isinstance(frame, Resume) and fds:
             if not self._report_busy(resumed=True):
                 return False
-            self._resume(frame, socket_modes.adopt(fds[0], blocking=True))
+            self._resume(frame, *fds)
             if self.settings.dispatch == "blocking":
                 self._serve_each_listener()
         elif isinstance(frame, Promote) and fds:
@@ -283,14 +297,20 @@ class Worker:
             return False
         return self._report_idle()
 
-    def _resume(self, frame: Resume, connection: socket.socket) -> None:
-        """Go on with a connection that was parked."""
+    def _resume(self, frame: Resume, fd: int, spool: int = -1) -> None:
+        """Go on with a connection that was parked.
+
+        :param spool: Of its spool, if it has one.
+        """
+        connection = socket_modes.adopt(fd, blocking=True)
         try:
             address = connection.getpeername()
         except OSError:
             connection.close()  # the client has gone
+            if spool >= 0:
+                os.close(spool)
             return
-        self._serve_one(frame.listener, connection, address, frame.parked)
+        self._serve_one(frame.listener, connection, address, frame.parked, spool)
 
     def _serve_each_listener(self) -> None:
         """After a parked connection, serve one from each listener.
@@ -307,27 +327,76 @@ class Worker:
         connection: socket.socket,
         address: t.Any,
         resumed: Parked | None = None,
+        spool: int = -1,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
         self._serving = connection.fileno()
-        parked = self.servers[index].serve(connection, address, resumed)
+        found = self.servers[index].serve(connection, address, resumed, spool)
         self._serving = -1
         if forks.is_foreign():
             # The app has forked, and this is its child, not the worker
             # (SpamAssassin bug 4370).
             os._exit(0)
-        if parked is None:
+        if found is None:
             return
-        if parked.have and parked.wait is not Wait.WORKER:
+        if isinstance(found, Delivery):
+            self._deliver(index, connection, found)
+        elif isinstance(found, Collecting):
+            self._park(index, connection, found.parked, resumed, found.spool.detach())
+        else:
+            self._park(index, connection, found, resumed)
+
+    def _park(
+        self,
+        index: int,
+        connection: socket.socket,
+        parked: Parked,
+        resumed: Parked | None,
+        spool: int = -1,
+    ) -> None:
+        """Hand a connection back, to wait.
+
+        :param spool: The descriptor of its spool, if it has one; it is closed.
+        """
+        if parked.mark > 1 and parked.wait in _WAITS_FOR_BYTES:
             try:
-                # Quiet until there is one more byte, or the end (socket(7)).
-                lowat = parked.have + 1
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
+                # Quiet until there is so much, or the end (socket(7)).
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVLOWAT, parked.mark
+                )
             except OSError:
                 pass
         frame = Park(self.generation, self.slot, index, parked.after(resumed))
-        send_one(self.channel, frame, [connection.fileno()])
+        fds = [connection.fileno(), *([spool] if spool >= 0 else ())]
+        send_one(self.channel, frame, fds)
         connection.close()
+        close_all(fds[1:])
+
+    def _deliver(
+        self, index: int, connection: socket.socket, delivery: Delivery
+    ) -> None:
+        """Hand a connection on whose client is slow to take its response."""
+        spooled, fds = 0, [connection.fileno()]
+        if delivery.spool is not None:
+            spooled = delivery.spool.size
+            fds.append(delivery.spool.detach())
+        if delivery.file >= 0:
+            fds.append(delivery.file)
+        frame = Deliver(
+            self.generation,
+            self.slot,
+            index,
+            0,
+            delivery.rate,
+            Size(spooled),
+            Size(delivery.offset),
+            Size(delivery.length),
+            delivery.seconds,
+            Parked(delivery.wait, 0.0, tag=delivery.tag),
+        )
+        send_one(self.channel, frame, fds)
+        connection.close()
+        close_all(fds[1:])
 
     def _serve_run(
         self, index: int, length: int, ordered: bool, is_busy: bool = False

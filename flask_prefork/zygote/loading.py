@@ -178,6 +178,8 @@ def server_maker(
         keep_alive=settings.keep_alive,
         min_data_rate=settings.min_data_rate,
         upgrade_timeout=settings.upgrade_timeout,
+        buffer_body=size.parse(settings.buffer_body),
+        buffer_response=size.parse(settings.buffer_response),
     )
 
     def make_server(sock: socket.socket, host: str) -> PreforkServer:

@@ -28,6 +28,7 @@ from flask_prefork.ipc.frames import TAG_SIZE
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import MAX_WAKES
 from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
 
 from .test_channel_faults import FIRST_PID
@@ -129,6 +130,7 @@ WORKERS_PID = FIRST_PID + 3
 EXTREMES: dict[t.Any, list[t.Any]] = {
     int: [0, 1, 2**32 - 1, 2**31, 2**16 - 1, os.getpid(), WORKERS_PID],
     Status: [0, 255, 2**31 - 1, -(2**31), -256, -255, -9],
+    Size: [Size(0), Size(1), Size(2**64 - 1), Size(2**63)],
     bool: [False, True],
     Parked: [
         Parked(Wait.HEAD, 0.0),
@@ -140,7 +142,10 @@ EXTREMES: dict[t.Any, list[t.Any]] = {
         Parked(Wait.HEAD, 1010.0, wakes=MAX_WAKES),
         Parked(Wait.HEAD, 1010.0, wakes=2**32 - 1),
         Parked(Wait.HEAD, 1e300, 2**32 - 1),
-        Parked(t.cast(Wait, 3), 1010.0),
+        Parked(Wait.BODY, 1010.0, need=2**32 - 1, rate=math.nan),
+        Parked(Wait.BODY, 1010.0, rate=-1.0, spooled=Size(2**64 - 1)),
+        Parked(Wait.LINGER, 1010.0, spooled=Size(1)),
+        Parked(t.cast(Wait, 5), 1010.0),
         Parked(t.cast(Wait, 255), 1010.0),
         Parked(Wait.WORKER, 1010.0, 2**32 - 1),
     ],

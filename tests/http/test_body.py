@@ -14,10 +14,10 @@ from harness import read_all
 from harness import Site
 from werkzeug.exceptions import HTTPException
 
-from flask_prefork.http import wire
 from flask_prefork.http.errors import BodyError
 from flask_prefork.http.errors import ClientDisconnected
-from flask_prefork.http.wire import SlowClientBudget
+from flask_prefork.system import slow_client
+from flask_prefork.system.slow_client import SlowClientBudget
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -159,7 +159,7 @@ def test_flask_answers_what_comes_later(
     limited: bool,
     read: str,
 ) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.5)
+    monkeypatch.setattr(slow_client, "GRACE", 0.5)
     app = Flask("a")
     begun = threading.Event()
 
@@ -198,7 +198,7 @@ def test_flask_answers_a_body_of_known_length_that_stalls(
     limited: bool,
     data: bytes,
 ) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "GRACE", 0.05)
     app = Flask("a")
     app.post("/")(lambda: repr(READERS[read]()))
     if limited:
@@ -294,7 +294,7 @@ def test_unread_body_that_is_too_much(make_site: t.Any) -> None:
 
 
 def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "GRACE", 0.05)
     with site.serving() as client:
         client.sendall(length(1000))
         client.sendall(b"x")
@@ -306,7 +306,7 @@ def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slow_body_is_an_error_for_the_app(
     make_site: t.Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "GRACE", 0.05)
 
     def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
         with pytest.raises(BodyError) as caught:
@@ -324,7 +324,7 @@ def test_slow_body_is_an_error_for_the_app(
 
 def test_slow_client_budget() -> None:
     budget = SlowClientBudget(100)
-    assert budget.seconds_left() == wire.GRACE
+    assert budget.seconds_left() == slow_client.GRACE
     budget.account(4, 0)
     assert budget.seconds_left() == 1
     budget.account(0, 50)

@@ -15,7 +15,7 @@ from harness import read_all
 from harness import Site
 
 from flask_prefork.http import connection as connection_module
-from flask_prefork.http.socket_state import has_acknowledged_all
+from flask_prefork.system.socket_state import has_acknowledged_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -18,9 +18,9 @@ from test_tls import tls
 from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
-from flask_prefork.http import wire
 from flask_prefork.http.monitored_socket import MonitoredSocket
 from flask_prefork.http.wire import Wire
+from flask_prefork.system import slow_client
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 
@@ -218,7 +218,7 @@ def test_a_head_has_a_deadline(
 
 
 def test_a_body_has_a_rate(make_site: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.3)
+    monkeypatch.setattr(slow_client, "GRACE", 0.3)
     seen = []
 
     def app(environ: t.Any, start_response: t.Any) -> list[bytes]:

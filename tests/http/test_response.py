@@ -12,6 +12,7 @@ from harness import Site
 
 from flask_prefork.http import fields
 from flask_prefork.http import wire
+from flask_prefork.system import slow_client
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
@@ -527,8 +528,8 @@ def test_client_that_left_is_no_error(
 def test_client_that_takes_nothing(
     respond: t.Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.05)
-    monkeypatch.setattr(wire, "_CREDIT", 0.05)
+    monkeypatch.setattr(slow_client, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "CREDIT", 0.05)
     body = Iterable(*[b"x" * 100_000] * 200)
     site = respond(body)
     client, connection, address = site.connect()

@@ -17,9 +17,9 @@ from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import connection as connection_module
-from flask_prefork.http import wire
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.system import slow_client
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -99,7 +99,7 @@ def test_more_than_the_kernel_takes_at_once(
 def test_slow_reader_of_one_piece(
     make_site: t.Any, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "GRACE", 0.2)
+    monkeypatch.setattr(slow_client, "GRACE", 0.2)
     piece = bytes(20_000_000)
 
     def app(environ: t.Any, start_response: t.Any) -> list[bytes]:

@@ -1,8 +1,8 @@
 """What the kernel knows of a connection: its buffers, and what it has counted.
 
-``wire.py`` asks what a client has taken and acknowledged, ``connection.py`` whether the
-receive buffer is full, and ``takeover.py`` what is done by a descriptor that the app
-has. Most of it is ``TCP_INFO`` (``tcp(7)``), and Linux's only.
+``http/wire.py`` asks what a client has taken and acknowledged, ``http/connection.py``
+whether the receive buffer is full, and ``http/takeover.py`` what is done by a
+descriptor that the app has. Most of it is ``TCP_INFO`` (``tcp(7)``), and Linux's only.
 """
 
 from __future__ import annotations

@@ -1,0 +1,97 @@
+"""How slow a client may be: the time that it has, and what earns it more.
+
+Workers wait for clients by it, and so do the dispatcher and the sender for those that
+no worker waits for.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable
+
+from .socket_state import bytes_queued
+
+#: Seconds between two looks at what a client has taken of a full send queue: it isn't
+#: writable before a good part of that is free.
+_SEND_STEP = 0.25
+#: Seconds that a client may pause before its rate is checked.
+GRACE = 5.0
+#: Seconds of pause that a client can have earned by being fast.
+CREDIT = 10.0
+#: Seconds that a client may pause when no rate is asked for.
+STALL = 60.0
+
+
+class SlowClientBudget:
+    """How long a client may still let us wait: a leaky bucket.
+
+    Only the time spent waiting counts, so a slow app is nobody's fault. What was
+    moved earns time, up to a bound: without one, a client could be fast for a
+    gigabyte and then stay away for days.
+
+    :param rate: Bytes per second that are asked for, 0 for any.
+    :param left: Seconds that it still has, if it was waited for before.
+    """
+
+    __slots__ = ("_counted", "_left", "_rate")
+
+    def __init__(self, rate: float, left: float | None = None) -> None:
+        self._rate = rate
+        self._left = GRACE if left is None else min(left, CREDIT)
+        #: Bytes that have left the send queue and were counted then.
+        self._counted = 0
+
+    def seconds_left(self) -> float:
+        """Seconds to wait now; 0 or less when the client is too slow."""
+        return self._left if self._rate else STALL
+
+    def account(self, waited: float, moved: int) -> None:
+        """Take note of seconds waited and bytes moved since."""
+        if self._rate:
+            again = min(moved, self._counted)
+            self._counted -= again
+            earned = (moved - again) / self._rate
+            self._left = min(CREDIT, self._left - waited + earned)
+
+    def account_queue(self, waited: float, taken: int) -> None:
+        """Take note of bytes that the client has taken of the send queue meanwhile.
+        What takes their place there doesn't count again."""
+        if self._rate:
+            self._left = min(CREDIT, self._left - waited + taken / self._rate)
+            self._counted += taken
+
+
+def wait_for_room(
+    sock: socket.socket,
+    budget: SlowClientBudget,
+    wait: Callable[[float], bool],
+    progress: Callable[[], None],
+    limit: float = math.inf,
+) -> bool:
+    """Wait until there is room in a socket's send queue. What the client takes of it
+    meanwhile is progress, though the socket isn't writable yet.
+
+    :param wait: Waits for that, for at most so many seconds.
+    :param progress: Called when the client has taken something.
+    :param limit: Seconds to wait at most, whatever it takes.
+    :return: ``False`` if the client is too slow.
+    """
+    last = bytes_queued(sock) or 0
+    now = time.monotonic()
+    limit += now
+    end = min(now + budget.seconds_left(), limit)
+    while now < end:
+        ready = wait(min(end - now, _SEND_STEP))
+        before, now = now, time.monotonic()
+        left = bytes_queued(sock) or 0
+        taken = max(last - left, 0)
+        last = left
+        budget.account_queue(now - before, taken)
+        if taken:
+            end = min(now + budget.seconds_left(), limit)
+            progress()
+        if ready:
+            return True
+    return False
