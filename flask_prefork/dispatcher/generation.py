@@ -292,6 +292,10 @@ class Generation:
         (worker,) = self.pool.order(1, self.clock(), _NO_QUEUE)
         self.workers.resume(worker, connection)
 
+    def set_spooled(self, size: int) -> None:
+        """Show the workers how many bytes all spools have together."""
+        self.workers.bank.set_spooled(size)
+
     def set_others_wait(self, wait: bool) -> None:
         """Show the workers whether parked connections wait for their turn."""
         if wait != self._others_wait:

@@ -3,8 +3,9 @@
 In the dispatcher. The loop (``loop.py``) sets :attr:`Queues.listeners` once they are
 bound. In each turn it calls :meth:`Queues.reserve`, then :meth:`Queues.dispatch` once
 all reports were read, then :meth:`Queues.serve_left_behind` after workers were retired.
-``workers.py`` calls :meth:`Queues.park` when a worker hands a connection back, and
-:meth:`Queues.put_back` when one exits before it took its connection. ``shutdown.py``
+``workers.py`` calls :meth:`Queues.park` when a worker hands a connection back,
+:meth:`Queues.taken` when one has taken its connection, and
+:meth:`Queues.put_back` when one exits before it did. ``shutdown.py``
 calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
 :meth:`Queues.close` last.
 
@@ -12,8 +13,8 @@ The descriptors of all that waits are held here. :mod:`.parked` decides about pa
 connections, and the generation's pool which worker is next. Orders go out through the
 :class:`.Generation` that is passed in.
 
-Never here: accepting, or reading from or writing to a connection. A descriptor is taken
-out of the poll set before it is closed.
+Never here: accepting, or reading from or writing to a connection; how much has come is
+asked of the kernel. A descriptor is taken out of the poll set before it is closed.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ import resource
 import typing as t
 from collections.abc import Sequence
 
+from ..ipc.channel import close_all
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
+from ..system import socket_modes
 from ..system.log import logger
-from ..system.parked import MAX_WAKES
 from ..system.parked import Parked
+from ..system.parked import Size
+from ..system.parked import Wait
 from ..system.poller import Poller
+from ..system.socket_state import bytes_unread
+from ..system.socket_state import has_acknowledged_all
 from . import vetting
 from .generation import Generation
+from .spools import SpoolTotal
 
 #: While orders are on their way, look this often whether more connections
 #: wait than orders, in seconds.
@@ -86,6 +93,9 @@ class Queues:
     ) -> None:
         self.listeners: Sequence[Listener] = ()
         self.parked = ParkedConnections()
+        #: The spools of parked connections, and of those that are on their way to a
+        #: worker.
+        self.spools = SpoolTotal()
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
@@ -123,6 +133,7 @@ class Queues:
                 if waiting > 0:
                     generation.order(waiting, index)
         generation.set_others_wait(bool(self.parked.ready))
+        generation.set_spooled(self.spools.size)
         self._readable.clear()
         if ordered:
             self._arm(generation)
@@ -258,28 +269,31 @@ class Queues:
 
     # Parked connections
 
-    def park(self, fd: int, listener: int, state: Parked) -> None:
+    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
         """Take over a connection that a worker hands back.
 
         :param fd: Our descriptor of it, owned from now on.
         :param listener: The index of the listener that it came by.
         :param state: What it waits for.
+        :param spool: Our descriptor of its spool, owned from now on; -1 without one.
         :raises ValueError: It can't be: the connection isn't taken over, lest what
             one worker got wrong is the next one's trouble.
         """
-        if state.wakes > MAX_WAKES:
-            raise ValueError(f"no connection was woken {state.wakes} times for nothing")
-        if not 0 <= state.deadline < self._clock() + _FAR:
-            raise ValueError(f"a connection can't wait until {state.deadline}")
+        vetting.parked(state, self._clock() + _FAR)
         if self.listeners and listener >= len(self.listeners):
             raise ValueError(f"there is no listener {listener}")
+        size = vetting.file_size(spool) if spool >= 0 else 0
         families = {one.sock.family for one in self.listeners}
         if not families or not vetting.connection(fd, families):
             # Nobody is served any more; or the client has gone.
-            os.close(fd)
+            close_all((fd,) if spool < 0 else (fd, spool))
             return
+        if spool >= 0:
+            # What a worker says of it doesn't count.
+            state = state._replace(spooled=Size(size))
+            self.spools.add(size)
         self._make_room()
-        connection = Connection(fd, listener, state)
+        connection = Connection(fd, listener, state, spool)
         if self.parked.park(connection, self._clock()):
             self._watch(connection)
 
@@ -287,9 +301,20 @@ class Queues:
         """A worker died before it took the connection: it is the next one's."""
         self.parked.ready.appendleft(connection)
 
+    def taken(self, connection: Connection) -> None:
+        """It is the worker's alone now that it was handed to."""
+        close_all(connection.fds)
+        if connection.spool >= 0:
+            self.spools.remove(connection.state.spooled)
+
     def _watch(self, connection: Connection) -> None:
         try:
-            self._poller.watch(connection.fd, lambda: self._wake(connection))
+            if connection.state.wait is Wait.LINGER:
+                self._poller.watch_hang_up(
+                    connection.fd, lambda: self._hung_up(connection)
+                )
+            else:
+                self._poller.watch(connection.fd, lambda: self._wake(connection))
         except OSError as e:
             # ENOMEM, ENOSPC (epoll_ctl(2)).
             logger.error("Can't wait for a connection: %s.", e.strerror)
@@ -301,23 +326,45 @@ class Queues:
         self._poller.forget(connection.fd)
         self.parked.wake(connection)
 
+    def _hung_up(self, connection: Connection) -> None:
+        """A client that has had its last response sends no more."""
+        if connection not in self.parked:
+            return
+        if self._may_close(connection.fd):
+            self._close(connection)
+        else:
+            # It had ended before it got that response; its deadline is near.
+            self._poller.forget(connection.fd)
+
+    def _may_close(self, fd: int) -> bool:
+        """Whether closing a connection costs its client nothing of its response."""
+        try:
+            with socket_modes.look_at(os.dup(fd)) as sock:
+                return has_acknowledged_all(sock)
+        except OSError:
+            return True  # there are no descriptors for the question
+
     def _expire(self) -> None:
-        expired = self.parked.expire(self._clock())
+        now = self._clock()
+        expired = self.parked.expire(now)
         for connection in expired.close:
             self._close(connection)
         for connection in expired.late:
             self._poller.forget(connection.fd)
         for connection in expired.watch:
             self._watch(connection)
+        for connection in expired.slow:
+            if not self.parked.progressed(connection, bytes_unread(connection.fd), now):
+                self._poller.forget(connection.fd)
 
     def _close(self, connection: Connection) -> None:
         self.parked.remove(connection)
         self._poller.forget(connection.fd)
-        os.close(connection.fd)
+        self.taken(connection)
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
-        while len(self.parked) + _RESERVE + self._reserved >= self._descriptors:
+        while self._used + _RESERVE + self._reserved >= self._descriptors:
             oldest = self.parked.longest_idle()
             if oldest is None:
                 return
@@ -329,6 +376,10 @@ class Queues:
                     self._descriptors,
                 )
             self._close(oldest)
+
+    @property
+    def _used(self) -> int:
+        return len(self.parked) + self.spools.count
 
     def reserve(self, descriptors: int) -> None:
         """Keep descriptors free for workers; if they are more than before, at once."""
@@ -366,6 +417,8 @@ class Queues:
         return not (
             self.parked.ready
             or self.parked.heads
+            or self.parked.bodies
+            or self.parked.lingering
             or any(generation.pool.outstanding.values())
             or self.waiting()
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import socket
@@ -20,6 +21,9 @@ from ..settings.table import ROWS
 from ..settings.table import Settings
 from ..system import privileges
 from ..system import socket_modes
+from ..system.parked import MAX_WAKES
+from ..system.parked import Parked
+from ..system.parked import Wait
 
 #: The longest document that a zygote sends, in bytes: its settings.
 _LONGEST = 1 << 20
@@ -57,6 +61,33 @@ def _document(fd: int) -> t.Any:
         return json.loads(os.pread(fd, about.st_size, 0))
     except (OSError, RecursionError) as e:
         raise ValueError(f"a document can't be read: {e}") from None
+
+
+def parked(state: Parked, latest: float) -> None:
+    """See that a connection can wait as a worker says.
+
+    :param latest: No deadline is later than this, in seconds.
+    :raises ValueError: It can't.
+    """
+    if state.wakes > MAX_WAKES:
+        raise ValueError(f"no connection was woken {state.wakes} times for nothing")
+    if not 0 <= state.deadline < latest:
+        raise ValueError(f"a connection can't wait until {state.deadline}")
+    if not 0 <= state.rate < math.inf:
+        raise ValueError(f"no client can be asked for {state.rate} bytes per second")
+    if state.spooled and state.wait is not Wait.BODY:
+        raise ValueError("only a body can be in a spool")
+
+
+def file_size(fd: int) -> int:
+    """The bytes of a file that a worker hands over.
+
+    :raises ValueError: It is no regular file.
+    """
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("what came with a connection is no file")
+    return about.st_size
 
 
 def connection(fd: int, families: t.Container[int]) -> bool:

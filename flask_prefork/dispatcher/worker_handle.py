@@ -97,4 +97,4 @@ class WorkerHandle:
         self.resumed.append(connection)
         slot, listener = self.worker.number, connection.listener
         frame = Resume(generation, slot, listener, connection.state)
-        return self.channel.send(frame, [connection.fd])
+        return self.channel.send(frame, connection.fds)

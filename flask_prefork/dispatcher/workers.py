@@ -235,15 +235,19 @@ class Workers:
                     if frame.resumed and process.resumed:
                         # It is the worker's alone now. Otherwise it is busy
                         # with what it has accepted itself (blocking dispatch).
-                        os.close(process.resumed.popleft().fd)
+                        self._parked.taken(process.resumed.popleft())
                 elif isinstance(frame, Finishing):
                     self.pool.finish(worker, now)
                     self.bank.set_stop(worker.number)
                 elif isinstance(frame, MemoryUse):
                     self.accounting.record(worker, frame.size * 1024, frame.has_served)
-                elif isinstance(frame, Park) and fds:
-                    self._parked.park(fds[0], frame.listener, frame.parked)
-                    del fds[0]
+                elif isinstance(frame, Park):
+                    own = fds[: 2 if frame.parked.spooled else 1]
+                    if len(own) < 1 + bool(frame.parked.spooled):
+                        raise MalformedFrame("descriptors of Park are missing")
+                    fd, *spool = own
+                    self._parked.park(fd, frame.listener, frame.parked, *spool)
+                    del fds[: len(own)]
                     self._summary.parked += 1
                 else:
                     name = type(frame).__name__

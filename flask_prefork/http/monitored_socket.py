@@ -18,8 +18,8 @@ import typing as t
 from collections.abc import Callable
 
 from ..system.slow_client import SlowClientBudget
-from ..system.slow_client import wait_for_room
 from .wire import CHUNK
+from .wire import wait_for_room
 
 if t.TYPE_CHECKING:
     from .wire import Wire

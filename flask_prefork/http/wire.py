@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 
 from ..system.slow_client import SlowClientBudget
-from ..system.slow_client import wait_for_room
+from ..system.socket_state import bytes_queued
 from ..system.socket_state import has_acknowledged_all
 from .errors import ClientDisconnected
 
@@ -49,8 +49,45 @@ _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Bytes for one sendfile: a slow disk must not hide a slow client for long.
 _SENDFILE_MAX = 1 << 24
 
+#: Seconds between two looks at what a client has taken of a full send queue: it isn't
+#: writable before a good part of that is free.
+_SEND_STEP = 0.25
 #: Seconds of each wait for a client that has got its last response.
 _LINGER_STEP = 0.01
+
+
+def wait_for_room(
+    sock: socket.socket,
+    budget: SlowClientBudget,
+    wait: Callable[[float], bool],
+    progress: Callable[[], None],
+    limit: float = math.inf,
+) -> bool:
+    """Wait until there is room in a socket's send queue. What the client takes of it
+    meanwhile is progress, though the socket isn't writable yet.
+
+    :param wait: Waits for that, for at most so many seconds.
+    :param progress: Called when the client has taken something.
+    :param limit: Seconds to wait at most, whatever it takes.
+    :return: ``False`` if the client is too slow.
+    """
+    last = bytes_queued(sock) or 0
+    now = time.monotonic()
+    limit += now
+    end = min(now + budget.seconds_left(), limit)
+    while now < end:
+        ready = wait(min(end - now, _SEND_STEP))
+        before, now = now, time.monotonic()
+        left = bytes_queued(sock) or 0
+        taken = max(last - left, 0)
+        last = left
+        budget.account_queue(now - before, taken)
+        if taken:
+            end = min(now + budget.seconds_left(), limit)
+            progress()
+        if ready:
+            return True
+    return False
 
 
 class Wire:

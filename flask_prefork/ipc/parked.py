@@ -3,6 +3,10 @@
 Pure: which connection waits for what, until when, and whose turn it is. The
 dispatcher (``dispatcher/queues.py``) holds the descriptors, polls them without reading,
 and acts on what is decided here.
+
+Those whose requests have a body to come are given up by their rate: at their deadline
+the holder asks the kernel how much there is, and :meth:`ParkedConnections.progressed`
+decides whether they may go on.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from collections import deque
 
 from ..system.parked import Parked
 from ..system.parked import Wait
+from ..system.slow_client import SlowClientBudget
 from ..system.timers import Deadlines
 
 #: A connection that was woken for nothing is not watched for so long, doubled
@@ -27,14 +32,21 @@ class Connection:
     :ivar fd: The dispatcher's descriptor.
     :ivar listener: The index of the listener it came by.
     :ivar state: What it waits for, until when; every wait has an end.
+    :ivar spool: The descriptor of its spool, -1 without one.
     """
 
-    __slots__ = ("fd", "listener", "state")
+    __slots__ = ("fd", "listener", "spool", "state")
 
-    def __init__(self, fd: int, listener: int, state: Parked) -> None:
+    def __init__(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
         self.fd = fd
         self.listener = listener
         self.state = state
+        self.spool = spool
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """Its descriptor, and its spool's."""
+        return (self.fd,) if self.spool < 0 else (self.fd, self.spool)
 
 
 class Expired(t.NamedTuple):
@@ -44,11 +56,13 @@ class Expired(t.NamedTuple):
     :param late: Those that are ready for a worker because their time is up: not
         to be watched any more.
     :param watch: Those to watch again.
+    :param slow: Those that may be too slow: see :meth:`ParkedConnections.progressed`.
     """
 
     close: list[Connection]
     late: list[Connection]
     watch: list[Connection]
+    slow: list[Connection]
 
 
 class ParkedConnections:
@@ -62,20 +76,43 @@ class ParkedConnections:
         #: Those between two requests, and since when.
         self._idle: dict[Connection, float] = {}
         self._heads: dict[Connection, None] = {}
+        self._bodies: dict[Connection, None] = {}
+        self._lingering: dict[Connection, None] = {}
         self._deadlines: Deadlines[Connection] = Deadlines()
         self._delayed: Deadlines[Connection] = Deadlines()
 
     def __len__(self) -> int:
-        return len(self.ready) + len(self._idle) + len(self._heads)
+        return len(self.ready) + sum(map(len, self._kinds))
+
+    @property
+    def _kinds(self) -> tuple[dict[Connection, t.Any], ...]:
+        """Those that wait for their client, in the order in which they are given up
+        when descriptors run out."""
+        return self._lingering, self._idle, self._heads, self._bodies
 
     def __contains__(self, connection: object) -> bool:
         """Whether it waits for its client."""
-        return connection in self._idle or connection in self._heads
+        return any(connection in kind for kind in self._kinds)
+
+    @property
+    def idle(self) -> int:
+        """How many are between two requests."""
+        return len(self._idle)
 
     @property
     def heads(self) -> int:
-        """How many have begun a request."""
+        """How many have begun a request, or bring one for the first time."""
         return len(self._heads)
+
+    @property
+    def bodies(self) -> int:
+        """How many have a request whose body is on its way."""
+        return len(self._bodies)
+
+    @property
+    def lingering(self) -> int:
+        """How many have had their last response."""
+        return len(self._lingering)
 
     def last_idle_since(self) -> float | None:
         """When the last of the connections between two requests was parked, in
@@ -85,10 +122,10 @@ class ParkedConnections:
     def longest_idle(self) -> Connection | None:
         """Whom to give up when descriptors run out.
 
-        A connection between two requests; if there is none, one whose head
-        takes its time.
+        One that has had its last response; or else one between two requests, one whose
+        head takes its time, or one whose body does.
         """
-        for connections in (self._idle, self._heads):
+        for connections in self._kinds:
             for connection in connections:
                 return connection
         return None
@@ -105,6 +142,10 @@ class ParkedConnections:
             return False
         if state.wait is Wait.KEEP_ALIVE:
             self._idle[connection] = now
+        elif state.wait is Wait.BODY:
+            self._bodies[connection] = None
+        elif state.wait is Wait.LINGER:
+            self._lingering[connection] = None
         else:
             self._heads[connection] = None
         self._deadlines.set(connection, state.deadline)
@@ -124,7 +165,9 @@ class ParkedConnections:
 
         :return: Those that there were.
         """
-        connections = [*self.ready, *self._idle, *self._heads]
+        connections = [*self.ready]
+        for kind in self._kinds:
+            connections += kind
         for connection in connections:
             self.remove(connection)
         self.ready.clear()
@@ -132,8 +175,8 @@ class ParkedConnections:
 
     def remove(self, connection: Connection) -> None:
         """It does not wait for its client any more."""
-        self._idle.pop(connection, None)
-        self._heads.pop(connection, None)
+        for kind in self._kinds:
+            kind.pop(connection, None)
         self._deadlines.discard(connection)
         self._delayed.discard(connection)
 
@@ -141,18 +184,42 @@ class ParkedConnections:
         """What the time brings.
 
         A connection whose head has begun but did not come in time goes to a
-        worker, which answers it; the others are just closed.
-
+        worker, which answers it. Whether a body comes in time is still to be decided.
+        The others are just closed.
         """
-        close, late = [], []
+        close, late, slow = [], [], []
         for connection in self._deadlines.pop(now):
-            if connection.state.wait is Wait.HEAD and connection.state.have:
+            if connection.state.wait is Wait.BODY:
+                slow.append(connection)
+            elif connection.state.wait is Wait.HEAD and connection.state.have:
                 self.wake(connection)
                 late.append(connection)
             else:
                 self.remove(connection)
                 close.append(connection)
-        return Expired(close, late, self._delayed.pop(now))
+        # Whoever is woken or closed has no delay any more.
+        return Expired(close, late, self._delayed.pop(now), slow)
+
+    def progressed(self, connection: Connection, there: int, now: float) -> bool:
+        """The time of a connection that waits for its body is used up, unless something
+        has come.
+
+        :param there: How many bytes are in the kernel's buffer.
+        :return: Whether it waits on. If not, it waits for a worker now, which answers
+            it: not to be watched any more.
+        """
+        state = connection.state
+        budget = SlowClientBudget(state.rate, 0.0)
+        moved = there - state.have
+        budget.account(0.0, max(moved, 0))
+        left = budget.seconds_left()
+        if moved <= 0 or left <= 0:
+            self.wake(connection)
+            return False
+        state = state._replace(deadline=now + left, have=there)
+        connection.state = state
+        self._deadlines.set(connection, state.deadline)
+        return True
 
     def deadline(self) -> float | None:
         """When :meth:`expire` should be asked next, in seconds."""
@@ -163,11 +230,15 @@ class ParkedConnections:
 class ParkedHolder(t.Protocol):
     """Where connections wait for their client: :class:`.queues.Queues`."""
 
-    def park(self, fd: int, listener: int, state: Parked) -> None:
-        """Take over a connection that a worker hands back.
+    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
+        """Take over a connection that a worker hands back, and its spool.
 
-        :raises ValueError: Listener or state make no sense.
+        :raises ValueError: Listener, state or spool make no sense. Nothing is taken
+            over then.
         """
+
+    def taken(self, connection: Connection) -> None:
+        """A worker has what it was handed."""
 
     def put_back(self, connection: Connection) -> None:
         """Take back a connection that a worker died before taking."""

@@ -149,7 +149,17 @@ class AdminServer(NullMonitor):
             self._watch(client.connection)
 
     def _watch(self, connection: Connection) -> None:
-        self._poller.watch(connection.fd, lambda: self._on_readable(connection))
+        if connection.state.wait is Wait.LINGER:
+            self._poller.watch_hang_up(
+                connection.fd, lambda: self._on_hang_up(connection)
+            )
+        else:
+            self._poller.watch(connection.fd, lambda: self._on_readable(connection))
+
+    def _on_hang_up(self, connection: Connection) -> None:
+        """One that has had its last response sends no more."""
+        if connection in self._parked:
+            self._close(connection)
 
     def _on_readable(self, connection: Connection) -> None:
         if connection in self._parked:

@@ -14,6 +14,8 @@ Size = t.NewType("Size", int)
 
 #: Wakes are counted no further: the delay doesn't grow any more.
 MAX_WAKES = 15
+#: So many bytes of a body are worth waking a worker for.
+_ENOUGH = 65536
 
 
 class Wait(enum.IntEnum):
@@ -65,14 +67,19 @@ class Parked(t.NamedTuple):
     def after(self, before: Parked | None) -> Parked:
         """Count the wakes of one that is parked again.
 
-        One that was woken for no whole head is looked at less and less often.
+        One that was woken for no whole head, or for little of a body, is looked at less
+        and less often.
 
         :param before: What it was parked as before, if it was.
         """
-        if before is None or before.wait is not self.wait or not self._counts_wakes:
+        if before is None or before.wait is not self.wait or self._was_worth(before):
             return self._replace(wakes=0)
         return self._replace(wakes=min(before.wakes + 1, MAX_WAKES))
 
-    @property
-    def _counts_wakes(self) -> bool:
-        return self.wait is Wait.HEAD or self.wait is Wait.BODY
+    def _was_worth(self, before: Parked) -> bool:
+        """Whether enough has come since to have woken a worker for it."""
+        if self.wait is not Wait.BODY:
+            return self.wait is not Wait.HEAD
+        wanted = before.need - before.have if before.need else _ENOUGH
+        came = self.spooled + self.have - before.spooled - before.have
+        return came >= min(wanted, _ENOUGH)

@@ -6,6 +6,7 @@ in with a callback, and takes it out before closing it.
 
 from __future__ import annotations
 
+import select
 import selectors
 import typing as t
 
@@ -27,6 +28,9 @@ class Poller:
         self._selector = selectors.DefaultSelector()
         # The selector's map answers in ten times the time.
         self._watched: set[int] = set()
+        #: Those that are watched for their end only, in a poll set of their own.
+        self._hang_ups: dict[int, Callback] = {}
+        self._hang_up_poll: t.Any = None
 
     def watch(self, fd: int, callback: Callback) -> None:
         """Call back whenever the descriptor is readable or at its end.
@@ -36,14 +40,39 @@ class Poller:
         self._selector.register(fd, selectors.EVENT_READ, callback)
         self._watched.add(fd)
 
+    def watch_hang_up(self, fd: int, callback: Callback) -> None:
+        """Call back when a connection's peer has ended it. What it has sent before, and
+        nobody reads, doesn't count.
+
+        Only Linux has that (EPOLLRDHUP in ``epoll_ctl(2)``); elsewhere it is never
+        called.
+
+        :raises OSError: See :meth:`watch`.
+        """
+        if not hasattr(select, "EPOLLRDHUP"):
+            return
+        if self._hang_up_poll is None:
+            self._hang_up_poll = select.epoll()
+            self.watch(self._hang_up_poll.fileno(), self._read_hang_ups)
+        self._hang_up_poll.register(fd, select.EPOLLRDHUP)
+        self._hang_ups[fd] = callback
+
+    def _read_hang_ups(self) -> None:
+        for fd, _ in self._hang_up_poll.poll(0):
+            callback = self._hang_ups.get(fd)
+            if callback is not None:  # not closed by another one's
+                callback()
+
     def forget(self, fd: int) -> None:
         """Take the descriptor out; before it is closed."""
         if fd in self._watched:
             self._watched.remove(fd)
             self._selector.unregister(fd)
+        elif self._hang_ups.pop(fd, None) is not None:
+            self._hang_up_poll.unregister(fd)
 
     def is_watched(self, fd: int) -> bool:
-        """Whether the descriptor is in the set."""
+        """Whether the descriptor is in the set, to be read."""
         return fd in self._watched
 
     def wait(self, seconds: float | None) -> list[Callback]:
@@ -58,5 +87,7 @@ class Poller:
         return [key.data for key, _ in self._selector.select(seconds)]
 
     def close(self) -> None:
-        """Close the poll set's own descriptor."""
+        """Close the poll set's own descriptors."""
         self._selector.close()
+        if self._hang_up_poll is not None:
+            self._hang_up_poll.close()

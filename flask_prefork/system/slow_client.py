@@ -1,21 +1,11 @@
 """How slow a client may be: the time that it has, and what earns it more.
 
 Workers wait for clients by it, and so do the dispatcher and the sender for those that
-no worker waits for.
+no worker waits for. Pure.
 """
 
 from __future__ import annotations
 
-import math
-import socket
-import time
-from collections.abc import Callable
-
-from .socket_state import bytes_queued
-
-#: Seconds between two looks at what a client has taken of a full send queue: it isn't
-#: writable before a good part of that is free.
-_SEND_STEP = 0.25
 #: Seconds that a client may pause before its rate is checked.
 GRACE = 5.0
 #: Seconds of pause that a client can have earned by being fast.
@@ -61,37 +51,3 @@ class SlowClientBudget:
         if self._rate:
             self._left = min(CREDIT, self._left - waited + taken / self._rate)
             self._counted += taken
-
-
-def wait_for_room(
-    sock: socket.socket,
-    budget: SlowClientBudget,
-    wait: Callable[[float], bool],
-    progress: Callable[[], None],
-    limit: float = math.inf,
-) -> bool:
-    """Wait until there is room in a socket's send queue. What the client takes of it
-    meanwhile is progress, though the socket isn't writable yet.
-
-    :param wait: Waits for that, for at most so many seconds.
-    :param progress: Called when the client has taken something.
-    :param limit: Seconds to wait at most, whatever it takes.
-    :return: ``False`` if the client is too slow.
-    """
-    last = bytes_queued(sock) or 0
-    now = time.monotonic()
-    limit += now
-    end = min(now + budget.seconds_left(), limit)
-    while now < end:
-        ready = wait(min(end - now, _SEND_STEP))
-        before, now = now, time.monotonic()
-        left = bytes_queued(sock) or 0
-        taken = max(last - left, 0)
-        last = left
-        budget.account_queue(now - before, taken)
-        if taken:
-            end = min(now + budget.seconds_left(), limit)
-            progress()
-        if ready:
-            return True
-    return False

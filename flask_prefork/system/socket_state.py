@@ -53,6 +53,19 @@ def bytes_queued(sock: socket.socket) -> int | None:
     return int(struct.unpack("=i", found)[0])
 
 
+def bytes_unread(fd: int) -> int:
+    """How many bytes have come that nobody has read (``tcp(7)``, SIOCINQ; ``unix(7)``).
+
+    :param fd: A socket's descriptor.
+    :return: 0 where the kernel doesn't tell.
+    """
+    try:
+        found = fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4)
+    except (OSError, ValueError):
+        return 0
+    return max(int(struct.unpack("=i", found)[0]), 0)
+
+
 def bytes_moved(sock: socket.socket) -> int | None:
     """Another number after anything went to and fro.
 
@@ -107,7 +120,7 @@ def is_receive_buffer_full(sock: socket.socket) -> bool:
 
 #: States of a connection (``tcp_states.h`` of Linux) in which the other side has not
 #: yet acknowledged our end, and so perhaps not all that went before it.
-_UNSURE = (4, 11)
+_UNSURE = (4, 9, 11)
 
 
 def has_acknowledged_all(sock: socket.socket) -> bool:

@@ -55,7 +55,12 @@ class FakeReaper(Reaper):
 class NothingParked:
     """Takes no connections."""
 
-    def park(self, fd: int, listener: int, state: object) -> t.NoReturn:
+    def park(
+        self, fd: int, listener: int, state: object, spool: int = -1
+    ) -> t.NoReturn:
+        raise AssertionError
+
+    def taken(self, connection: object) -> t.NoReturn:
         raise AssertionError
 
     def put_back(self, connection: object) -> t.NoReturn:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
+import socket
+import tempfile
 import typing as t
 from collections.abc import Iterator
 
@@ -11,6 +15,8 @@ from flask_prefork.dispatcher import queues as queues_module
 from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.states import Event
+from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
 
 from .waiting import Hall
@@ -355,3 +361,174 @@ def test_close(hall: MakeHall) -> None:
     assert room.queues.deadline() is None
     room.queues.close()
     assert room.listeners[0].events == ["shut", "close"]
+
+
+# Bodies
+
+
+@pytest.fixture
+def spool() -> int:
+    """The descriptor of a file, owned by whom it is given to."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 1000)
+        file.flush()
+        return os.dup(file.fileno())
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_body_wakes_a_worker_when_it_is_there(hall: MakeHall) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.BODY, rate=240.0, need=1)
+    assert room.turn() == []
+    client.send(b"x")
+    ((_, connection),) = room.turn()
+    assert isinstance(connection, Connection)
+    assert connection.fds == (fd,)
+
+
+def test_a_slow_body_may_go_on_as_far_as_its_rate_carries(hall: MakeHall) -> None:
+    room = hall(1)
+    # As if it were not woken by little: a unix socket would be.
+    fd, client = room.park(Wait.BODY, rate=100.0, have=0, wakes=15, seconds=0.5)
+    client.send(b"x" * 300)
+    room.now += 0.5 + LATE
+    assert room.turn() == []
+    assert room.queues.parked.bodies == 1
+    # 300 bytes are three seconds.
+    room.poller.forget(fd)
+    room.now += 2.9
+    assert room.turn() == []
+    room.poller.forget(fd)
+    room.now += 0.1 + LATE
+    ((_, connection),) = room.turn()
+    assert isinstance(connection, Connection)
+    assert connection.state.have == 300
+    assert not room.poller.is_watched(fd)
+
+
+def test_a_spool_goes_with_its_connection(hall: MakeHall, spool: int) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.BODY, spool=spool, spooled=Size(7))
+    assert room.turn() == []
+    assert room.generation.spooled == 1000, "what the kernel says counts"
+    client.send(b"x")
+    ((_, connection),) = room.turn()
+    assert isinstance(connection, Connection)
+    assert connection.fds == (fd, spool)
+    assert connection.state.spooled == 1000
+    room.queues.put_back(connection)
+    room.generation.idle(0)
+    room.queues.dispatch(room.generation)  # type: ignore[arg-type]
+    room.queues.taken(connection)
+    assert not is_open(fd)
+    assert not is_open(spool)
+    room.turn()
+    assert room.generation.spooled == 0
+
+
+def test_a_spool_is_closed_with_its_connection(hall: MakeHall, spool: int) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.BODY, spool=spool, spooled=Size(7))
+    room.queues.close()
+    assert has_ended(client)
+    assert not is_open(spool)
+
+
+def test_a_spool_is_given_up_with_a_connection_nobody_can_serve(
+    hall: MakeHall, spool: int
+) -> None:
+    room = hall(1)
+    ours, client = socket.socketpair()
+    room.queues.listeners = ()
+    room.queues.park(ours.detach(), 0, Parked(Wait.BODY, room.now + 1), spool)
+    with client:
+        assert client.recv(1) == b""
+    assert not is_open(spool)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"rate": math.nan},
+        {"rate": math.inf},
+        {"rate": -1.0},
+        {"wait": Wait.LINGER, "spooled": Size(1)},
+        {"wait": Wait.KEEP_ALIVE, "spooled": Size(1)},
+    ],
+)
+def test_what_a_worker_says_of_a_body_is_checked(
+    hall: MakeHall, more: dict[str, t.Any]
+) -> None:
+    room = hall(1)
+    state = Parked(**{"wait": Wait.BODY, "deadline": room.now + 1, **more})
+    ours, client = socket.socketpair()
+    with ours, client, pytest.raises(ValueError):
+        room.queues.park(ours.fileno(), 0, state)
+
+
+def test_what_is_no_file_is_no_spool(hall: MakeHall) -> None:
+    room = hall(1)
+    reader, writer = os.pipe()
+    with pytest.raises(ValueError, match="no file"):
+        room.park(Wait.BODY, spool=reader, spooled=Size(1))
+    os.close(reader)
+    os.close(writer)
+
+
+def test_spools_count_when_descriptors_run_out(hall: MakeHall, spool: int) -> None:
+    room = hall(1, descriptors=64 + 4)
+    _, body = room.park(Wait.BODY, spool=spool, spooled=Size(1))
+    _, idle = room.park()
+    room.park(Wait.HEAD)
+    assert not has_ended(idle)
+    room.park(Wait.HEAD)
+    assert has_ended(idle), "those between two requests go first"
+    assert not has_ended(body)
+    assert is_open(spool)
+
+
+# Lingering
+
+
+def test_one_that_has_had_its_last_response_is_closed_when_it_ends(
+    hall: MakeHall,
+) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.LINGER, seconds=2)
+    client.send(b"what nobody reads")
+    assert room.turn() == []
+    assert room.is_quiet(), "unread bytes wake nobody"
+    assert is_open(fd)
+    client.shutdown(socket.SHUT_WR)
+    assert room.turn() == []
+    assert not is_open(fd)
+    assert len(room.queues.parked) == 0
+
+
+def test_one_that_lingers_is_closed_at_its_deadline(hall: MakeHall) -> None:
+    room = hall(1)
+    fd, client = room.park(Wait.LINGER, seconds=2)
+    room.now += 2 + LATE
+    assert room.turn() == []
+    assert not is_open(fd)
+    assert room.is_quiet()
+
+
+@pytest.mark.parametrize("wait", [Wait.BODY, Wait.LINGER])
+def test_the_end_waits_for_bodies_and_for_those_that_linger(
+    hall: MakeHall, wait: Wait
+) -> None:
+    room = hall(1)
+    _, client = room.park(wait, seconds=2, rate=240.0)
+    assert not room.queues.is_served(room.generation)  # type: ignore[arg-type]
+    client.close()
+    if room.turn():
+        room.generation.busy(0)
+    assert room.queues.is_served(room.generation)  # type: ignore[arg-type]

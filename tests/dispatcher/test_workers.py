@@ -17,6 +17,7 @@ from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.pool import Timeouts
 from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import close_all
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.exits import AT_ONCE
 from flask_prefork.ipc.frames import Busy
@@ -75,8 +76,11 @@ class World:
             self.process = socket.socket(fileno=os.dup(fds[0]))
         return True
 
-    def park(self, fd: int, listener: int, state: Parked) -> None:
+    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
         raise AssertionError("nothing is parked here")
+
+    def taken(self, connection: Connection) -> None:
+        close_all(connection.fds)
 
     def put_back(self, connection: Connection) -> None:
         self.ready.insert(0, connection)

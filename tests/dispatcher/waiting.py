@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import typing as t
@@ -59,6 +60,7 @@ class FakeGeneration:
         self.ends = b""
         self.looks = False
         self.told: list[bool] = []
+        self.spooled = 0
         #: What each worker was given, in order: a listener's index, or a connection.
         self.given: list[tuple[int, int | Connection]] = []
         self.workers = [self.spawn() for _ in range(size)]
@@ -82,6 +84,9 @@ class FakeGeneration:
     def resume(self, connection: Connection) -> None:
         (worker,) = self.pool.order(1, 0.0, -1)
         self.given.append((worker.number, connection))
+
+    def set_spooled(self, size: int) -> None:
+        self.spooled = size
 
     def set_others_wait(self, wait: bool) -> None:
         self.told.append(wait)
@@ -133,6 +138,8 @@ class Hall:
         wakes: int = 0,
         have: int = 0,
         seconds: float = 60.0,
+        spool: int = -1,
+        **more: t.Any,
     ) -> tuple[int, socket.socket]:
         """A worker hands a connection back.
 
@@ -142,17 +149,17 @@ class Hall:
         self.clients.append(client)
         client.setblocking(False)
         fd = ours.detach()
-        self.queues.park(fd, 0, Parked(wait, self.now + seconds, have, wakes))
+        state = Parked(wait, self.now + seconds, have, wakes, **more)
+        self.queues.park(fd, 0, state, spool)
         return fd, client
 
     def close(self) -> None:
         self.queues.close()
         for _, given in self.generation.given:
             if isinstance(given, Connection):
-                try:
-                    os.close(given.fd)
-                except OSError:
-                    pass
+                for fd in given.fds:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
         for listener in self.listeners:
             listener.close()
         for client in self.clients:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import FIRST_DELAY
 from flask_prefork.ipc.parked import LAST_DELAY
 from flask_prefork.ipc.parked import ParkedConnections
+from flask_prefork.system import slow_client
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.timers import Deadlines
@@ -23,6 +26,8 @@ LATE = 0.051
 #: What adding floats may cost.
 EPSILON = 1e-6
 
+#: Bytes per second that clients must send.
+RATE = 100
 #: As a clock that has run for days; fractions that don't hit the precision.
 TIMES = st.floats(-5, 5).map(lambda offset: 1_000_000 + offset)
 ITEMS = st.integers(0, 9)
@@ -111,7 +116,7 @@ def connection(
     wakes: int = 0,
 ) -> Connection:
     """A connection that is nobody's descriptor."""
-    return Connection(-1, 0, Parked(wait, deadline, have, wakes))
+    return Connection(-1, 0, Parked(wait, deadline, have, wakes, rate=RATE))
 
 
 def test_one_between_two_requests_is_watched() -> None:
@@ -143,9 +148,9 @@ def test_one_woken_for_nothing_rests_ever_longer(wakes: int, delay: float) -> No
     lot = ParkedConnections()
     parked = connection(Wait.HEAD, have=3, wakes=wakes)
     assert not lot.park(parked, 10.0)
-    assert lot.expire(10.0 + delay - EPSILON) == ([], [], [])
+    assert lot.expire(10.0 + delay - EPSILON) == ([], [], [], [])
     assert parked in lot
-    assert lot.expire(10.0 + delay + LATE) == ([], [], [parked])
+    assert lot.expire(10.0 + delay + LATE) == ([], [], [parked], [])
     assert parked in lot, "it is watched now"
 
 
@@ -153,8 +158,8 @@ def test_a_gap_that_is_too_long_ends_the_connection() -> None:
     lot = ParkedConnections()
     parked = connection(deadline=5.0)
     lot.park(parked, 0.0)
-    assert lot.expire(4.9) == ([], [], [])
-    assert lot.expire(5.0 + LATE) == ([parked], [], [])
+    assert lot.expire(4.9) == ([], [], [], [])
+    assert lot.expire(5.0 + LATE) == ([parked], [], [], [])
     assert len(lot) == 0
     assert not lot.ready
 
@@ -167,9 +172,9 @@ def test_a_head_that_takes_too_long_is_a_workers_to_answer() -> None:
     lot.park(begun, 4.5)
     lot.park(silent, 0.0)
     assert lot.heads == 2
-    assert lot.expire(5.0 + LATE) == ([silent], [begun], [])
+    assert lot.expire(5.0 + LATE) == ([silent], [begun], [], [])
     assert list(lot.ready) == [begun]
-    assert lot.expire(100.0) == ([], [], [])
+    assert lot.expire(100.0) == ([], [], [], [])
 
 
 def test_the_longest_idle_goes_first_and_begun_requests_last() -> None:
@@ -183,6 +188,18 @@ def test_the_longest_idle_goes_first_and_begun_requests_last() -> None:
         lot.remove(expected)
     assert lot.longest_idle() is None
     assert list(lot.ready) == [ready]
+
+
+def test_a_body_without_a_rate_may_go_on_as_long_as_anything_comes() -> None:
+    lot = ParkedConnections()
+    body = Connection(-1, 0, Parked(Wait.BODY, 5.0, have=10))
+    lot.park(body, 0.0)
+    assert lot.expire(5.0 + LATE).slow == [body]
+    assert lot.progressed(body, 11, 6.0)
+    assert body.state.deadline == 6.0 + slow_client.STALL
+    assert lot.expire(70.0).slow == [body]
+    assert not lot.progressed(body, 11, 70.0)
+    assert list(lot.ready) == [body]
 
 
 class LotMachine(RuleBasedStateMachine):
@@ -243,10 +260,10 @@ class LotMachine(RuleBasedStateMachine):
     def hand_over(self) -> None:
         assert self.lot.ready.popleft() is self.ready.pop(0)
 
-    @rule(time=st.floats(0, 2))
-    def expire(self, time: float) -> None:
+    @rule(time=st.floats(0, 2), came=st.integers(-2, 3 * RATE))
+    def expire(self, time: float, came: int) -> None:
         self.now += time
-        close, _, watch = self.lot.expire(self.now)
+        close, _, watch, slow = self.lot.expire(self.now)
         woken = list(self.lot.ready)[len(self.ready) :]
         assert len({*close, *watch, *woken}) == len(close) + len(watch) + len(woken)
         for gone in (*close, *woken):
@@ -258,8 +275,24 @@ class LotMachine(RuleBasedStateMachine):
         self.ready += woken
         for rested in watch:
             assert self.rests.pop(rested) <= self.now + EPSILON
+        for one in slow:
+            assert one.state.wait is Wait.BODY
+            assert one.state.deadline <= self.now + EPSILON
+            self.check_rate(one, one.state.have + came)
         assert all(one.state.deadline > self.now - LATE for one in self.waiting)
         assert all(end > self.now - LATE for end in self.rests.values())
+
+    def check_rate(self, one: Connection, there: int) -> None:
+        came = there - one.state.have
+        if self.lot.progressed(one, there, self.now):
+            assert came > 0
+            left = min(came / RATE, slow_client.CREDIT)
+            assert one.state.deadline == pytest.approx(self.now + left)
+            assert one.state.have == there
+        else:
+            assert came <= 0
+            self.forget(one)
+            self.ready.append(one)
 
     @rule()
     def clear(self) -> None:
@@ -273,10 +306,13 @@ class LotMachine(RuleBasedStateMachine):
         assert len(lot) == len(self.waiting) + len(self.ready)
         assert all(one in lot for one in self.waiting)
         assert not any(one in lot for one in self.ready)
-        heads = [one for one in self.waiting if one.state.wait is Wait.HEAD]
-        idle = [one for one in self.waiting if one.state.wait is not Wait.HEAD]
-        assert lot.heads == len(heads)
-        assert lot.longest_idle() is next(iter(idle + heads), None)
+        kinds = [
+            [one for one in self.waiting if one.state.wait is wait]
+            for wait in (Wait.LINGER, Wait.KEEP_ALIVE, Wait.HEAD, Wait.BODY)
+        ]
+        counts = [lot.lingering, lot.idle, lot.heads, lot.bodies]
+        assert counts == [len(kind) for kind in kinds]
+        assert lot.longest_idle() is next(itertools.chain(*kinds), None)
 
     @invariant()
     def deadline_is_the_earliest(self) -> None:

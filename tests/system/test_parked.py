@@ -8,6 +8,7 @@ from flask_prefork.ipc.parked import FIRST_DELAY
 from flask_prefork.ipc.parked import LAST_DELAY
 from flask_prefork.system.parked import MAX_WAKES
 from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
 
 
@@ -32,3 +33,17 @@ def test_wakes_for_a_whole_head_are_not_counted(wait: Wait) -> None:
     assert head.after(None).wakes == 0
     assert head.after(other).wakes == 0
     assert other.after(head).wakes == 0
+
+
+def test_a_body_that_comes_in_large_pieces_has_its_wakes_forgotten() -> None:
+    state = Parked(Wait.BODY, 10.0, 100, need=4196)
+    assert state.after(None).wakes == 0
+    little = state._replace(have=101)
+    assert little.after(state).wakes == 1
+    assert little.after(state._replace(wakes=3)).wakes == 4
+    assert state._replace(have=4196).after(state._replace(wakes=3)).wakes == 0
+    # What a spool has taken has come too.
+    begun = Parked(Wait.BODY, 10.0, spooled=Size(1000), wakes=5)
+    more = begun._replace(spooled=Size(1000 + 65535))
+    assert more.after(begun).wakes == 6
+    assert more._replace(spooled=Size(1000 + 65536)).after(begun).wakes == 0

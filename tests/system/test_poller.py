@@ -9,6 +9,7 @@ import socket
 import time
 import typing as t
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -150,3 +151,41 @@ def test_a_wait_is_never_too_short(poller: Poller) -> None:
     end = time.monotonic() + 0.0005
     poller.wait(0.0005)
     assert time.monotonic() >= end
+
+
+def test_a_hang_up_is_told_of_though_nobody_reads_what_came_before() -> None:
+    poller, hung_up = Poller(), []
+    ours, theirs = socket.socketpair()
+    poller.watch_hang_up(ours.fileno(), lambda: hung_up.append(True))
+    theirs.send(b"what nobody reads")
+    assert poller.wait(0) == []
+    theirs.shutdown(socket.SHUT_WR)
+    for callback in poller.wait(0):
+        callback()
+    assert hung_up == [True]
+    poller.forget(ours.fileno())
+    assert poller.wait(0) == []
+    for one in (ours, theirs, poller):
+        one.close()
+
+
+def test_who_was_forgotten_by_another_hang_up_is_not_told_of() -> None:
+    poller, hung_up = Poller(), []
+    pairs = [socket.socketpair() for _ in range(2)]
+    fds = [ours.fileno() for ours, _ in pairs]
+
+    def forget_all(fd: int) -> None:
+        hung_up.append(fd)
+        for one in fds:
+            poller.forget(one)
+
+    for fd in fds:
+        poller.watch_hang_up(fd, partial(forget_all, fd))
+    for _, theirs in pairs:
+        theirs.close()
+    for callback in poller.wait(0):
+        callback()
+    assert len(hung_up) == 1
+    for ours, _ in pairs:
+        ours.close()
+    poller.close()
