@@ -55,6 +55,7 @@ from .wire import PARK_DELAY
 if t.TYPE_CHECKING:
     from .context import HandlerContext
     from .context import HandlerServer
+    from .outbox import Outbox
     from .wire import Wire
 
 #: The same while the client was promised that it may ask for more.
@@ -69,6 +70,8 @@ _HELD_KEEP_ALIVE = 1.0
 #: Seconds to look for what still comes after the last response, also while others wait,
 #: and bytes of it.
 _LINGER = 1.0
+#: Seconds for the same, parked.
+PARKED_LINGER = 2.0
 _LINGER_CONTENDED = 0.1
 _LINGER_BYTES = 1 << 20
 
@@ -160,6 +163,9 @@ class ConnectionHandler(WSGIRequestHandler):
                 self._end()
         except ClientDisconnected as e:
             self.connection_dropped(e)
+        finally:
+            if self.wire.outbox is not None:
+                self.wire.outbox.close()
 
     def reset_request(self) -> None:
         """Be as new: the last request is over, and another one comes."""
@@ -210,6 +216,8 @@ class ConnectionHandler(WSGIRequestHandler):
             if waiting is not True:
                 return waiting
             self.handle_one_request()
+            if self.wire.outbox is not None:
+                return self._deliver(self.wire.outbox)
             if self.close_connection:
                 return None
             now = time.monotonic()
@@ -220,6 +228,12 @@ class ConnectionHandler(WSGIRequestHandler):
                 return waiting
             self.reset_request()
             deadline = time.monotonic() + limits.header_timeout
+
+    def _deliver(self, outbox: Outbox) -> Delivery:
+        """Let the sender go on, because the client is slow to take its response."""
+        if self.close_connection:
+            return outbox.deliver(Wait.LINGER, PARKED_LINGER)
+        return outbox.deliver(Wait.KEEP_ALIVE, self.context.limits.keep_alive)
 
     # Each of these returns what _serve() returns, or True to go on.
 

@@ -58,9 +58,10 @@ class HandlerContext:
 
     def make_wire(self, connection: t.Any) -> Wire:
         """The wire of a connection."""
+        monitor = self.monitor
         if self.is_tls:
-            return TLSWire(connection, False, self.monitor.progress)
-        return Wire(connection, self.is_local, self.monitor.progress)
+            return TLSWire(connection, False, monitor.progress, monitor.contended)
+        return Wire(connection, self.is_local, monitor.progress, monitor.contended)
 
     def make_app_socket(self, wire: Wire, fields: Fields = ()) -> TakeoverSocket:
         """The socket of a request, by which the app may take its connection over.

@@ -29,6 +29,7 @@ class Delivery(t.NamedTuple):
 
     :param rate: Bytes per second that the client must take, 0 for any.
     :param spool: What is to be sent first, if anything.
+    :param sent: Bytes of that which were sent already.
     :param file: A descriptor of the app's file, owned from now on, or -1.
     :param offset: What is to be sent of that: from where,
     :param length: and how many bytes.
@@ -39,6 +40,7 @@ class Delivery(t.NamedTuple):
 
     rate: float
     spool: Spool | None
+    sent: int
     file: int
     offset: int
     length: int

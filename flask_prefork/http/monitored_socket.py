@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from ..system.slow_client import SlowClientBudget
 from .wire import CHUNK
+from .wire import PARK_DELAY
 from .wire import wait_for_room
 
 if t.TYPE_CHECKING:
@@ -35,6 +36,8 @@ _MIN_TIMEOUT = 0.001
 class _Monitored(_Base):
     #: Called when something of a request or response was read or written.
     progress: Callable[[], None] = staticmethod(lambda: None)
+    #: Tells whether others wait for the worker.
+    contended: Callable[[], bool] = staticmethod(lambda: False)
     #: The request's, by which the app may take the connection over.
     wire: Wire | None = None
     #: When the client must have sent its request, or must be gone after it; ``None``
@@ -106,7 +109,10 @@ class _Monitored(_Base):
             moved = _size(result)
         finally:
             if budget is not None:
-                budget.account(time.monotonic() - start, moved)
+                waited = time.monotonic() - start
+                if waited > PARK_DELAY:
+                    budget.hurry(self.contended())
+                budget.account(waited, moved)
             if self.fileno() >= 0:
                 super().settimeout(own)
         return self._report_progress(result)
@@ -148,7 +154,9 @@ class _Monitored(_Base):
 
         own = self.gettimeout()
         limit = math.inf if own is None else own
-        if not (wait(0) or wait_for_room(self, budget, wait, self.progress, limit)):
+        if not wait(0) and not wait_for_room(
+            self, budget, wait, self.progress, limit, self.contended
+        ):
             raise TimeoutError("the client takes its response too slowly")
 
     def recv(self, *args: t.Any, **more: t.Any) -> bytes:

@@ -21,6 +21,7 @@ from .fields import render
 from .fields import statuses
 from .file_wrapper import FileWrapper
 from .file_wrapper import place
+from .outbox import Outbox
 from .wire import PARK_DELAY
 from .wire import Wire
 
@@ -39,6 +40,9 @@ _SPECIAL = (204, 205, 304)
 
 #: Bytes of an unread body that are worth reading to keep the connection.
 _FETCH = 65536
+#: Seconds for which a client may take nothing before another process sends the rest,
+#: while nobody waits for this one.
+_MOMENT = 0.02
 #: Up to this size a chunk is joined with what goes before it, to be sent at once.
 _JOIN = 65536
 
@@ -69,6 +73,7 @@ class Response:
         "_bodyless",
         "_chunked",
         "_code",
+        "_context",
         "_fields",
         "_framing",
         "_length",
@@ -97,6 +102,7 @@ class Response:
         persistence: Persistence,
         server: str,
     ) -> None:
+        self._context = context
         self._monitor = context.monitor
         self._rate = context.limits.min_data_rate
         self._wire = wire
@@ -177,7 +183,9 @@ class Response:
         elif head:
             data = head + data
         if data:
-            self._budget = self._wire.write(data, self._budget, self._rate, last)
+            self._budget = self._wire.write(
+                data, self._budget, self._rate, last, self._overflow
+            )
         if self._bodyless or self.missing == 0:
             self.persists = self.keep_alive
 
@@ -320,7 +328,63 @@ class Response:
         return b"" if self._length is None else b"Content-Length: %d\r\n" % self._length
 
     def _send(self, data: bytes, last: bool = False) -> None:
-        self._budget = self._wire.write(data, self._budget, self._rate, last)
+        self._budget = self._wire.write(
+            data, self._budget, self._rate, last, self._overflow
+        )
+
+    # A client that is slow to take it.
+
+    def _overflow(self, rest: memoryview) -> bool:
+        """The client's socket is full: let it wait elsewhere, if it remains so.
+
+        :return: Whether all of it was sent, or is kept.
+        """
+        limit = self._context.limits.buffer_response
+        if len(rest) > limit or not self._may_deliver():
+            return False
+        wire = self._wire
+        while self._is_taking():
+            count = wire.send_some(rest)
+            rest = rest[count:]
+            if not rest:
+                return True
+        outbox = Outbox(wire, limit, self._monitor, self._rate)
+        if not outbox.append(rest):
+            outbox.close()
+            return False
+        wire.outbox = outbox
+        return True
+
+    def _overflow_file(self, fd: int, offset: int, length: int) -> bool:
+        """The same with the rest of a file.
+
+        :return: Whether it is kept.
+        """
+        wire = self._wire
+        if wire.outbox is not None:
+            return wire.outbox.append_file(fd, offset, length)
+        if not self._may_deliver() or self._is_taking():
+            return False
+        limit = self._context.limits.buffer_response
+        outbox = Outbox(wire, limit, self._monitor, self._rate)
+        if not outbox.append_file(fd, offset, length):
+            return False
+        wire.outbox = outbox
+        return True
+
+    def _may_deliver(self) -> bool:
+        """Whether another process can send the rest."""
+        return (
+            self._context.limits.buffer_response > 0
+            and self._persistence.can_park()
+            and not self._wire.shared
+        )
+
+    def _is_taking(self) -> bool:
+        """Wait a moment for room: what hands a connection over costs more."""
+        if self._wire.wait_writable(PARK_DELAY):
+            return True
+        return not self._monitor.contended() and self._wire.wait_writable(_MOMENT)
 
     def _send_file(self, file: t.Any) -> bool:
         """Let the kernel send a file.
@@ -339,7 +403,11 @@ class Response:
             if self._budget is None:
                 self._budget = SlowClientBudget(self._rate)
             sent = self._wire.send_file(
-                fd, offset, min(there, self.missing), self._budget
+                fd,
+                offset,
+                min(there, self.missing),
+                self._budget,
+                self._overflow_file,
             )
             if sent is None:
                 return False

@@ -30,8 +30,9 @@ class TLSWire(Wire):
         sock: ssl.SSLSocket,
         local: bool = False,
         progress: Callable[[], None] = lambda: None,
+        contended: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(sock, local, progress)
+        super().__init__(sock, local, progress, contended)
         self.buffered = bytearray()
 
     def _receive(self, size: int, flags: int = 0) -> bytes | None:

@@ -79,6 +79,7 @@ def serve_monitored(
     else:
         monitored = MonitoredSocket.of(connection)
     monitored.progress = context.monitor.progress
+    monitored.contended = context.monitor.contended
     monitored.rate = context.limits.min_data_rate
     deadline = time.monotonic() + context.limits.header_timeout
     if resumed is not None and resumed.wait is Wait.HEAD:

@@ -22,12 +22,16 @@ import os
 import select
 import socket
 import time
+import typing as t
 from collections.abc import Callable
 
 from ..system.slow_client import SlowClientBudget
 from ..system.socket_state import bytes_queued
 from ..system.socket_state import has_acknowledged_all
 from .errors import ClientDisconnected
+
+if t.TYPE_CHECKING:
+    from .outbox import Outbox
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
@@ -62,6 +66,7 @@ def wait_for_room(
     wait: Callable[[float], bool],
     progress: Callable[[], None],
     limit: float = math.inf,
+    contended: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Wait until there is room in a socket's send queue. What the client takes of it
     meanwhile is progress, though the socket isn't writable yet.
@@ -69,6 +74,7 @@ def wait_for_room(
     :param wait: Waits for that, for at most so many seconds.
     :param progress: Called when the client has taken something.
     :param limit: Seconds to wait at most, whatever it takes.
+    :param contended: Tells whether others wait for the worker.
     :return: ``False`` if the client is too slow.
     """
     last = bytes_queued(sock) or 0
@@ -81,6 +87,7 @@ def wait_for_room(
         left = bytes_queued(sock) or 0
         taken = max(last - left, 0)
         last = left
+        budget.hurry(contended())
         budget.account_queue(now - before, taken)
         if taken:
             end = min(now + budget.seconds_left(), limit)
@@ -96,6 +103,7 @@ class Wire:
     :param sock: Connected, and nobody else reads from it.
     :param local: Whether it is a unix socket.
     :param progress: Called when some of a body was read or sent.
+    :param contended: Tells whether others wait for the worker.
     """
 
     #: Whether bytes go through the kernel as they are: then files can be sent, and a
@@ -111,6 +119,8 @@ class Wire:
     #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
     before_write: Callable[[], None] | None = None
+    #: What waits to be sent, if anything does.
+    outbox: Outbox | None = None
     #: Whether somebody else than the response may write to the client (``wfile``).
     shared = False
     _poll: select.poll | None = None
@@ -120,8 +130,10 @@ class Wire:
         sock: socket.socket,
         local: bool = False,
         progress: Callable[[], None] = lambda: None,
+        contended: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sock = sock
+        self.contended = contended
         self.local = local
         self.progress = progress
 
@@ -310,6 +322,7 @@ class Wire:
             return False
         start = time.monotonic()
         ready = self.wait(seconds)
+        budget.hurry(self.contended())
         budget.account(time.monotonic() - start, 0)
         return ready
 
@@ -321,6 +334,7 @@ class Wire:
         budget: SlowClientBudget | None,
         rate: float,
         last: bool = False,
+        overflow: Callable[[memoryview], bool] | None = None,
     ) -> SlowClientBudget | None:
         """Send all of it.
 
@@ -328,10 +342,14 @@ class Wire:
         :param budget: What the last call returned; most responses fit into the
             kernel's buffer and need none.
         :param rate: For the budget, if one is needed.
+        :param overflow: Takes what the client doesn't take now, or returns ``False``;
+            see :class:`.Outbox`.
         :raises ConnectionError: The client left, or is too slow, or is the app's.
         """
         if self.before_write is not None:
             self.before_write()
+        if self.outbox is not None and self.outbox.write(data):
+            return budget
         count = self._send(data, _LAST if last else _NOW)
         self.sent += count
         if count == len(data):
@@ -348,7 +366,9 @@ class Wire:
         budget.account(0, count)
         view = memoryview(data)[count:]
         while view:
-            self._wait_for_room(budget)
+            if overflow is not None and overflow(view):
+                return budget
+            self.wait_for_room(budget)
             count = self._send(view)
             self.sent += count
             self.progress()
@@ -356,24 +376,52 @@ class Wire:
             view = view[count:]
         return budget
 
-    def _wait_for_room(self, budget: SlowClientBudget) -> None:
+    def send_some(self, data: memoryview) -> int:
+        """Send as much of it as the client takes now.
+
+        :return: How many bytes.
+        :raises ClientDisconnected: The client left.
+        """
+        count = self._send(data)
+        self.sent += count
+        self.progress()
+        return count
+
+    def wait_for_room(self, budget: SlowClientBudget) -> None:
         """Wait until there is room for more.
 
         :raises ClientDisconnected: The client doesn't take it in time.
         """
-        if not wait_for_room(self.sock, budget, self.wait_writable, self.progress):
+        if not wait_for_room(
+            self.sock,
+            budget,
+            self.wait_writable,
+            self.progress,
+            contended=self.contended,
+        ):
             raise ClientDisconnected("the client takes its response too slowly")
 
     def send_file(
-        self, fd: int, offset: int, count: int, budget: SlowClientBudget
+        self,
+        fd: int,
+        offset: int,
+        count: int,
+        budget: SlowClientBudget,
+        overflow: Callable[[int, int, int], bool],
     ) -> int | None:
         """Let the kernel send from a regular file.
 
+        :param overflow: Takes descriptor, offset and length of what the client doesn't
+            take now, or returns ``False``; see :class:`.Outbox`.
         :return: How many bytes it sent, fewer if the file ends before; ``None`` if
             it doesn't do that for this file.
         :raises ClientDisconnected: The client left, or doesn't take it in time.
         """
         start, end = offset, offset + count
+        if self.outbox is not None:
+            if overflow(fd, offset, count):
+                return count
+            self.outbox.drain()
         self.sock.setblocking(False)
         while offset < end:
             try:
@@ -381,7 +429,9 @@ class Wire:
                     self.sock.fileno(), fd, offset, min(end - offset, _SENDFILE_MAX)
                 )
             except BlockingIOError:
-                self._wait_for_room(budget)
+                if overflow(fd, offset, end - offset):
+                    return count
+                self.wait_for_room(budget)
                 continue
             except OSError as e:
                 if offset == start and e.errno in _NO_SENDFILE:

@@ -151,8 +151,9 @@ class Deliver(t.NamedTuple):
     number: int
     #: Bytes per second that the client must take, 0 for any.
     rate: float
-    #: Bytes of the spool, from its beginning.
+    #: Bytes of the spool, and of those the ones that were sent already.
     spooled: Size
+    sent: Size
     #: Where in the app's file, and how many bytes.
     offset: Size
     length: Size

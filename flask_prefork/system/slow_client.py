@@ -8,6 +8,8 @@ from __future__ import annotations
 
 #: Seconds that a client may pause before its rate is checked.
 GRACE = 5.0
+#: While others wait for a worker, whoever holds one has to be so many times as fast.
+HURRY = 16
 #: Seconds of pause that a client can have earned by being fast.
 CREDIT = 10.0
 #: Seconds that a client may pause when no rate is asked for.
@@ -25,13 +27,21 @@ class SlowClientBudget:
     :param left: Seconds that it still has, if it was waited for before.
     """
 
-    __slots__ = ("_counted", "_left", "_rate")
+    __slots__ = ("_asked", "_counted", "_left", "_rate")
 
     def __init__(self, rate: float, left: float | None = None) -> None:
-        self._rate = rate
+        self._rate = self._asked = rate
         self._left = GRACE if left is None else min(left, CREDIT)
         #: Bytes that have left the send queue and were counted then.
         self._counted = 0
+
+    def hurry(self, others_wait: bool) -> None:
+        """Ask for more from now on, or for no more than before.
+
+        :param others_wait: Whether others wait for the worker that waits for this
+            client.
+        """
+        self._rate = self._asked * HURRY if others_wait else self._asked
 
     def seconds_left(self) -> float:
         """Seconds to wait now; 0 or less when the client is too slow."""

@@ -389,6 +389,7 @@ class Worker:
             0,
             delivery.rate,
             Size(spooled),
+            Size(delivery.sent),
             Size(delivery.offset),
             Size(delivery.length),
             delivery.seconds,
