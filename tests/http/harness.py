@@ -4,6 +4,7 @@ client has to say is in the kernel's buffer before the server looks."""
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
@@ -12,6 +13,7 @@ import typing as t
 
 import h11
 
+from flask_prefork.http.handback import Delivery
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import NullMonitor
 from flask_prefork.http.server import PreforkRequestHandler
@@ -127,8 +129,17 @@ class Site:
 
     def follow(self, connection: socket.socket, address: t.Any) -> None:
         """Serve a connection to its end, as worker and dispatcher do together."""
-        parked = self.server.serve(connection, address)
+        parked: t.Any = self.server.serve(connection, address)
         while parked is not None:
+            if isinstance(parked, Delivery):
+                parked = deliver(connection, parked)
+            if parked.wait is Wait.LINGER:
+                poll = select.poll()
+                poll.register(connection, select.POLLRDHUP)
+                poll.poll(max((parked.deadline - time.monotonic()) * 1000, 0))
+                connection.close()
+                parked = None
+                break
             low_water(connection, parked.have + 1)
             poll = select.poll()
             poll.register(connection, select.POLLIN)
@@ -160,7 +171,7 @@ class Line:
         self.site = site
         self.client, self.connection, self.address = site.connect()
 
-    def serve(self, resumed: Parked | None = None) -> Parked | None:
+    def serve(self, resumed: Parked | None = None) -> t.Any:
         return self.site.server.serve(self.connection, self.address, resumed)
 
     def send(self, data: bytes, before: int = 0) -> None:
@@ -193,6 +204,33 @@ class Line:
 
     def is_closed(self) -> bool:
         return self.connection.fileno() == -1 and read_all(self.client) == b""
+
+
+def deliver(connection: socket.socket, delivery: Delivery) -> Parked:
+    """Send the rest of a response to its end, as the sender does.
+
+    :return: How the connection waits afterwards.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    connection.setblocking(False)
+    parts = []
+    if delivery.spool is not None:
+        end = delivery.spool.size
+        parts.append((delivery.spool.fd, delivery.sent, end - delivery.sent))
+    if delivery.file >= 0:
+        parts.append((delivery.file, delivery.offset, delivery.length))
+    for fd, offset, left in parts:
+        while left:
+            assert poll.poll(10_000)
+            with contextlib.suppress(BlockingIOError):
+                sent = os.sendfile(connection.fileno(), fd, offset, left)
+                assert sent, "the file is shorter"
+                offset, left = offset + sent, left - sent
+        os.close(fd)
+    if delivery.wait is Wait.LINGER:
+        connection.shutdown(socket.SHUT_WR)
+    return Parked(delivery.wait, time.monotonic() + delivery.seconds, tag=delivery.tag)
 
 
 def low_water(connection: socket.socket, mark: int) -> None:
