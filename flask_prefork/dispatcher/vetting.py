@@ -67,10 +67,10 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     :raises ValueError: It is something else.
     """
     try:
-        sock = socket_modes.look_at(os.dup(fd))
+        sock = socket_modes.look_at(fd)
     except OSError as e:
         raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
-    with sock:
+    try:
         if sock.type != socket.SOCK_STREAM or sock.family not in families:
             raise ValueError("what is to be parked is no connection of ours")
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -79,6 +79,9 @@ def connection(fd: int, families: t.Container[int]) -> bool:
             sock.getpeername()
         except OSError:
             return False
+    finally:
+        # It is the caller's. No other is opened: there may be none left.
+        sock.detach()
     return True
 
 

@@ -113,6 +113,8 @@ class Workers:
         self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
         self._is_orphaned = False
+        #: The last connection couldn't be parked, and that was logged.
+        self._is_full = False
         self._parked = parked
         self._send_to_zygote = send_to_zygote
         self._summary = summary
@@ -241,7 +243,14 @@ class Workers:
                     self.bank.set_stop(worker.number)
                 elif isinstance(frame, MemoryUse):
                     self.accounting.record(worker, frame.size * 1024, frame.has_served)
-                elif isinstance(frame, Park) and fds:
+                elif isinstance(frame, Park) and not fds:
+                    # Lost by the way: no descriptors are left here (MSG_CTRUNC,
+                    # recvmsg(2)), which is no fault of the worker's.
+                    if not self._is_full:
+                        logger.error("Can't park connections: no descriptors are left.")
+                    self._is_full = True
+                elif isinstance(frame, Park):
+                    self._is_full = False
                     self._parked.park(fds[0], frame.listener, frame.parked)
                     del fds[0]
                     self._summary.parked += 1

@@ -259,6 +259,9 @@ class Zygote:
         """Do what a frame requests; descriptors that are kept are popped."""
         if isinstance(frame, Listen):
             self._listen(fds)
+        elif isinstance(frame, Spawn) and len(fds) < 2:
+            # The app has used up the descriptors (MSG_CTRUNC, recvmsg(2)).
+            send_one(self.control, Failed(self.generation, frame.slot, errno.EMFILE))
         elif isinstance(frame, Spawn):
             self._spawn(frame.slot, fds.pop(0), fds.pop(0))
         elif isinstance(frame, Release):

@@ -246,6 +246,16 @@ def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
     assert dispatcher.events() == ["before_fork"]
 
 
+def test_descriptors_of_a_fork_are_lost(dispatcher: Dispatcher) -> None:
+    dispatcher.begin()
+    dispatcher.load()
+    # As when it has none left (MSG_CTRUNC, recvmsg(2)).
+    send_one(dispatcher.control, Spawn(1, 3), [dispatcher.listener.fileno()])
+    assert dispatcher.receive() == (Failed(1, 3, errno.EMFILE), [])
+    frame, _ = dispatcher.spawn(3)
+    assert isinstance(frame, Spawned), "it serves on"
+
+
 def test_it_signals_a_worker_in_its_slot_only(dispatcher: Dispatcher) -> None:
     dispatcher.begin()
     dispatcher.load()
