@@ -14,6 +14,7 @@ import socket
 import stat
 import typing as t
 
+from ..ipc.exits import UNKNOWN_STATUS
 from ..settings.table import check_addresses
 from ..settings.table import option_name
 from ..settings.table import ROWS
@@ -135,11 +136,14 @@ def worker(pid: int, pidfd: int, zygote: int) -> None:
         raise ValueError(f"process {pid} is no child of its zygote")
 
 
-def status(value: int) -> int:
+def status(value: int) -> int | None:
     """The exit status, or the signal's number below 0, that a zygote reports.
 
+    :return: ``None`` if the zygote doesn't know it.
     :raises ValueError: It can't be one.
     """
+    if value == UNKNOWN_STATUS:
+        return None
     if not -_MOST <= value <= _MOST:
         raise ValueError(f"there is no exit status {value}")
     return value

@@ -411,7 +411,7 @@ class Workers:
             elif process.pidfd < 0 and process.worker.state is State.KILLED:
                 self.killed.set(process.worker, self.clock() + KILL_TIME)
 
-    def _ended(self, pid: int, status: int) -> None:
+    def _ended(self, pid: int, status: int | None) -> None:
         self._summary.count_exit(self._exit_log.report(pid, status))
 
     def _note_exit(self, process: WorkerHandle, why: Why | None) -> None:
