@@ -151,6 +151,8 @@ class Wire:
     buffered: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
+    #: Whether more of a body is waited for, or was when the request was aborted.
+    awaits_body = False
     #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
     before_write: Callable[[], None] | None = None
@@ -352,7 +354,10 @@ class Wire:
         if seconds <= 0:
             return False
         start = time.monotonic()
+        # Not in a finally clause: a RequestTimeout that ends the wait is to find it.
+        self.awaits_body = True
         ready = self.wait(seconds)
+        self.awaits_body = False
         budget.account(time.monotonic() - start, 0)
         return ready
 
