@@ -412,7 +412,10 @@ class Generation:
             self._check_unknown(frame.pid)
             self.zygote.adopt(frame.pid)
             self.is_promoted = True
-        elif isinstance(frame, Loaded) and fds and not self.loaded:
+        elif isinstance(frame, Loaded) and not self.loaded:
+            if not fds:
+                # It would be waited for without an end.
+                raise ValueError("the settings didn't come, or no descriptors are left")
             self._load(frame, fds[0])
         elif isinstance(frame, Spawned):
             self.workers.spawned(frame, fds, self._vet)

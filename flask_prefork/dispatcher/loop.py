@@ -56,6 +56,9 @@ from .shutdown import Shutdown
 #: What a worker may need here: its channel, its pidfd, what it shows its threads by,
 #: and a connection that it was handed.
 _WORKERS_DESCRIPTORS = 4
+#: The longest wait while a zygote or a worker has a deadline, in seconds. If they are
+#: stopped together with the dispatcher, they lose no more than this of their time.
+_LONGEST_WAIT = 0.25
 #: How long the first idle worker waits for the others of the start, in seconds.
 _WARM_UP = 0.5
 
@@ -127,17 +130,20 @@ class Dispatcher:
         return self.status
 
     def _timeout(self) -> float | None:
-        times = [self.ending.deadline()]
-        if self._first_idle is not None and not self._announced:
-            times.append(self._first_idle + _WARM_UP)
-        times += [self.generations.deadline(), self.observer.deadline()]
-        known = [moment for moment in times if moment is not None]
-        left = [min(known) - self.clock()] if known else []
-        times = [self.queues.deadline(), self.service.deadline()]
-        times.append(self._log.deadline())
-        known = [moment for moment in times if moment is not None]
-        left += [min(known) - self.clock.machine()] if known else []
+        clock, machine = self.clock, self.clock.machine
+        left = _left(clock, self.ending.deadline(), self.generations.deadline())
+        if left:
+            left.append(_LONGEST_WAIT)
+        # The observer pings each second, and pings are read before its deadline.
+        left += _left(clock, self._warm_at(), self.observer.deadline())
+        times = (self.queues.deadline(), self.service.deadline(), self._log.deadline())
+        left += _left(machine, *times)
         return min(left, default=None)
+
+    def _warm_at(self) -> float | None:
+        if self._first_idle is None or self._announced:
+            return None
+        return self._first_idle + _WARM_UP
 
     def _turn(self, now: float) -> None:
         """After all reports were read: decide and act."""
@@ -343,6 +349,12 @@ class Dispatcher:
         self.poller.close()
         self._log.finish()
         self._signals.close()
+
+
+def _left(clock: t.Callable[[], float], *times: float | None) -> list[float]:
+    """The time left until the first of some deadlines, in seconds, if there is one."""
+    known = [moment for moment in times if moment is not None]
+    return [min(known) - clock()] if known else []
 
 
 def serve(zygote: ZygoteHandle, start_options: StartOptions) -> int:

@@ -15,6 +15,7 @@ import socket
 import stat
 import typing as t
 
+from ..ipc.exits import UNKNOWN_STATUS
 from ..settings.table import check_addresses
 from ..settings.table import option_name
 from ..settings.table import ROWS
@@ -98,10 +99,10 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     :raises ValueError: It is something else.
     """
     try:
-        sock = socket_modes.look_at(os.dup(fd))
+        sock = socket_modes.look_at(fd)
     except OSError as e:
         raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
-    with sock:
+    try:
         if sock.type != socket.SOCK_STREAM or sock.family not in families:
             raise ValueError("what is to be parked is no connection of ours")
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -110,6 +111,9 @@ def connection(fd: int, families: t.Container[int]) -> bool:
             sock.getpeername()
         except OSError:
             return False
+    finally:
+        # It is the caller's. No other is opened: there may be none left.
+        sock.detach()
     return True
 
 
@@ -163,11 +167,14 @@ def worker(pid: int, pidfd: int, zygote: int) -> None:
         raise ValueError(f"process {pid} is no child of its zygote")
 
 
-def status(value: int) -> int:
+def status(value: int) -> int | None:
     """The exit status, or the signal's number below 0, that a zygote reports.
 
+    :return: ``None`` if the zygote doesn't know it.
     :raises ValueError: It can't be one.
     """
+    if value == UNKNOWN_STATUS:
+        return None
     if not -_MOST <= value <= _MOST:
         raise ValueError(f"there is no exit status {value}")
     return value

@@ -113,6 +113,8 @@ class Workers:
         self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
         self._is_orphaned = False
+        #: The last connection couldn't be parked, and that was logged.
+        self._is_full = False
         self._parked = parked
         self._send_to_zygote = send_to_zygote
         self._summary = summary
@@ -243,11 +245,9 @@ class Workers:
                     self.accounting.record(worker, frame.size * 1024, frame.has_served)
                 elif isinstance(frame, Park):
                     own = fds[: 2 if frame.parked.spooled else 1]
-                    if len(own) < 1 + bool(frame.parked.spooled):
-                        raise MalformedFrame("descriptors of Park are missing")
-                    fd, *spool = own
-                    self._parked.park(fd, frame.listener, frame.parked, *spool)
                     del fds[: len(own)]
+                    if not self._park(frame, own):
+                        continue
                     self._summary.parked += 1
                 else:
                     name = type(frame).__name__
@@ -255,6 +255,27 @@ class Workers:
         finally:
             close_all(fds)
         self._show(worker)
+
+    def _park(self, frame: Park, fds: list[int]) -> bool:
+        """Let a connection wait.
+
+        :param fds: What rode along for it: its descriptor, and its spool's.
+        :return: ``False`` if descriptors of it were lost by the way: none are left here
+            (MSG_CTRUNC, ``recvmsg(2)``), which is no fault of the worker's.
+        :raises ValueError: It can't be parked.
+        """
+        try:
+            if len(fds) < 1 + bool(frame.parked.spooled):
+                if not self._is_full:
+                    logger.error("Can't park connections: no descriptors are left.")
+                self._is_full = True
+                return False
+            self._is_full = False
+            self._parked.park(fds[0], frame.listener, frame.parked, *fds[1:])
+            fds.clear()
+            return True
+        finally:
+            close_all(fds)
 
     def replace(self, worker: Slot, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""
@@ -406,7 +427,7 @@ class Workers:
             elif process.pidfd < 0 and process.worker.state is State.KILLED:
                 self.killed.set(process.worker, self.clock() + KILL_TIME)
 
-    def _ended(self, pid: int, status: int) -> None:
+    def _ended(self, pid: int, status: int | None) -> None:
         self._summary.count_exit(self._exit_log.report(pid, status))
 
     def _note_exit(self, process: WorkerHandle, why: Why | None) -> None:

@@ -55,7 +55,7 @@ from .wire import PARK_DELAY
 if t.TYPE_CHECKING:
     from .context import HandlerContext
     from .context import HandlerServer
-    from .outbox import Outbox
+    from .wire import UnsentData
     from .wire import Wire
 
 #: The same while the client was promised that it may ask for more.
@@ -229,7 +229,7 @@ class ConnectionHandler(WSGIRequestHandler):
             self.reset_request()
             deadline = time.monotonic() + limits.header_timeout
 
-    def _deliver(self, outbox: Outbox) -> Delivery:
+    def _deliver(self, outbox: UnsentData) -> Delivery:
         """Let the sender go on, because the client is slow to take its response."""
         if self.close_connection:
             return outbox.deliver(Wait.LINGER, PARKED_LINGER)

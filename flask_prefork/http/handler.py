@@ -350,10 +350,14 @@ class PreforkRequestHandler(LoggingHandler):
         self._log_exception(error)
 
     def _time_out(self, error: RequestTimeout, response: Response) -> None:
-        """Answer 503 if there is no answer yet."""
+        """Answer if there is no answer yet: 408 if it is the client that makes no
+        progress (RFC 9110, 15.5.9), 503 if it is the app."""
         if not response.status:
-            self._send_simple(Refused(503, str(error)), self.command == "HEAD")
-            response.status = 503
+            refused = Refused(503, str(error))
+            if self.wire.awaits_body:
+                refused = Refused(408, "body too slow")
+            self._send_simple(refused, self.command == "HEAD")
+            response.status = refused.status
         self.close_connection = not response.persists
 
     # The environ.

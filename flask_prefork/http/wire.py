@@ -31,7 +31,8 @@ from ..system.socket_state import has_acknowledged_all
 from .errors import ClientDisconnected
 
 if t.TYPE_CHECKING:
-    from .outbox import Outbox
+    from ..system.parked import Wait
+    from .handback import Delivery
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
@@ -97,6 +98,25 @@ def wait_for_room(
     return False
 
 
+class UnsentData(t.Protocol):
+    """What waits to be sent, and is before all that follows: :class:`.Outbox`."""
+
+    def write(self, data: bytes | memoryview) -> bool:
+        """Send behind all that waits; ``False`` if nothing does any more."""
+
+    def append_file(self, fd: int, offset: int, length: int) -> bool:
+        """Keep a part of a file; ``False`` if that can't be."""
+
+    def drain(self) -> None:
+        """Wait until the client has taken all."""
+
+    def close(self) -> None:
+        """Give it up."""
+
+    def deliver(self, wait: Wait, seconds: float) -> Delivery:
+        """Let another process send it."""
+
+
 class Wire:
     """A plain socket.
 
@@ -116,11 +136,13 @@ class Wire:
     buffered: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
+    #: Whether more of a body is waited for, or was when the request was aborted.
+    awaits_body = False
     #: Whether the app has the connection; and what is called before anything is sent.
     taken = False
     before_write: Callable[[], None] | None = None
     #: What waits to be sent, if anything does.
-    outbox: Outbox | None = None
+    outbox: UnsentData | None = None
     #: Whether somebody else than the response may write to the client (``wfile``).
     shared = False
     _poll: select.poll | None = None
@@ -321,7 +343,10 @@ class Wire:
         if seconds <= 0:
             return False
         start = time.monotonic()
+        # Not in a finally clause: a RequestTimeout that ends the wait is to find it.
+        self.awaits_body = True
         ready = self.wait(seconds)
+        self.awaits_body = False
         budget.hurry(self.contended())
         budget.account(time.monotonic() - start, 0)
         return ready

@@ -40,6 +40,9 @@ LATE = {
 #: Why those are that haven't finished when the server stops.
 AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
+#: In a frame, the exit status of a process that nobody knows.
+UNKNOWN_STATUS = 1 << 15
+
 
 class ExitedWorker(t.NamedTuple):
     """A process that is dead, or will be in a moment.

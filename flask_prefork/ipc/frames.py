@@ -23,7 +23,7 @@ from ..system.parked import Wait
 #: Bytes of the longest tag.
 TAG_SIZE = 19
 
-#: An exit code, or the signal's number below 0.
+#: An exit code, or the signal's number below 0; or ``exits.UNKNOWN_STATUS``.
 Status = t.NewType("Status", int)
 
 #: How a field of a type travels (:mod:`struct`).

@@ -30,6 +30,10 @@ class RunningClock:
     be called at least each tenth of a second, but for waits (:meth:`allow`). It never
     goes back.
 
+    A wait always counts for as long as it may take: on a machine that is merely busy
+    each one ends late, and deadlines still have to come. So a stop in the midst of a
+    wait counts as well, for no longer than that, and waits should be short.
+
     :param machine: The machine's monotonic seconds.
     :param jump: A look that comes so much later than it should ends a pause, in
         seconds.
@@ -49,10 +53,8 @@ class RunningClock:
     def __call__(self) -> float:
         """The time, in seconds."""
         now = self.machine()
-        took = now - self._last
-        if took > self._allowed + self._jump:
-            # The time that was allowed too: it may have been stopped all along.
-            pause = took - self._jump
+        pause = now - self._last - self._allowed - self._jump
+        if pause > 0:
             self._paused += pause
             self._pauses.append((now, pause))
         self._last, self._allowed = now, 0.0

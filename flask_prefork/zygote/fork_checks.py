@@ -87,7 +87,8 @@ def _find(app: Flask, shared: t.Collection[t.Any], own: Own) -> list[str]:
     renewed = [*map(_renewed_of, engines.values()), *_foreign]
     objects = gc.get_objects()
     traps = fork_libraries.find(objects, list(engines.values()))
-    explained = {trap.explains for trap in traps}
+    # What has no name to go by is explained by nothing.
+    explained = {trap.explains for trap in traps if trap.explains}
     findings = [
         *_threads(explained | RENEWING),
         *fork_sockets.find(shared, renewed, objects, explained),

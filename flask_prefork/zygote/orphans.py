@@ -85,10 +85,11 @@ class Orphans:
         self._exit_log.note(one.pid, exited)
         _send(one.pid, signal.SIGKILL)
 
-    def reaped(self, one: Orphan, status: int) -> None:
+    def reaped(self, one: Orphan, status: int | None) -> None:
         """It has exited. If it was killed, log why.
 
-        :param status: The exit status, or the signal's number below 0.
+        :param status: The exit status, or the signal's number below 0; ``None`` if it
+            isn't known.
         """
         if self._left.pop(one.pid, None) is not None:
             self._dumps.forget(one)

@@ -48,6 +48,7 @@ from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.channel import write_document
+from ..ipc.exits import UNKNOWN_STATUS
 from ..ipc.frames import Changed
 from ..ipc.frames import Exited
 from ..ipc.frames import Failed
@@ -259,6 +260,9 @@ class Zygote:
         """Do what a frame requests; descriptors that are kept are popped."""
         if isinstance(frame, Listen):
             self._listen(fds)
+        elif isinstance(frame, Spawn) and len(fds) < 2:
+            # The app has used up the descriptors (MSG_CTRUNC, recvmsg(2)).
+            send_one(self.control, Failed(self.generation, frame.slot, errno.EMFILE))
         elif isinstance(frame, Spawn):
             self._spawn(frame.slot, fds.pop(0), fds.pop(0))
         elif isinstance(frame, Release):
@@ -397,19 +401,21 @@ class Zygote:
         for pid, worker in list(self.workers.items()):
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
+                code: int | None = os.waitstatus_to_exitcode(status)
             except ChildProcessError:
-                ended, status = pid, 0
+                # The app has reaped it, in a hook.
+                ended, code = pid, None
             if ended:
                 del self.workers[pid]
                 slot = worker.slot
                 if all(other.slot != slot for other in self.workers.values()):
                     # The next one in its place may have come first.
                     self.life.reaped(slot)
-                code = os.waitstatus_to_exitcode(status)
                 if self._orphans is not None:
                     self._orphans.reaped(worker, code)
                 os.close(worker.dump)
-                frame = Exited(self.generation, slot, pid, Status(code))
+                known = Status(UNKNOWN_STATUS if code is None else code)
+                frame = Exited(self.generation, slot, pid, known)
                 send_one(self.control, frame)
         if self._watcher:
             try:

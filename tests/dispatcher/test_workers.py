@@ -20,6 +20,7 @@ from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.channel import close_all
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.exits import AT_ONCE
+from flask_prefork.ipc.exits import UNKNOWN_STATUS
 from flask_prefork.ipc.frames import Busy
 from flask_prefork.ipc.frames import encode
 from flask_prefork.ipc.frames import Exited
@@ -355,6 +356,14 @@ def test_what_a_worker_sent_last_is_taken_in(world: World) -> None:
     world.workers.exited(Exited(1, 0, 2**30, Status(0)))
     assert world.worker.served == 7
     assert len(world.workers.pool) == 0
+
+
+def test_an_exit_whose_status_the_zygote_does_not_know(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_pidfd(world)
+    world.workers.exited(Exited(1, 0, 2**30, Status(UNKNOWN_STATUS)))
+    assert "died: the exit status is not known." in caplog.text
 
 
 def test_an_exit_is_that_of_the_process_in_the_slot(world: World) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import struct
@@ -215,7 +216,7 @@ IDLE = encode(Idle(NUMBER, 1))
         *(
             pytest.param(whole(number), id=f"{cls.__name__}, which is not a worker's")
             for number, cls in KINDS.items()
-            if cls not in (Idle, Busy, Finishing, MemoryUse)
+            if cls not in (Idle, Busy, Finishing, MemoryUse, Park)
         ),
     ],
 )
@@ -296,6 +297,46 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
     assert not len(house.queues.parked)
     house.queues.dispatch(house.generation)
     assert house.letters() == "IKI"
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open so many descriptors and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = [os.dup(0) for _ in range(count + 1)]
+    for fd in opened:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(opened), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_no_descriptor_is_left_to_park_a_connection(
+    house: House, left: int, log: pytest.LogCaptureFixture
+) -> None:
+    """A worker hands back a connection, and the dispatcher has no descriptor left.
+
+    That connection is closed, which the log says. The worker isn't killed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    with client:
+        frame = Park(NUMBER, 1, 0, Parked(Wait.HEAD, 1010.0))
+        send_one(house.workers[1], frame, [accepted.fileno()])
+        accepted.close()
+        with descriptors_left(left):
+            house.turn()
+        assert house.letters() == "III"
+        assert len(house.queues.parked) == left
+        if not left:
+            assert client.recv(1) == b""
+            assert "no descriptors are left" in log.text
+        house.say(Idle(NUMBER, 1))
+        assert house.letters() == "III"
 
 
 def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
@@ -399,6 +440,21 @@ def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
     assert house.process.wait(5) == -signal.SIGUSR2, "it knows nothing of ours"
     assert "was killed: it closed its control socket" in log.text
     assert house.letters() == "III"
+
+
+def test_zygote_loads_and_its_settings_are_lost(log: pytest.LogCaptureFixture) -> None:
+    """The zygote sends the app's settings, and the dispatcher has no descriptor left.
+
+    The zygote is killed, for the generation would load without an end.
+    """
+    house = House(loaded=False)
+    try:
+        send_one(house.zygote, Loaded(NUMBER))
+        house.turn()
+        assert house.generation.zygote.was_killed
+        assert "no descriptors are left" in log.text
+    finally:
+        house.close()
 
 
 def test_zygote_is_slow_but_gets_on(house: House) -> None:

@@ -16,6 +16,8 @@ from werkzeug.exceptions import HTTPException
 
 from flask_prefork.http.errors import BodyError
 from flask_prefork.http.errors import ClientDisconnected
+from flask_prefork.http.errors import RequestTimeout
+from flask_prefork.http.wire import Wire
 from flask_prefork.system import slow_client
 from flask_prefork.system.slow_client import SlowClientBudget
 
@@ -301,6 +303,42 @@ def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         (answer,) = parse(read_all(client))
     assert answer.status == 408
     assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("head", [length(1000), CHUNKED + b"9\r\n"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_timeout_comes_while_a_body_is_read(
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch, head: bytes, waits: bool
+) -> None:
+    """It is the client that makes no progress, unless the app does something else."""
+
+    def give_up(*args: t.Any) -> bool:
+        raise RequestTimeout("no progress")
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        stream = environ["wsgi.input"]
+        stream.read(1)
+        begun.set()
+        assert more.wait(10)
+        stream.read(1)
+        if waits:
+            # Not for the wait behind the response, too.
+            with monkeypatch.context() as patch:
+                patch.setattr(Wire, "wait", give_up)
+                stream.read(1)
+        raise RequestTimeout("no progress")
+
+    begun, more = threading.Event(), threading.Event()
+    site = make_site(app)
+    with site.serving() as client:
+        client.sendall(head + b"x")
+        assert begun.wait(10)
+        client.sendall(b"x")
+        more.set()
+        (answer,) = parse(read_all(client))
+    assert answer.status == (408 if waits else 503)
+    assert answer.headers["connection"] == "close"
+    assert site.monitor.calls[-1][:2] == ("end", answer.status)
 
 
 def test_slow_body_is_an_error_for_the_app(

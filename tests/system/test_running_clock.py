@@ -36,9 +36,21 @@ def test_it_stands_still_while_the_process_is_stopped(allowed: float) -> None:
     clock = RunningClock(machine := Machine())
     clock.allow(allowed)
     machine.now += 3.0
-    assert clock() == pytest.approx(100.1)
+    ran = max(allowed, 0.0) + 0.1
+    assert clock() == pytest.approx(100.0 + ran)
     machine.now += 0.05
-    assert clock() == pytest.approx(100.15), "a wait is allowed once"
+    assert clock() == pytest.approx(100.05 + ran)
+    machine.now += 3.0
+    assert clock() == pytest.approx(100.15 + ran), "a wait is allowed once"
+
+
+def test_waits_that_end_late_are_no_less_than_what_was_allowed() -> None:
+    clock = RunningClock(machine := Machine())
+    for _ in range(10):
+        clock.allow(6.0)
+        machine.now += 6.5
+        clock()
+    assert clock() >= 160.0, "a deadline comes on a busy machine too"
 
 
 def test_a_stop_before_a_wait_is_none_of_the_wait() -> None:

@@ -7,9 +7,11 @@ import contextlib
 import gc
 import logging
 import os
+import pty
 import random
 import select
 import socket
+import subprocess
 import sys
 import threading
 import types
@@ -333,6 +335,29 @@ def test_what_nobody_holds_any_more(news: News) -> None:
                 assert len(news()) == known
         finally:
             gc.enable()
+
+
+def test_what_has_no_name_is_found_beside_a_library(news: News) -> None:
+    """A library is explained by what is reported of it, and nothing else is."""
+    ours, theirs = pty.openpty()
+    with (
+        contextlib.closing(asyncio.new_event_loop()),
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(["cat"], stdin=theirs, stdout=theirs) as process,
+    ):
+        try:
+            client = socket.create_connection(server.getsockname()).detach()
+            peer, _ = server.accept()
+            findings = "\n".join(news())
+            os.close(client)
+            peer.close()
+        finally:
+            process.kill()
+    os.close(ours)
+    os.close(theirs)
+    assert "event loop" in findings
+    assert f"a pseudo terminal to the process {process.pid} (cat)" in findings
+    assert "a connection to 127.0.0.1:" in findings
 
 
 def test_what_is_frozen(app: Flask, news: News) -> None:

@@ -19,6 +19,7 @@ from flask_prefork.ipc.channel import read_document
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
+from flask_prefork.ipc.exits import UNKNOWN_STATUS
 from flask_prefork.ipc.frames import Changed
 from flask_prefork.ipc.frames import Exited
 from flask_prefork.ipc.frames import Failed
@@ -59,6 +60,7 @@ class Life(Lifecycle):
         super().__init__(lambda environ, start_response: [], 1)
         self._events = events
         self.may_fork = True
+        self.reaps = False
 
     def _note(self, *event: object) -> None:
         os.write(self._events, " ".join(map(str, event)).encode() + b"\n")
@@ -75,6 +77,8 @@ class Life(Lifecycle):
 
     def resized(self, workers: int) -> None:
         self._note("resized", workers)
+        if self.reaps:
+            os.waitpid(-1, 0)
 
     def reaped(self, slot: int) -> None:
         self._note("reaped", slot)
@@ -175,6 +179,12 @@ class Dispatcher:
         with open(self._events, closefd=False) as file:
             return file.read().splitlines()
 
+    def wait_for_event(self, event: bytes) -> None:
+        """Wait until the app was called for something."""
+        seen = b""
+        while event not in seen:
+            seen += os.read(self._events, 1000)
+
     def wait(self) -> int:
         """Close the control socket, and wait for the zygote's exit.
 
@@ -246,6 +256,16 @@ def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
     assert dispatcher.events() == ["before_fork"]
 
 
+def test_descriptors_of_a_fork_are_lost(dispatcher: Dispatcher) -> None:
+    dispatcher.begin()
+    dispatcher.load()
+    # As when it has none left (MSG_CTRUNC, recvmsg(2)).
+    send_one(dispatcher.control, Spawn(1, 3), [dispatcher.listener.fileno()])
+    assert dispatcher.receive() == (Failed(1, 3, errno.EMFILE), [])
+    frame, _ = dispatcher.spawn(3)
+    assert isinstance(frame, Spawned), "it serves on"
+
+
 def test_it_signals_a_worker_in_its_slot_only(dispatcher: Dispatcher) -> None:
     dispatcher.begin()
     dispatcher.load()
@@ -271,6 +291,20 @@ def test_it_calls_the_app_and_answers(dispatcher: Dispatcher) -> None:
     assert dispatcher.receive()[0] == Ready(1)
     assert dispatcher.wait() == 0
     assert dispatcher.events() == ["resized 3", "ready True"]
+
+
+def test_the_app_reaps_a_worker(dispatcher: Dispatcher) -> None:
+    dispatcher.life.reaps = True
+    dispatcher.begin()
+    dispatcher.load()
+    frame, channel = dispatcher.spawn(0)
+    assert isinstance(frame, Spawned)
+    send_one(dispatcher.control, Resized(1, 1))
+    dispatcher.wait_for_event(b"resized 1")
+    channel.send(b"\7")
+    assert dispatcher.receive()[0] == Resized(1, 1)
+    unknown = Exited(1, 0, frame.pid, Status(UNKNOWN_STATUS))
+    assert dispatcher.receive()[0] == unknown
 
 
 def test_it_reports_a_changed_file(dispatcher: Dispatcher) -> None:
