@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import sys
 import time
+import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,12 @@ from slow_process import SlowClients
 
 PAUSE = 0.02
 """Seconds between two quick clients."""
+
+REST = 5.0
+"""Seconds after the last slow client, for what a server still has to do."""
+
+ACCEPTING = 1.0
+"""Seconds until what the slow clients cost is looked at."""
 
 PATIENCE = 20.0
 """Seconds that a quick client waits at most."""
@@ -58,6 +65,22 @@ CHECKS = (
 )
 
 
+class Used(t.NamedTuple):
+    """What the server uses."""
+
+    descriptors: int
+    pss: float
+    """Megabytes."""
+
+    @classmethod
+    def by(cls, running: Running) -> Used:
+        pss = sum(one.pss for one in running.memory().values())
+        return cls(running.descriptors(), pss / 1024)
+
+    def __str__(self) -> str:
+        return f"{self.descriptors:,} descriptors {self.pss:.0f} MB"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What came of a check."""
@@ -68,6 +91,8 @@ class Finding:
     whole: int
     ended: dict[str, int]
     seconds: float
+    used: tuple[Used, ...] = ()
+    """Before, when all slow ones are connected, and after."""
 
     def passed(self, check: Check, count: int) -> bool:
         """Whether all is as it should be."""
@@ -119,12 +144,18 @@ def run(check: Check, count: int, factor: float) -> Finding:
     with Running(server.command(setup), setup.port) as running:
         running.settle()
         quick = QuickClient(setup.port)
+        before = Used.by(running)
         began = time.monotonic()
 
         with SlowClients(setup.port, check.kind, words) as slow:
+            # Connected is not accepted.
+            slow.wait(time.monotonic() + ACCEPTING, quick.ask)
+            during = Used.by(running)
             slow.wait(time.monotonic() + seconds + spare, quick.ask)
 
         took = time.monotonic() - began
+        time.sleep(REST)
+        after = Used.by(running)
 
     ended = dict(slow.report.get("ended", {}))
     return Finding(
@@ -134,6 +165,7 @@ def run(check: Check, count: int, factor: float) -> Finding:
         whole=ended.get("200", 0),
         ended=ended,
         seconds=took,
+        used=(before, during, after),
     )
 
 
@@ -147,6 +179,7 @@ def line(check: Check, factor: float, count: int, finding: Finding) -> str:
         f"{check.name:8} {how:6} longest wait {finding.longest:.3f} s"
         f" (at most {check.most:g} s) of {quick};"
         f" {count} slow for {finding.seconds:.0f} s{scaled}: {ended or 'none ended'}"
+        f"; {', then '.join(map(str, finding.used))}"
     )
 
 

@@ -165,11 +165,16 @@ def test_a_check_passes_only_if_nobody_waits_and_all_are_served() -> None:
     assert "1/10 of the bytes: 50 200" in text
 
 
-def test_our_server_serves_slow_and_quick_clients() -> None:
+def test_our_server_serves_slow_and_quick_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slow_check, "REST", 0.0)
     check = slow_check.Check("few", "chunked", 2000, 4000, 60.0)
     found = slow_check.run(check, 2, 1)
     assert found.whole == 2
     assert found.quick > 0 and not found.failed
+    assert len(found.used) == 3
+    assert all(one.descriptors > 0 and one.pss > 0 for one in found.used)
 
 
 # Pairs
