@@ -16,6 +16,8 @@ import typing as t
 from flask import Flask
 from flask import render_template_string
 from flask import request
+from flask import Response
+from flask import send_file
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -116,6 +118,45 @@ upload = Flask("upload")
 @upload.route("/", methods=["GET", "POST"])
 def take_megabyte() -> str:
     return f"{len(request.get_data())}\n"
+
+
+slow = Flask("slow")
+"""What slow clients ask for, and quick ones beside them."""
+
+
+@slow.get("/")
+def hello_beside() -> str:
+    return BODY.decode()
+
+
+@slow.post("/")
+def take_body() -> str:
+    return f"{len(request.get_data())}\n"
+
+
+@slow.get("/large")
+def send_large() -> bytes:
+    return bytes(int(request.args["size"]))
+
+
+@slow.get("/pieces")
+def send_pieces() -> Response:
+    """So many megabytes, one after the other."""
+    count = int(request.args["count"])
+    response = Response(MEGABYTE for _ in range(count))
+    response.content_length = count * len(MEGABYTE)
+    return response
+
+
+@slow.get("/file")
+def send_a_file() -> Response:
+    return send_file(os.environ["BENCHMARK_FILE"])
+
+
+@slow.post("/unread")
+def refuse() -> tuple[str, int]:
+    """Look at nothing of the body."""
+    return "no\n", 403
 
 
 hold = Flask("hold")

@@ -140,10 +140,12 @@ class Lab:
         *,
         keep_alive: bool = False,
         body: int = 0,
+        least: int = 1,
     ) -> Load:
         """Load a server by wrk, which counts whole seconds.
 
-        :raises LoadError: wrk fails, or nothing is answered.
+        :param least: Requests that have to be answered.
+        :raises LoadError: wrk fails, or fewer are answered.
         """
         load = run_wrk(
             self.wrk,
@@ -155,21 +157,23 @@ class Lab:
             body=body,
         )
 
-        if not load.requests:
+        if load.requests < least:
             raise LoadError(f"nothing was answered to {clients} clients")
 
         return load
 
     def open_loop(
-        self, port: int, rate: float, seconds: float, seed: int
+        self, port: int, rate: float, seconds: float, seed: int, timeout: float = 10.0
     ) -> dict[str, t.Any]:
         """Load a server by requests whose moments are fixed ahead.
 
+        :param timeout: Seconds until a request is given up.
         :return: What openloop.py reports.
         :raises LoadError: It fails.
         """
         command = [sys.executable, str(HERE / "openloop.py"), "--port", str(port)]
         command += ["--rate", str(rate), "--seconds", str(seconds)]
+        command += ["--timeout", str(timeout)]
         result = subprocess.run(
             [*command, "--seed", str(seed)],
             capture_output=True,

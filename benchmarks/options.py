@@ -62,6 +62,16 @@ def counts(text: str) -> list[int]:
 client_counts = counts
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Counts, of which one may be 0."""
+    numbers = [int(part) for part in _parts(text)]
+
+    if min(numbers) < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+
+    return numbers
+
+
 def fractions(text: str) -> list[float]:
     numbers = [float(part) for part in _parts(text)]
 

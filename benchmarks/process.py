@@ -215,6 +215,18 @@ class Running:
         found = {process.pid: smaps.read(process.pid) for process in self._members()}
         return {pid: one for pid, one in found.items() if one is not None}
 
+    def descriptors(self) -> int:
+        """How many descriptors its processes have together."""
+        total = 0
+
+        for process in self._members():
+            try:
+                total += process.num_fds()
+            except psutil.NoSuchProcess:
+                continue
+
+        return total
+
     def stop(self) -> None:
         """End it, politely at first, and whatever it leaves behind."""
         self._members()

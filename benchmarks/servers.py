@@ -100,6 +100,9 @@ class Server:
     only_scales: bool = False
     """It differs from another one only by how it scales."""
 
+    slow_only: bool = False
+    """It takes part only where clients are slow."""
+
     fastcgi: bool = False
     """It doesn't speak HTTP."""
 
@@ -175,6 +178,7 @@ def _waitress(setup: Setup) -> list[str]:
     return [
         setup.script("waitress-serve"),
         *("--listen", f"127.0.0.1:{setup.port}", "--threads", str(THREADS)),
+        *setup.options,
         setup.wsgi,
     ]
 
@@ -187,6 +191,12 @@ def _script(name: str) -> t.Callable[[Setup], list[str]]:
         return [str(setup.python), str(HERE / name), *words]
 
     return command
+
+
+def _nginx(setup: Setup) -> list[str]:
+    assert setup.folder is not None, "nginx is configured by a file"
+    words = (str(setup.port), str(setup.workers), setup.callable, str(setup.folder))
+    return [str(setup.python), str(HERE / "nginx_server.py"), *words]
 
 
 def _apache(*words: str) -> t.Callable[[Setup], list[str]]:
@@ -327,6 +337,15 @@ SERVERS = {
             f"gunicorn, {THREADS} threads a worker",
             _gunicorn("--worker-class", "gthread", "--threads", str(THREADS)),
             package="gunicorn",
+        ),
+        Server(
+            "nginx-gunicorn",
+            "gunicorn, sync workers, behind nginx",
+            _nginx,
+            package="gunicorn",
+            system="nginx",
+            program="nginx",
+            slow_only=True,
         ),
         Server("uwsgi", "uWSGI (C), its own HTTP", _uwsgi(), package="uWSGI"),
         Server(

@@ -6,10 +6,12 @@ from .dispatch import DISPATCH
 from .latency import LATENCY
 from .memory import MEMORY
 from .reaction import REACTION
+from .slow_clients import SLOW_CLIENTS
 from .suite import Suite
 from .throughput import THROUGHPUT
 
 SUITES: dict[str, Suite] = {
-    suite.name: suite for suite in (THROUGHPUT, LATENCY, DISPATCH, REACTION, MEMORY)
+    suite.name: suite
+    for suite in (THROUGHPUT, LATENCY, DISPATCH, REACTION, MEMORY, SLOW_CLIENTS)
 }
 """In the order in which they run."""

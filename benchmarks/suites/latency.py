@@ -41,7 +41,8 @@ def _contenders(options: Options) -> list[Contender]:
     return [
         Contender(name, name)
         for name in options.servers
-        if SERVERS[name].calls_app and not SERVERS[name].only_scales
+        if SERVERS[name].calls_app
+        and not (SERVERS[name].only_scales or SERVERS[name].slow_only)
     ]
 
 

@@ -80,7 +80,7 @@ def _fixed(options: Options) -> list[Contender]:
     return [
         Contender(name, name)
         for name in options.servers
-        if not SERVERS[name].only_scales
+        if not (SERVERS[name].only_scales or SERVERS[name].slow_only)
     ]
 
 

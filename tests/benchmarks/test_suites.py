@@ -25,6 +25,7 @@ from results import Outcome
 from results import Results
 from suites import SUITES
 from suites.reaction import evaluated
+from suites.slow_clients import p99
 from suites.throughput import ALONE
 
 
@@ -81,6 +82,15 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
     "reaction": lambda number, clients: dict(
         evaluated(0.0, [0.05, 0.2], 10.0, None, 2, [(0.0, 2), (1.0, 7)], 2)
     ),
+    "slow-clients": lambda number, clients: {
+        "rate": 1000.0 + number,
+        "latencies": Histogram.of([900.0] * 2000).json(),
+        "missed": 0,
+        "planned": 2000,
+        "connected": 9,
+        "cut": 1,
+        "pss": 30.0,
+    },
     "memory": lambda number, clients: {
         **_load(number),
         "failed": 0,
@@ -141,12 +151,26 @@ def test_a_late_generator_is_not_hidden() -> None:
 
 def test_results_are_included_and_images_found() -> None:
     page = (options.DOCS.parent / "index.rst").read_text()
-    included = re.findall(r"include:: results/(\w+)\.inc", page)
+    included = re.findall(r"include:: results/([\w-]+)\.inc", page)
     assert included == list(SUITES)
     for name in included:
         text = (options.DOCS / f"{name}.inc").read_text()
         for image in re.findall(r"image:: results/(\S+)", text):
             assert (options.DOCS / image).exists()
+
+
+def _tried(answered: int, missed: int) -> dict[str, t.Any]:
+    latencies = [1000.0] * answered + [2e6] * missed
+    planned = answered + missed
+    counts = Histogram.of(latencies).json()
+    return {"latencies": counts, "missed": missed, "planned": planned}
+
+
+def test_who_got_nothing_is_in_the_quantile() -> None:
+    assert p99([], 2.0) == "–"
+    assert p99([_tried(2000, 0)], 2.0).startswith("1.0")
+    assert p99([_tried(900, 100)], 2.0) == "> 2,000"
+    assert p99([_tried(0, 100)], 2.0) == "nothing"
 
 
 # The command line
@@ -162,6 +186,7 @@ def test_results_are_included_and_images_found() -> None:
         ("throughput --clients 0", "must be 1 or more"),
         ("latency --fractions 1.5", "at most 1"),
         ("latency --seconds 0", "more than 0"),
+        ("slow-clients --slow -1", "must be 0 or more"),
         ("memory --workers 3", "unrecognized arguments: --workers"),
     ],
 )
