@@ -33,6 +33,7 @@ from ..ipc.listener import BindError
 from ..ipc.phase import Phase
 from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
+from ..ipc.stats import Waiting
 from ..settings.table import Settings
 from ..system import log
 from ..system.log import logger
@@ -209,10 +210,14 @@ class Dispatcher:
             phase,
             current.policy,
             current.pool.idle,
-            len(self.queues.parked),
+            self._waiting(),
             self.generations.reloads,
             self.generations.parts(),
         )
+
+    def _waiting(self) -> Waiting:
+        """Who has no worker, as the observer is to show it."""
+        return Waiting(self.queues.parked.by_state(), spooled=0, delivering=0)
 
     # Signals
 
