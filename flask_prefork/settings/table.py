@@ -19,7 +19,6 @@ from dataclasses import field
 from dataclasses import fields
 
 from . import keys
-from . import size
 from .keys import config_key as config_key
 from .keys import option_name as option_name
 from .spec import SettingsError as SettingsError
@@ -351,12 +350,18 @@ def _check_memory(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None
 _BUFFERS = ("buffer_body", "buffer_response")
 
 
+def _bytes(text: str) -> int:
+    from .size import parse
+
+    return parse(text)
+
+
 def _check_buffers(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
     total = values["buffer_total"]
-    if "buffer_total" not in given or not size.parse(total):
+    if "buffer_total" not in given or not _bytes(total):
         return
     for name in _BUFFERS:
-        if name in given and size.parse(values[name]) > size.parse(total):
+        if name in given and _bytes(values[name]) > _bytes(total):
             raise SettingsError(
                 f"{given[name]} ({values[name]}) is above {given['buffer_total']}"
                 f" ({total}), which all buffers share; give a {given[name]} of {total}"
@@ -436,9 +441,9 @@ def _derive(values: dict[str, t.Any], given: Mapping[str, str]) -> None:
     total = values["buffer_total"]
     if "buffer_total" not in given:
         buffers = (values[name] for name in _BUFFERS)
-        values["buffer_total"] = max(total, *buffers, key=size.parse)
-    elif size.parse(total):
+        values["buffer_total"] = max(total, *buffers, key=_bytes)
+    elif _bytes(total):
         for name in _BUFFERS:
-            values[name] = min(values[name], total, key=size.parse)
+            values[name] = min(values[name], total, key=_bytes)
     if values["backlog"] is None:
         values["backlog"] = 2**31 - 1  # the kernel takes its own maximum
