@@ -217,7 +217,8 @@ class Dispatcher:
 
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
-        return Waiting(self.queues.parked.by_state(), spooled=0, delivering=0)
+        queues = self.queues
+        return Waiting(queues.parked.by_state(), queues.spools.size, delivering=0)
 
     # Signals
 

@@ -9,6 +9,7 @@ import pytest
 from flask_prefork.dispatcher.ending import Ending
 from flask_prefork.dispatcher.generation import MAX_FAILURES
 from flask_prefork.dispatcher.loop import Dispatcher
+from flask_prefork.dispatcher.spools import SpoolTotal
 from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
@@ -61,7 +62,7 @@ class World(Dispatcher):
         generations.set(deadline=none, max_workers=2, all=lambda: [self.part])
         generations.set(reloads=0, parts=lambda: [], zygotes={})
         queues = self._part("queues", deadline=none, listeners=())
-        queues.set(parked=ParkedConnections())
+        queues.set(parked=ParkedConnections(), spools=SpoolTotal())
         queues.set(waiting=lambda: 3, unanswered=lambda generation: 0)
         service = self._part("service", deadline=none, admin_listeners=dict)
         service.set(listen=lambda *args: ["listener"])
