@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from options_table import escape
 
+from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.observe.openmetrics import families
 from flask_prefork.observe.openmetrics import Family
 from flask_prefork.observe.openmetrics import PREFIX
@@ -31,6 +32,7 @@ EXAMPLE = Snapshot(
     queue=0,
     queue_limit=1,
     parked=0,
+    parked_by_state=dict.fromkeys(PARKED_STATES, 0),
     totals=Totals(deaths={"signal": 1}),
 )
 

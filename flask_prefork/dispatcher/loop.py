@@ -33,6 +33,7 @@ from ..ipc.listener import BindError
 from ..ipc.phase import Phase
 from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
+from ..ipc.stats import Waiting
 from ..settings.table import Settings
 from ..system import log
 from ..system.log import logger
@@ -215,10 +216,15 @@ class Dispatcher:
             phase,
             current.policy,
             current.pool.idle,
-            len(self.queues.parked),
+            self._waiting(),
             self.generations.reloads,
             self.generations.parts(),
         )
+
+    def _waiting(self) -> Waiting:
+        """Who has no worker, as the observer is to show it."""
+        queues = self.queues
+        return Waiting(queues.parked.by_state(), queues.spools.size, delivering=0)
 
     # Signals
 

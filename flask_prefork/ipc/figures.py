@@ -28,6 +28,11 @@ from .states import Reason
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 #: Status classes: index 0 counts requests that got no response, 1 to 5 are 1xx to 5xx.
 CLASSES = 6
+#: What parked connections may wait for: the next request, the rest of a head, the rest
+#: of a body, the client's end, a worker.
+PARKED_STATES = ("idle", "head", "body", "lingering", "ready")
+#: What may become of a response that was handed to the sender.
+DELIVERY_RESULTS = ("complete", "incomplete", "lost")
 #: The greatest number of a word.
 MOST = 2**64 - 1
 
@@ -66,8 +71,10 @@ def _counter(zero: Zero, help: str, metric: str = "", label: str = "") -> t.Any:
     return _figure(zero, FigureSpec("counter", help, metric, label))
 
 
-def _gauge(zero: Zero, help: str, metric: str = "", absent_without: str = "") -> t.Any:
-    return _figure(zero, FigureSpec("gauge", help, metric, "", absent_without))
+def _gauge(
+    zero: Zero, help: str, metric: str = "", label: str = "", absent_without: str = ""
+) -> t.Any:
+    return _figure(zero, FigureSpec("gauge", help, metric, label, absent_without))
 
 
 def specs(kind: type) -> dict[str, FigureSpec]:
@@ -138,6 +145,13 @@ class Counters:
     shortages: int = _counter(
         0, "How often the memory budget was reached.", "memory_shortages"
     )
+    deliveries: dict[str, int] = _counter(
+        dict.fromkeys(DELIVERY_RESULTS, 0),
+        "Responses that the sender has sent: to their end, cut short because the client"
+        " left or was too slow, or lost with the sender's process.",
+        "deliveries",
+        label="result",
+    )
 
 
 @dataclass
@@ -150,10 +164,20 @@ class Gauges:
     min_idle: int = _gauge(0, "The setting min-idle.", "min_idle_workers")
     max_idle: int = _gauge(0, "The setting max-idle.", "max_idle_workers")
     max_workers: int = _gauge(0, "The setting max-workers.", "max_workers")
-    parked: int = _gauge(
-        0,
-        "Connections that wait for their client without a worker.",
+    parked_by_state: dict[str, int] = _gauge(
+        dict.fromkeys(PARKED_STATES, 0),
+        "Connections that wait without a worker: for their next request, the rest of a"
+        " head or a body, their end after the last response, or a worker.",
         "parked_connections",
+        label="state",
+    )
+    spooled: int = _gauge(
+        0, "Bodies and responses that spools hold for slow clients.", "spooled_bytes"
+    )
+    delivering: int = _gauge(
+        0,
+        "Connections that the sender sends the rest of a response on.",
+        "delivering_connections",
     )
     memory: int = _gauge(
         0,

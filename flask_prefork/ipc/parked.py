@@ -114,6 +114,16 @@ class ParkedConnections:
         """How many have had their last response."""
         return len(self._lingering)
 
+    def by_state(self) -> dict[str, int]:
+        """How many wait for what (:data:`.figures.PARKED_STATES`)."""
+        return {
+            "idle": self.idle,
+            "head": self.heads,
+            "body": self.bodies,
+            "lingering": self.lingering,
+            "ready": len(self.ready),
+        }
+
     def last_idle_since(self) -> float | None:
         """When the last of the connections between two requests was parked, in
         seconds; ``None`` if there are none."""

@@ -18,6 +18,7 @@ import struct
 import typing as t
 from bisect import bisect_left
 from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import islice
 
 from ..settings.table import MAX_SLOTS
@@ -71,6 +72,20 @@ class Bounds(t.Protocol):
     @property
     def saturated(self) -> bool:
         """Whether more workers are wanted than allowed."""
+
+
+class Waiting(t.NamedTuple):
+    """Connections that have no worker.
+
+    :param parked: How many are parked, by what they wait for
+        (:data:`.figures.PARKED_STATES`).
+    :param spooled: Bytes of all spools.
+    :param delivering: How many the sender has.
+    """
+
+    parked: Mapping[str, int]
+    spooled: int = 0
+    delivering: int = 0
 
 
 class Figures(t.NamedTuple):
@@ -239,7 +254,7 @@ class Summary(Counters):
         phase: Phase,
         policy: Bounds,
         idle: int,
-        waits: int,
+        waiting: Waiting,
         reloads: int,
         parts: t.Sequence[Part],
     ) -> None:
@@ -247,7 +262,7 @@ class Summary(Counters):
 
         :param policy: The current generation's.
         :param idle: How many of its workers are idle.
-        :param waits: Parked connections.
+        :param waiting: Connections that have no worker.
         :param reloads: See :class:`.figures.Counters`.
         """
         gauges = self.gauges
@@ -256,7 +271,9 @@ class Summary(Counters):
         gauges.max_workers = policy.max_workers
         gauges.memory = policy.memory
         gauges.memory_budget = policy.budget
-        gauges.parked = waits
+        gauges.parked_by_state.update(waiting.parked)
+        gauges.spooled = waiting.spooled
+        gauges.delivering = waiting.delivering
         if idle or self._was_idle:
             gauges.idle_at = now
             self._was_idle = bool(idle)

@@ -104,6 +104,9 @@ _ORDER = (
     "queue_connections",
     "queue_limit_connections",
     "parked_connections",
+    "delivering_connections",
+    "deliveries",
+    "spooled_bytes",
     "upgraded_connections",
     "orders",
     "connections_accepted",
@@ -256,8 +259,8 @@ def _requests(snapshot: Snapshot) -> Iterator[Family]:
     yield Family(
         "histogram",
         "request_duration_seconds",
-        "From a request's head to the last byte of its response, or until the app took"
-        " the connection over.",
+        "From the call of the app to the last byte of its response, or until the app or"
+        " the sender took the connection over.",
         _durations(totals),
     )
     running = [w.busy_for or 0.0 for w in snapshot.workers if not w.upgraded]

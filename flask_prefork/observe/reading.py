@@ -171,6 +171,7 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         queue=around.queue,
         queue_limit=around.queue_limit,
         totals=_totals(look, now),
+        parked=sum(figures.gauges.parked_by_state.values()),
         history=around.history,
         **gauges,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass
+from dataclasses import field
 
 from ..ipc.figures import Counters
 from ..ipc.figures import documented
@@ -120,6 +121,11 @@ class Snapshot:
     :param queue: Connections in all accept queues.
     :param queue_limit: How many fit in; 0 if that can't be told.
     :param parked: Connections that wait without a worker, now.
+    :param parked_by_state: The same by what they wait for: their next request
+        (``idle``), the rest of a ``head`` or ``body``, their client's end after the
+        last response (``lingering``), or a worker (``ready``).
+    :param spooled: Bytes of bodies and responses in spools, for slow clients.
+    :param delivering: Connections that the sender sends the rest of a response on.
     :param totals: Counters.
     :param history: Samples of the last minutes, the oldest first.
     :param memory: Bytes that zygote and workers have, as the memory budget counts them;
@@ -149,6 +155,9 @@ class Snapshot:
     memory: int = 0
     memory_budget: int = 0
     staffed: bool = True
+    parked_by_state: dict[str, int] = field(default_factory=dict)
+    spooled: int = 0
+    delivering: int = 0
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:

@@ -11,6 +11,7 @@ import typing as t
 from bisect import bisect_left
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import sub
@@ -127,11 +128,9 @@ def _letters(generations: Iterable[GenerationView], width: int) -> Iterator[Line
 
 def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
     """The server's numbers, a line for each matter."""
-    limit = f" of {snapshot.queue_limit:,}" if snapshot.queue_limit else ""
-    queue = f"{snapshot.queue:,}{limit} in the queue"
     paragraphs = {
         "workers": _workers(snapshot),
-        "waiting": f"{queue}, {snapshot.parked:,} parked",
+        "waiting": _waiting(snapshot),
         "requests": _rates(snapshot),
         "latency": _latency(snapshot),
         "saturated": f"{'now' if snapshot.saturated else 'not now'},"
@@ -139,6 +138,9 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
         "served": _served(snapshot),
         "processes": _processes(snapshot),
     }
+    if deliveries := _named(snapshot.totals.deliveries):
+        total = sum(snapshot.totals.deliveries.values())
+        paragraphs["sender"] = f"{total:,} responses{deliveries}"
     if snapshot.memory_budget:
         paragraphs["memory"] = (
             f"{size(snapshot.memory)} of {size(snapshot.memory_budget)},"
@@ -157,6 +159,26 @@ def _wrap(title: str, text: str, width: int) -> list[str]:
         initial_indent=f"{title:<{_INDENT}}",
         subsequent_indent=" " * _INDENT,
     )
+
+
+def _waiting(snapshot: Snapshot) -> str:
+    limit = f" of {snapshot.queue_limit:,}" if snapshot.queue_limit else ""
+    states = _named(snapshot.parked_by_state)
+    told = [
+        f"{snapshot.queue:,}{limit} in the queue",
+        f"{snapshot.parked:,} parked{states}",
+    ]
+    if snapshot.delivering:
+        told.append(f"{snapshot.delivering:,} at the sender")
+    if snapshot.spooled:
+        told.append(f"{size(snapshot.spooled)} spooled")
+    return ", ".join(told)
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """Those that aren't 0, in parentheses."""
+    told = [f"{count:,} {_plain(word)}" for word, count in counts.items() if count]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _workers(snapshot: Snapshot) -> str:
@@ -229,15 +251,10 @@ def _served(snapshot: Snapshot) -> str:
 
 def _processes(snapshot: Snapshot) -> str:
     totals = snapshot.totals
-    reasons = [
-        f"{count:,} {_plain(reason)}"
-        for reason, count in totals.deaths.items()
-        if count
-    ]
-    deaths = f" ({', '.join(reasons)})" if reasons else ""
     return (
         f"{totals.spawned:,} started, {totals.retired:,} retired,"
-        f" {sum(totals.deaths.values()):,} died{deaths};"
+        f" {sum(totals.deaths.values()):,} died"
+        f"{_named(totals.deaths)};"
         f" {totals.reloads:,} reload{'s' * (totals.reloads != 1)}"
     )
 

@@ -143,8 +143,8 @@ class Settings:
         str, "64M", size=True,
     )  # fmt: skip
     buffer_total: str = _row(
-        "Let all buffers that exceed what the kernel holds take this much together,"
-        " such as 1G; 0 is no limit.",
+        "Let the buffers of all clients take at most this much together, such as 1G; 0"
+        " is no limit.",
         str, "1G", size=True,
     )  # fmt: skip
     limit_request_line: int = _row(
@@ -328,6 +328,7 @@ def _check(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
             f" {option_name('max_requests')} above 0."
         )
     _check_memory(values, given)
+    _check_buffers(values, given)
     _check_refork(values, given)
     check_addresses(values, given)
     _check_token(values, given)
@@ -343,6 +344,29 @@ def _check_memory(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None
                     f"{given[name]} needs /proc/self/smaps_rollup, which this system"
                     " doesn't have; Linux does since 4.14."
                 )
+
+
+#: What :attr:`Settings.buffer_total` bounds.
+_BUFFERS = ("buffer_body", "buffer_response")
+
+
+def _bytes(text: str) -> int:
+    from .size import parse
+
+    return parse(text)
+
+
+def _check_buffers(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+    total = values["buffer_total"]
+    if "buffer_total" not in given or not _bytes(total):
+        return
+    for name in _BUFFERS:
+        if name in given and _bytes(values[name]) > _bytes(total):
+            raise SettingsError(
+                f"{given[name]} ({values[name]}) is above {given['buffer_total']}"
+                f" ({total}), which all buffers share; give a {given[name]} of {total}"
+                f" or less, or a {given['buffer_total']} of {values[name]} or more."
+            )
 
 
 def _check_refork(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
@@ -414,5 +438,12 @@ def _derive(values: dict[str, t.Any], given: Mapping[str, str]) -> None:
         values["max_workers"] = max(40, needed)
     if values["min_workers"] is None:
         values["min_workers"] = values["min_idle"]
+    total = values["buffer_total"]
+    if "buffer_total" not in given:
+        buffers = (values[name] for name in _BUFFERS)
+        values["buffer_total"] = max(total, *buffers, key=_bytes)
+    elif _bytes(total):
+        for name in _BUFFERS:
+            values[name] = min(values[name], total, key=_bytes)
     if values["backlog"] is None:
         values["backlog"] = 2**31 - 1  # the kernel takes its own maximum

@@ -10,6 +10,8 @@ from flask_prefork.dispatcher.ending import Ending
 from flask_prefork.dispatcher.generation import MAX_FAILURES
 from flask_prefork.dispatcher.loop import _LONGEST_WAIT
 from flask_prefork.dispatcher.loop import Dispatcher
+from flask_prefork.dispatcher.spools import SpoolTotal
+from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.running_clock import RunningClock
@@ -60,7 +62,8 @@ class World(Dispatcher):
         generations = self._part("generations", current=self.part, attempts=0)
         generations.set(deadline=none, max_workers=2, all=lambda: [self.part])
         generations.set(reloads=0, parts=lambda: [], zygotes={})
-        queues = self._part("queues", deadline=none, listeners=(), parked=())
+        queues = self._part("queues", deadline=none, listeners=())
+        queues.set(parked=ParkedConnections(), spools=SpoolTotal())
         queues.set(waiting=lambda: 3, unanswered=lambda generation: 0)
         service = self._part("service", deadline=none, admin_listeners=dict)
         service.set(listen=lambda *args: ["listener"])

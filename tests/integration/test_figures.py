@@ -32,6 +32,7 @@ from .conftest import Serve
 from .gate import DEADLINE
 from .gate import Gate
 from .server import wait_for
+from .slow_client import SlowClient
 from .websockets import websocket
 
 KINDS = (Snapshot, Totals, GenerationView, WorkerView, PoolSample)
@@ -157,7 +158,7 @@ PARKED = Moved(
     "parked_connections",
     "connections_parked",
     "connections_resumed",
-    status="parked",
+    status="parked parked_by_state",
     totals="parked resumed",
 )
 
@@ -173,6 +174,34 @@ def test_parked_connections(serve: Serve) -> None:
             # Else the worker that still has it may take the next request as well.
             admin.wait_until(lambda s, n=turn: s["totals"]["parked"] >= n)
         PARKED.wait(admin)
+
+
+SPOOLED = Moved("spooled_bytes", status="spooled")
+
+
+def test_spools(serve: Serve) -> None:
+    server = serve("fronted", "--admin", "0")
+    with SlowClient(server) as client:
+        client.begin_body("/digest", 1_000_000)
+        client.send(500_000)
+        SPOOLED.wait(Admin(server))
+
+
+DELIVERED = Moved(
+    "delivering_connections", "deliveries", status="delivering", totals="deliveries"
+)
+
+
+def test_deliveries(serve: Serve) -> None:
+    server = serve("fronted", "--admin", "0")
+    admin = Admin(server)
+    with SlowClient(server) as client:
+        client.ask("/zeros/16777216")
+        admin.wait_until(lambda s: s["delivering"])
+    admin.wait_until(lambda s: s["totals"]["deliveries"]["incomplete"])
+    with SlowClient(server) as client:
+        client.ask("/zeros/16777216")
+        DELIVERED.wait(admin)
 
 
 SATURATED = Moved(

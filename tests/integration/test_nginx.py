@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import json
@@ -10,16 +11,19 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 import threading
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import psutil
 import pytest
+from werkzeug.serving import make_ssl_devcert
 
 from .conftest import Run
 from .conftest import Serve
@@ -107,13 +111,30 @@ class Front:
 Put = t.Callable[..., Front]
 
 
+def with_tls(text: str, pem: str) -> str:
+    """The file as its comment says.
+
+    :param pem: The file with the certificate and its key.
+    """
+    text, count = re.subn(
+        r"( +)listen 80;\n +# For TLS, .*\n((?: +# (?:listen|ssl_).*\n)+)",
+        lambda found: found[2].replace("# ", ""),
+        text,
+    )
+    assert count == 1
+    return text.replace("/etc/ssl/shop.pem", pem)
+
+
 @pytest.fixture
 def put(run: Run, tmp_path: Path) -> Iterator[Put]:
     """Puts nginx in front of a server."""
     fronts = []
 
     def put(
-        server: Server, file: str = "flask_prefork.conf", user: str = "root"
+        server: Server,
+        file: str = "flask_prefork.conf",
+        user: str = "root",
+        pem: str = "",
     ) -> Front:
         scheme, _, address = server.url.partition("://")
         target = f"unix:{address}" if scheme == "unix" else address
@@ -123,7 +144,11 @@ def put(run: Run, tmp_path: Path) -> Iterator[Put]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             text = (DEPLOY / file).read_text()
-            text, listens = re.subn(r"listen \d+;", f"listen 127.0.0.1:{port};", text)
+            if pem:
+                text = with_tls(text, pem)
+            text, listens = re.subn(
+                r"(?m)^( +listen) \d+( ssl)?;", rf"\1 127.0.0.1:{port}\2;", text
+            )
             text, servers = re.subn(
                 r"(?m)^( +(?:server|proxy_pass)) 127\.0\.0\.1:5000;",
                 rf"\1 {target};",
@@ -235,6 +260,23 @@ def test_the_client_is_told(behind: Behind) -> None:
         "HTTP_X_FORWARDED_PROTO": "http",
         "HTTP_X_FORWARDED_HOST": "shop.example:8080",
     }
+
+
+def test_tls_in_front(serve: Serve, put: Put, tmp_path: Path) -> None:
+    cert, key = make_ssl_devcert(str(tmp_path / "shop"), host="localhost")
+    pem = tmp_path / "shop.pem"
+    pem.write_bytes(Path(cert).read_bytes() + Path(key).read_bytes())
+    server = serve("fronted", "--forwarded-allow-ips", "127.0.0.1")
+    front = put(server, pem=str(pem))
+    context = ssl.create_default_context(cafile=cert)
+    context.check_hostname = False
+    with contextlib.closing(
+        HTTPSConnection("localhost", front.port, timeout=DEADLINE, context=context)
+    ) as connection:
+        connection.request("GET", "/", headers={"X-Forwarded-Proto": "ftp"})
+        seen = json.loads(connection.getresponse().read())
+    assert seen["scheme"] == "https"
+    assert seen["url"].startswith("https://localhost:")
 
 
 def test_http_1_0_without_a_host(behind: Behind) -> None:

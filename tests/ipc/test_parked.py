@@ -12,6 +12,7 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
+from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.parked import FIRST_DELAY
 from flask_prefork.ipc.parked import LAST_DELAY
@@ -311,6 +312,9 @@ class LotMachine(RuleBasedStateMachine):
             for wait in (Wait.LINGER, Wait.KEEP_ALIVE, Wait.HEAD, Wait.BODY)
         ]
         counts = [lot.lingering, lot.idle, lot.heads, lot.bodies]
+        states = lot.by_state()
+        assert tuple(states) == PARKED_STATES
+        assert sum(states.values()) == len(lot)
         assert counts == [len(kind) for kind in kinds]
         assert lot.longest_idle() is next(itertools.chain(*kinds), None)
 

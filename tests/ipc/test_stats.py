@@ -19,6 +19,7 @@ from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.figures import add
 from flask_prefork.ipc.figures import BOUNDS
+from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.ipc.figures import Served
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.records import Record
@@ -28,6 +29,7 @@ from flask_prefork.ipc.stats import count_aborted
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
+from flask_prefork.ipc.stats import Waiting
 
 
 class Header:
@@ -48,7 +50,7 @@ class Header:
             "phase": Phase.SERVING,
             "policy": self.policy,
             "idle": 0,
-            "waits": 0,
+            "waiting": Waiting({}),
             "reloads": 0,
             "parts": [Part(1, "current", True)],
         }
@@ -64,6 +66,12 @@ class Header:
 def header() -> Iterator[Header]:
     with contextlib.closing(Header()) as header:
         yield header
+
+
+def waiting(bodies: int) -> Waiting:
+    """So many wait for the rest of a body."""
+    parked = {**dict.fromkeys(PARKED_STATES, 0), "body": bodies}
+    return Waiting(parked, spooled=2**40, delivering=3)
 
 
 def record(**more: t.Any) -> Record:
@@ -88,18 +96,28 @@ def record(**more: t.Any) -> Record:
 def test_what_is_written_is_read(header: Header) -> None:
     summary = header.summary
     summary.orders, summary.resumed, summary.parked, summary.spawned = 5, 6, 7, 8
+    summary.deliveries["complete"] += 4
+    summary.deliveries["lost"] += 1
     parts = [Part(4, "current", True), Part(5, "next", False)]
     for reason in (Reason.EXIT, Reason.EXIT, Reason.RETIRED, None):
         summary.count_exit(reason)
     header.write(
-        20.0, phase=Phase.DRAINING, idle=1, waits=9, reloads=2, parts=tuple(parts)
+        20.0,
+        phase=Phase.DRAINING,
+        idle=1,
+        waiting=waiting(9),
+        reloads=2,
+        parts=tuple(parts),
     )
     figures = header.reader.figures()
     assert figures.phase is Phase.DRAINING
     gauges, counters = figures.gauges, figures.counters
     assert (gauges.min_idle, gauges.max_idle, gauges.max_workers) == (2, 4, 8)
     assert (counters.orders, counters.resumed, counters.parked) == (5, 6, 7)
-    assert (counters.spawned, gauges.parked, counters.reloads) == (8, 9, 2)
+    assert (counters.spawned, counters.reloads) == (8, 2)
+    assert gauges.parked_by_state == {**dict.fromkeys(PARKED_STATES, 0), "body": 9}
+    assert (gauges.spooled, gauges.delivering) == (2**40, 3)
+    assert counters.deliveries == {"complete": 4, "incomplete": 0, "lost": 1}
     assert figures.parts == tuple(parts)
     assert figures.gauges.idle_at == 20.0
     assert figures.counters.retired == 1
@@ -167,12 +185,12 @@ def test_a_writer_that_stops_at_any_moment_leaves_all_whole(
     header: Header, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of a block is written, and its writer was stopped before the rest."""
-    header.write(1.0, waits=77)
+    header.write(1.0, waiting=waiting(77))
     block = header.summary._header.figures
     copy = block._copies[(block._count[0] + 1) % 2]
     garbage = b"\xff" * (block._layout.size // 2)
     header.summary._header.map[copy : copy + len(garbage)] = garbage
-    assert header.reader.figures().gauges.parked == 77
+    assert header.reader.figures().gauges.parked_by_state["body"] == 77
 
 
 def test_a_reader_beside_a_fast_writer(header: Header) -> None:
@@ -186,7 +204,7 @@ def test_a_reader_beside_a_fast_writer(header: Header) -> None:
         while not done.is_set():
             turn += 1
             header.summary.orders = header.summary.parked = turn
-            header.write(float(turn), waits=turn, reloads=turn)
+            header.write(float(turn), waiting=waiting(turn), reloads=turn)
 
     header.write(0.0)
     writer = threading.Thread(target=write)
@@ -196,7 +214,7 @@ def test_a_reader_beside_a_fast_writer(header: Header) -> None:
             figures = header.reader.figures()
             counters = figures.counters
             seen = {counters.orders, counters.parked, counters.reloads}
-            seen.add(figures.gauges.parked)
+            seen.add(figures.gauges.parked_by_state["body"])
             assert len(seen) == 1
     finally:
         done.set()

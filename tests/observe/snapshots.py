@@ -56,6 +56,9 @@ SAMPLE = Snapshot(
     queue=3,
     queue_limit=128,
     parked=17,
+    parked_by_state={"idle": 11, "head": 1, "body": 4, "lingering": 0, "ready": 1},
+    spooled=5 * MIB,
+    delivering=2,
     totals=Totals(
         requests=100_000,
         connections=5000,
@@ -71,6 +74,7 @@ SAMPLE = Snapshot(
         deaths={"exit": 0, "signal": 1, "timeout": 2},
         reloads=1,
         saturated=31.5,
+        deliveries={"complete": 60, "incomplete": 4, "lost": 0},
     ),
     history=(
         PoolSample(300.0, 3, 1, 0, 70_000, (7000, 40_000, 20_000, 3000, *[0] * 10)),
@@ -126,6 +130,7 @@ totals = st.builds(
     reloads=counts,
     saturated=seconds,
     shortages=counts,
+    deliveries=st.dictionaries(st.text(), counts, max_size=3),
 )
 samples = st.builds(
     PoolSample,
@@ -157,6 +162,9 @@ snapshots = st.builds(
     queue=counts,
     queue_limit=counts,
     parked=counts,
+    parked_by_state=st.dictionaries(st.text(), counts, max_size=5),
+    spooled=counts,
+    delivering=counts,
     totals=totals,
     history=st.lists(samples, max_size=3).map(tuple),
 )

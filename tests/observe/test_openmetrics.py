@@ -111,6 +111,7 @@ def test_labels_are_bounded(snapshot: Snapshot) -> None:
         "flask_prefork_phase",
         "le",
         "reason",
+        "result",
         "role",
         "state",
         "version",
@@ -129,7 +130,12 @@ def test_one_snapshot() -> None:
     assert value(found, "longest_request_seconds") == 95
     assert value(found, "queue_connections") == 3
     assert value(found, "queue_limit_connections") == 128
-    assert value(found, "parked_connections") == 17
+    assert value(found, "parked_connections", state="idle") == 11
+    assert value(found, "parked_connections", state="body") == 4
+    assert value(found, "parked_connections", state="lingering") == 0
+    assert value(found, "spooled_bytes") == 5 * 2**20
+    assert value(found, "delivering_connections") == 2
+    assert value(found, "deliveries_total", result="incomplete") == 4
     assert value(found, "min_idle_workers") == 2
     assert value(found, "max_idle_workers") == 4
     assert value(found, "max_workers") == 40

@@ -21,6 +21,7 @@ from flask_prefork.ipc.stats import ExitedSums
 from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
+from flask_prefork.ipc.stats import Waiting
 from flask_prefork.observe.reading import About
 from flask_prefork.observe.reading import Board
 from flask_prefork.observe.reading import Circumstances
@@ -77,7 +78,7 @@ class House:
         said: dict[str, t.Any] = {
             "phase": Phase.SERVING,
             "idle": 1,
-            "waits": 0,
+            "waiting": Waiting({}),
             "reloads": 0,
         }
         self.summary.write(
@@ -121,12 +122,15 @@ def test_a_look(house: House) -> None:
     busy.move(147.0)
     busy.grow(Grown(54321, 3, "GET /leak"))
     house.worker(1, 2, "I", 125.0)
-    house.turn(waits=3)
+    parked = {"idle": 1, "head": 0, "body": 2, "lingering": 0, "ready": 0}
+    house.turn(waiting=Waiting(parked, spooled=70_000, delivering=4))
     snapshot = house.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
     assert (snapshot.pid, snapshot.version, snapshot.uptime) == (7, "1.2", 50.0)
     assert snapshot.addresses == ("http://127.0.0.1:5000",)
     assert (snapshot.phase, snapshot.ready) == ("serving", True)
     assert (snapshot.queue, snapshot.queue_limit, snapshot.parked) == (5, 64, 3)
+    assert snapshot.parked_by_state == parked
+    assert (snapshot.spooled, snapshot.delivering) == (70_000, 4)
     (generation,) = snapshot.generations
     assert (generation.number, generation.role) == (1, "current")
     assert generation.letters == "B.I"

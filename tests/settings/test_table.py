@@ -216,7 +216,7 @@ def test_a_budget_that_is_to_be_found_out() -> None:
     assert "--max-worker-memory" in message({"max_worker_memory": "auto"})
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["max_worker_memory", "memory_budget"])
 def test_a_system_that_does_not_tell_of_memory(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +227,29 @@ def test_a_system_that_does_not_tell_of_memory(
     )
     resolve({name: "0"})
     resolve({})
+
+
+@pytest.mark.parametrize("name", ["buffer_body", "buffer_response"])
+def test_a_buffer_above_the_limit_of_all(name: str) -> None:
+    option = option_name(name)
+    assert message({name: "2G", "buffer_total": "512M"}) == (
+        f"{option} (2G) is above --buffer-total (512M), which all buffers share; give a"
+        f" {option} of 512M or less, or a --buffer-total of 2G or more."
+    )
+    assert getattr(resolve({name: "2G", "buffer_total": "2048M"}), name) == "2G"
+    assert getattr(resolve({name: "2G", "buffer_total": "0"}), name) == "2G"
+
+
+def test_defaults_of_buffers_adapt_to_each_other() -> None:
+    found = resolve({})
+    assert (found.buffer_body, found.buffer_response) == ("64M", "64M")
+    assert found.buffer_total == "1G"
+    found = resolve({"buffer_total": "10M"})
+    assert (found.buffer_body, found.buffer_response) == ("10M", "10M")
+    found = resolve({"buffer_total": "10M", "buffer_body": "0"})
+    assert (found.buffer_body, found.buffer_response) == ("0", "10M")
+    assert resolve({"buffer_body": "2G"}).buffer_total == "2G"
+    assert resolve({"buffer_body": "5M"}).buffer_total == "1G"
 
 
 def test_what_is_no_choice() -> None:

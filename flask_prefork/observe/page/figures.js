@@ -48,6 +48,7 @@
  * @property {Object<string, number>} deaths
  * @property {number} reloads
  * @property {number} saturated
+ * @property {Object<string, number>} deliveries
  *
  * @typedef {object} Snapshot
  * @property {number} pid
@@ -65,6 +66,9 @@
  * @property {number} queue
  * @property {number} queue_limit
  * @property {number} parked
+ * @property {Object<string, number>} parked_by_state
+ * @property {number} spooled
+ * @property {number} delivering
  * @property {Totals} totals
  * @property {Sample[]} history
  *
@@ -236,6 +240,16 @@ export function decades(values) {
 
 /** @param {number} value */
 export const count = (value) => Math.round(value).toLocaleString("en");
+
+/**
+ * Those that aren't 0, each with its word.
+ *
+ * @param {Object<string, number>} counts
+ * @returns {string[]}
+ */
+export const named = (counts) => Object.entries(counts)
+  .filter(([, many]) => many)
+  .map(([word, many]) => `${count(many)} ${word}`);
 
 /**
  * A number with at most three digits that matter.

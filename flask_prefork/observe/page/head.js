@@ -1,7 +1,7 @@
 /** The head line, the tiles below it, and what is wrong. */
 
 import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
-import { count, duration, latencies, period, quantile, rates, samples, short } from "./figures.js";
+import { bytes, count, duration, latencies, named, period, quantile, rates, samples, short } from "./figures.js";
 
 /** @typedef {import("./figures.js").Snapshot} Snapshot */
 
@@ -71,7 +71,7 @@ function tiles(snapshot) {
       note: `${count(totals.requests)} in all`,
     },
     { name: "Median latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
-    { name: "Parked connections", value: count(snapshot.parked), note: "hold no worker" },
+    { name: "Parked connections", value: count(snapshot.parked), note: waiting(snapshot) },
     {
       name: "Saturated",
       value: snapshot.saturated ? "yes" : "no",
@@ -79,6 +79,17 @@ function tiles(snapshot) {
       alarm: snapshot.saturated,
     },
   ];
+}
+
+/**
+ * What parked connections wait for, and what is kept for slow clients.
+ *
+ * @param {Snapshot} snapshot
+ */
+function waiting({ parked_by_state: states, delivering, spooled }) {
+  const told = named({ ...states, "at the sender": delivering });
+  if (spooled) told.push(`${bytes(spooled)} spooled`);
+  return told.join(", ") || "hold no worker";
 }
 
 /** @param {Tile} tile */

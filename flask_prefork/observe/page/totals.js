@@ -17,6 +17,7 @@ export function drawTotals({ totals }) {
     { name: "Workers", facts: lives(totals) },
     { name: "Dispatch", facts: dispatch(totals) },
     { name: "Traffic", facts: traffic(totals) },
+    { name: "Sender", facts: sender(totals) },
   ];
   const box = byId("totals");
   if (!box.firstElementChild) box.append(makeClasses(), element("div", "groups"));
@@ -103,6 +104,13 @@ function dispatch(totals) {
     ["connections resumed", count(totals.resumed)],
   ];
 }
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+const sender = ({ deliveries }) => Object.entries(deliveries)
+  .map(([result, many]) => [`responses ${result}`, count(many)]);
 
 /**
  * @param {Totals} totals
