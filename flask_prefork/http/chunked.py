@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing as t
 
 from .errors import BodyError
 from .head import TOKEN
@@ -73,6 +74,35 @@ class Decoder:
     @property
     def done(self) -> bool:
         return self._state == _DONE
+
+    def dump(self) -> list[t.Any]:
+        """What another decoder needs to go on from here. To be kept as JSON."""
+        return [
+            self._state,
+            self._line.decode("latin-1"),
+            self._left,
+            self._size,
+            self._extensions,
+            self._trailers,
+            self._trailer_size,
+            self._overhead,
+            self._now,
+        ]
+
+    def load(self, state: list[t.Any]) -> None:
+        """Go on from what :meth:`dump` returned."""
+        (
+            self._state,
+            line,
+            self._left,
+            self._size,
+            self._extensions,
+            self._trailers,
+            self._trailer_size,
+            self._overhead,
+            self._now,
+        ) = state
+        self._line = line.encode("latin-1")
 
     def feed(self, data: bytes, now: float) -> tuple[bytes, int]:
         """Take more of the body.
