@@ -18,6 +18,9 @@ if t.TYPE_CHECKING:
 Hook = t.Callable[[], object]
 F = t.TypeVar("F", bound=Hook)
 
+#: The attribute of views that read their request's body while it comes.
+STREAMS_BODY = "_prefork_streams_body"
+
 _signals = Namespace()
 
 worker_started = _signals.signal(
@@ -45,13 +48,17 @@ reloaded = _signals.signal(
 
 
 class Hooks:
-    """The functions that an extension's decorators have collected."""
+    """The functions that an extension's decorators have collected.
+
+    :ivar streamed: Endpoints whose views read their request's body while it comes.
+    """
 
     def __init__(self) -> None:
         self.before_fork: list[Hook] = []
         self.after_fork: list[Hook] = []
         self.before_exit: list[Hook] = []
         self.when_ready: list[Hook] = []
+        self.streamed: set[str] = set()
 
 
 class Extension(t.Protocol):
