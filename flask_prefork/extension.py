@@ -52,6 +52,7 @@ class Prefork:
 
     def __init__(self, app: Flask | None = None) -> None:
         self.hooks = Hooks()
+        self.streamed: set[str] = set()
         self._defaulted: weakref.WeakKeyDictionary[Flask, frozenset[str]]
         self._defaulted = weakref.WeakKeyDictionary()
         if app is not None:
@@ -152,7 +153,7 @@ class Prefork:
             endpoint, such as ``"files.upload"``.
         """
         if isinstance(view, str):
-            self.hooks.streamed.add(view)
+            self.streamed.add(view)
             return None
         # Decorators that are applied later copy it (functools.wraps).
         setattr(view, STREAMS_BODY, True)

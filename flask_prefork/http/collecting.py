@@ -220,7 +220,7 @@ class Collector:
         :raises Refused: Others wait for the worker.
         """
         if self._monitor.contended():
-            raise Refused(503, "no room for the body", _RETRY_AFTER)
+            raise Refused(503, "no room for the body", retry_after=_RETRY_AFTER)
 
     def _suspend(self) -> Collecting | None:
         """Park the connection, if there is room for what there is."""

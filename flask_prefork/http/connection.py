@@ -161,7 +161,8 @@ class ConnectionHandler(WSGIRequestHandler):
         try:
             self.handle()
         finally:
-            self._close_files()
+            if self._suspended is not None or self._collected is not None:
+                self._close_files()
             self.finish()
 
     def setup(self) -> None:

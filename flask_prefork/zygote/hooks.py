@@ -48,23 +48,21 @@ reloaded = _signals.signal(
 
 
 class Hooks:
-    """The functions that an extension's decorators have collected.
-
-    :ivar streamed: Endpoints whose views read their request's body while it comes.
-    """
+    """The functions that an extension's decorators have collected."""
 
     def __init__(self) -> None:
         self.before_fork: list[Hook] = []
         self.after_fork: list[Hook] = []
         self.before_exit: list[Hook] = []
         self.when_ready: list[Hook] = []
-        self.streamed: set[str] = set()
 
 
 class Extension(t.Protocol):
     """What an app was initialized with: :class:`flask_prefork.Prefork`."""
 
     hooks: Hooks
+    #: Endpoints whose views read their request's body while it comes.
+    streamed: set[str]
 
     def configuration(self, app: Flask) -> dict[str, t.Any]:
         """The app's configuration without the extension's defaults."""

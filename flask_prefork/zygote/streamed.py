@@ -34,7 +34,7 @@ def find_streamed(app: WSGIApplication | Flask) -> Streams | None:
         return None
     flask_app = t.cast("Flask", app)
     extension = find(flask_app)
-    named = extension.hooks.streamed if extension is not None else set()
+    named = extension.streamed if extension is not None else set()
     endpoints = named & views.keys()
     endpoints |= {name for name, view in views.items() if hasattr(view, STREAMS_BODY)}
     if not endpoints:

@@ -214,5 +214,5 @@ def test_stream_body() -> None:
 
     assert prefork.stream_body(view) is view
     prefork.stream_body("files.upload")
-    assert prefork.hooks.streamed == {"files.upload"}
+    assert prefork.streamed == {"files.upload"}
     assert view() == ""
