@@ -110,8 +110,9 @@ class Collector:
         self._wire = wire
         self._head = head
         self._spool = spool
-        #: What is behind that.
-        self._memory = bytearray()
+        #: What is behind that, and how many bytes it has.
+        self._pieces: list[bytes] = []
+        self._held = 0
         if body is not None:
             self._body = body
         elif head.length < 0:
@@ -140,7 +141,7 @@ class Collector:
 
     @property
     def _size(self) -> int:
-        return len(self._memory) + (self._spool.size if self._spool else 0)
+        return self._held + (self._spool.size if self._spool else 0)
 
     def run(self) -> Collecting | None:
         """Take what is there and what comes quickly.
@@ -170,7 +171,8 @@ class Collector:
 
         :param count: Bytes on the wire.
         """
-        self._memory += content
+        self._pieces.append(content)
+        self._held += len(content)
         again = min(count, self._accounted)
         self._accounted -= again
         self._came += count - again
@@ -178,7 +180,7 @@ class Collector:
 
     def _fits_in_memory(self) -> bool:
         limit = IN_MEMORY if self._spool is None else _PART
-        return len(self._memory) < limit
+        return self._held < limit
 
     def _is_late(self) -> bool:
         if self._limits.min_data_rate or self._deadline is None:
@@ -206,12 +208,12 @@ class Collector:
             return False
         try:
             if self._spool is None:
-                length = max(self._head.length, len(self._memory))
+                length = max(self._head.length, self._held)
                 self._spool = Spool(min(length, self._limits.buffer_body))
-            self._spool.append(self._memory + tail if tail else self._memory)
+            self._spool.append(b"".join([*self._pieces, tail]))
         except OSError:
             return False
-        self._memory = bytearray()
+        self._pieces, self._held = [], 0
         return True
 
     def _refuse_if_contended(self) -> None:
@@ -250,9 +252,10 @@ class Collector:
         """
         body, spool = self._body, self._spool
         if spool is None or not spool.size:
-            stored = io.BytesIO(self._memory)
+            stored = io.BytesIO(b"".join(self._pieces))
         elif body.arrived and self._size <= CHUNK:
-            stored = io.BytesIO(os.pread(spool.fd, spool.size, 0) + self._memory)
+            first = os.pread(spool.fd, spool.size, 0)
+            stored = io.BytesIO(b"".join([first, *self._pieces]))
         else:
             return self._finish_file(spool)
         self.close()
@@ -263,15 +266,15 @@ class Collector:
 
     def _finish_file(self, spool: Spool) -> tuple[t.Any, Body | None]:
         body = self._body
-        if self._memory:
+        if self._held:
             self._store()
         # A write that failed may have left more.
         os.ftruncate(spool.fd, spool.size)
         file = os.fdopen(spool.detach(), "rb", CHUNK)
         file.seek(0)
-        if body.arrived and not self._memory:
+        if body.arrived and not self._held:
             return file, None
-        body.before += [file, io.BytesIO(self._memory)]
+        body.before += [file, io.BytesIO(b"".join(self._pieces))]
         return Input(body), None if body.arrived else body
 
     def close(self) -> None:

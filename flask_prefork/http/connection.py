@@ -10,21 +10,22 @@ Called in this order::
     handle()                     until the connection ends or is to be parked
       _wait_idle()               if it was parked between two requests
       _read_head()               peeks until there is a whole head, or refuses
-        begin_request()          handler.py takes the head, and the body if it is there
+        begin_request()          handler.py takes the head, and the body if it is there;
+                                 collecting.py collects it if it isn't
         refuse()                 or answers what is malformed, too large or too late
       handle_one_request()       handler.py calls the app and sends the response
       _yield_worker()            if others wait and its time is over
       _wait_idle()               else for the next request
       reset_request()            before that is read
-      _end()                     if the connection is over: end, linger or both
+      _end()                     if the connection is over: end, or linger parked
     finish()                     once, a subclass's
 
 ``outcome`` then says whether the caller closes the connection, parks it, or lets the
 rest of its response be delivered by another process.
 
 Never done here: accept; wait without a deadline; read what belongs to the next request
-from a plain socket, which may be another worker's to serve; wait for longer than
-``PARK_DELAY`` for a client that can wait parked.
+from a plain socket, which may be another worker's to serve; wait at once for longer
+than ``PARK_DELAY`` for a client that can wait parked.
 """
 
 from __future__ import annotations

@@ -235,8 +235,11 @@ class PreforkRequestHandler(LoggingHandler):
         if wire.local or not is_small:
             wire.consume(size)
             return self._collect(Collector(context, wire, head, body=body))
-        wire.wait_more(need - 1, PARK_DELAY)
         data = wire.peek() or b""
+        if len(data) < need:
+            # Most send it right after the head.
+            wire.wait_more(need - 1, PARK_DELAY)
+            data = wire.peek() or b""
         if len(data) >= need:
             return self._begin_body(head, size, data)
         if wire.has_left(len(data)):
