@@ -14,9 +14,12 @@ from .settings.table import config_key
 from .settings.table import ROWS
 from .zygote.hooks import F
 from .zygote.hooks import Hooks
+from .zygote.hooks import STREAMS_BODY
 
 if t.TYPE_CHECKING:
     from flask import Flask
+
+View = t.TypeVar("View", bound=t.Callable[..., t.Any])
 
 
 class Prefork:
@@ -49,6 +52,7 @@ class Prefork:
 
     def __init__(self, app: Flask | None = None) -> None:
         self.hooks = Hooks()
+        self.streamed: set[str] = set()
         self._defaulted: weakref.WeakKeyDictionary[Flask, frozenset[str]]
         self._defaulted = weakref.WeakKeyDictionary()
         if app is not None:
@@ -121,6 +125,39 @@ class Prefork:
         """
         self.hooks.before_exit.append(f)
         return f
+
+    @t.overload
+    def stream_body(self, view: View) -> View: ...
+
+    @t.overload
+    def stream_body(self, view: str) -> None: ...
+
+    def stream_body(self, view: View | str) -> View | None:
+        """Let a view read its request's body while it comes.
+
+        Bodies are collected before the app is called, so that slow clients hold no
+        worker. For this view they aren't: it is called when the head is there, and
+        waits for the client itself. It can refuse a body that it doesn't want before
+        the client sends it. ::
+
+            @app.post("/upload")
+            @prefork.stream_body
+            def upload():
+                for line in request.stream:
+                    ...
+
+        The route that counts is the one that the app's URL map has for the request as
+        it was received. A middleware that changes the path isn't asked.
+
+        :param view: The view function, or for a view of somebody else's the name of its
+            endpoint, such as ``"files.upload"``.
+        """
+        if isinstance(view, str):
+            self.streamed.add(view)
+            return None
+        # Decorators that are applied later copy it (functools.wraps).
+        setattr(view, STREAMS_BODY, True)
+        return view
 
     def when_ready(self, f: F) -> F:
         """Call a function in the zygote, once, when its workers serve.

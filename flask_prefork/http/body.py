@@ -32,6 +32,8 @@ class Body(io.RawIOBase):
         when the app reads first.
 
     :ivar expects: Whether it still does.
+    :ivar before: Files with what was taken from the wire, to be read first.
+    :ivar budget: How long the client may let us wait.
     :ivar done: Whether the body was read to its end.
     :ivar failed: Why it never will be. Every further read fails with it too: the
         place of the next request is unknown.
@@ -39,7 +41,8 @@ class Body(io.RawIOBase):
 
     def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
         self._wire = wire
-        self._budget = SlowClientBudget(limits.min_data_rate)
+        self.budget = SlowClientBudget(limits.min_data_rate)
+        self.before: list[t.BinaryIO] = []
         self.rate = limits.min_data_rate
         self.expects = expects
         self.done = False
@@ -56,16 +59,28 @@ class Body(io.RawIOBase):
         """
         if self.failed is not None:
             raise self.failed
+        while self.before:
+            count = self.before[0].readinto(buffer)  # type: ignore[attr-defined]
+            if count:
+                return int(count)
+            self.before.pop(0).close()
         if self.done:
             return 0
         try:
-            if self.expects:
-                self.expects = False
-                self._wire.write(_CONTINUE, None, self.rate)
+            self.send_continue()
             return self._fill(memoryview(buffer).cast("B"))
         except (BodyError, ClientDisconnected) as e:
             self.failed = e
             raise
+
+    def send_continue(self) -> None:
+        """Let a client that waits for it send the body (RFC 9110, 10.1.1).
+
+        :raises ClientDisconnected: It has left.
+        """
+        if self.expects:
+            self.expects = False
+            self._wire.write(_CONTINUE, None, self.rate)
 
     def readall(self) -> bytes:
         """Read all that comes. The base class would ask for 8 KiB at a time.
@@ -75,10 +90,40 @@ class Body(io.RawIOBase):
         """
         return b"".join(iter(lambda: self.read(_PART), b""))
 
+    def close(self) -> None:
+        """Close the files that it reads from."""
+        for file in self.before:
+            file.close()
+        super().close()
+
     @property
     def arrived(self) -> bool:
         """Whether nothing of it is left on the wire: what comes next there is the next
         request."""
+        raise NotImplementedError
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still on the wire, -1 if that isn't known."""
+        return -1
+
+    def take(self, limit: int) -> tuple[bytes, int] | None:
+        """Take what is there, without waiting.
+
+        :param limit: Bytes to take at most.
+        :return: The content and how many bytes it took on the wire; ``None`` if nothing
+            is there.
+        :raises BodyError: The body is malformed, too large, or ended early.
+        :raises ClientDisconnected: The connection is broken.
+        """
+        raise NotImplementedError
+
+    def dump(self) -> list[t.Any]:
+        """Where its end is, of what was taken. To be kept as JSON."""
+        raise NotImplementedError
+
+    def load(self, state: list[t.Any]) -> None:
+        """Go on from what :meth:`dump` returned, in another process."""
         raise NotImplementedError
 
     def _fill(self, view: memoryview) -> int:
@@ -157,6 +202,25 @@ class LengthBody(Body):
     def arrived(self) -> bool:
         return not self._left
 
+    @property
+    def left(self) -> int:
+        return self._left
+
+    def take(self, limit: int) -> tuple[bytes, int] | None:
+        data = self._wire.take(min(limit, self._left))
+        if data is None:
+            return None
+        if not data:
+            raise _ended()
+        self._left -= len(data)
+        return data, len(data)
+
+    def dump(self) -> list[t.Any]:
+        return [self._left]
+
+    def load(self, state: list[t.Any]) -> None:
+        (self._left,) = state
+
     def _store(self, data: bytes, limit: int) -> bool:
         if self._left > limit:
             return False
@@ -173,7 +237,10 @@ class LengthBody(Body):
             del self._stored[:count]
             self.done = not self._left and not self._stored
             return count
-        count = self._wire.read_into(view[: self._left], self._budget)
+        if not self._left:
+            self.done = True
+            return 0
+        count = self._wire.read_into(view[: self._left], self.budget)
         if count <= 0:
             if not view:
                 return 0
@@ -214,6 +281,25 @@ class ChunkedBody(Body):
     def arrived(self) -> bool:
         return self._decoder.done
 
+    def take(self, limit: int) -> tuple[bytes, int] | None:
+        if self._content:
+            content, self._content = self._content.tobytes(), memoryview(b"")
+            return content, 0
+        data = self._wire.peek()
+        if data is None:
+            return None
+        if not data:
+            raise _ended()
+        content, used = self._decoder.feed(data[:limit], time.monotonic())
+        self._wire.consume(used)
+        return content, used
+
+    def dump(self) -> list[t.Any]:
+        return self._decoder.dump()
+
+    def load(self, state: list[t.Any]) -> None:
+        self._decoder.load(state)
+
     def _store(self, data: bytes, limit: int) -> bool:
         if len(self._content) > limit:
             return False
@@ -224,18 +310,22 @@ class ChunkedBody(Body):
 
     def _fill(self, view: memoryview) -> int:
         while not self._content and not self._decoder.done:
-            data = self._wire.wait_and_peek(self._budget)
+            data = self._wire.wait_and_peek(self.budget)
             if not data:
                 raise _broken(-1 if data is None else 0)
             content, used = self._decoder.feed(data, time.monotonic())
             self._wire.consume(used)
-            self._budget.account(0, used)
+            self.budget.account(0, used)
             self._content = memoryview(content)
         count = min(len(view), len(self._content))
         view[:count] = self._content[:count]
         self._content = self._content[count:]
         self.done = self._decoder.done and not self._content
         return count
+
+
+def _ended() -> BodyError:
+    return BodyError(400, "the body ended early")
 
 
 def _broken(count: int) -> OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing as t
 
 from .errors import BodyError
 from .head import TOKEN
@@ -36,6 +37,18 @@ _OVERHEAD_RATE = 65536
 
 _AT_SIZE, _IN_DATA, _AT_DATA_END, _AT_TRAILER, _DONE = range(5)
 
+#: What a decoder knows besides its limits and the line that has begun.
+_NUMBERS = (
+    "_state",
+    "_left",
+    "_size",
+    "_extensions",
+    "_trailers",
+    "_trailer_size",
+    "_overhead",
+    "_now",
+)
+
 
 class Decoder:
     """Takes a body's bytes as they come and gives those that they carry.
@@ -44,18 +57,7 @@ class Decoder:
     :ivar done: Whether the body and its trailers are complete.
     """
 
-    __slots__ = (
-        "_extensions",
-        "_left",
-        "_limits",
-        "_line",
-        "_now",
-        "_overhead",
-        "_size",
-        "_state",
-        "_trailer_size",
-        "_trailers",
-    )
+    __slots__ = ("_limits", "_line", *_NUMBERS)
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -73,6 +75,18 @@ class Decoder:
     @property
     def done(self) -> bool:
         return self._state == _DONE
+
+    def dump(self) -> list[t.Any]:
+        """What another decoder needs to go on from here. To be kept as JSON."""
+        numbers = [getattr(self, name) for name in _NUMBERS]
+        return [self._line.decode("latin-1"), *numbers]
+
+    def load(self, state: list[t.Any]) -> None:
+        """Go on from what :meth:`dump` returned."""
+        line, *numbers = state
+        self._line = line.encode("latin-1")
+        for name, number in zip(_NUMBERS, numbers, strict=True):
+            setattr(self, name, number)
 
     def feed(self, data: bytes, now: float) -> tuple[bytes, int]:
         """Take more of the body.

@@ -10,21 +10,22 @@ Called in this order::
     handle()                     until the connection ends or is to be parked
       _wait_idle()               if it was parked between two requests
       _read_head()               peeks until there is a whole head, or refuses
-        begin_request()          handler.py takes the head, and the body if it is there
+        begin_request()          handler.py takes the head, and the body if it is there;
+                                 collecting.py collects it if it isn't
         refuse()                 or answers what is malformed, too large or too late
       handle_one_request()       handler.py calls the app and sends the response
       _yield_worker()            if others wait and its time is over
       _wait_idle()               else for the next request
       reset_request()            before that is read
-      _end()                     if the connection is over: end, linger or both
+      _end()                     if the connection is over: end, or linger parked
     finish()                     once, a subclass's
 
 ``outcome`` then says whether the caller closes the connection, parks it, or lets the
 rest of its response be delivered by another process.
 
 Never done here: accept; wait without a deadline; read what belongs to the next request
-from a plain socket, which may be another worker's to serve; wait for longer than
-``PARK_DELAY`` for a client that can wait parked.
+from a plain socket, which may be another worker's to serve; wait at once for longer
+than ``PARK_DELAY`` for a client that can wait parked.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
 from ..system.socket_state import is_receive_buffer_full
+from ..system.spool import Spool
+from .collecting import restore
+from .collecting import Suspended
 from .errors import BodyError
 from .errors import ClientDisconnected
 from .errors import Refused
@@ -50,6 +54,7 @@ from .persistence import Persistence
 from .takeover import shut
 from .takeover import TakeoverSocket
 from .wire import CHECK_INTERVAL
+from .wire import HANG_UP
 from .wire import PARK_DELAY
 
 if t.TYPE_CHECKING:
@@ -67,6 +72,8 @@ _BULK = 32768
 _BULK_TIMEOUT = 1.0
 #: Seconds a connection that can't be parked may wait for its next request.
 _HELD_KEEP_ALIVE = 1.0
+#: What is to be read first from a connection that was parked.
+_WAITS_FOR_REQUEST = (Wait.HEAD, Wait.BODY)
 #: Seconds to look for what still comes after the last response, also while others wait,
 #: and bytes of it.
 _LINGER = 1.0
@@ -108,6 +115,7 @@ class ConnectionHandler(WSGIRequestHandler):
 
     :param request: The connection.
     :param resumed: As it was parked, if it was.
+    :param spool: What it was parked with; it is taken out of this, or left there.
 
     :ivar outcome: Set if the connection is not to be closed: what becomes of it.
     :ivar close_connection: Whether it ends with this request.
@@ -122,6 +130,10 @@ class ConnectionHandler(WSGIRequestHandler):
     head: Head | None = None
     close_connection = True
     outcome: Parked | Collecting | Delivery | None = None
+    #: The request whose body was being collected when the connection was parked.
+    _suspended: Suspended | None = None
+    #: The body that was collected, to be closed after the request.
+    _collected: t.Any = None
     #: Whether the client may still be sending when the connection ends.
     _linger = False
     #: The socket that the app may take over, or has taken.
@@ -133,6 +145,7 @@ class ConnectionHandler(WSGIRequestHandler):
         client_address: t.Any,
         server: HandlerServer,
         resumed: Parked | None = None,
+        spool: Spool | None = None,
     ) -> None:
         # socketserver and http.server would set up more than is needed here, so
         # nothing of theirs is called.
@@ -144,9 +157,13 @@ class ConnectionHandler(WSGIRequestHandler):
         self.persistence = Persistence(context, self.wire)
         self._resumed = resumed
         self.setup()
+        if spool is not None and resumed is not None:
+            self._suspended = restore(spool, resumed)
         try:
             self.handle()
         finally:
+            if self._suspended is not None or self._collected is not None:
+                self._close_files()
             self.finish()
 
     def setup(self) -> None:
@@ -167,16 +184,25 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.wire.outbox is not None:
                 self.wire.outbox.close()
 
+    def _close_files(self) -> None:
+        if self._suspended is not None:
+            self._suspended.spool.close()
+        if self._collected is not None:
+            self._collected.close()
+
     def reset_request(self) -> None:
         """Be as new: the last request is over, and another one comes."""
         raise NotImplementedError
 
-    def begin_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(
+        self, head: Head, size: int, data: bytes
+    ) -> Parked | Collecting | t.Literal[True] | None:
         """Take a request that has begun.
 
         :param size: Bytes of the head and what was before it.
         :param data: All that is there, to be taken from the wire as far as it is
             of this request.
+        :return: As the methods below: ``True`` if it is to be served now.
         :raises Refused: The head is good, but its body isn't.
         :raises BodyError: The same.
         """
@@ -194,9 +220,27 @@ class ConnectionHandler(WSGIRequestHandler):
         if self._app_socket is not None and self.wire.taken:
             end_taken_over(self._app_socket, self.wire, self.context.monitor.contended)
         elif self._linger:
-            linger(self.wire, self.context.monitor.contended)
+            self._end_lingering()
         elif not self.wire.finished:
             self.wire.finish()
+
+    def _end_lingering(self) -> None:
+        """End it when the client has seen the end, or has had the time for that.
+
+        What it still sends is of no use, and so is none of a worker's time.
+        """
+        context, wire = self.context, self.wire
+        monitor = context.monitor
+        contended = monitor.contended
+        # Who stops doesn't wait for those that are parked so.
+        if context.can_park and wire.plain and not monitor.draining():
+            wire.finish()
+            if not wire.wait(0 if contended() else PARK_DELAY, HANG_UP):
+                deadline = time.monotonic() + PARKED_LINGER
+                self.outcome = Parked(Wait.LINGER, deadline)
+                return
+        # It has sent all that it will, if there is such an event.
+        linger(wire, contended)
 
     def _serve(self) -> Parked | Collecting | Delivery | None:
         limits, monitor = self.context.limits, self.context.monitor
@@ -204,7 +248,8 @@ class ConnectionHandler(WSGIRequestHandler):
         start = time.monotonic()
         slice_end = persistence.slice_end = start + limits.slice
         deadline = start + limits.header_timeout
-        if resumed is not None and resumed.wait is Wait.HEAD:
+        waiting: Parked | Collecting | t.Literal[True] | None
+        if resumed is not None and resumed.wait in _WAITS_FOR_REQUEST:
             self.wire.low_water(1)
             deadline = resumed.deadline
         elif resumed is not None:
@@ -270,18 +315,20 @@ class ConnectionHandler(WSGIRequestHandler):
             now = time.monotonic()
         return None
 
-    def _read_head(self, deadline: float) -> Parked | t.Literal[True] | None:
+    def _read_head(
+        self, deadline: float
+    ) -> Parked | Collecting | t.Literal[True] | None:
         """Read the next request's head, all of it before the deadline."""
         wire = self.wire
         waited = False
         while True:
-            data = wire.peek()
+            suspended = self._suspended
+            data = wire.peek() if suspended is None else suspended.head
             if data:
                 try:
                     found = read(data, self.context.limits)
                     if found is not None:
-                        self.begin_request(found[0], found[1], data)
-                        return True
+                        return self.begin_request(found[0], found[1], data)
                 except (Refused, BodyError) as e:
                     self._linger = True
                     self.refuse(e, data)

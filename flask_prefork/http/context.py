@@ -30,6 +30,9 @@ if t.TYPE_CHECKING:
     from .takeover import Fields
     from .takeover import TakeoverSocket
 
+    #: By a request's method, target and host.
+    Streams = t.Callable[[str, str, str], bool]
+
 
 @dataclass
 class HandlerContext:
@@ -51,6 +54,9 @@ class HandlerContext:
     request_ids: RequestIds | None
     #: What all environs have in common.
     base_environ: WSGIEnvironment
+    #: Whether the app reads the body of a request while it comes, by the request's
+    #: method, target and host; ``None`` if it never asks for that.
+    streams: Streams | None = None
     #: Who watches the requests: the worker.
     monitor: Monitor = field(default_factory=NullMonitor)
     #: The last line of the access log could not be written.

@@ -10,18 +10,22 @@ from http import HTTPStatus
 from .fields import date_line
 
 
-def error_response(status: int, reason: str, server: str, body: bool) -> bytes:
+def error_response(
+    status: int, reason: str, server: str, body: bool, retry_after: int = 0
+) -> bytes:
     """A whole response that ends the connection.
 
     :param reason: One phrase, ours.
     :param server: For the Server field.
     :param body: Whether a body may be sent; not for HEAD.
+    :param retry_after: Seconds for the Retry-After field (RFC 9110, 10.2.3), if any.
     """
     phrase = HTTPStatus(status).phrase
     text = f"{status} {phrase}: {reason}\n".encode()
+    retry = f"Retry-After: {retry_after}\r\n" if retry_after else ""
     head = (
         f"HTTP/1.1 {status} {phrase}\r\n{date_line().decode()}Server: {server}\r\n"
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n"
-        "Connection: close\r\n\r\n"
+        f"{retry}Connection: close\r\n\r\n"
     ).encode("latin-1")
     return head + text if body else head

@@ -14,12 +14,14 @@ class Refused(Exception):
 
     :param status: What it is answered with, for example 400.
     :param reason: One phrase for the response's body. It never quotes the client.
+    :param retry_after: Seconds after which it may be served, if that is known.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, retry_after: int = 0) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.retry_after = retry_after
 
 
 class BodyRefused(HTTPException):
@@ -34,6 +36,8 @@ class BodyRefused(HTTPException):
         a slow client, 413 for too much.
     :param reason: One phrase that never quotes the client.
     """
+
+    retry_after = 0
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

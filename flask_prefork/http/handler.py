@@ -20,15 +20,19 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import typing as t
 from http.client import HTTPMessage
 
 from werkzeug.exceptions import InternalServerError
 
+from ..system.parked import Parked
+from ..system.parked import Wait
 from .body import Body
 from .body import ChunkedBody
 from .body import Input
 from .body import LengthBody
+from .collecting import Collector
 from .environ import add_certificate
 from .environ import add_fields
 from .environ import add_target
@@ -39,12 +43,15 @@ from .errors import ClientDisconnected
 from .errors import Refused
 from .errors import RequestTimeout
 from .fields import SOFTWARE
+from .handback import Collecting
 from .head import Head
 from .lazy_attribute import lazy_attribute
 from .monitor import NullMonitor
 from .request_log import LoggingHandler
 from .response import Response
 from .takeover import ENDS
+from .wire import CHUNK
+from .wire import PARK_DELAY
 from .writer import Writer
 
 if t.TYPE_CHECKING:
@@ -140,10 +147,15 @@ class PreforkRequestHandler(LoggingHandler):
     # One request.
 
     def reset_request(self) -> None:
+        if self._collected is not None:
+            self._collected.close()
+            self._collected = None
         self.head = self.environ = self._body = self._input = self._file = None
         self._linger = self._excess = self.wire.shared = False
 
-    def begin_request(self, head: Head, size: int, data: bytes) -> None:
+    def begin_request(
+        self, head: Head, size: int, data: bytes
+    ) -> Parked | Collecting | t.Literal[True] | None:
         """Take the request, and its body too if all of it is there."""
         self.lazy_values = {}
         self.head = head
@@ -152,20 +164,28 @@ class PreforkRequestHandler(LoggingHandler):
         self.request_version = head.version
         length = head.length
         if length:
-            self._begin_body(head, size, data)
-        else:
-            self.wire.consume(size)
-            self._excess = len(data) > size
+            return self._begin_body(head, size, data)
+        self.wire.consume(size)
+        self._excess = len(data) > size
+        return True
 
-    def _begin_body(self, head: Head, size: int, data: bytes) -> None:
+    def _begin_body(
+        self, head: Head, size: int, data: bytes
+    ) -> Parked | Collecting | t.Literal[True] | None:
         limits = self.context.limits
         wire = self.wire
         length = head.length
+        if self._suspended is not None:
+            before, self._suspended = self._suspended, None
+            return self._collect(Collector.resume(self.context, wire, head, before))
         if length < 0:
             wire.consume(size)
             body = ChunkedBody(wire, limits, head.expects)
             content = body.prefetch(data[size:])
             if content is None:
+                if self._collects(head):
+                    body.send_continue()
+                    return self._collect(Collector(self.context, wire, head, body=body))
                 self._body = body
             else:
                 self._input = io.BytesIO(content)
@@ -176,10 +196,71 @@ class PreforkRequestHandler(LoggingHandler):
             wire.consume(size)
             self._excess = len(data) > size
             self._input = io.BytesIO(data[size - length : size])
+        elif self._collects(head):
+            return self._collect_length(head, size, data)
         else:
             wire.consume(size)
             expects = head.expects and len(data) == size
             self._body = LengthBody(wire, limits, expects, length)
+        return True
+
+    def _collects(self, head: Head) -> bool:
+        """Whether the body is to be whole when the app is called."""
+        context = self.context
+        if not context.limits.buffer_body or not self.persistence.can_park():
+            return False
+        if context.streams is None:
+            return True
+        host = next((v for n, v in head.fields if n.lower() == b"host"), b"")
+        return not context.streams(head.method, head.target, host.decode("latin-1"))
+
+    def _collect_length(
+        self, head: Head, size: int, data: bytes
+    ) -> Parked | Collecting | t.Literal[True] | None:
+        """Collect a body with a Content-Length. If it is small, it is left in the
+        kernel, as a head is."""
+        context, wire = self.context, self.wire
+        limits = context.limits
+        need = size + head.length
+        is_small = need <= CHUNK and head.length <= limits.buffer_body
+        parked = self._resumed
+        if parked is not None and parked.wait is Wait.BODY:
+            # The kernel may hold no more of it.
+            have = max(parked.have - size, 0)
+            collector = Collector(context, wire, head, parked._replace(have=have))
+            wire.consume(size)
+            return self._collect(collector)
+        body = LengthBody(wire, limits, head.expects and len(data) == size, head.length)
+        body.send_continue()
+        if wire.local or not is_small:
+            wire.consume(size)
+            return self._collect(Collector(context, wire, head, body=body))
+        data = wire.peek() or b""
+        if len(data) < need:
+            # Most send it right after the head.
+            wire.wait_more(need - 1, PARK_DELAY)
+            data = wire.peek() or b""
+        if len(data) >= need:
+            return self._begin_body(head, size, data)
+        if wire.has_left(len(data)):
+            raise BodyError(400, "the body ended early")
+        deadline = time.monotonic() + body.budget.seconds_left()
+        rate = limits.min_data_rate
+        return Parked(Wait.BODY, deadline, len(data), need=need, rate=rate)
+
+    def _collect(self, collector: Collector) -> Collecting | t.Literal[True]:
+        try:
+            waiting = collector.run()
+            if waiting is not None:
+                return waiting
+            self._collected, self._body = collector.finish()
+        except BaseException:
+            collector.close()
+            raise
+        self._input = self._collected
+        # Nobody has looked.
+        self._excess = True
+        return True
 
     def refuse(self, error: Refused | BodyError, data: bytes) -> None:
         """Answer what can't be served with a small response."""
@@ -202,7 +283,11 @@ class PreforkRequestHandler(LoggingHandler):
     def _send_simple(self, error: Refused | BodyRefused, is_head: bool) -> None:
         self.close_connection = True
         self._simple = error_response(
-            error.status, error.reason, self.version_string(), not is_head
+            error.status,
+            error.reason,
+            self.version_string(),
+            not is_head,
+            error.retry_after,
         )
         self.wire.write(self._simple, None, self.context.limits.min_data_rate)
 

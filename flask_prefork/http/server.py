@@ -28,6 +28,7 @@ from werkzeug.serving import WSGIRequestHandler
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
+from ..system.spool import Spool
 from .access_log import date_time
 from .access_log import escape
 from .access_log import escape_lines
@@ -62,6 +63,7 @@ if t.TYPE_CHECKING:
 
     from ..system.peers import Peers
     from .access_logger import AccessLogger
+    from .context import Streams
 
 __all__ = [
     "Limits",
@@ -92,6 +94,8 @@ class PreforkServer(HandlerServer):
     :param proxies: Whose connections there are, each with a header of the PROXY
         protocol; ``None`` if that isn't spoken.
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
+    :param streams: Whether the app reads the body of a request while it comes, by the
+        request's method, target and host; asked only if the body isn't there.
 
     :ivar context: What its handlers are handed.
     """
@@ -114,6 +118,7 @@ class PreforkServer(HandlerServer):
         forwarders: Peers | None = None,
         proxies: Peers | None = None,
         can_park: bool = True,
+        streams: Streams | None = None,
     ) -> None:
         local = listener.family == socket.AF_UNIX
         name = listener.getsockname()
@@ -142,6 +147,7 @@ class PreforkServer(HandlerServer):
             # tell an end from a cut.
             ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self.ssl_context = ssl_context
+        self._can_resume_body = self._is_own_handler and ssl_context is None
         if ssl_context is not None and not self._is_own_handler:
             ssl_context.sslsocket_class = MonitoredSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
@@ -156,6 +162,7 @@ class PreforkServer(HandlerServer):
             forwarders,
             RequestIds() if asked else None,
             self._make_base_environ(local),
+            streams,
         )
         if not self._is_own_handler:
             self.app = MonitoredApp(app, self.context, self.handle_error)
@@ -225,6 +232,10 @@ class PreforkServer(HandlerServer):
         if not address:
             address = (LOCAL, 0)
         tag = b""
+        # Who goes on with it takes the descriptor out of this.
+        spooled = None
+        if spool >= 0:
+            spooled = Spool.adopt(spool, resumed.spooled if resumed is not None else 0)
         try:
             if self.proxies is not None or (resumed is not None and resumed.tag):
                 client = self._read_proxy_header(connection, address, resumed)
@@ -234,6 +245,10 @@ class PreforkServer(HandlerServer):
                     return client
                 address, resumed = client
                 tag = resumed.tag
+            if spooled is not None and not self._can_resume_body:
+                # It was parked before a reload, and its head is in the spool.
+                connection.close()
+                return None
             if self.ssl_context is not None:
                 wrapped = self._do_handshake(connection, address, resumed)
                 if wrapped is None:
@@ -242,7 +257,10 @@ class PreforkServer(HandlerServer):
             if not self._is_own_handler:
                 serve_monitored(connection, address, self, self._handler, resumed)
                 return None
-            handler = self._handler(connection, address, self, resumed)
+            if spooled is None:
+                handler = self._handler(connection, address, self, resumed)
+            else:
+                handler = self._handler(connection, address, self, resumed, spooled)
             found: Parked | Collecting | Delivery | None = handler.outcome
         except Exception:
             self.handle_error(connection, address)
@@ -250,6 +268,9 @@ class PreforkServer(HandlerServer):
         except BaseException:
             connection.close()
             raise
+        finally:
+            if spooled is not None:
+                spooled.close()
         if found is None:
             connection.close()
         elif tag:

@@ -38,7 +38,9 @@ _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _NOW = socket.MSG_DONTWAIT
 #: The end follows at once, and goes in the same segment where the system can.
 _LAST = _NOW | getattr(socket, "MSG_MORE", 0)
-READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+#: The client has sent its end (``poll(2)``).
+HANG_UP = getattr(select, "POLLRDHUP", 0)
+READABLE = select.POLLIN | HANG_UP
 #: Bytes to ask the kernel for at once, and for a head.
 CHUNK = 65536
 _USUAL = 8192
@@ -274,7 +276,7 @@ class Wire:
     def has_left(self, have: int) -> bool:
         """As :meth:`ended`, where that shows without reading."""
         poll = select.poll()
-        poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
+        poll.register(self.sock, HANG_UP)
         # More may have come between that look and the end.
         return bool(poll.poll(0)) and len(self.peek() or b"") <= have
 
@@ -305,6 +307,13 @@ class Wire:
             if not data:
                 raise ClientDisconnected("the received bytes are gone")
             count -= len(data)
+
+    def take(self, size: int) -> bytes | None:
+        """Take what is there of the next bytes, where nothing is buffered.
+
+        :return: ``None`` if nothing is there, ``b""`` if nothing will come.
+        """
+        return self._receive(size)
 
     def read_into(self, view: memoryview, budget: SlowClientBudget) -> int:
         """Read what comes next, waiting as long as the budget allows.

@@ -18,6 +18,9 @@ if t.TYPE_CHECKING:
 Hook = t.Callable[[], object]
 F = t.TypeVar("F", bound=Hook)
 
+#: The attribute of views that read their request's body while it comes.
+STREAMS_BODY = "_prefork_streams_body"
+
 _signals = Namespace()
 
 worker_started = _signals.signal(
@@ -58,6 +61,8 @@ class Extension(t.Protocol):
     """What an app was initialized with: :class:`flask_prefork.Prefork`."""
 
     hooks: Hooks
+    #: Endpoints whose views read their request's body while it comes.
+    streamed: set[str]
 
     def configuration(self, app: Flask) -> dict[str, t.Any]:
         """The app's configuration without the extension's defaults."""

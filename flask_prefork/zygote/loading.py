@@ -44,6 +44,7 @@ from ..system.log import logger
 from ..system.peers import Peers
 from . import setting_checks
 from .hooks import configuration
+from .streamed import find_streamed
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -151,6 +152,7 @@ def server_maker(
     :param host: The name under which the debugger may be used.
     :raises SettingsError: If the request handler is none.
     """
+    streamed = find_streamed(app)
     if debugger:
         from werkzeug.debug import DebuggedApplication
 
@@ -193,6 +195,7 @@ def server_maker(
             access_logger=logs,
             forwarders=_peers(settings.forwarded_allow_ips),
             proxies=_peers(settings.proxy_allow_from),
+            streams=streamed,
         )
 
     return make_server

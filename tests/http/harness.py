@@ -4,15 +4,19 @@ client has to say is in the kernel's buffer before the server looks."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 import typing as t
 
 import h11
 
+from flask_prefork.http.handback import Collecting
 from flask_prefork.http.handback import Delivery
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import NullMonitor
@@ -20,6 +24,8 @@ from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.server import PreforkServer
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
+from flask_prefork.system.slow_client import CREDIT
+from flask_prefork.system.slow_client import STALL
 
 
 class Answer(t.NamedTuple):
@@ -75,7 +81,7 @@ class Site:
     """A server with a monitor, and connections to it.
 
     :ivar server: The server.
-    :ivar results: What each ``serve`` returned.
+    :ivar results: ``None`` for each connection that was served to its end.
     """
 
     def __init__(
@@ -129,26 +135,17 @@ class Site:
 
     def follow(self, connection: socket.socket, address: t.Any) -> None:
         """Serve a connection to its end, as worker and dispatcher do together."""
-        parked: t.Any = self.server.serve(connection, address)
-        while parked is not None:
-            if isinstance(parked, Delivery):
-                parked = deliver(connection, parked)
+        found = self.server.serve(connection, address)
+        while found is not None:
+            if isinstance(found, Delivery):
+                found = deliver(connection, found)
+            parked, spool = apart(found)
+            parked = await_client(connection, parked)
             if parked.wait is Wait.LINGER:
-                poll = select.poll()
-                poll.register(connection, select.POLLRDHUP)
-                poll.poll(max((parked.deadline - time.monotonic()) * 1000, 0))
                 connection.close()
-                parked = None
                 break
-            low_water(connection, parked.have + 1)
-            poll = select.poll()
-            poll.register(connection, select.POLLIN)
-            left = (
-                0 if parked.wait is Wait.WORKER else parked.deadline - time.monotonic()
-            )
-            poll.poll(max(left * 1000, 0))
-            parked = self.server.serve(connection, address, parked)
-        self.results.append(parked)
+            found = self.server.serve(connection, address, parked, spool)
+        self.results.append(None)
 
     @contextlib.contextmanager
     def serving(self) -> t.Iterator[socket.socket]:
@@ -171,8 +168,8 @@ class Line:
         self.site = site
         self.client, self.connection, self.address = site.connect()
 
-    def serve(self, resumed: Parked | None = None) -> t.Any:
-        return self.site.server.serve(self.connection, self.address, resumed)
+    def serve(self, resumed: Parked | None = None, spool: int = -1) -> t.Any:
+        return self.site.server.serve(self.connection, self.address, resumed, spool)
 
     def send(self, data: bytes, before: int = 0) -> None:
         """Send, until it has arrived behind so many bytes that wait already."""
@@ -231,6 +228,45 @@ def deliver(connection: socket.socket, delivery: Delivery) -> Parked:
     if delivery.wait is Wait.LINGER:
         connection.shutdown(socket.SHUT_WR)
     return Parked(delivery.wait, time.monotonic() + delivery.seconds, tag=delivery.tag)
+
+
+def apart(found: t.Any) -> tuple[Parked, int]:
+    """How a connection waits, and the descriptor of its spool, or -1."""
+    if isinstance(found, Collecting):
+        return found.parked, found.spool.detach()
+    assert isinstance(found, Parked)
+    return found, -1
+
+
+def await_client(connection: socket.socket, parked: Parked) -> Parked:
+    """Wait as the dispatcher does: until there is news, or the time is up.
+
+    :return: How to go on: what has come puts the deadline off.
+    """
+    poll = select.poll()
+    if parked.wait is Wait.LINGER:
+        poll.register(connection, select.POLLRDHUP)
+    else:
+        low_water(connection, parked.mark)
+        poll.register(connection, select.POLLIN | select.POLLRDHUP)
+    while parked.wait is not Wait.WORKER:
+        left = parked.deadline - time.monotonic()
+        if poll.poll(max(left * 1000, 0)) or parked.wait is not Wait.BODY:
+            break
+        moved = unread(connection) - parked.have
+        if moved <= 0:
+            break
+        seconds = min(moved / parked.rate, CREDIT) if parked.rate else STALL
+        parked = parked._replace(
+            deadline=parked.deadline + seconds, have=parked.have + moved
+        )
+    return parked
+
+
+def unread(connection: socket.socket) -> int:
+    """How many bytes wait in a connection's buffer (``tcp(7)``, SIOCINQ)."""
+    found = fcntl.ioctl(connection.fileno(), termios.FIONREAD, b"\0" * 4)
+    return int.from_bytes(found, sys.byteorder)
 
 
 def low_water(connection: socket.socket, mark: int) -> None:

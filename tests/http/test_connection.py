@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+import time
 import typing as t
 
 import pytest
@@ -13,8 +14,10 @@ from harness import Line
 from harness import parse
 from harness import read_all
 from harness import Site
+from harness import unread
 
 from flask_prefork.http import connection as connection_module
+from flask_prefork.system.parked import Wait
 from flask_prefork.system.socket_state import has_acknowledged_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -167,6 +170,7 @@ def test_what_never_ends_is_bounded(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "_LINGER_BYTES", 100_000)
+    monkeypatch.setattr(connection_module, "PARKED_LINGER", 0.05)
     with site.serving() as client:
         client.sendall(BAD)
         with pytest.raises(ConnectionError):
@@ -174,18 +178,51 @@ def test_what_never_ends_is_bounded(
                 client.sendall(b"x" * 10_000)
 
 
-def test_silence_after_a_refusal_is_bounded(
+@pytest.mark.parametrize("contended", [False, True])
+def test_a_refused_client_lingers_parked(line: Line, contended: bool) -> None:
+    line.site.monitor.is_contended = contended
+    line.send(BAD + b"x")
+    before = time.monotonic()
+    parked = line.serve()
+    assert parked.wait is Wait.LINGER
+    assert before < parked.deadline <= time.monotonic() + 2
+    assert [a.status for a in parse(read_all(line.client))] == [400]
+    # What it has sent is left in the kernel.
+    assert unread(line.connection) == len(BAD + b"x")
+
+
+def test_a_refused_client_that_has_ended_is_closed(line: Line) -> None:
+    line.send(BAD + b"x")
+    line.end()
+    assert line.serve() is None
+    assert line.answers() == [400]
+    assert line.is_closed()
+
+
+def test_a_refused_client_stays_with_a_worker_while_the_server_stops(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "_LINGER", 0.05)
+    line.site.monitor.is_draining = True
+    line.send(BAD)
+    assert line.serve() is None
+    assert line.answers() == [400]
+
+
+def test_silence_after_a_refusal_is_bounded(
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_LINGER", 0.05)
+    line = Line(make_site(can_park=False))
     line.send(BAD)
     assert line.serve() is None
     assert line.answers() == [400]
 
 
 def test_a_refused_client_keeps_nobody_waiting(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    site = make_site(can_park=False)
     monkeypatch.setattr(connection_module, "_LINGER", 3600)
     for contended_from_the_start in (False, True):
         site.monitor.is_contended = contended_from_the_start

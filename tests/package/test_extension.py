@@ -203,3 +203,16 @@ def test_slips_in_variables() -> None:
         "There is no 'FLASK_PREFORK_RUN_MIN_IDEL';"
         " did you mean 'FLASK_PREFORK_RUN_MIN_IDLE'?"
     )
+
+
+def test_stream_body() -> None:
+    app = Flask(__name__)
+    prefork = Prefork(app)
+
+    def view() -> str:
+        return ""
+
+    assert prefork.stream_body(view) is view
+    prefork.stream_body("files.upload")
+    assert prefork.streamed == {"files.upload"}
+    assert view() == ""
