@@ -1,7 +1,8 @@
 """A process beside zygotes and workers: it is started, and replaced when it fails.
 
-The observer is one (:mod:`.observer`). It is a fresh interpreter with a channel to us.
-It pings once a second. One that is silent is killed.
+The observer is one (:mod:`.observer`), the sender another (:mod:`.sender`). It is a
+fresh interpreter with a channel to us, and pings once a second. One that is silent is
+killed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..system.poller import Poller
 from ..system.reaper import Reaper
 from ..system.running_clock import RunningClock
 from ..system.systemd import VARIABLES
+from .ending import KILL_TIME
 from .service import ServiceHost
 
 #: One that was killed is replaced after this: who asks meanwhile waits in the
@@ -36,10 +38,12 @@ _MAX_PAUSE = 2.0
 #: a second. In seconds.
 _UP = 30.0
 _SILENT = 10.0
+#: How many times its channel is read in a turn.
+_MOST_READ = 16
 #: What it runs; its modules are found where ours were.
 _CODE = (
     "import sys; sys.path[:] = {path!r};"
-    " from flask_prefork.{module} import main; main({fd})"
+    " from flask_prefork.{module} import main; main({fd}, *{arguments!r})"
 )
 
 
@@ -47,8 +51,9 @@ class AuxiliaryProcess:
     """At most one process of a kind.
 
     :param name: What it is called in the log.
-    :param module: Its module in this package; the function ``main`` gets the
-        descriptor of its end of the channel.
+    :param module: Its module in this package. The function ``main`` there gets the
+        descriptor of its end of the channel,
+    :param arguments: and what has a literal in Python.
     :param service: Has the rights to start it.
     :param poller: The dispatcher's poll set.
     :param reaper: Reports its exit.
@@ -59,6 +64,7 @@ class AuxiliaryProcess:
         self,
         name: str,
         module: str,
+        arguments: tuple[object, ...],
         service: ServiceHost,
         poller: Poller,
         reaper: Reaper,
@@ -68,6 +74,7 @@ class AuxiliaryProcess:
         self.pid = 0
         self._name = name
         self._module = module
+        self._arguments = arguments
         self._service = service
         self._poller = poller
         self._reaper = reaper
@@ -77,7 +84,11 @@ class AuxiliaryProcess:
         #: By when its next ping must come.
         self._ping_by: float | None = None
         self._pauses = 0
+        #: When another one may be started.
         self._start_at: float | None = None
+        #: Whether it is to end, or was killed; and by when it must be gone.
+        self._is_released = self._is_killed = False
+        self._gone_by: float | None = None
 
     # What the kinds do differently
 
@@ -97,10 +108,14 @@ class AuxiliaryProcess:
         """
         raise MalformedFrame(f"{type(frame).__name__} is not for it to send")
 
-    def _died(self, pid: int, status: int) -> bool:
-        """Log that it has exited by itself.
+    def _is_wanted(self) -> bool:
+        """Whether there is something for it to do."""
+        raise NotImplementedError
 
-        :return: Whether another one is wanted.
+    def _died(self, pid: int, status: int, expected: bool) -> None:
+        """Log that it has exited.
+
+        :param expected: Whether it was released.
         """
         raise NotImplementedError
 
@@ -108,6 +123,7 @@ class AuxiliaryProcess:
 
     def _start(self) -> None:
         self._start_at = None
+        self._is_released = self._is_killed = False
         try:
             ours, theirs = socket_modes.pair()
         except OSError as e:
@@ -115,7 +131,12 @@ class AuxiliaryProcess:
             return
         try:
             theirs.set_inheritable(True)
-            code = _CODE.format(path=sys.path, module=self._module, fd=theirs.fileno())
+            code = _CODE.format(
+                path=sys.path,
+                module=self._module,
+                fd=theirs.fileno(),
+                arguments=self._arguments,
+            )
             env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
             with self._service.rights(), output_locks.inherited() as locks:
                 self.pid = origin.spawn(
@@ -145,9 +166,15 @@ class AuxiliaryProcess:
         if channel is None:
             return
         try:
-            received = channel.receive()
-            if received is not None:
+            # Descriptors come with one frame at a time.
+            for _ in range(_MOST_READ):
+                received = channel.receive()
+                if received is None:
+                    break
+                if not received[0]:
+                    return
                 self._handle(channel, *received)
+            else:
                 return
         except (ValueError, OverflowError) as e:
             logger.error("The %s sent garbage: %s.", self._name, e)
@@ -190,8 +217,10 @@ class AuxiliaryProcess:
         pid, self.pid = self.pid, 0
         self._drain_channel()
         self._channel_ended()
-        if self._died(pid, status):
+        self._gone_by = None
+        if not self._is_released:
             self._retry(failed=status >= 0)
+        self._died(pid, status, self._is_released)
 
     def _retry(self, failed: bool) -> None:
         self._pauses = min(self._pauses + 1, 30) if failed else 0
@@ -199,27 +228,44 @@ class AuxiliaryProcess:
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next."""
-        return self._ping_by if self._start_at is None else self._start_at
+        times = [self._ping_by, self._gone_by]
+        if not self.pid and self._is_wanted():
+            times.append(self._start_at)
+        return min((moment for moment in times if moment is not None), default=None)
 
     def step(self, now: float) -> None:
-        """Start another one in the place of one that is dead, or hangs."""
+        """Start one if it is wanted, and kill one that hangs."""
         if self._ping_by is not None and now >= self._ping_by:
-            logger.error(
-                "The %s (pid %d) is silent: it is killed.", self._name, self.pid
-            )
+            name = self._name
+            logger.error("The %s (pid %d) is silent: it is killed.", name, self.pid)
             self._drain_channel()
             self._channel_ended()
             self.kill()
-        if self._start_at is not None and now >= self._start_at:
+        if self._gone_by is not None and now >= self._gone_by:
+            self._give_up()
+        is_due = self._start_at is None or now >= self._start_at
+        if is_due and not self.pid and self._is_wanted():
             self._start()
+
+    def _give_up(self) -> None:
+        """It has not ended in time."""
+        if not self._is_killed:
+            self.kill()
+            return
+        # It is in a system call that nothing interrupts, and won't run again.
+        self._reaper.remove(self.pid)
+        self._exited(-signal.SIGKILL)
 
     def release(self) -> None:
         """Let it end: it does when nobody holds the other end of its channel."""
         self._start_at = None
+        self._is_released = True
         self._channel_ended()
 
     def kill(self) -> None:
         """End it now."""
         if self.pid:
+            self._is_killed = True
+            self._gone_by = self._clock() + KILL_TIME
             with self._service.rights(), contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)

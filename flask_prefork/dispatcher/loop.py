@@ -12,7 +12,8 @@ Each turn of the loop:
    (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
    :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
    :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
-   :meth:`.Shutdown.step`, and last the summary for the observer.
+   :meth:`.SenderHandle.step`, :meth:`.Shutdown.step`, and last the summary for the
+   observer.
 
 SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
 ``_orphan_exited``.
@@ -35,6 +36,7 @@ from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..settings.table import Settings
 from ..system import log
+from ..system.descriptors import raise_descriptor_limit
 from ..system.log import logger
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
@@ -48,7 +50,7 @@ from .generation import MAX_FAILURES
 from .generations import Generations
 from .observer import ObserverHandle
 from .queues import Queues
-from .queues import raise_descriptor_limit
+from .sender import SenderHandle
 from .service import ServiceHost
 from .service import StartOptions
 from .shutdown import Shutdown
@@ -83,6 +85,10 @@ class Dispatcher:
         self.observer = ObserverHandle(
             self.service, self.poller, self.reaper, self._scoreboard, self.clock
         )
+        self.sender = SenderHandle(
+            self.service, self.poller, self.reaper, self.clock, self.queues.park
+        )
+        self.queues.sender = self.sender
         self._announced = False
         self._first_idle: float | None = None
         self._actions: dict[int, t.Callable[[], None]] = {
@@ -101,7 +107,12 @@ class Dispatcher:
         self.poller.watch(self._signals.fileno(), self._read_signals)
         self.generations = Generations(zygote, self._adopt, self.service, self.clock)
         self.shutdown = Shutdown(
-            self.ending, self.generations, self.queues, self.observer, self.service
+            self.ending,
+            self.generations,
+            self.queues,
+            self.observer,
+            self.sender,
+            self.service,
         )
 
     # The loop
@@ -131,6 +142,7 @@ class Dispatcher:
         if self._first_idle is not None and not self._announced:
             times.append(self._first_idle + _WARM_UP)
         times += [self.generations.deadline(), self.observer.deadline()]
+        times.append(self.sender.deadline())
         known = [moment for moment in times if moment is not None]
         left = [min(known) - self.clock()] if known else []
         times = [self.queues.deadline(), self.service.deadline()]
@@ -149,7 +161,8 @@ class Dispatcher:
             self._announce()
             self.service.ready(self._state())
         if self.phase is not Phase.LOADING:
-            self.queues.reserve(_WORKERS_DESCRIPTORS * self.generations.max_workers)
+            workers = _WORKERS_DESCRIPTORS * self.generations.max_workers
+            self.queues.reserve(workers + self.sender.descriptors)
         # Before all are ordered: while connections wait, nobody stays idle; and they
         # wait for who serves from now on.
         if self.phase is Phase.SERVING:
@@ -165,6 +178,7 @@ class Dispatcher:
         # Whoever was asked to retire in this turn is among them.
         self.queues.serve_left_behind(self.generations.current, self.generations.all())
         self.observer.step(now)
+        self.sender.step(now)
         if self.phase is Phase.SERVING:
             self._check_startup()
         self.shutdown.step(now)
@@ -337,6 +351,7 @@ class Dispatcher:
         self.shutdown.close_queues()
         self.generations.close()
         self.observer.release()
+        self.sender.release()
         self.service.close()
         self.summary.close()
         os.close(self._scoreboard)

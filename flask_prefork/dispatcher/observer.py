@@ -49,7 +49,7 @@ class ObserverHandle(AuxiliaryProcess):
         clock: RunningClock,
     ) -> None:
         module = "observe.process"
-        super().__init__("observer", module, service, poller, reaper, clock)
+        super().__init__("observer", module, (), service, poller, reaper, clock)
         self._scoreboard = scoreboard
         self._begun = clock.machine()
         self._admin_listeners: Mapping[str, Listener] = {}
@@ -103,10 +103,12 @@ class ObserverHandle(AuxiliaryProcess):
         channel.send(Observe(), fds)
         os.close(document)
 
-    def _died(self, pid: int, status: int) -> bool:
-        if self._settings:
-            logger.error("The observer (pid %d) died: status %d.", pid, status)
+    def _is_wanted(self) -> bool:
         return bool(self._settings)
+
+    def _died(self, pid: int, status: int, expected: bool) -> None:
+        if not expected:
+            logger.error("The observer (pid %d) died: status %d.", pid, status)
 
     def close_queues(self) -> None:
         """Nobody listens any more, and no socket may be left for clients to try."""

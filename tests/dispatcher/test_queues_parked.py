@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork.dispatcher import queues as queues_module
-from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.states import Event
 from flask_prefork.system.parked import Parked
@@ -272,34 +271,6 @@ def test_room_is_made_as_soon_as_others_need_it(hall: MakeHall) -> None:
     room.queues.reserve(8)
     clients += [room.park()[1] for _ in range(4)]
     assert not any(has_ended(client) for client in clients[4:])
-
-
-def test_the_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = queues_module.resource
-    limits = [(100, 5000)]
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.append(new))
-    assert raise_descriptor_limit() == 5000
-    assert limits[-1] == (5000, 5000)
-
-
-@pytest.mark.parametrize("error", [OSError, ValueError])
-def test_a_limit_that_stays(
-    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    resource = queues_module.resource
-    tried = []
-
-    def refuse(which: int, new: tuple[int, int]) -> None:
-        tried.append(new)
-        raise error
-
-    infinite = (100, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda which: infinite)
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert raise_descriptor_limit() == 100
-    # The kernel has a maximum of its own (fs.nr_open in proc(5)).
-    assert tried == [(1_048_576, resource.RLIM_INFINITY)]
 
 
 # The end
