@@ -674,6 +674,7 @@ def test_a_worker_that_finishes_when_nothing_is_accepted_any_more(
 
 def test_the_real_one(office: Office) -> None:
     office.deliver(b"response", wait=Wait.KEEP_ALIVE)
+    office.turn()
     while not office.parked:
         office.turn(10.0)
     assert office.clients[0].recv(100) == b"response"
