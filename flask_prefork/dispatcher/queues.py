@@ -102,6 +102,11 @@ class Queues:
         #: Until when the server's end waits for who is on the way in.
         self._handshakes_until = 0.0
 
+    @property
+    def spooled(self) -> int:
+        """Bytes of all spools, the sender's included."""
+        return self.spools.size + (self.sender.spooled if self.sender else 0)
+
     # Dispatch
 
     def dispatch(self, generation: Generation) -> None:
@@ -119,7 +124,7 @@ class Queues:
                 if waiting > 0:
                     generation.order(waiting, index)
         generation.set_others_wait(bool(self.parked.ready))
-        generation.set_spooled(self.spools.size)
+        generation.set_spooled(self.spooled)
         self._readable.clear()
         if ordered:
             self._arm(generation)
@@ -292,7 +297,7 @@ class Queues:
         :param fds: The connection and the files. They are taken out.
         :raises ValueError: It can't be: it stays the worker's.
         """
-        vetting.delivery(frame, fds)
+        size = vetting.delivery(frame, fds)
         self._families |= {one.sock.family for one in self.listeners}
         if self.sender is None or (
             self.listeners and frame.listener >= len(self.listeners)
@@ -301,7 +306,8 @@ class Queues:
         # If its client has gone, the sender finds that out.
         vetting.connection(fds[0], self._families)
         taken, fds[:] = fds[:], []
-        self.sender.deliver(frame, taken)
+        # What a worker says of its spool doesn't count.
+        self.sender.deliver(frame, taken, size)
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""

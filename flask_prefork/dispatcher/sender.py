@@ -46,6 +46,7 @@ class _Held(t.NamedTuple):
 
     frame: Deliver
     fds: list[int]
+    spooled: int
     since: float
 
 
@@ -105,14 +106,15 @@ class SenderHandle(AuxiliaryProcess):
         """How many descriptors are held here."""
         return sum(len(one.fds) for one in self._held)
 
-    def deliver(self, frame: Deliver, fds: list[int]) -> None:
+    def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:
         """Have the rest of a response sent.
 
         :param frame: What a worker sent; it is good.
         :param fds: The descriptors that go with it, owned from now on.
+        :param spooled: Bytes of its spool.
         """
-        self.spooled += frame.spooled
-        self._held.append(_Held(frame, fds, self._clock()))
+        self.spooled += spooled
+        self._held.append(_Held(frame, fds, spooled, self._clock()))
         self._end_at = None
         if self._is_closed:
             self._drop_held()
@@ -135,7 +137,7 @@ class SenderHandle(AuxiliaryProcess):
             self._held.popleft()
             close_all(held.fds)
             frame = held.frame
-            self._sent[number] = _Sent(frame.listener, frame.spooled, frame.parked.wait)
+            self._sent[number] = _Sent(frame.listener, held.spooled, frame.parked.wait)
 
     def _next_number(self) -> int:
         """A number that no response has that is on its way."""
@@ -198,7 +200,7 @@ class SenderHandle(AuxiliaryProcess):
         while self._held and self._held[0].since <= until:
             held = self._held.popleft()
             close_all(held.fds)
-            self._count("lost", held.frame.spooled)
+            self._count("lost", held.spooled)
             count += 1
         return count
 

@@ -118,26 +118,28 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     return True
 
 
-def delivery(frame: Deliver, fds: t.Sequence[int]) -> None:
+def delivery(frame: Deliver, fds: t.Sequence[int]) -> int:
     """See that what goes with a response can be sent, and waited for afterwards.
 
     :param fds: The connection, which is not looked at, and the files.
+    :return: The bytes of the spool.
     :raises ValueError: It can't be.
     """
-    if len(fds) != 1 + bool(frame.spooled) + bool(frame.length) or len(fds) < 2:
+    if len(fds) != 1 + bool(frame.spooled) + bool(frame.length):
         raise ValueError("what is to be sent is not there")
-    for fd in fds[1:]:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("what is to be sent is no file")
-        if fd == fds[1] and frame.spooled > about.st_size:
-            raise ValueError("a spool is shorter than it should be")
+    sizes = [file_size(fd) for fd in fds[1:]]
+    size = sizes[0] if frame.spooled else 0
+    if frame.spooled > size:
+        raise ValueError("a spool is shorter than it should be")
+    if frame.sent > frame.spooled or (frame.sent == frame.spooled and not frame.length):
+        raise ValueError("nothing is left to be sent")
     if frame.offset + frame.length > _LONGEST_FILE:
         raise ValueError("no file is so long")
     if not (0 <= frame.rate < math.inf and 0 <= frame.seconds < LONGEST_WAIT):
         raise ValueError("a response can't be sent so slowly, or waited for so long")
     if frame.parked.wait not in (Wait.KEEP_ALIVE, Wait.LINGER):
         raise ValueError("after a response, nothing else is waited for")
+    return size
 
 
 def _see_pidfd(fd: int, pid: int) -> None:

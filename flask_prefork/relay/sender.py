@@ -172,7 +172,9 @@ class Sender:
         del fds[:count]
         parts = []
         if frame.spooled:
-            parts.append(FileRange(files.pop(0), 0, frame.spooled))
+            parts.append(FileRange(files.pop(0), frame.sent, frame.spooled))
+            if frame.sent == frame.spooled:
+                os.close(parts.pop().fd)
         if frame.length:
             parts.append(
                 FileRange(files.pop(0), frame.offset, frame.offset + frame.length)
@@ -195,7 +197,7 @@ class Sender:
             self._report_cut(frame.number, 0, frame.parked)
             return
         self._transfers[connection] = transfer
-        self._used += count
+        self._used += transfer.descriptors
         self._deadlines.set(transfer, transfer.deadline())
 
     def _advance(self, transfer: Transfer) -> None:

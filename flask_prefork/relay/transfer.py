@@ -76,6 +76,7 @@ class Transfer:
         self.parked = parked
         self.seconds = seconds
         self.sent = 0
+        #: None of them is empty.
         self._parts = parts
         self._offset = parts[0].start
         #: Up to where the kernel was asked to read ahead.

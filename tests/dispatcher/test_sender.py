@@ -77,9 +77,10 @@ class Office:
         os.write(spool, data)
         size = Size(len(data))
         state = Parked(wait, 0.0)
-        frame = Deliver(1, 0, listener, 0, 240.0, size, Size(0), Size(0), 5.0, state)
+        none = Size(0)
+        frame = Deliver(1, 0, listener, 0, 240.0, size, none, none, none, 5.0, state)
         fds = [served.detach(), spool]
-        self.handle.deliver(frame, fds)
+        self.handle.deliver(frame, fds, len(data))
         return fds
 
     def turn(self, seconds: float = 0.0) -> None:
@@ -486,7 +487,7 @@ GOOD = Parked(Wait.KEEP_ALIVE, 105.0)
     [
         Busy(0, 0),
         Observe(),
-        Deliver(0, 0, 0, 1, 0.0, Size(1), Size(0), Size(0), 1.0, GOOD),
+        Deliver(0, 0, 0, 1, 0.0, Size(1), Size(0), Size(0), Size(0), 1.0, GOOD),
         Delivered(0, 17, Size(0), GOOD),
         Delivered(0, 17, Size(0), GOOD._replace(deadline=0.0)),
         Delivered(0, 1, Size(0), GOOD._replace(wait=Wait.BODY)),
@@ -535,11 +536,12 @@ class Handed(t.NamedTuple):
 
     frame: Deliver
     fds: list[int]
+    spooled: int
 
 
 class FakeHandle(list[Handed]):
-    def deliver(self, frame: Deliver, fds: list[int]) -> None:
-        self.append(Handed(frame, fds))
+    def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:
+        self.append(Handed(frame, fds, spooled))
 
 
 @pytest.fixture
@@ -573,7 +575,17 @@ def descriptors(queues: Queues, files: int) -> Iterator[list[int]]:
 
 
 BOTH = Deliver(
-    1, 0, 0, 0, 240.0, Size(10), Size(5), Size(100), 5.0, Parked(Wait.LINGER, 0.0)
+    generation=1,
+    slot=0,
+    listener=0,
+    number=0,
+    rate=240.0,
+    spooled=Size(10),
+    sent=Size(0),
+    offset=Size(5),
+    length=Size(100),
+    seconds=5.0,
+    parked=Parked(Wait.LINGER, 0.0),
 )
 
 
@@ -585,6 +597,8 @@ BOTH = Deliver(
         BOTH._replace(parked=Parked(Wait.KEEP_ALIVE, 0.0, tag=b"tag")),
         BOTH._replace(spooled=Size(0)),
         BOTH._replace(length=Size(0)),
+        BOTH._replace(spooled=Size(5), sent=Size(4), length=Size(0)),
+        BOTH._replace(sent=Size(10)),
     ],
 )
 def test_what_is_good_is_handed_on(queues: Queues, frame: Deliver) -> None:
@@ -593,7 +607,8 @@ def test_what_is_good_is_handed_on(queues: Queues, frame: Deliver) -> None:
         before = list(fds)
         queues.deliver(frame, fds)
         assert fds == [], "they are taken out"
-        assert t.cast(t.Any, queues.sender) == [Handed(frame, before)]
+        size = 10 if frame.spooled else 0
+        assert t.cast(t.Any, queues.sender) == [Handed(frame, before, size)]
 
 
 @pytest.mark.parametrize("files", [0, 1, 2, 3])
@@ -602,6 +617,8 @@ def test_what_is_good_is_handed_on(queues: Queues, frame: Deliver) -> None:
     [
         BOTH._replace(spooled=Size(11)),
         BOTH._replace(spooled=Size(2**64 - 1)),
+        BOTH._replace(sent=Size(11)),
+        BOTH._replace(sent=Size(10), length=Size(0)),
         BOTH._replace(spooled=Size(0), length=Size(0)),
         BOTH._replace(length=Size(2**63)),
         BOTH._replace(offset=Size(2**63), length=Size(2**63)),

@@ -24,16 +24,20 @@ SIZE = 20_000_000
 class SlowReader:
     """A client that has asked for a response, and takes it when it is told to."""
 
-    def __init__(self, server: Server, wait: str = "LINGER", more: str = "") -> None:
+    def __init__(
+        self, server: Server, keep_alive: bool = False, more: str = ""
+    ) -> None:
         self.sock = server._connect()
         # Closed with the others when the test ends.
         server.requests.append(Request(self.sock))
-        self.ask(f"/deliver/{SIZE}/{wait}{more}")
-        # Its head is there, and the rest is the sender's.
+        self.ask(f"/deliver/{SIZE}{more}", keep_alive)
+        # Its head is there, and the rest is the sender's in a moment.
         assert self.sock.recv(17) == b"HTTP/1.1 200 OK\r\n"
 
-    def ask(self, path: str) -> None:
-        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    def ask(self, path: str, keep_alive: bool) -> None:
+        goes_on = "keep-alive" if keep_alive else "close"
+        fields = f"Host: localhost\r\nConnection: {goes_on}\r\n"
+        self.sock.sendall(f"GET {path} HTTP/1.1\r\n{fields}\r\n".encode())
 
     def read(self, size: int | None = None) -> int:
         """Read a response's body, or to the end of the connection.
@@ -55,9 +59,11 @@ class SlowReader:
             return count
 
 
-def sender(server: Server) -> psutil.Process:
-    """The sender, when it is there."""
-    return wait_for(server.sender)
+def sender(server: Server, count: int = 1) -> psutil.Process:
+    """The sender, when it has so many connections."""
+    process = wait_for(server.sender)
+    wait_for(lambda: len(process.net_connections("tcp")) == count)
+    return process
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_the_sender_is_killed(server: Server) -> None:
     next slow client gets its whole response from another sender.
     """
     readers = [SlowReader(server) for _ in range(3)]
-    killed = sender(server)
+    killed = sender(server, 3)
     with load(server):
         killed.kill()
         server.wait_for_log(
@@ -96,7 +102,7 @@ def test_the_sender_is_killed(server: Server) -> None:
         )
         assert all(reader.read() < SIZE for reader in readers)
         assert SlowReader(server).read() == SIZE
-    assert sender(server).pid != killed.pid
+    assert sender(server, 0).pid != killed.pid
     assert_tidy(server)
 
 
@@ -104,18 +110,15 @@ def test_the_sender_is_stopped(server: Server) -> None:
     """SIGSTOP to the sender while it sends responses.
 
     Others are served meanwhile. It is killed when it has been silent for ten seconds,
-    and what was handed over since is sent by another one.
+    and what it had is cut short. The next slow client gets its whole response.
     """
     reader = SlowReader(server)
     stopped = sender(server)
     stopped.suspend()
     with load(server):
-        late = server._connect()
-        late.sendall(f"GET /deliver/{SIZE}/LINGER HTTP/1.1\r\n\r\n".encode())
         server.wait_for_log(rf"^The sender \(pid {stopped.pid}\) is silent")
     assert reader.read() < SIZE
     assert SlowReader(server).read() == SIZE
-    late.close()
     assert_tidy(server)
 
 
@@ -149,28 +152,28 @@ def test_a_reload_while_a_response_is_sent(server: Server) -> None:
     The client gets its whole response. The next request on that connection is served by
     the next generation.
     """
-    reader = SlowReader(server, "KEEP_ALIVE")
+    reader = SlowReader(server, keep_alive=True)
     process = sender(server)
     server.signal(signal.SIGHUP)
     server.wait_for_log("^Generation 2 serves")
     assert reader.read(SIZE) == SIZE
-    reader.ask("/")
+    reader.ask("/", keep_alive=True)
     with reader.sock.makefile("rb") as file:
         assert file.readline() == b"HTTP/1.1 200 OK\r\n"
         lines = b"".join(iter(lambda: file.readline().strip(), b""))
         (length,) = re.findall(rb"Length: (\d+)", lines)
         assert json.loads(file.read(int(length)))["generation"] == 2
-    assert sender(server).pid == process.pid
+    assert sender(server, 0).pid == process.pid
 
 
-@pytest.mark.parametrize("wait", ["LINGER", "KEEP_ALIVE"])
-def test_term_while_a_response_is_sent(server: Server, wait: str) -> None:
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_term_while_a_response_is_sent(server: Server, keep_alive: bool) -> None:
     """TERM while the sender sends responses.
 
     The server ends when they were sent to their end. Other clients are refused.
     """
-    readers = [SlowReader(server, wait) for _ in range(3)]
-    sender(server)
+    readers = [SlowReader(server, keep_alive) for _ in range(3)]
+    sender(server, 3)
     server.signal(signal.SIGTERM)
     wait_for(lambda: not server.is_accepting())
     assert [reader.read() for reader in readers] == [SIZE] * 3

@@ -76,6 +76,7 @@ class Relay:
         offset: int = 0,
         length: int = 0,
         *,
+        sent: int = 0,
         rate: float = 240.0,
         seconds: float = 5.0,
         wait: Wait = Wait.KEEP_ALIVE,
@@ -90,6 +91,7 @@ class Relay:
             self.number,
             rate,
             Size(len(spool)),
+            Size(sent),
             Size(offset),
             Size(length),
             seconds,
@@ -201,6 +203,20 @@ def test_spool_and_file_arrive_in_their_order(
         assert relay.read(client, 2 * size) == data + data
         answer = relay.until(number)
     assert answer.frame.sent == 2 * size
+    os.close(file)
+
+
+@pytest.mark.parametrize("sent", [1, 99, 100])
+def test_some_of_the_spool_was_sent_already(
+    relay: Relay, pair: Pair, sent: int
+) -> None:
+    served, client = pair()
+    file = memory(b"file")
+    number = relay.deliver(served, NOISE[:100], file, 0, 4, sent=sent)
+    with client:
+        assert relay.read(client, 104 - sent) == NOISE[sent:100] + b"file"
+        relay.until(number)
+    assert relay.sender._used == 0
     os.close(file)
 
 
