@@ -101,7 +101,9 @@ class Sender:
                 self._advance(self._transfers[fd])
         now = self._clock()
         for transfer in self._deadlines.pop(now):
-            if transfer.is_too_slow(now):
+            if transfer.is_done:
+                self._wait_for_acknowledgement(transfer, now)
+            elif transfer.is_too_slow(now):
                 self._cut(transfer)
             else:
                 self._deadlines.set(transfer, transfer.deadline())
@@ -210,7 +212,7 @@ class Sender:
             return
         self._used += transfer.descriptors - before
         if transfer.is_done:
-            self._finish(transfer)
+            self._end(transfer)
         else:
             self._deadlines.set(transfer, transfer.deadline())
 
@@ -218,8 +220,9 @@ class Sender:
         fd = transfer.sock.fileno()
         del self._transfers[fd]
         self._deadlines.discard(transfer)
-        # Others hold the connection too, so closing it would not do.
-        self._epoll.unregister(fd)
+        if not transfer.is_done:
+            # Others hold the connection too, so closing it would not do.
+            self._epoll.unregister(fd)
 
     def _cut(self, transfer: Transfer) -> None:
         self._forget(transfer)
@@ -231,18 +234,40 @@ class Sender:
         frame = Delivered(0, number, Size(sent), parked._replace(deadline=0.0))
         self._outgoing.append((frame, None))
 
-    def _finish(self, transfer: Transfer) -> None:
-        """All is sent: the connection goes back, to wait."""
-        self._forget(transfer)
-        parked = transfer.parked
+    def _end(self, transfer: Transfer) -> None:
+        """All was given to the kernel."""
+        # What follows is no event of a poll; a client's end may be, for ever.
+        self._epoll.unregister(transfer.sock.fileno())
         # If the client has gone, whoever waits for it will see.
         with contextlib.suppress(OSError):
-            if parked.wait is Wait.LINGER:
+            if transfer.parked.wait is Wait.LINGER:
                 transfer.sock.shutdown(socket.SHUT_WR)
             else:
                 # Its body may have been waited for in one piece (socket(7)).
                 transfer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        parked = parked._replace(deadline=self._clock() + transfer.seconds)
+        if transfer.parked.wait is Wait.LINGER:
+            self._wait_for_acknowledgement(transfer, self._clock())
+        else:
+            self._hand_back(transfer)
+
+    def _wait_for_acknowledgement(self, transfer: Transfer, now: float) -> None:
+        """Hand the connection back when the client's system has the whole response.
+
+        Who waits for the client's end doesn't wait for long. If something of the
+        request is unread then, the close discards what is on its way (RFC 9112, 9.6).
+        """
+        if transfer.is_acknowledged():
+            self._hand_back(transfer)
+        elif transfer.is_too_slow(now):
+            self._cut(transfer)
+        else:
+            self._deadlines.set(transfer, transfer.ack_deadline())
+
+    def _hand_back(self, transfer: Transfer) -> None:
+        """Let the connection wait as the dispatcher was told."""
+        self._forget(transfer)
+        deadline = self._clock() + transfer.seconds
+        parked = transfer.parked._replace(deadline=deadline)
         frame = Delivered(0, transfer.number, Size(transfer.sent), parked)
         self._outgoing.append((frame, transfer.sock))
 

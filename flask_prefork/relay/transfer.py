@@ -14,6 +14,9 @@ from ..system.socket_state import bytes_queued
 #: Bytes that one call sends at most: others have their turn, and a disk that is slow
 #: keeps them waiting for no more than that.
 PIECE = 1 << 20
+#: After so many seconds the kernel is asked for the first time whether the client has
+#: acknowledged all; then it is doubled, up to a second.
+_FIRST_ACK_PAUSE = 0.05
 #: Bytes that are read by a call where the kernel can't send from a file.
 _READ_SIZE = 1 << 16
 
@@ -46,6 +49,7 @@ class Transfer:
     """
 
     __slots__ = (
+        "_ack_pause",
         "_ahead",
         "_budget",
         "_can_sendfile",
@@ -88,6 +92,7 @@ class Transfer:
         #: Always: who takes a whole piece may be slow to take the next.
         self._waits_since = now
         self._queued = bytes_queued(sock) or 0
+        self._ack_pause = _FIRST_ACK_PAUSE
 
     @property
     def descriptors(self) -> int:
@@ -157,6 +162,15 @@ class Transfer:
     def deadline(self) -> float:
         """When the client has used up its time if it takes nothing more."""
         return self._waits_since + max(self._budget.seconds_left(), 0.0)
+
+    def is_acknowledged(self) -> bool:
+        """Whether the client's system has all that was sent."""
+        return not bytes_queued(self.sock)
+
+    def ack_deadline(self) -> float:
+        """When to ask again whether it has: no poll tells that."""
+        pause, self._ack_pause = self._ack_pause, min(2 * self._ack_pause, 1.0)
+        return min(self._waits_since + pause, self.deadline())
 
     def is_too_slow(self, now: float) -> bool:
         """Whether the client has used up its time; to be asked at the deadline.

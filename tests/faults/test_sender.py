@@ -101,8 +101,9 @@ def test_the_sender_is_killed(server: Server) -> None:
             " 3 responses were cut short.$"
         )
         assert all(reader.read() < SIZE for reader in readers)
-        assert SlowReader(server).read() == SIZE
-    assert sender(server, 0).pid != killed.pid
+        reader = SlowReader(server)
+        assert sender(server).pid != killed.pid
+        assert reader.read() == SIZE
     assert_tidy(server)
 
 
@@ -118,7 +119,9 @@ def test_the_sender_is_stopped(server: Server) -> None:
     with load(server):
         server.wait_for_log(rf"^The sender \(pid {stopped.pid}\) is silent")
     assert reader.read() < SIZE
-    assert SlowReader(server).read() == SIZE
+    reader = SlowReader(server)
+    assert sender(server).pid != stopped.pid
+    assert reader.read() == SIZE
     assert_tidy(server)
 
 
