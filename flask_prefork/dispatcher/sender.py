@@ -130,13 +130,13 @@ class SenderHandle(AuxiliaryProcess):
         while self._held:
             held = self._held[0]
             number = self._next_number()
-            if not channel.send(held.frame._replace(number=number), held.fds):
+            frame: Deliver = held.frame._replace(number=number)
+            if not channel.send(frame, held.fds):
                 if not channel.ended:
                     self._send_at = self._clock() + _PAUSE
                 return
             self._held.popleft()
             close_all(held.fds)
-            frame = held.frame
             self._sent[number] = _Sent(frame.listener, held.spooled, frame.parked.wait)
 
     def _next_number(self) -> int:
