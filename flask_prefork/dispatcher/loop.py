@@ -161,8 +161,7 @@ class Dispatcher:
             self._announce()
             self.service.ready(self._state())
         if self.phase is not Phase.LOADING:
-            workers = _WORKERS_DESCRIPTORS * self.generations.max_workers
-            self.queues.reserve(workers + self.sender.descriptors)
+            self.queues.reserve(_WORKERS_DESCRIPTORS * self.generations.max_workers)
         # Before all are ordered: while connections wait, nobody stays idle; and they
         # wait for who serves from now on.
         if self.phase is Phase.SERVING:

@@ -306,8 +306,12 @@ class Queues:
         # If its client has gone, the sender finds that out.
         vetting.connection(fds[0], self._families)
         taken, fds[:] = fds[:], []
+        self._make_room()
         # What a worker says of its spool doesn't count.
         self.sender.deliver(frame, taken, size)
+        if not self._has_room():
+            # While the sender takes nothing; others' descriptors go before.
+            self.sender.drop_last()
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""
@@ -376,7 +380,7 @@ class Queues:
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
-        while self._used + _RESERVE + self._reserved >= self._descriptors:
+        while not self._has_room():
             oldest = self.parked.longest_idle()
             if oldest is None:
                 return
@@ -391,7 +395,11 @@ class Queues:
 
     @property
     def _used(self) -> int:
-        return len(self.parked) + self.spools.count
+        held = self.sender.descriptors if self.sender is not None else 0
+        return len(self.parked) + self.spools.count + held
+
+    def _has_room(self) -> bool:
+        return self._used + _RESERVE + self._reserved < self._descriptors
 
     def reserve(self, descriptors: int) -> None:
         """Keep descriptors free for workers; if they are more than before, at once."""

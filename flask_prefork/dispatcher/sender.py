@@ -67,6 +67,7 @@ class SenderHandle(AuxiliaryProcess):
     :param clock: The dispatcher's.
     :param park: Parks a connection that came by a listener.
 
+    :ivar descriptors: How many descriptors are held here.
     :ivar spooled: Bytes of the spools of all responses that are on their way.
     :ivar results: How many responses were sent to their end (``complete``), cut short
         because the client left or was too slow (``incomplete``), or lost with a sender.
@@ -84,7 +85,7 @@ class SenderHandle(AuxiliaryProcess):
         arguments = (None if identity is None else tuple(identity),)
         module = "relay.sender"
         super().__init__("sender", module, arguments, service, poller, reaper, clock)
-        self.spooled = 0
+        self.descriptors = self.spooled = 0
         self.results = {"complete": 0, "incomplete": 0, "lost": 0}
         self._park = park
         self._held: deque[_Held] = deque()
@@ -101,10 +102,12 @@ class SenderHandle(AuxiliaryProcess):
         """How many responses are on their way."""
         return len(self._held) + len(self._sent)
 
-    @property
-    def descriptors(self) -> int:
-        """How many descriptors are held here."""
-        return sum(len(one.fds) for one in self._held)
+    def drop_last(self) -> None:
+        """Cut the response short that was held here last, if it is held still: there
+        are no descriptors for it."""
+        if self._held:
+            logger.error("The sender takes nothing; a response was cut short.")
+            self._drop(self._held.pop())
 
     def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:
         """Have the rest of a response sent.
@@ -114,6 +117,7 @@ class SenderHandle(AuxiliaryProcess):
         :param spooled: Bytes of its spool.
         """
         self.spooled += spooled
+        self.descriptors += len(fds)
         self._held.append(_Held(frame, fds, spooled, self._clock()))
         self._end_at = None
         if self._is_closed:
@@ -136,7 +140,7 @@ class SenderHandle(AuxiliaryProcess):
                     self._send_at = self._clock() + _PAUSE
                 return
             self._held.popleft()
-            close_all(held.fds)
+            self._close(held)
             self._sent[number] = _Sent(frame.listener, held.spooled, frame.parked.wait)
 
     def _next_number(self) -> int:
@@ -198,11 +202,17 @@ class SenderHandle(AuxiliaryProcess):
         """
         count = 0
         while self._held and self._held[0].since <= until:
-            held = self._held.popleft()
-            close_all(held.fds)
-            self._count("lost", held.spooled)
+            self._drop(self._held.popleft())
             count += 1
         return count
+
+    def _drop(self, held: _Held) -> None:
+        self._close(held)
+        self._count("lost", held.spooled)
+
+    def _close(self, held: _Held) -> None:
+        close_all(held.fds)
+        self.descriptors -= len(held.fds)
 
     # Its life
 

@@ -540,6 +540,8 @@ class Handed(t.NamedTuple):
 
 
 class FakeHandle(list[Handed]):
+    spooled = descriptors = 0
+
     def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:
         self.append(Handed(frame, fds, spooled))
 
@@ -684,6 +686,22 @@ def test_a_worker_that_finishes_when_nothing_is_accepted_any_more(
         queues.close()
         queues.deliver(BOTH, fds)
         assert len(t.cast(t.Any, queues.sender)) == 1
+
+
+def test_descriptors_run_out_while_nothing_is_taken(
+    office: Office, processes: Processes, queues: Queues
+) -> None:
+    """The last ones are cut short, and those that wait go on."""
+    queues._descriptors = 64 + 4
+    queues.sender = office.handle
+    for _ in range(3):
+        with descriptors(queues, 1) as fds:
+            mine = [os.dup(fd) for fd in fds]
+            queues.deliver(BOTH._replace(length=Size(0)), mine)
+    assert len(office.handle) == 1
+    assert office.handle.results["lost"] == 2
+    assert len(up(office, processes).received()) == 1
+    assert office.handle.descriptors == 0
 
 
 # The real process

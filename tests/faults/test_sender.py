@@ -16,6 +16,7 @@ from integration.server import wait_for
 
 from .rows import load
 from .test_kills import assert_tidy
+from .test_kills import wait_until_idle
 
 #: More than the buffers of a connection hold.
 SIZE = 20_000_000
@@ -25,12 +26,16 @@ class SlowReader:
     """A client that has asked for a response, and takes it when it is told to."""
 
     def __init__(
-        self, server: Server, keep_alive: bool = False, more: str = ""
+        self,
+        server: Server,
+        keep_alive: bool = False,
+        more: str = "",
+        size: int = SIZE,
     ) -> None:
         self.sock = server._connect()
         # Closed with the others when the test ends.
         server.requests.append(Request(self.sock))
-        self.ask(f"/deliver/{SIZE}{more}", keep_alive)
+        self.ask(f"/deliver/{size}{more}", keep_alive)
         # Its head is there, and the rest is the sender's in a moment.
         assert self.sock.recv(17) == b"HTTP/1.1 200 OK\r\n"
 
@@ -122,6 +127,28 @@ def test_the_sender_is_stopped(server: Server) -> None:
     reader = SlowReader(server)
     assert sender(server).pid != stopped.pid
     assert reader.read() == SIZE
+    assert_tidy(server)
+
+
+def test_descriptors_are_used_up(serve: Serve, tmp_path: Path) -> None:
+    """More slow clients than the sender has descriptors for.
+
+    The dispatcher holds the others back. Nobody else waits, and all get their whole
+    response.
+    """
+    lines = "import resource, sys\nif 'relay' in str(sys.orig_argv):"
+    limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))"
+    (tmp_path / "sitecustomize.py").write_text(f"{lines} {limit}\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    server = serve("delivering", "--min-idle", "2", "--max-workers", "2", env=env)
+    size = SIZE // 3
+    readers = [SlowReader(server, size=size) for _ in range(20)]
+    process = wait_for(server.sender)
+    wait_for(lambda: len(process.net_connections("tcp")) >= 14)
+    with load(server):
+        wait_until_idle(server)
+        assert len(process.net_connections("tcp")) == 14
+    assert [reader.read() for reader in readers] == [size] * 20
     assert_tidy(server)
 
 
