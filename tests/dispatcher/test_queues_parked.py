@@ -21,6 +21,7 @@ from flask_prefork.system.parked import Wait
 from .waiting import Hall
 from .waiting import halls
 from .waiting import has_ended
+from .waiting import is_open
 from .waiting import MakeHall
 
 #: Longer than a connection is held back for anybody, or a listener unwatched.
@@ -344,14 +345,6 @@ def spool() -> int:
         file.write(b"x" * 1000)
         file.flush()
         return os.dup(file.fileno())
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def test_a_body_wakes_a_worker_when_it_is_there(hall: MakeHall) -> None:

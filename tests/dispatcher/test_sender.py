@@ -39,6 +39,7 @@ from flask_prefork.system.reaper import Reaper
 from flask_prefork.system.running_clock import RunningClock
 
 from .test_observer import Outside
+from .waiting import is_open
 
 #: Where a connection is parked: its listener, and how it waits.
 Place = tuple[int, Parked]
@@ -187,14 +188,6 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
         one.popen.wait()
     for end in ends:
         end.close()
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def up(office: Office, processes: Processes) -> Process:
