@@ -34,9 +34,9 @@ class Step(enum.Enum):
     CUT = "cut"
     #: Log where workers are that should have ended.
     SHOW_WORKERS = "show workers"
-    #: Kill every worker.
+    #: Kill every worker, and the sender.
     KILL_WORKERS = "kill workers"
-    #: Let zygotes and observer end.
+    #: Let zygotes, observer and sender end.
     RELEASE = "release"
     #: Log where zygotes are that should have ended.
     SHOW_ZYGOTES = "show zygotes"
@@ -49,11 +49,13 @@ class Left(t.NamedTuple):
 
     :param served: Nobody waits any more.
     :param workers: How many workers there are.
-    :param others: How many zygotes and observers there are.
+    :param deliveries: How many responses are being sent without a worker.
+    :param others: How many zygotes, observers and senders there are.
     """
 
     served: bool
     workers: int
+    deliveries: int
     others: int
 
 
@@ -153,7 +155,8 @@ class Ending:
             self._due = max(self._until, now + EXIT_TIME)
             return Step.CLOSE
         done = late and not self._harder
-        if self.phase is Phase.CLOSING and (not left.workers or done):
+        unfinished = left.workers or left.deliveries
+        if self.phase is Phase.CLOSING and (not unfinished or done):
             self.phase = Phase.LEAVING
             shows = [Step.SHOW_ZYGOTES] if self._graceful else []
             self._harder = deque([*shows, Step.KILL])

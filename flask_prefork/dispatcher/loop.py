@@ -12,7 +12,8 @@ Each turn of the loop:
    (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
    :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
    :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
-   :meth:`.Shutdown.step`, and last the summary for the observer.
+   :meth:`.SenderHandle.step`, :meth:`.Shutdown.step`, and last the summary for the
+   observer.
 
 SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
 ``_orphan_exited``.
@@ -36,6 +37,7 @@ from ..ipc.stats import Summary
 from ..ipc.stats import Waiting
 from ..settings.table import Settings
 from ..system import log
+from ..system.descriptors import raise_descriptor_limit
 from ..system.log import logger
 from ..system.pid_file import PidFileError
 from ..system.poller import Poller
@@ -49,7 +51,7 @@ from .generation import MAX_FAILURES
 from .generations import Generations
 from .observer import ObserverHandle
 from .queues import Queues
-from .queues import raise_descriptor_limit
+from .sender import SenderHandle
 from .service import ServiceHost
 from .service import StartOptions
 from .shutdown import Shutdown
@@ -87,6 +89,10 @@ class Dispatcher:
         self.observer = ObserverHandle(
             self.service, self.poller, self.reaper, self._scoreboard, self.clock
         )
+        self.sender = SenderHandle(
+            self.service, self.poller, self.reaper, self.clock, self.queues.park
+        )
+        self.queues.sender = self.sender
         self._announced = False
         self._first_idle: float | None = None
         self._actions: dict[int, t.Callable[[], None]] = {
@@ -105,7 +111,12 @@ class Dispatcher:
         self.poller.watch(self._signals.fileno(), self._read_signals)
         self.generations = Generations(zygote, self._adopt, self.service, self.clock)
         self.shutdown = Shutdown(
-            self.ending, self.generations, self.queues, self.observer, self.service
+            self.ending,
+            self.generations,
+            self.queues,
+            self.observer,
+            self.sender,
+            self.service,
         )
 
     # The loop
@@ -137,6 +148,7 @@ class Dispatcher:
             left.append(_LONGEST_WAIT)
         # The observer pings each second, and pings are read before its deadline.
         left += _left(clock, self._warm_at(), self.observer.deadline())
+        left += _left(clock, self.sender.deadline())
         times = (self.queues.deadline(), self.service.deadline(), self._log.deadline())
         left += _left(machine, *times)
         return min(left, default=None)
@@ -172,6 +184,7 @@ class Dispatcher:
         # Whoever was asked to retire in this turn is among them.
         self.queues.serve_left_behind(self.generations.current, self.generations.all())
         self.observer.step(now)
+        self.sender.step(now)
         if self.phase is Phase.SERVING:
             self._check_startup()
         self.shutdown.step(now)
@@ -211,6 +224,7 @@ class Dispatcher:
             phase = Phase.DRAINING
         elif phase is Phase.SERVING and not self._announced:
             phase = Phase.LOADING
+        self.summary.deliveries = self.sender.results
         self.summary.write(
             self.clock.machine(),
             phase,
@@ -224,7 +238,7 @@ class Dispatcher:
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
-        return Waiting(queues.parked.by_state(), queues.spools.size, delivering=0)
+        return Waiting(queues.parked.by_state(), queues.spooled, len(self.sender))
 
     # Signals
 
@@ -349,6 +363,7 @@ class Dispatcher:
         self.shutdown.close_queues()
         self.generations.close()
         self.observer.release()
+        self.sender.release()
         self.service.close()
         self.summary.close()
         os.close(self._scoreboard)

@@ -4,6 +4,7 @@ In the dispatcher. The loop (``loop.py``) sets :attr:`Queues.listeners` once the
 bound. In each turn it calls :meth:`Queues.reserve`, then :meth:`Queues.dispatch` once
 all reports were read, then :meth:`Queues.serve_left_behind` after workers were retired.
 ``workers.py`` calls :meth:`Queues.park` when a worker hands a connection back,
+:meth:`Queues.deliver` when its client is slow to take the response,
 :meth:`Queues.taken` when one has taken its connection, and
 :meth:`Queues.put_back` when one exits before it did. ``shutdown.py``
 calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
@@ -20,11 +21,11 @@ asked of the kernel. A descriptor is taken out of the poll set before it is clos
 from __future__ import annotations
 
 import os
-import resource
 import typing as t
 from collections.abc import Sequence
 
 from ..ipc.channel import close_all
+from ..ipc.frames import Deliver
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
@@ -38,6 +39,7 @@ from ..system.socket_state import bytes_unread
 from ..system.socket_state import has_acknowledged_all
 from . import vetting
 from .generation import Generation
+from .sender import SenderHandle
 from .spools import SpoolTotal
 
 #: While orders are on their way, look this often whether more connections
@@ -49,8 +51,6 @@ _LEFT_BEHIND_INTERVAL = 0.05
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
 _HOLD = 0.01
-#: No setting lets a connection wait for longer than a day, in seconds.
-_FAR = 2 * 86400.0
 #: How long a client that is on its way in when the server stops may take until
 #: its connection can be accepted, in seconds. It may never send a byte.
 _LAST_STEPS = 1.0
@@ -59,24 +59,6 @@ _LAST_STEPS = 1.0
 _LAST_REQUEST = 1.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
-
-
-def raise_descriptor_limit() -> int:
-    """Raise RLIMIT_NOFILE to its hard limit (``getrlimit(2)``).
-
-    It is for this process alone: what it starts has the limit that it had before, see
-    :mod:`.origin`.
-
-    :return: How many descriptors this process may have.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1_048_576)
-    try:
-        # The hard one stays: without root's rights there is no way back up.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):
-        return soft
-    return wanted
 
 
 class Queues:
@@ -96,6 +78,8 @@ class Queues:
         #: The spools of parked connections, and of those that are on their way to a
         #: worker.
         self.spools = SpoolTotal()
+        #: Sends the rest of responses whose clients are slow; set once.
+        self.sender: SenderHandle | None = None
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
@@ -113,8 +97,15 @@ class Queues:
         self._parked_turn = True
         self._next_listener = 0
         self._full = False
+        #: The listeners' families, also when these are closed.
+        self._families: set[int] = set()
         #: Until when the server's end waits for who is on the way in.
         self._handshakes_until = 0.0
+
+    @property
+    def spooled(self) -> int:
+        """Bytes of all spools, the sender's included."""
+        return self.spools.size + (self.sender.spooled if self.sender else 0)
 
     # Dispatch
 
@@ -133,7 +124,7 @@ class Queues:
                 if waiting > 0:
                     generation.order(waiting, index)
         generation.set_others_wait(bool(self.parked.ready))
-        generation.set_spooled(self.spools.size)
+        generation.set_spooled(self.spooled)
         self._readable.clear()
         if ordered:
             self._arm(generation)
@@ -279,7 +270,7 @@ class Queues:
         :raises ValueError: It can't be: the connection isn't taken over, lest what
             one worker got wrong is the next one's trouble.
         """
-        vetting.parked(state, self._clock() + _FAR)
+        vetting.parked(state, self._clock() + vetting.LONGEST_WAIT)
         if self.listeners and listener >= len(self.listeners):
             raise ValueError(f"there is no listener {listener}")
         size = vetting.file_size(spool) if spool >= 0 else 0
@@ -296,6 +287,31 @@ class Queues:
         connection = Connection(fd, listener, state, spool)
         if self.parked.park(connection, self._clock()):
             self._watch(connection)
+
+    def deliver(self, frame: Deliver, fds: list[int]) -> None:
+        """Have the rest of a response sent on a connection that a worker hands over.
+
+        It is parked afterwards.
+
+        :param frame: What the worker sent.
+        :param fds: The connection and the files. They are taken out.
+        :raises ValueError: It can't be: it stays the worker's.
+        """
+        size = vetting.delivery(frame, fds)
+        self._families |= {one.sock.family for one in self.listeners}
+        if self.sender is None or (
+            self.listeners and frame.listener >= len(self.listeners)
+        ):
+            raise ValueError(f"there is no listener {frame.listener}")
+        # If its client has gone, the sender finds that out.
+        vetting.connection(fds[0], self._families)
+        taken, fds[:] = fds[:], []
+        self._make_room()
+        # What a worker says of its spool doesn't count.
+        self.sender.deliver(frame, taken, size)
+        if not self._has_room():
+            # While the sender takes nothing; others' descriptors go before.
+            self.sender.drop_last()
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""
@@ -364,7 +380,7 @@ class Queues:
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
-        while self._used + _RESERVE + self._reserved >= self._descriptors:
+        while not self._has_room():
             oldest = self.parked.longest_idle()
             if oldest is None:
                 return
@@ -379,7 +395,11 @@ class Queues:
 
     @property
     def _used(self) -> int:
-        return len(self.parked) + self.spools.count
+        held = self.sender.descriptors if self.sender is not None else 0
+        return len(self.parked) + self.spools.count + held
+
+    def _has_room(self) -> bool:
+        return self._used + _RESERVE + self._reserved < self._descriptors
 
     def reserve(self, descriptors: int) -> None:
         """Keep descriptors free for workers; if they are more than before, at once."""
@@ -432,6 +452,8 @@ class Queues:
         for connection in self.parked.clear():
             self._close(connection)
         for listener in self.listeners:
+            # Workers that finish what they serve may hand over a connection yet.
+            self._families.add(listener.sock.family)
             self._poller.forget(listener.fd)
             listener.shut()
             listener.close()

@@ -17,6 +17,7 @@ from .generation import TOO_LATE
 from .generations import Generations
 from .observer import ObserverHandle
 from .queues import Queues
+from .sender import SenderHandle
 from .service import ServiceHost
 
 
@@ -27,6 +28,7 @@ class Shutdown:
     :param generations: All generations.
     :param queues: All that waits.
     :param observer: Ends after all workers.
+    :param sender: May finish what it has; ends with the observer.
     :param service: Is notified of it, and has the rights to clean up.
     """
 
@@ -36,12 +38,14 @@ class Shutdown:
         generations: Generations,
         queues: Queues,
         observer: ObserverHandle,
+        sender: SenderHandle,
         service: ServiceHost,
     ) -> None:
         self._ending = ending
         self._generations = generations
         self._queues = queues
         self._observer = observer
+        self._sender = sender
         self._service = service
         self._now = 0.0
         self._steps: dict[Step, t.Callable[[], None]] = {
@@ -81,7 +85,8 @@ class Shutdown:
         return Left(
             draining and self._queues.is_served(line.current),
             sum(len(generation.pool) for generation in line.all()),
-            len(line.zygotes) + bool(self._observer.pid),
+            len(self._sender),
+            len(line.zygotes) + bool(self._observer.pid) + bool(self._sender.pid),
         )
 
     def close_queues(self) -> None:
@@ -108,6 +113,7 @@ class Shutdown:
     def _cut(self) -> None:
         self._service.stopping()
         self.close_queues()
+        self._sender.cut()
         self._generations.abandon()
         for generation in self._generations.all():
             generation.kill_unfinished()
@@ -121,9 +127,11 @@ class Shutdown:
         why = AT_ONCE if self._ending.is_hurried else TOO_LATE
         for generation in self._generations.all():
             generation.kill_all(why)
+        self._sender.cut()
 
     def _release(self) -> None:
         self._observer.release()
+        self._sender.release()
         for generation in self._generations.all():
             generation.release()
 
@@ -141,6 +149,7 @@ class Shutdown:
         self.close_queues()
         self._observer.release()
         self._observer.kill()
+        self._sender.cut()
         for generation in self._generations.all():
             generation.kill_all(AT_ONCE)
             generation.zygote.kill()

@@ -16,6 +16,7 @@ import stat
 import typing as t
 
 from ..ipc.exits import UNKNOWN_STATUS
+from ..ipc.frames import Deliver
 from ..settings.table import check_addresses
 from ..settings.table import option_name
 from ..settings.table import ROWS
@@ -28,6 +29,10 @@ from ..system.parked import Wait
 
 #: The longest document that a zygote sends, in bytes: its settings.
 _LONGEST = 1 << 20
+#: The longest file, in bytes (``lseek(2)``).
+_LONGEST_FILE = 2**63 - 1
+#: No setting lets a connection wait for longer than a day, in seconds.
+LONGEST_WAIT = 2 * 86400.0
 #: No exit status and no signal's number is above this.
 _MOST = 255
 
@@ -115,6 +120,30 @@ def connection(fd: int, families: t.Container[int]) -> bool:
         # It is the caller's. No other is opened: there may be none left.
         sock.detach()
     return True
+
+
+def delivery(frame: Deliver, fds: t.Sequence[int]) -> int:
+    """See that what goes with a response can be sent, and waited for afterwards.
+
+    :param fds: The connection, which is not looked at, and the files.
+    :return: The bytes of the spool.
+    :raises ValueError: It can't be.
+    """
+    if len(fds) != 1 + bool(frame.spooled) + bool(frame.length):
+        raise ValueError("what is to be sent is not there")
+    sizes = [file_size(fd) for fd in fds[1:]]
+    size = sizes[0] if frame.spooled else 0
+    if frame.spooled > size:
+        raise ValueError("a spool is shorter than it should be")
+    if frame.sent > frame.spooled or (frame.sent == frame.spooled and not frame.length):
+        raise ValueError("nothing is left to be sent")
+    if frame.offset + frame.length > _LONGEST_FILE:
+        raise ValueError("no file is so long")
+    if not (0 <= frame.rate < math.inf and 0 <= frame.seconds < LONGEST_WAIT):
+        raise ValueError("a response can't be sent so slowly, or waited for so long")
+    if frame.parked.wait not in (Wait.KEEP_ALIVE, Wait.LINGER):
+        raise ValueError("after a response, nothing else is waited for")
+    return size
 
 
 def _see_pidfd(fd: int, pid: int) -> None:

@@ -39,6 +39,7 @@ from ..ipc.exits import ExitLog
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
 from ..ipc.frames import Busy
+from ..ipc.frames import Deliver
 from ..ipc.frames import Exited
 from ..ipc.frames import Failed
 from ..ipc.frames import Finishing
@@ -249,6 +250,8 @@ class Workers:
                     if not self._park(frame, own):
                         continue
                     self._summary.parked += 1
+                elif isinstance(frame, Deliver) and fds:
+                    self._parked.deliver(frame, fds)
                 else:
                     name = type(frame).__name__
                     raise MalformedFrame(f"{name} is not for workers to send")

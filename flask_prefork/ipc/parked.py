@@ -18,6 +18,7 @@ from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.timers import Deadlines
+from .frames import Deliver
 
 #: A connection that was woken for nothing is not watched for so long, doubled
 #: each time, in seconds: thousands of clients that send a byte a second must
@@ -245,6 +246,13 @@ class ParkedHolder(t.Protocol):
 
         :raises ValueError: Listener, state or spool make no sense. Nothing is taken
             over then.
+        """
+
+    def deliver(self, frame: Deliver, fds: list[int]) -> None:
+        """Have the rest of a response sent on a connection that a worker hands over.
+
+        :param fds: The connection and the files. They are taken out.
+        :raises ValueError: The frame makes no sense, or the descriptors don't.
         """
 
     def taken(self, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
@@ -16,8 +17,8 @@ from flask_prefork.dispatcher.ending import Step
 from flask_prefork.ipc.phase import GRACE
 from flask_prefork.ipc.phase import Phase
 
-ALL = Left(False, 3, 2)
-NONE = Left(True, 0, 0)
+ALL = Left(False, 3, 1, 2)
+NONE = Left(True, 0, 0, 0)
 
 
 def steps(ending: Ending, now: float, left: Left) -> list[Step]:
@@ -45,10 +46,10 @@ def test_all_is_well() -> None:
     ending = serving()
     assert ending.deadline() is None
     assert ending.term(10.0, 0.0, 30.0) is Step.DRAIN
-    assert steps(ending, 10.0, Left(False, 3, 2)) == []
-    assert steps(ending, 11.0, Left(True, 3, 2)) == [Step.CLOSE]
+    assert steps(ending, 10.0, Left(False, 3, 0, 2)) == []
+    assert steps(ending, 11.0, Left(True, 3, 0, 2)) == [Step.CLOSE]
     assert ending.deadline() == 40.0
-    assert steps(ending, 12.0, Left(True, 0, 2)) == [Step.RELEASE]
+    assert steps(ending, 12.0, Left(True, 0, 0, 2)) == [Step.RELEASE]
     assert ending.phase is Phase.LEAVING
     assert ending.deadline() == 40.0, "what the app does at its end has that time too"
     assert steps(ending, 13.0, NONE) == []
@@ -56,10 +57,28 @@ def test_all_is_well() -> None:
     assert ending.deadline() is None
 
 
-def test_nobody_ends() -> None:
+def test_responses_are_sent_to_their_end_without_workers() -> None:
     ending = serving()
     ending.term(10.0, 0.0, 30.0)
-    assert walk(ending, ALL) == [
+    assert steps(ending, 11.0, Left(True, 0, 2, 1)) == [Step.CLOSE]
+    assert ending.phase is Phase.CLOSING
+    assert steps(ending, 12.0, Left(True, 0, 1, 1)) == []
+    assert ending.deadline() == 40.0
+    assert steps(ending, 13.0, Left(True, 0, 0, 1)) == [Step.RELEASE]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(ALL, id="all"),
+        # A client that takes too long to take its response.
+        pytest.param(Left(True, 0, 1, 1), id="a response"),
+    ],
+)
+def test_nobody_ends(left: Left) -> None:
+    ending = serving()
+    ending.term(10.0, 0.0, 30.0)
+    assert walk(ending, left) == [
         (40.0, Step.CLOSE),
         (41.0, Step.SHOW_WORKERS),
         (41.5, Step.KILL_WORKERS),
@@ -95,7 +114,7 @@ def test_the_second_signal_ends_it_at_once_and_a_third_this_instant() -> None:
 def test_the_second_signal_when_only_a_zygote_is_left() -> None:
     ending = serving()
     ending.term(10.0, 0.0, 3600.0)
-    assert steps(ending, 10.0, Left(True, 0, 1)) == [Step.CLOSE, Step.RELEASE]
+    assert steps(ending, 10.0, Left(True, 0, 0, 1)) == [Step.CLOSE, Step.RELEASE]
     assert ending.term(11.0, 0.0, 3600.0) is Step.KILL
 
 
@@ -119,7 +138,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.delay, self.graceful = delay, graceful
         self.ending = Ending()
-        self.workers, self.others = 3, 2
+        self.workers, self.deliveries, self.others = 3, 1, 2
         self.served = False
         self.done: list[Step] = []
         self.told_at: float | None = None
@@ -130,7 +149,7 @@ class Machine(RuleBasedStateMachine):
             self.done.append(step)
 
     def left(self) -> Left:
-        return Left(self.served, self.workers, self.others)
+        return Left(self.served, self.workers, self.deliveries, self.others)
 
     @precondition(lambda self: self.ending.phase is Phase.LOADING)
     @rule()
@@ -150,6 +169,12 @@ class Machine(RuleBasedStateMachine):
         if self.hurried_at is None:
             self.hurried_at = self.now
         self.note(self.ending.interrupt(self.now))
+
+    @rule(deliveries=st.integers(0, 3))
+    def deliver(self, deliveries: int) -> None:
+        # Workers hand over more.
+        if self.workers or deliveries < self.deliveries:
+            self.deliveries = deliveries
 
     @rule(workers=st.integers(0, 3), others=st.integers(0, 2), served=st.booleans())
     def end(self, workers: int, others: int, served: bool) -> None:

@@ -71,6 +71,7 @@ class World(Dispatcher):
         self.queues: t.Any = queues
         self.service: t.Any = service
         self.observer: t.Any = self._part("observer", deadline=none)
+        self.sender: t.Any = self._part("sender", deadline=none, descriptors=0)
         self.shutdown: t.Any = self._part("shutdown")
         self._log: t.Any = self._part("log", deadline=none)
         self.summary: t.Any = self
@@ -120,6 +121,7 @@ def test_decisions_come_in_their_order(world: World) -> None:
         "generations.step",
         "queues.serve_left_behind",
         "observer.step",
+        "sender.step",
         "shutdown.step",
         "log.step",
     ]

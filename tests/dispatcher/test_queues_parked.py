@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork.dispatcher import queues as queues_module
-from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.states import Event
 from flask_prefork.system.parked import Parked
@@ -22,6 +21,7 @@ from flask_prefork.system.parked import Wait
 from .waiting import Hall
 from .waiting import halls
 from .waiting import has_ended
+from .waiting import is_open
 from .waiting import MakeHall
 
 #: Longer than a connection is held back for anybody, or a listener unwatched.
@@ -274,34 +274,6 @@ def test_room_is_made_as_soon_as_others_need_it(hall: MakeHall) -> None:
     assert not any(has_ended(client) for client in clients[4:])
 
 
-def test_the_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = queues_module.resource
-    limits = [(100, 5000)]
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.append(new))
-    assert raise_descriptor_limit() == 5000
-    assert limits[-1] == (5000, 5000)
-
-
-@pytest.mark.parametrize("error", [OSError, ValueError])
-def test_a_limit_that_stays(
-    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    resource = queues_module.resource
-    tried = []
-
-    def refuse(which: int, new: tuple[int, int]) -> None:
-        tried.append(new)
-        raise error
-
-    infinite = (100, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda which: infinite)
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert raise_descriptor_limit() == 100
-    # The kernel has a maximum of its own (fs.nr_open in proc(5)).
-    assert tried == [(1_048_576, resource.RLIM_INFINITY)]
-
-
 # The end
 
 
@@ -373,14 +345,6 @@ def spool() -> int:
         file.write(b"x" * 1000)
         file.flush()
         return os.dup(file.fileno())
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def test_a_body_wakes_a_worker_when_it_is_there(hall: MakeHall) -> None:

@@ -18,6 +18,14 @@ from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 
 
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 class FakeListener:
     """An accept queue: readable when somebody waits."""
 

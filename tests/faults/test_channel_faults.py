@@ -23,10 +23,12 @@ from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
 from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import close_all
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
 from flask_prefork.ipc.frames import Busy
+from flask_prefork.ipc.frames import Deliver
 from flask_prefork.ipc.frames import encode
 from flask_prefork.ipc.frames import Exited
 from flask_prefork.ipc.frames import Failed
@@ -65,6 +67,16 @@ def sleeping() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "1000"])
 
 
+class DeliveryLog(list[Deliver]):
+    """Stands in for the sender: notes what it is to send, and closes it."""
+
+    spooled = descriptors = 0
+
+    def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:
+        self.append(frame)
+        close_all(fds)
+
+
 class House:
     """A generation of which this test is the zygote and all workers.
 
@@ -83,6 +95,7 @@ class House:
         self.queues = Queues(self.poller, lambda: self.now, 1024)
         self.listener = bind("127.0.0.1", 0, 16)
         self.queues.listeners = [self.listener]
+        self.queues.sender = t.cast(t.Any, DeliveryLog())
         ours, self.zygote = socket.socketpair()
         self.zygote.settimeout(5)
         self.board = scoreboard.create()

@@ -221,13 +221,18 @@ class Server(testing.Server):
         return self.popen.wait(DEADLINE)
 
     def zygotes(self) -> list[psutil.Process]:
-        """The dispatcher's children but the observer."""
+        """The dispatcher's children but observer and sender."""
         children = psutil.Process(self.pid).children()
-        return [child for child in children if not observes(child)]
+        return [child for child in children if not is_auxiliary(child)]
+
+    def sender(self) -> psutil.Process | None:
+        """The process that sends responses to slow clients, if there is one."""
+        children = psutil.Process(self.pid).children()
+        return next((child for child in children if runs(child, "relay")), None)
 
     def processes(self) -> list[psutil.Process]:
-        """All that belongs to it but the observer."""
-        return [one for one in group(self.pid) if not observes(one)]
+        """All that belongs to it but observer and sender."""
+        return [one for one in group(self.pid) if not is_auxiliary(one)]
 
     def workers(self) -> list[int]:
         """The workers' pids, in the order of their start."""
@@ -342,11 +347,16 @@ def running(
             assert_group_ends(pid)
 
 
-def observes(process: psutil.Process) -> bool:
+def runs(process: psutil.Process, room: str) -> bool:
+    """Whether a process was started with a module of one of the package's folders."""
     try:
-        return any("flask_prefork.observe" in word for word in process.cmdline())
+        return any(f"flask_prefork.{room}" in word for word in process.cmdline())
     except psutil.Error:
         return False
+
+
+def is_auxiliary(process: psutil.Process) -> bool:
+    return runs(process, "observe") or runs(process, "relay")
 
 
 class Finished(t.NamedTuple):

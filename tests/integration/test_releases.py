@@ -16,7 +16,7 @@ import pytest
 from .admin import Admin
 from .conftest import Run
 from .server import command
-from .server import observes
+from .server import runs
 from .server import Server
 
 pytestmark = pytest.mark.measured
@@ -193,7 +193,7 @@ def test_limits_are_those_of_the_start(run: Run, releases: Releases) -> None:
 
     assert Admin(server).status()["pid"] == server.pid
     dispatcher = psutil.Process(server.pid)
-    (observer,) = filter(observes, dispatcher.children())
+    (observer,) = (one for one in dispatcher.children() if runs(one, "observe"))
     assert observer.rlimit(psutil.RLIMIT_NOFILE) == (soft, hard)
     # It has raised its own, for the connections that it holds.
     assert dispatcher.rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)

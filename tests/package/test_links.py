@@ -230,7 +230,7 @@ class Frames(t.NamedTuple):
 def frames() -> Frames:
     sent: dict[str, set[str]] = {kind.__name__: set() for kind in KINDS.values()}
     handled: dict[str, set[str]] = {name: set() for name in sent}
-    for room in ("dispatcher", "zygote", "worker", "observe"):
+    for room in ("dispatcher", "zygote", "worker", "observe", "relay"):
         for tree in trees(PACKAGE / room):
             groups = {
                 ast.unparse(node.targets[0]): node.value
@@ -255,7 +255,7 @@ def frames() -> Frames:
 SENT_BY = {
     "Ready": {"dispatcher", "zygote"},
     "Resized": {"dispatcher"},
-    "Ping": {"observe"},
+    "Ping": {"observe", "relay"},
 }
 
 

@@ -35,6 +35,7 @@ RUNS = {
     # The app's hooks are called by the zygote's code in the worker.
     "worker": {"worker", "http", "zygote/lifecycle.py", *SHARED},
     "observer": {"observe", *SHARED},
+    "sender": {"relay", *SHARED},
 }
 ARROWS = {"frame", "signal", "fork", "exec", "exit", "connect", "file"}
 #: By which names a process starts another one.

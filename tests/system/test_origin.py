@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_prefork.dispatcher.queues import raise_descriptor_limit
 from flask_prefork.system import origin
+from flask_prefork.system.descriptors import raise_descriptor_limit
 from flask_prefork.system.origin import DirectoryError
 
 from .forked import in_child

@@ -1,0 +1,23 @@
+"""The limit of descriptors of this process (``getrlimit(2)``, RLIMIT_NOFILE)."""
+
+from __future__ import annotations
+
+import resource
+
+
+def raise_descriptor_limit() -> int:
+    """Raise RLIMIT_NOFILE to its hard limit (``getrlimit(2)``).
+
+    It is for this process alone: what it starts has the limit that it had before, see
+    :mod:`.origin`.
+
+    :return: How many descriptors this process may have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1_048_576)
+    try:
+        # The hard one stays: without root's rights there is no way back up.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft
+    return wanted
