@@ -10,7 +10,6 @@ from flask_prefork.dispatcher.ending import Ending
 from flask_prefork.dispatcher.generation import MAX_FAILURES
 from flask_prefork.dispatcher.loop import _LONGEST_WAIT
 from flask_prefork.dispatcher.loop import Dispatcher
-from flask_prefork.dispatcher.spools import SpoolTotal
 from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
@@ -39,6 +38,9 @@ class Part:
 
         return call
 
+    def __len__(self) -> int:
+        return 0
+
     def set(self, **facts: t.Any) -> None:
         self._facts.update(facts)
 
@@ -63,7 +65,7 @@ class World(Dispatcher):
         generations.set(deadline=none, max_workers=2, all=lambda: [self.part])
         generations.set(reloads=0, parts=lambda: [], zygotes={})
         queues = self._part("queues", deadline=none, listeners=())
-        queues.set(parked=ParkedConnections(), spools=SpoolTotal())
+        queues.set(parked=ParkedConnections(), spooled=0)
         queues.set(waiting=lambda: 3, unanswered=lambda generation: 0)
         service = self._part("service", deadline=none, admin_listeners=dict)
         service.set(listen=lambda *args: ["listener"])
@@ -71,7 +73,7 @@ class World(Dispatcher):
         self.queues: t.Any = queues
         self.service: t.Any = service
         self.observer: t.Any = self._part("observer", deadline=none)
-        self.sender: t.Any = self._part("sender", deadline=none, descriptors=0)
+        self.sender: t.Any = self._part("sender", deadline=none, results={})
         self.shutdown: t.Any = self._part("shutdown")
         self._log: t.Any = self._part("log", deadline=none)
         self.summary: t.Any = self

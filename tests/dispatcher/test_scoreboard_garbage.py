@@ -32,6 +32,7 @@ from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
+from flask_prefork.ipc.stats import Waiting
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.running_clock import RunningClock
 
@@ -161,7 +162,8 @@ def test_the_dispatcher_can_write_whatever_has_become_of_its_header(
     policy = Policy(1, 2, 1, 3, 1.0, NOW)
     reader = Reader(world.board)
     for waits in range(3):
-        world.summary.write(NOW, Phase.SERVING, policy, 1, waits, 0, [])
+        waiting = Waiting({"idle": waits})
+        world.summary.write(NOW, Phase.SERVING, policy, 1, waiting, 0, [])
         assert reader.figures().gauges.max_idle == policy.max_idle
     reader.close()
 
