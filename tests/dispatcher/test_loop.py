@@ -325,7 +325,8 @@ class Turning(Dispatcher):
         self._first_idle = None
         self.generations = Part("", [], deadline=lambda: self.until)  # type: ignore
         nothing = Part("", [], deadline=lambda: None)
-        self.observer = self.queues = self.service = self._log = nothing  # type: ignore
+        self.observer = self.sender = nothing  # type: ignore
+        self.queues = self.service = self._log = nothing  # type: ignore
 
     def reap(self) -> None:
         """There are no processes."""
