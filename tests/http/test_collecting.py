@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -26,6 +27,7 @@ from hypothesis import given
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis import strategies as st
+from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import collecting
 from flask_prefork.http.chunked import Decoder
@@ -375,9 +377,11 @@ def test_routes_that_stream(
     make_site: t.Any, recorder: Recorder, streamed: bool, make: t.Any
 ) -> None:
     asked = []
+    was_asked = threading.Event()
 
     def streams(method: str, target: str, host: str) -> bool:
         asked.append((method, target, host))
+        was_asked.set()
         return streamed
 
     site = make_site(recorder, limits={"buffer_body": 1000}, streams=streams)
@@ -388,8 +392,7 @@ def test_routes_that_stream(
     assert not asked
     with site.serving() as client:
         client.sendall(data[:-6])
-        while not asked:
-            time.sleep(0.001)
+        assert was_asked.wait(10)
         client.sendall(data[-6:])
         assert client.recv(65536).endswith(b"10")
     assert asked == [("POST", "/a%20b?c", "a")]
@@ -716,3 +719,33 @@ def test_a_file_as_long_as_files_may_be(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout == "300000\n", done.stderr
+
+
+def test_after_a_reload_a_handler_may_know_nothing_of_bodies(
+    make_site: t.Any, recorder: Recorder
+) -> None:
+    site = make_site(recorder, limits={"buffer_body": 1 << 20})
+    other = make_site(recorder, handler=WSGIRequestHandler)
+    fds = descriptors()
+    line = Parts(site)
+    line.go_on(post(b"x" * 100_000)[:1000])
+    line.site = other
+    line.resume()
+    assert line.found is None
+    assert line.is_closed()
+    line.client.close()
+    assert descriptors() == fds
+
+
+def test_after_a_reload_bodies_may_not_be_collected_any_more(
+    make_site: t.Any, recorder: Recorder
+) -> None:
+    data = post(b"x" * 100_000)
+    line = Parts(make_site(recorder, limits={"buffer_body": 1 << 20}))
+    line.go_on(data[:1000])
+    line.site = make_site(recorder, limits={"buffer_body": 0})
+    sender = threading.Thread(target=line.client.sendall, args=(data[1000:],))
+    sender.start()
+    line.resume()
+    sender.join()
+    assert recorder.requests[0][1] == b"x" * 100_000
