@@ -90,7 +90,12 @@ class Dispatcher:
             self.service, self.poller, self.reaper, self._scoreboard, self.clock
         )
         self.sender = SenderHandle(
-            self.service, self.poller, self.reaper, self.clock, self.queues.park
+            self.service,
+            self.poller,
+            self.reaper,
+            self.clock,
+            self.queues.park,
+            self.summary.deliveries,
         )
         self.queues.sender = self.sender
         self._announced = False
@@ -224,7 +229,6 @@ class Dispatcher:
             phase = Phase.DRAINING
         elif phase is Phase.SERVING and not self._announced:
             phase = Phase.LOADING
-        self.summary.deliveries = self.sender.results
         self.summary.write(
             self.clock.machine(),
             phase,
@@ -238,7 +242,7 @@ class Dispatcher:
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
-        return Waiting(queues.parked.by_state(), queues.spooled, len(self.sender))
+        return Waiting(queues.parked.by_state(), queues.spooled, self.sender.count)
 
     # Signals
 

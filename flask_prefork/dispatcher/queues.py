@@ -105,7 +105,9 @@ class Queues:
     @property
     def spooled(self) -> int:
         """Bytes of all spools, the sender's included."""
-        return self.spools.size + (self.sender.spooled if self.sender else 0)
+        return self.spools.size + (
+            self.sender.spooled if self.sender is not None else 0
+        )
 
     # Dispatch
 

@@ -66,11 +66,12 @@ class SenderHandle(AuxiliaryProcess):
     :param reaper: Reports its exit.
     :param clock: The dispatcher's.
     :param park: Parks a connection that came by a listener.
+    :param results: Where it is counted how many responses were sent to their end
+        (``complete``), cut short because the client left or was too slow
+        (``incomplete``), or lost here or with a sender (``lost``).
 
     :ivar descriptors: How many descriptors are held here.
     :ivar spooled: Bytes of the spools of all responses that are on their way.
-    :ivar results: How many responses were sent to their end (``complete``), cut short
-        because the client left or was too slow (``incomplete``), or lost with a sender.
     """
 
     def __init__(
@@ -80,13 +81,14 @@ class SenderHandle(AuxiliaryProcess):
         reaper: Reaper,
         clock: RunningClock,
         park: t.Callable[[int, int, Parked], None],
+        results: dict[str, int],
     ) -> None:
         identity = service.start_options.identity
         arguments = (None if identity is None else tuple(identity),)
         module = "relay.sender"
         super().__init__("sender", module, arguments, service, poller, reaper, clock)
         self.descriptors = self.spooled = 0
-        self.results = {"complete": 0, "incomplete": 0, "lost": 0}
+        self._results = results
         self._park = park
         self._held: deque[_Held] = deque()
         self._sent: dict[int, _Sent] = {}
@@ -98,7 +100,8 @@ class SenderHandle(AuxiliaryProcess):
         #: Whether nothing is taken over any more.
         self._is_closed = False
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many responses are on their way."""
         return len(self._held) + len(self._sent)
 
@@ -173,9 +176,9 @@ class SenderHandle(AuxiliaryProcess):
             self._park(fds.pop(0), sent.listener, frame.parked)
 
     def _count(self, result: str, spooled: int) -> None:
-        self.results[result] += 1
+        self._results[result] += 1
         self.spooled -= spooled
-        if not self:
+        if not self.count:
             self._end_at = self._clock() + _IDLE
 
     def _is_wanted(self) -> bool:
@@ -246,7 +249,7 @@ class SenderHandle(AuxiliaryProcess):
     def cut(self) -> None:
         """End it now, and cut short what is on its way, for the server ends."""
         self._drain_channel()
-        count = len(self)
+        count = self.count
         self.release()
         self.kill()
         self._lose_sent()

@@ -85,7 +85,7 @@ class Shutdown:
         return Left(
             draining and self._queues.is_served(line.current),
             sum(len(generation.pool) for generation in line.all()),
-            len(self._sender),
+            self._sender.count,
             len(line.zygotes) + bool(self._observer.pid) + bool(self._sender.pid),
         )
 

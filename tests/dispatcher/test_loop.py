@@ -38,9 +38,6 @@ class Part:
 
         return call
 
-    def __len__(self) -> int:
-        return 0
-
     def set(self, **facts: t.Any) -> None:
         self._facts.update(facts)
 
@@ -73,7 +70,7 @@ class World(Dispatcher):
         self.queues: t.Any = queues
         self.service: t.Any = service
         self.observer: t.Any = self._part("observer", deadline=none)
-        self.sender: t.Any = self._part("sender", deadline=none, results={})
+        self.sender: t.Any = self._part("sender", deadline=none, count=0)
         self.shutdown: t.Any = self._part("shutdown")
         self._log: t.Any = self._part("log", deadline=none)
         self.summary: t.Any = self
@@ -325,8 +322,8 @@ class Turning(Dispatcher):
         self._first_idle = None
         self.generations = Part("", [], deadline=lambda: self.until)  # type: ignore
         nothing = Part("", [], deadline=lambda: None)
-        self.observer = self.sender = nothing  # type: ignore
-        self.queues = self.service = self._log = nothing  # type: ignore
+        self.observer = self.sender = nothing  # type: ignore[assignment]
+        self.queues = self.service = self._log = nothing  # type: ignore[assignment]
 
     def reap(self) -> None:
         """There are no processes."""

@@ -21,6 +21,7 @@ from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.dispatcher.sender import SenderHandle
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
+from flask_prefork.ipc.figures import DELIVERY_RESULTS
 from flask_prefork.ipc.frames import Busy
 from flask_prefork.ipc.frames import Deliver
 from flask_prefork.ipc.frames import Delivered
@@ -58,7 +59,10 @@ class Office:
         clock = RunningClock(lambda: self.now, math.inf)
         outside = t.cast(t.Any, Outside())
         self.parked: list[tuple[socket.socket, Place]] = []
-        self.handle = SenderHandle(outside, self.poller, self.reaper, clock, self._park)
+        self.results = dict.fromkeys(DELIVERY_RESULTS, 0)
+        self.handle = SenderHandle(
+            outside, self.poller, self.reaper, clock, self._park, self.results
+        )
         self.clients: list[socket.socket] = []
 
     def _park(self, fd: int, listener: int, state: Parked) -> None:
@@ -212,7 +216,7 @@ def test_it_is_started_for_the_first_response_and_gets_all_in_order(
     assert len(processes) == 1
     assert processes[0].received() == [], "it doesn't read yet"
     assert office.handle.descriptors == 6
-    assert (len(office.handle), office.handle.spooled) == (3, 6)
+    assert (office.handle.count, office.handle.spooled) == (3, 6)
     processes[0].say(Ping())
     office.turn()
     assert not any(is_open(fd) for pair in fds for fd in pair)
@@ -221,7 +225,7 @@ def test_it_is_started_for_the_first_response_and_gets_all_in_order(
     assert [frame.spooled for frame in received] == [1, 2, 3, 4]
     assert len({frame.number for frame in received}) == 4
     assert office.handle.descriptors == 0
-    assert (len(office.handle), office.handle.spooled) == (4, 10)
+    assert (office.handle.count, office.handle.spooled) == (4, 10)
 
 
 def test_it_is_tried_again_when_descriptors_run_out(
@@ -256,12 +260,12 @@ def test_while_none_can_be_started_nobody_is_held_for_ever(
     begun = office.now
     office.deliver()
     office.turn()
-    while len(office.handle):
+    while office.handle.count:
         office.skip()
     assert office.now <= begun + sender_module._HOLD + 0.1
     assert office.clients[0].recv(1) == b""
     assert "No sender took 1 responses; they were cut short." in caplog.text
-    assert office.handle.results["lost"] == 1
+    assert office.results["lost"] == 1
 
 
 # What becomes of responses
@@ -284,8 +288,8 @@ def test_a_connection_that_comes_back_is_parked(
     sock.send(b"x")
     assert client.recv(1) == b"x"
     client.close()
-    assert office.handle.results == {"complete": 1, "incomplete": 0, "lost": 0}
-    assert (len(office.handle), office.handle.spooled) == (0, 0)
+    assert office.results == {"complete": 1, "incomplete": 0, "lost": 0}
+    assert (office.handle.count, office.handle.spooled) == (0, 0)
 
 
 def test_a_client_that_left_or_was_too_slow(
@@ -303,7 +307,7 @@ def test_a_client_that_left_or_was_too_slow(
     served.close()
     office.turn()
     client.close()
-    assert office.handle.results == {"complete": 1, "incomplete": 1, "lost": 0}
+    assert office.results == {"complete": 1, "incomplete": 1, "lost": 0}
     assert len(office.parked) == 1
 
 
@@ -322,8 +326,8 @@ def test_what_it_held_is_lost_when_it_dies_and_the_rest_is_the_next_ones(
         f"The sender (pid {process.pid}) died: status -9; 2 responses were cut short."
         in caplog.text
     )
-    assert office.handle.results == {"complete": 0, "incomplete": 1, "lost": 2}
-    assert (len(office.handle), office.handle.spooled) == (0, 0)
+    assert office.results == {"complete": 0, "incomplete": 1, "lost": 2}
+    assert (office.handle.count, office.handle.spooled) == (0, 0)
     office.deliver(b"next")
     office.turn()
     if len(processes) == 1:
@@ -460,7 +464,7 @@ def test_the_servers_end_cuts_all_short(
     office.deliver()
     office.handle.cut()
     assert "2 responses to slow clients were cut short." in caplog.text
-    assert len(office.handle) == office.handle.spooled == 0
+    assert office.handle.count == office.handle.spooled == 0
     office.die(process.pid)
     # A worker that has not exited yet.
     office.deliver()
@@ -505,7 +509,7 @@ def test_a_frame_that_isnt_its_to_send(
     office.turn()
     assert "The sender sent garbage: " in caplog.text
     office.die(process.pid)
-    assert office.handle.results["lost"] == 1
+    assert office.results["lost"] == 1
     assert not office.parked
 
 
@@ -691,8 +695,8 @@ def test_descriptors_run_out_while_nothing_is_taken(
         with descriptors(queues, 1) as fds:
             mine = [os.dup(fd) for fd in fds]
             queues.deliver(BOTH._replace(length=Size(0)), mine)
-    assert len(office.handle) == 1
-    assert office.handle.results["lost"] == 2
+    assert office.handle.count == 1
+    assert office.results["lost"] == 2
     assert len(up(office, processes).received()) == 1
     assert office.handle.descriptors == 0
 
@@ -713,9 +717,9 @@ def test_the_real_one(office: Office) -> None:
     office.deliver(b"x" * 5_000_000)
     office.clients[1].recv(100)
     office.clients[1].close()
-    while len(office.handle):
+    while office.handle.count:
         office.turn(10.0)
-    assert office.handle.results == {"complete": 1, "incomplete": 1, "lost": 0}
+    assert office.results == {"complete": 1, "incomplete": 1, "lost": 0}
     assert office.handle.pid == pid
     # It ends when it is let go, with status 0.
     office.handle.release()

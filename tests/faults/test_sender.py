@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import signal
 from pathlib import Path
@@ -150,6 +152,28 @@ def test_descriptors_are_used_up(serve: Serve, tmp_path: Path) -> None:
         assert len(process.net_connections("tcp")) == 14
     assert [reader.read() for reader in readers] == [size] * 20
     assert_tidy(server)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_sender_is_who_the_app_is(serve: Serve, tmp_path: Path) -> None:
+    """A server that root has started for another user.
+
+    The sender has no more rights than the app. It is killed as before when the server
+    stops at once.
+    """
+    nobody = pwd.getpwnam("nobody")
+    # What the zygote imports after the rights are dropped: the interpreter's files may
+    # be out of the user's reach.
+    (tmp_path / "sitecustomize.py").write_text("import encodings.idna\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    server = serve("delivering", "--user", "nobody", env=env)
+    reader = SlowReader(server)
+    process = sender(server)
+    assert set(process.uids()) == {nobody.pw_uid}
+    assert set(process.gids()) == {nobody.pw_gid}
+    server.signal(signal.SIGINT)
+    assert server.wait() == 0
+    assert reader.read() < SIZE
 
 
 def test_a_worker_dies_when_it_has_handed_a_connection_over(server: Server) -> None:
