@@ -150,6 +150,8 @@ class PreforkRequestHandler(LoggingHandler):
         if self._collected is not None:
             self._collected.close()
             self._collected = None
+        # Only the first request was parked.
+        self._resumed = None
         self.head = self.environ = self._body = self._input = self._file = None
         self._linger = self._excess = self.wire.shared = False
 

@@ -749,3 +749,23 @@ def test_after_a_reload_bodies_may_not_be_collected_any_more(
     line.resume()
     sender.join()
     assert recorder.requests[0][1] == b"x" * 100_000
+
+
+def test_the_next_body_has_a_time_of_its_own(tcp_site: Site) -> None:
+    first, second = post(b"x" * 2000), post(b"y" * 2000)
+    line = Line(tcp_site)
+    line.send(first[:1000])
+    parked = line.serve()
+    assert isinstance(parked, Parked)
+    line.client.sendall(first[1000:] + second[:1000])
+    line.site.monitor.is_contended = False
+    # It is whole just in time.
+    found = line.serve(parked._replace(deadline=time.monotonic()))
+    if isinstance(found, Parked) and found.wait is not Wait.BODY:
+        found = line.serve(found)
+    assert isinstance(found, Parked), "and not answered with 408"
+    assert found.wait is Wait.BODY
+    assert found.deadline > time.monotonic() + 1
+    line.send(second[1000:], before=1000)
+    assert line.serve(found) is not None
+    assert line.answers(2) == [200, 200]
