@@ -20,7 +20,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "observe"))
 
 from browser import chromium  # noqa: E402
 from PIL import Image  # noqa: E402
