@@ -129,7 +129,7 @@ def delivery(frame: Deliver, fds: t.Sequence[int]) -> int:
     :return: The bytes of the spool.
     :raises ValueError: It can't be.
     """
-    if len(fds) != 1 + bool(frame.spooled) + bool(frame.length):
+    if len(fds) != frame.descriptors:
         raise ValueError("what is to be sent is not there")
     sizes = [file_size(fd) for fd in fds[1:]]
     size = sizes[0] if frame.spooled else 0

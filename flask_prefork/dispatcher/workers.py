@@ -250,7 +250,10 @@ class Workers:
                     if not self._park(frame, own):
                         continue
                     self._summary.parked += 1
-                elif isinstance(frame, Deliver) and fds:
+                elif isinstance(frame, Deliver):
+                    if self._are_lost(fds, frame.descriptors):
+                        self._summary.deliveries["lost"] += 1
+                        continue
                     self._parked.deliver(frame, fds)
                 else:
                     name = type(frame).__name__
@@ -263,22 +266,32 @@ class Workers:
         """Let a connection wait.
 
         :param fds: What rode along for it: its descriptor, and its spool's.
-        :return: ``False`` if descriptors of it were lost by the way: none are left here
-            (MSG_CTRUNC, ``recvmsg(2)``), which is no fault of the worker's.
+        :return: ``False`` if descriptors of it were lost by the way.
         :raises ValueError: It can't be parked.
         """
         try:
-            if len(fds) < 1 + bool(frame.parked.spooled):
-                if not self._is_full:
-                    logger.error("Can't park connections: no descriptors are left.")
-                self._is_full = True
+            if self._are_lost(fds, 1 + bool(frame.parked.spooled)):
                 return False
-            self._is_full = False
             self._parked.park(fds[0], frame.listener, frame.parked, *fds[1:])
             fds.clear()
             return True
         finally:
             close_all(fds)
+
+    def _are_lost(self, fds: Fds, count: int) -> bool:
+        """Whether descriptors were lost by the way: none are left here (MSG_CTRUNC,
+        ``recvmsg(2)``), which is no fault of the worker's.
+
+        :param fds: Those that came with a frame.
+        :param count: How many were sent with it.
+        """
+        is_full = len(fds) < count
+        if is_full and not self._is_full:
+            logger.error(
+                "Can't take connections from workers: no descriptors are left."
+            )
+        self._is_full = is_full
+        return is_full
 
     def replace(self, worker: Slot, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""

@@ -162,6 +162,11 @@ class Deliver(t.NamedTuple):
     seconds: float
     parked: Parked
 
+    @property
+    def descriptors(self) -> int:
+        """How many ride along."""
+        return 1 + bool(self.spooled) + bool(self.length)
+
 
 @_kind(24)
 class Finishing(t.NamedTuple):

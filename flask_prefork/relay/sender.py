@@ -165,7 +165,7 @@ class Sender:
 
         :param fds: Its descriptors are taken out.
         """
-        count = 1 + bool(frame.spooled) + bool(frame.length)
+        count = frame.descriptors
         if len(fds) < count:
             # The kernel had none left, and the connection is lost (unix(7)).
             self._report_cut(frame.number, 0, frame.parked)

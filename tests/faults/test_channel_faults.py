@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import typing as t
 from collections.abc import Iterator
 
@@ -52,6 +53,7 @@ from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
@@ -229,7 +231,7 @@ IDLE = encode(Idle(NUMBER, 1))
         *(
             pytest.param(whole(number), id=f"{cls.__name__}, which is not a worker's")
             for number, cls in KINDS.items()
-            if cls not in (Idle, Busy, Finishing, MemoryUse, Park)
+            if cls not in (Idle, Busy, Finishing, MemoryUse, Park, Deliver)
         ),
     ],
 )
@@ -350,6 +352,38 @@ def test_no_descriptor_is_left_to_park_a_connection(
             assert "no descriptors are left" in log.text
         house.say(Idle(NUMBER, 1))
         assert house.letters() == "III"
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_no_descriptor_is_left_to_send_a_response(
+    house: House, left: int, log: pytest.LogCaptureFixture
+) -> None:
+    """A worker hands over a response, and the dispatcher has no descriptors left.
+
+    It is cut short, which the log says and the counters. The worker isn't killed.
+    """
+    one = Size(1)
+    after = Parked(Wait.LINGER, 0.0)
+    frame = Deliver(NUMBER, 1, 0, 0, 240.0, one, Size(0), Size(0), one, 1.0, after)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        tempfile.TemporaryFile() as file,
+    ):
+        file.truncate(1)
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+        fds = [accepted.fileno(), file.fileno(), file.fileno()]
+        send_one(house.workers[1], frame, fds)
+        accepted.close()
+    with client:
+        with descriptors_left(left):
+            house.turn()
+        assert house.letters() == "III"
+        deliveries = t.cast(t.Any, house.queues.sender)
+        assert len(deliveries) == (left == 3)
+        assert house.summary.deliveries["lost"] == (left < 3)
+        assert ("no descriptors are left" in log.text) is (left < 3)
+        assert client.recv(1) == b""
 
 
 def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
