@@ -151,6 +151,7 @@ class PreforkRequestHandler(LoggingHandler):
             self._collected.close()
             self._collected = None
         self.head = self.environ = self._body = self._input = self._file = None
+        self._resumed = None
         self._linger = self._excess = self.wire.shared = False
 
     def begin_request(
