@@ -173,7 +173,8 @@ class SenderHandle(AuxiliaryProcess):
         del self._sent[frame.number]
         self._count("complete" if is_complete else "incomplete", sent.spooled)
         if is_complete:
-            self._park(fds.pop(0), sent.listener, frame.parked)
+            self._park(fds[0], sent.listener, frame.parked)
+            del fds[0]
 
     def _count(self, result: str, spooled: int) -> None:
         self._results[result] += 1

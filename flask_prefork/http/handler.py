@@ -153,6 +153,7 @@ class PreforkRequestHandler(LoggingHandler):
         # Only the first request was parked.
         self._resumed = None
         self.head = self.environ = self._body = self._input = self._file = None
+        self._resumed = None
         self._linger = self._excess = self.wire.shared = False
 
     def begin_request(

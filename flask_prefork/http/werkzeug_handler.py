@@ -82,8 +82,9 @@ def serve_monitored(
     monitored.contended = context.monitor.contended
     monitored.rate = context.limits.min_data_rate
     deadline = time.monotonic() + context.limits.header_timeout
-    if resumed is not None and resumed.wait is Wait.HEAD:
+    if resumed is not None and resumed.wait in (Wait.HEAD, Wait.BODY):
         context.make_wire(monitored).low_water(1)
+    if resumed is not None and resumed.wait is Wait.HEAD:
         deadline = resumed.deadline
     monitored.expect_request(deadline)
     try:

@@ -261,7 +261,7 @@ class Sender:
         elif transfer.is_too_slow(now):
             self._cut(transfer)
         else:
-            self._deadlines.set(transfer, transfer.ack_deadline())
+            self._deadlines.set(transfer, transfer.ack_deadline(now))
 
     def _hand_back(self, transfer: Transfer) -> None:
         """Let the connection wait as the dispatcher was told."""

@@ -167,13 +167,13 @@ class Transfer:
         """Whether the client's system has all that was sent."""
         return not bytes_queued(self.sock)
 
-    def ack_deadline(self) -> float:
+    def ack_deadline(self, now: float) -> float:
         """When to ask again whether it has: no poll tells that."""
         pause, self._ack_pause = self._ack_pause, min(2 * self._ack_pause, 1.0)
-        return min(self._waits_since + pause, self.deadline())
+        return min(now + pause, self.deadline())
 
     def is_too_slow(self, now: float) -> bool:
-        """Whether the client has used up its time; to be asked at the deadline.
+        """Whether the client has used up its time.
 
         What its system has acknowledged since is progress, though the socket isn't
         writable yet.
@@ -182,8 +182,10 @@ class Transfer:
         taken = max(self._queued - left, 0)
         self._queued = left
         self._budget.account_queue(now - self._waits_since, taken)
-        self._waits_since = now
-        return self._budget.seconds_left() <= 0 if self._rate else not taken
+        if taken or self._rate:
+            # Without a rate, what counts is how long it has taken nothing.
+            self._waits_since = now
+        return self.deadline() <= now
 
     def cut(self) -> None:
         """Give it up, so that the client sees that something is missing."""

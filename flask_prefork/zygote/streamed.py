@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import typing as t
 
-from werkzeug.exceptions import HTTPException
-
 from ..http.environ import add_target
 from .hooks import find
 from .hooks import STREAMS_BODY
@@ -54,7 +52,9 @@ def find_streamed(app: WSGIApplication | Flask) -> Streams | None:
         try:
             adapter = flask_app.create_url_adapter(flask_app.request_class(environ))
             return adapter is not None and adapter.match()[0] in endpoints
-        except HTTPException:
-            return False  # no route, or to be redirected
+        except Exception:
+            # No route, or to be redirected. Or the app's converters fail, as they do
+            # without an app context: then it is the app that answers.
+            return False
 
     return asks_for_stream

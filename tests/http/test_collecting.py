@@ -439,6 +439,22 @@ def test_continue_is_sent_once(collector_site: Site, make: t.Any, size: int) -> 
     assert (answer.status, answer.informational) == (200, [])
 
 
+def test_the_next_request_begins_anew(tcp_site: Site) -> None:
+    """It waits for nothing that the first one was resumed with."""
+    first, second = post(b"x" * 10), post(b"y" * 10, b"Expect: 100-continue")
+    line = Parts(tcp_site)
+    line.go_on(first[:-5])
+    head, body = second[:-10], second[-10:]
+    line.go_on(first[-5:] + head)
+    deadline = line.parked[-1].deadline
+    assert deadline >= line.parked[0].deadline, "it has all of its time"
+    line.go_on(body)
+    line.client.shutdown(socket.SHUT_WR)
+    line.resume()
+    answers = parse(read_all(line.client))
+    assert [a.informational for a in answers] == [[], [100]]
+
+
 @pytest.mark.parametrize("size", [10, 200_000])
 @pytest.mark.parametrize("make", [post, chunked])
 def test_the_client_may_end_after_its_body(
@@ -735,6 +751,26 @@ def test_after_a_reload_a_handler_may_know_nothing_of_bodies(
     assert line.is_closed()
     line.client.close()
     assert descriptors() == fds
+
+
+def test_after_a_reload_another_handler_waits_for_no_whole_body(
+    make_site: t.Any, recorder: Recorder
+) -> None:
+    """The mark of a body that waits in the kernel isn't left on the socket."""
+    marks: list[int] = []
+
+    class Handler(WSGIRequestHandler):
+        def handle(self) -> None:
+            mark = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+            marks.append(mark)
+
+    line = Parts(make_site(recorder, limits={"buffer_body": 1 << 20}))
+    line.go_on(post(b"x" * 100)[:-1])
+    assert line.parked[-1].mark > 100
+    line.site = make_site(recorder, handler=Handler)
+    line.send(b"x", unread(line.connection))
+    line.resume()
+    assert marks == [1]
 
 
 def test_after_a_reload_bodies_may_not_be_collected_any_more(

@@ -275,22 +275,26 @@ def test_the_last_response_ends_the_connection(relay: Relay, pair: Pair) -> None
 
 
 @pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize(
+    ("rate", "least", "most"), [(240.0, GRACE, CREDIT), (0.0, STALL - 1, STALL)]
+)
 def test_the_last_response_is_the_clients_before_its_connection_may_be_closed(
-    relay: Relay, reads: bool
+    relay: Relay, reads: bool, rate: float, least: float, most: float
 ) -> None:
     """Closed while something is unread, it would take the rest of it with it."""
     # By which the kernel knows at once what the client has read.
     served, client = socket.socketpair()
     data = NOISE[:50_000]
     with client:
-        number = relay.deliver(served, data, wait=Wait.LINGER)
+        number = relay.deliver(served, data, rate=rate, wait=Wait.LINGER)
         while relay.sent() < len(data):
             relay.turn()
         before = relay.now
-        while relay.now < before + GRACE:
+        while relay.now < before + least:
             assert number not in relay.answers
             relay.now += 0.5
             relay.turn()
+            assert relay.sender._timeout() > 0, "it doesn't spin"
         if reads:
             assert relay.read(client, len(data) + 1) == data, "and then the end"
         while number not in relay.answers:
@@ -299,7 +303,7 @@ def test_the_last_response_is_the_clients_before_its_connection_may_be_closed(
         frame, sock = relay.answers[number]
         assert bool(sock) == reads
         assert frame.sent == len(data)
-        assert relay.now <= before + CREDIT + 1
+        assert relay.now <= before + most + 1
         assert not relay.sender._transfers
 
 

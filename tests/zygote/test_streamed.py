@@ -7,8 +7,10 @@ import typing as t
 
 import pytest
 from flask import Blueprint
+from flask import current_app
 from flask import Flask
 from flask.views import View
+from werkzeug.routing import BaseConverter
 
 from flask_prefork import Prefork
 from flask_prefork.zygote.streamed import find_streamed
@@ -87,6 +89,22 @@ def test_subdomains() -> None:
     assert find is not None
     assert find("POST", "/", "up.a.example")
     assert not find("POST", "/", "a.example")
+
+
+def test_a_converter_that_fails_is_the_apps_to_answer_for() -> None:
+    """It may need what it has in the app only."""
+
+    class Converter(BaseConverter):
+        def to_python(self, value: str) -> str:
+            return str(current_app.config[value])
+
+    app = Flask(__name__)
+    app.url_map.converters["setting"] = Converter
+    prefork = Prefork(app)
+    app.post("/<setting:name>", endpoint="up")(prefork.stream_body(lambda name: ""))
+    find = find_streamed(app)
+    assert find is not None
+    assert not find("POST", "/DEBUG", "a.example")
 
 
 def test_nothing_is_asked_where_no_route_wants_it() -> None:
