@@ -109,7 +109,7 @@ class SenderHandle(AuxiliaryProcess):
         """Cut the response short that was held here last, if it is held still: there
         are no descriptors for it."""
         if self._held:
-            logger.error("The sender takes nothing; a response was cut short.")
+            logger.error("No descriptors are left for a response; it was cut short.")
             self._drop(self._held.pop())
 
     def deliver(self, frame: Deliver, fds: list[int], spooled: int) -> None:

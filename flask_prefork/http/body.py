@@ -68,6 +68,9 @@ class Body(io.RawIOBase):
             return 0
         try:
             self.send_continue()
+            if self._wire.outbox is not None:
+                # The client may wait for it before it sends more.
+                self._wire.outbox.drain()
             return self._fill(memoryview(buffer).cast("B"))
         except (BodyError, ClientDisconnected) as e:
             self.failed = e

@@ -10,7 +10,6 @@ makes its response slowly, or when there is no room for more.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import typing as t
@@ -36,10 +35,14 @@ class Outbox:
     :param wire: Where to.
     :param limit: Bytes that may wait here.
     :param monitor: Knows how much room there is for spools.
-    :param rate: Bytes per second that the client must take, if it is waited for.
+    :param rate: Bytes per second that the client must take.
+    :param budget: How long it may let us wait, if it is waited for.
+
+    :ivar is_app_slow: Whether the app pauses while it makes its response.
     """
 
     __slots__ = (
+        "_budget",
         "_file",
         "_limit",
         "_monitor",
@@ -48,13 +51,23 @@ class Outbox:
         "_since",
         "_spool",
         "_wire",
+        "is_app_slow",
     )
 
-    def __init__(self, wire: Wire, limit: int, monitor: Monitor, rate: float) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        limit: int,
+        monitor: Monitor,
+        rate: float,
+        budget: SlowClientBudget,
+    ) -> None:
         self._wire = wire
         self._limit = limit
         self._monitor = monitor
         self._rate = rate
+        self._budget = budget
+        self.is_app_slow = False
         self._spool: Spool | None = None
         #: Bytes of the spool that were sent already.
         self._sent = 0
@@ -71,7 +84,7 @@ class Outbox:
         spool = self._spool
         kept = spool.size - self._sent if spool is not None else 0
         room = min(self._limit - kept, self._monitor.spool_room())
-        if len(data) > room:
+        if self._file is not None or len(data) > room:
             return False
         try:
             if spool is None:
@@ -103,15 +116,16 @@ class Outbox:
         :return: ``False`` if nothing waits any more: it is to be sent as usual.
         :raises ClientDisconnected: The client left, or is too slow.
         """
-        slow_app = time.monotonic() > self._since + _SLOW_APP
+        if time.monotonic() > self._since + _SLOW_APP:
+            self.is_app_slow = True
         try:
             if self._flush():
                 return False
-            if not slow_app and self.append(data):
-                return True
         except ClientDisconnected:
             self.close()
             raise
+        if not self.is_app_slow and self.append(data):
+            return True
         self.drain()
         return False
 
@@ -120,10 +134,9 @@ class Outbox:
 
         :raises ClientDisconnected: The client left, or is too slow.
         """
-        budget = SlowClientBudget(self._rate)
         try:
             while not self._flush():
-                self._wire.wait_for_room(budget)
+                self._wire.wait_for_room(self._budget)
         except ClientDisconnected:
             self.close()
             raise
@@ -133,23 +146,39 @@ class Outbox:
 
         :return: Whether that was all.
         """
+        self._wire.sock.setblocking(False)
         spool = self._spool
         if spool is not None:
-            self._wire.sock.setblocking(False)
-            while self._sent < spool.size:
-                try:
-                    self._sent += os.sendfile(
-                        self._wire.sock.fileno(),
-                        spool.fd,
-                        self._sent,
-                        spool.size - self._sent,
-                    )
-                except OSError as e:
-                    if e.errno == errno.EAGAIN:
-                        return False
-                    raise ClientDisconnected(str(e)) from None
+            self._sent = self._send_file(spool.fd, self._sent, spool.size)
+            if self._sent < spool.size:
+                return False
+        if self._file is not None:
+            fd, offset, length = self._file
+            end = offset + length
+            offset = self._send_file(fd, offset, end)
+            self._file = fd, offset, end - offset
+            if offset < end:
+                return False
         self.close()
         return True
+
+    def _send_file(self, fd: int, offset: int, end: int) -> int:
+        """Send from a file.
+
+        :return: The offset of what the client doesn't take now.
+        """
+        while offset < end:
+            try:
+                count = os.sendfile(self._wire.sock.fileno(), fd, offset, end - offset)
+            except BlockingIOError:
+                break
+            except OSError as e:
+                raise ClientDisconnected(str(e)) from None
+            if not count:
+                raise ClientDisconnected("the file is shorter than it was")
+            self._budget.account(0, count)
+            offset += count
+        return offset
 
     def close(self) -> None:
         """Give up what waits, and be no more in the way."""

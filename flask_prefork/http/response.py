@@ -80,6 +80,7 @@ class Response:
         "_line",
         "_monitor",
         "_budget",
+        "_outbox",
         "_persistence",
         "_rate",
         "_request",
@@ -111,6 +112,7 @@ class Response:
         self._persistence = persistence
         self._server = server
         self._budget: SlowClientBudget | None = None
+        self._outbox: Outbox | None = None
         self._line: bytes | None = None
         self.missing: int | None = None
         self._chunked = self._bodyless = self.overlong = self.persists = False
@@ -334,7 +336,7 @@ class Response:
 
     # A client that is slow to take it.
 
-    def _overflow(self, rest: memoryview) -> bool:
+    def _overflow(self, rest: memoryview, budget: SlowClientBudget) -> bool:
         """The client's socket is full: let it wait elsewhere, if it remains so.
 
         :return: Whether all of it was sent, or is kept.
@@ -348,14 +350,16 @@ class Response:
             rest = rest[count:]
             if not rest:
                 return True
-        outbox = Outbox(wire, limit, self._monitor, self._rate)
+        outbox = Outbox(wire, limit, self._monitor, self._rate, budget)
         if not outbox.append(rest):
             outbox.close()
             return False
-        wire.outbox = outbox
+        wire.outbox = self._outbox = outbox
         return True
 
-    def _overflow_file(self, fd: int, offset: int, length: int) -> bool:
+    def _overflow_file(
+        self, fd: int, offset: int, length: int, budget: SlowClientBudget
+    ) -> bool:
         """The same with the rest of a file.
 
         :return: Whether it is kept.
@@ -366,7 +370,7 @@ class Response:
         if not self._may_deliver() or self._is_taking():
             return False
         limit = self._context.limits.buffer_response
-        outbox = Outbox(wire, limit, self._monitor, self._rate)
+        outbox = Outbox(wire, limit, self._monitor, self._rate, budget)
         if not outbox.append_file(fd, offset, length):
             return False
         wire.outbox = outbox
@@ -378,6 +382,7 @@ class Response:
             self._context.limits.buffer_response > 0
             and self._persistence.can_park()
             and not self._wire.shared
+            and not (self._outbox is not None and self._outbox.is_app_slow)
         )
 
     def _is_taking(self) -> bool:

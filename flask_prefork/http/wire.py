@@ -368,7 +368,7 @@ class Wire:
         budget: SlowClientBudget | None,
         rate: float,
         last: bool = False,
-        overflow: Callable[[memoryview], bool] | None = None,
+        overflow: Callable[[memoryview, SlowClientBudget], bool] | None = None,
     ) -> SlowClientBudget | None:
         """Send all of it.
 
@@ -400,7 +400,7 @@ class Wire:
         budget.account(0, count)
         view = memoryview(data)[count:]
         while view:
-            if overflow is not None and overflow(view):
+            if overflow is not None and overflow(view, budget):
                 return budget
             self.wait_for_room(budget)
             count = self._send(view)
@@ -441,7 +441,7 @@ class Wire:
         offset: int,
         count: int,
         budget: SlowClientBudget,
-        overflow: Callable[[int, int, int], bool],
+        overflow: Callable[[int, int, int, SlowClientBudget], bool],
     ) -> int | None:
         """Let the kernel send from a regular file.
 
@@ -452,8 +452,10 @@ class Wire:
         :raises ClientDisconnected: The client left, or doesn't take it in time.
         """
         start, end = offset, offset + count
+        if not count:
+            return 0
         if self.outbox is not None:
-            if overflow(fd, offset, count):
+            if overflow(fd, offset, count, budget):
                 return count
             self.outbox.drain()
         self.sock.setblocking(False)
@@ -463,7 +465,7 @@ class Wire:
                     self.sock.fileno(), fd, offset, min(end - offset, _SENDFILE_MAX)
                 )
             except BlockingIOError:
-                if overflow(fd, offset, end - offset):
+                if overflow(fd, offset, end - offset, budget):
                     return count
                 self.wait_for_room(budget)
                 continue

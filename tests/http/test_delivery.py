@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 
 from flask_prefork.http import outbox
 from flask_prefork.http.handback import Delivery
+from flask_prefork.http.outbox import Outbox
+from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.wire import PARK_DELAY
 from flask_prefork.http.wire import Wire
 from flask_prefork.system import slow_client
@@ -74,11 +76,14 @@ class Reader(Line):
 
 
 @contextlib.contextmanager
-def site_of(app: t.Any, **limits: t.Any) -> Iterator[Site]:
+def site_of(
+    app: t.Any, handler: t.Any = PreforkRequestHandler, **limits: t.Any
+) -> Iterator[Site]:
     # A unix socket: TCP with so little room takes minutes for a megabyte.
     with tempfile.TemporaryDirectory() as directory:
         site = Site(
             app,
+            handler,
             family=socket.AF_UNIX,
             path=f"{directory}/socket",
             limits={"buffer_response": BUFFER, **limits},
@@ -200,7 +205,7 @@ def test_a_slow_app_has_its_data_sent_as_it_comes(
         yield b"x" * LONG
         yield b"event"
         assert got_first.wait(10), "the client has what was before"
-        yield b"last"
+        yield b"z" * LONG
 
     with site_of(app) as site:
         reader = Reader(site)
@@ -208,15 +213,91 @@ def test_a_slow_app_has_its_data_sent_as_it_comes(
 
         def read() -> None:
             found = bytearray()
-            while not found.endswith(b"event\r\n"):
-                found += reader.client.recv(65536)
-            got_first.set()
+            while data := reader.client.recv(65536):
+                found += data
+                if found.endswith(b"event\r\n"):
+                    got_first.set()
 
         thread = threading.Thread(target=read)
         thread.start()
-        reader.serve()
+        found = reader.serve()
         thread.join(10)
         assert got_first.is_set()
+        assert not isinstance(found, Delivery), "nor is anything kept that follows"
+
+
+def test_a_client_gets_what_is_unsent_before_its_body_is_waited_for() -> None:
+    """It may send the next part only when it has that."""
+
+    def app(environ: t.Any, start_response: t.Any) -> t.Any:
+        start_response("200 OK", [])
+        yield b"x" * LONG
+        yield environ["wsgi.input"].read(4)
+
+    with site_of(app) as site:
+        reader = Reader(site)
+        reader.send(LAST[:-2] + b"Content-Length: 4\r\n\r\n")
+
+        def read() -> None:
+            found = 0
+            while found < LONG:
+                found += len(reader.client.recv(65536))
+            reader.client.sendall(b"body")
+            answers.append(b"".join(iter(lambda: reader.client.recv(65536), b"")))
+
+        answers: list[bytes] = []
+        thread = threading.Thread(target=read)
+        thread.start()
+        found = reader.serve()
+        if isinstance(found, Delivery):
+            deliver(reader.connection, found)
+            reader.connection.close()
+        thread.join(10)
+    assert b"body" in answers[0]
+
+
+def test_what_is_written_behind_a_file_comes_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a handler's own method, past the WSGI response."""
+
+    append_file = Outbox.append_file
+
+    def kept(is_full: threading.Event, *args: t.Any) -> bool:
+        is_full.set()
+        return append_file(*args)
+
+    class Handler(PreforkRequestHandler):
+        def run_wsgi(self) -> None:
+            super().run_wsgi()
+            self.wfile.write(b"behind")
+
+    content = os.urandom(LONG)
+
+    def app(environ: t.Any, start_response: t.Any) -> t.Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](file_of(content))
+
+    with site_of(app, handler=Handler) as site:
+        reader = Reader(site)
+        reader.send(GET)
+        found: list[bytes] = []
+        thread = threading.Thread(
+            target=lambda: found.extend(iter(lambda: reader.client.recv(65536), b""))
+        )
+        outcomes = []
+        is_full = threading.Event()
+        monkeypatch.setattr(Outbox, "append_file", lambda *args: kept(is_full, *args))
+        serving = threading.Thread(target=lambda: outcomes.append(reader.serve()))
+        serving.start()
+        assert is_full.wait(10)
+        thread.start()
+        serving.join(10)
+        if isinstance(outcomes[0], Delivery):
+            deliver(reader.connection, outcomes[0])
+            reader.connection.close()
+        thread.join(10)
+    assert b"".join(found).partition(b"\r\n\r\n")[2] == content + b"behind"
 
 
 def test_an_app_that_fails_has_what_it_gave_delivered(
