@@ -42,7 +42,7 @@ class Body(io.RawIOBase):
     def __init__(self, wire: Wire, limits: Limits, expects: bool) -> None:
         self._wire = wire
         self.budget = SlowClientBudget(limits.min_data_rate)
-        self.before: list[t.BinaryIO] = []
+        self.before: list[t.Any] = []
         self.rate = limits.min_data_rate
         self.expects = expects
         self.done = False
@@ -60,7 +60,7 @@ class Body(io.RawIOBase):
         if self.failed is not None:
             raise self.failed
         while self.before:
-            count = self.before[0].readinto(buffer)  # type: ignore[attr-defined]
+            count = self.before[0].readinto(buffer)
             if count:
                 return int(count)
             self.before.pop(0).close()
@@ -110,12 +110,11 @@ class Body(io.RawIOBase):
         """Bytes that are still on the wire, -1 if that isn't known."""
         return -1
 
-    def take(self, limit: int) -> tuple[bytes, int] | None:
+    def take_into(self, view: memoryview) -> tuple[int, int] | None:
         """Take what is there, without waiting.
 
-        :param limit: Bytes to take at most.
-        :return: The content and how many bytes it took on the wire; ``None`` if nothing
-            is there.
+        :return: How many bytes of content, and how many they took on the wire; ``None``
+            if nothing is there.
         :raises BodyError: The body is malformed, too large, or ended early.
         :raises ClientDisconnected: The connection is broken.
         """
@@ -209,14 +208,14 @@ class LengthBody(Body):
     def left(self) -> int:
         return self._left
 
-    def take(self, limit: int) -> tuple[bytes, int] | None:
-        data = self._wire.take(min(limit, self._left))
-        if data is None:
+    def take_into(self, view: memoryview) -> tuple[int, int] | None:
+        count = self._wire.take_into(view[: self._left])
+        if count is None:
             return None
-        if not data:
+        if not count:
             raise _ended()
-        self._left -= len(data)
-        return data, len(data)
+        self._left -= count
+        return count, count
 
     def dump(self) -> list[t.Any]:
         return [self._left]
@@ -284,18 +283,23 @@ class ChunkedBody(Body):
     def arrived(self) -> bool:
         return self._decoder.done
 
-    def take(self, limit: int) -> tuple[bytes, int] | None:
-        if self._content:
-            content, self._content = self._content.tobytes(), memoryview(b"")
-            return content, 0
-        data = self._wire.peek()
-        if data is None:
-            return None
-        if not data:
-            raise _ended()
-        content, used = self._decoder.feed(data[:limit], time.monotonic())
-        self._wire.consume(used)
-        return content, used
+    def take_into(self, view: memoryview) -> tuple[int, int] | None:
+        used = 0
+        if not self._content:
+            data = self._wire.peek()
+            if data is None:
+                return None
+            if not data:
+                raise _ended()
+            # No more than there is room for: it may be the last that is taken.
+            data = data[: len(view)]
+            content, used = self._decoder.feed(data, time.monotonic())
+            self._wire.consume(used)
+            self._content = memoryview(content)
+        count = min(len(view), len(self._content))
+        view[:count] = self._content[:count]
+        self._content = self._content[count:]
+        return count, used
 
     def dump(self) -> list[t.Any]:
         return self._decoder.dump()

@@ -42,9 +42,14 @@ if t.TYPE_CHECKING:
 #: Bytes to write to a spool at once, and those that a parked client has to send before
 #: a worker is of use.
 _PART = 1 << 18
+#: What is collected in memory may be longer by one piece.
+_MEMORY = IN_MEMORY + CHUNK
 #: A client keeps its worker for so many seconds in all, and for one more for each so
 #: many bytes. Those that are slower wait parked.
 _PATIENCE = 0.01
+#: Seconds that one which has begun quickly may pause while nobody else waits: writing
+#: what there is into a spool costs more.
+_MOMENT = 0.005
 _QUICK = 1 << 22
 #: Seconds after which to try again when there is no room for a body.
 _RETRY_AFTER = 10
@@ -110,8 +115,10 @@ class Collector:
         self._wire = wire
         self._head = head
         self._spool = spool
-        #: What is behind that, and how many bytes it has.
-        self._pieces: list[bytes] = []
+        #: What is behind that, and how many bytes it has. The memory is the server's,
+        #: for one body at a time: new memory costs as much as the copying.
+        self._context = context
+        self._memory, context.memory = context.memory or bytearray(_MEMORY), None
         self._held = 0
         if body is not None:
             self._body = body
@@ -154,7 +161,8 @@ class Collector:
         """
         body, limit = self._body, self._limits.buffer_body
         while not body.arrived and (room := limit - self._size) > 0:
-            found = body.take(min(room, CHUNK))
+            end = self._held + min(room, CHUNK)
+            found = body.take_into(memoryview(self._memory)[self._held : end])
             if found is not None:
                 self._add(*found)
                 if not self._fits_in_memory() and not self._store():
@@ -166,13 +174,13 @@ class Collector:
                 return self._suspend()
         return None
 
-    def _add(self, content: bytes, count: int) -> None:
+    def _add(self, size: int, count: int) -> None:
         """Account for what was taken.
 
-        :param count: Bytes on the wire.
+        :param size: Bytes of content,
+        :param count: and of what they took on the wire.
         """
-        self._pieces.append(content)
-        self._held += len(content)
+        self._held += size
         again = min(count, self._accounted)
         self._accounted -= again
         self._came += count - again
@@ -193,6 +201,8 @@ class Collector:
             return False
         start = time.monotonic()
         ready = self._wire.wait(PARK_DELAY)
+        if not ready and self._came and not self._monitor.contended():
+            ready = self._wire.wait(_MOMENT)
         waited = time.monotonic() - start
         self._patience -= waited
         self._body.budget.account(waited, 0)
@@ -210,10 +220,16 @@ class Collector:
             if self._spool is None:
                 length = max(self._head.length, self._held)
                 self._spool = Spool(min(length, self._limits.buffer_body))
-            self._spool.append(b"".join([*self._pieces, tail]))
+            size = self._spool.size
+            self._spool.append(memoryview(self._memory)[: self._held])
+            try:
+                self._spool.append(tail)
+            except OSError:
+                self._spool.size = size
+                raise
         except OSError:
             return False
-        self._pieces, self._held = [], 0
+        self._held = 0
         return True
 
     def _refuse_if_contended(self) -> None:
@@ -242,6 +258,7 @@ class Collector:
             spooled=Size(self._spool.size),
         )
         spool, self._spool = self._spool, None
+        self.close()
         return Collecting(parked, spool)
 
     def finish(self) -> tuple[t.Any, Body | None]:
@@ -252,17 +269,27 @@ class Collector:
         """
         body, spool = self._body, self._spool
         if spool is None or not spool.size:
-            stored = io.BytesIO(b"".join(self._pieces))
-        elif body.arrived and self._size <= CHUNK:
+            return self._finish_memory()
+        if body.arrived and self._size <= CHUNK:
             first = os.pread(spool.fd, spool.size, 0)
-            stored = io.BytesIO(b"".join([first, *self._pieces]))
-        else:
-            return self._finish_file(spool)
-        self.close()
-        if body.arrived:
+            stored = io.BytesIO(first + self._rest)
+            self.close()
             return stored, None
-        body.before.append(stored)
-        return Input(body), body
+        return self._finish_file(spool)
+
+    @property
+    def _rest(self) -> bytes:
+        return bytes(memoryview(self._memory)[: self._held])
+
+    def _finish_memory(self) -> tuple[t.Any, Body | None]:
+        body = self._body
+        if body.arrived and self._held <= CHUNK:
+            stored = io.BytesIO(self._rest)
+            self.close()
+            return stored, None
+        self._close_spool()
+        body.before.append(InMemory(self._context, self._memory, self._held))
+        return Input(body), None if body.arrived else body
 
     def _finish_file(self, spool: Spool) -> tuple[t.Any, Body | None]:
         body = self._body
@@ -272,13 +299,51 @@ class Collector:
         os.ftruncate(spool.fd, spool.size)
         file = os.fdopen(spool.detach(), "rb", CHUNK)
         file.seek(0)
-        if body.arrived and not self._held:
+        rest = self._rest
+        self.close()
+        if body.arrived and not rest:
             return file, None
-        body.before += [file, io.BytesIO(b"".join(self._pieces))]
+        body.before += [file, io.BytesIO(rest)]
         return Input(body), None if body.arrived else body
 
     def close(self) -> None:
         """Give it up."""
+        self._context.memory = self._memory
+        self._close_spool()
+
+    def _close_spool(self) -> None:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
+
+
+class InMemory(io.RawIOBase):
+    """Reads a body from the memory in which it was collected, and gives that back.
+
+    :param context: Whose memory it is.
+    :param memory: It has the body at its beginning.
+    :param size: The body's bytes.
+    """
+
+    def __init__(self, context: HandlerContext, memory: bytearray, size: int) -> None:
+        self._context = context
+        self._memory = memory
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: t.Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), self._size - self._position)
+        end = self._position + count
+        view[:count] = memoryview(self._memory)[self._position : end]
+        self._position = end
+        return count
+
+    def close(self) -> None:
+        """What comes next there is another body."""
+        if not self.closed:
+            self._context.memory, self._size = self._memory, self._position
+        super().close()

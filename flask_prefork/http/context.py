@@ -59,6 +59,8 @@ class HandlerContext:
     streams: Streams | None = None
     #: Who watches the requests: the worker.
     monitor: Monitor = field(default_factory=NullMonitor)
+    #: For bodies that are collected, see ``collecting.py``; ``None`` while one has it.
+    memory: bytearray | None = None
     #: The last line of the access log could not be written.
     log_fails: bool = False
 

@@ -40,8 +40,9 @@ _SPECIAL = (204, 205, 304)
 
 #: Bytes of an unread body that are worth reading to keep the connection.
 _FETCH = 65536
-#: Seconds for which a client may take nothing before another process sends the rest,
-#: while nobody waits for this one.
+#: Seconds for which a client may take nothing before another process sends the rest:
+#: while others wait for this one, and while nobody does.
+_MOMENT_CONTENDED = 0.005
 _MOMENT = 0.02
 #: Up to this size a chunk is joined with what goes before it, to be sent at once.
 _JOIN = 65536
@@ -387,9 +388,8 @@ class Response:
 
     def _is_taking(self) -> bool:
         """Wait a moment for room: what hands a connection over costs more."""
-        if self._wire.wait_writable(PARK_DELAY):
-            return True
-        return not self._monitor.contended() and self._wire.wait_writable(_MOMENT)
+        contended = self._monitor.contended()
+        return self._wire.wait_writable(_MOMENT_CONTENDED if contended else _MOMENT)
 
     def _send_file(self, file: t.Any) -> bool:
         """Let the kernel send a file.

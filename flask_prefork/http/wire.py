@@ -308,12 +308,12 @@ class Wire:
                 raise ClientDisconnected("the received bytes are gone")
             count -= len(data)
 
-    def take(self, size: int) -> bytes | None:
+    def take_into(self, view: memoryview) -> int | None:
         """Take what is there of the next bytes, where nothing is buffered.
 
-        :return: ``None`` if nothing is there, ``b""`` if nothing will come.
+        :return: How many bytes: ``None`` if nothing is there, 0 if nothing will come.
         """
-        return self._receive(size)
+        return self._receive_into(view)
 
     def read_into(self, view: memoryview, budget: SlowClientBudget) -> int:
         """Read what comes next, waiting as long as the budget allows.

@@ -23,10 +23,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork.http import outbox
+from flask_prefork.http import response
 from flask_prefork.http.handback import Delivery
 from flask_prefork.http.outbox import Outbox
 from flask_prefork.http.server import PreforkRequestHandler
-from flask_prefork.http.wire import PARK_DELAY
 from flask_prefork.http.wire import Wire
 from flask_prefork.system import slow_client
 from flask_prefork.system.parked import Wait
@@ -399,9 +399,9 @@ def test_there_is_a_moment_before_it_is_handed_on(
         reader = Reader(site)
         reader.send(LAST)
         reader.rest(reader.serve())
-    in_vain = waits[waits.index(PARK_DELAY) :]
-    # The last wait is in vain, and a longer one only while nobody else waits.
-    assert (in_vain[-1] > PARK_DELAY) is not contended
+    moments = response._MOMENT_CONTENDED, response._MOMENT
+    assert waits[0] == moments[not contended], "no longer while others wait"
+    assert moments[0] < moments[1]
 
 
 def test_the_size_in_the_log_is_the_whole_responses(
