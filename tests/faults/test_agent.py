@@ -217,7 +217,9 @@ def test_clients_of_the_agent_that_never_read(serve: Serve) -> None:
     agent = Agent(server)
     agent.wait_for(IDLE)
     process = observer(server)
-    threads = process.num_threads()
+    # The main one, the agent's, and the one that samples memory, which begins last.
+    threads = 3
+    wait_for(lambda: process.num_threads() == threads)
     with contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(agent.connect())

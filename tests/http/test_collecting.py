@@ -513,6 +513,7 @@ def test_what_is_found_wrong_later(
     limits: dict[str, int],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "werkzeug")
     recorder = Recorder()
     line = Parts(make_site(recorder, limits={"buffer_body": 1000, **limits}))
     fds = descriptors()
