@@ -74,46 +74,40 @@ class ParkedConnections:
 
     def __init__(self) -> None:
         self.ready: deque[Connection] = deque()
-        #: Those between two requests, and since when.
-        self._idle: dict[Connection, float] = {}
-        self._heads: dict[Connection, None] = {}
-        self._bodies: dict[Connection, None] = {}
-        self._lingering: dict[Connection, None] = {}
+        #: Those that wait for their client, and since when, by what they wait for; in
+        #: the order in which they are given up when descriptors run out.
+        self._waiting: dict[Wait, dict[Connection, float]] = {
+            wait: {} for wait in (Wait.LINGER, Wait.KEEP_ALIVE, Wait.HEAD, Wait.BODY)
+        }
         self._deadlines: Deadlines[Connection] = Deadlines()
         self._delayed: Deadlines[Connection] = Deadlines()
 
     def __len__(self) -> int:
-        return len(self.ready) + sum(map(len, self._kinds))
+        return len(self.ready) + sum(map(len, self._waiting.values()))
 
-    @property
-    def _kinds(self) -> tuple[dict[Connection, t.Any], ...]:
-        """Those that wait for their client, in the order in which they are given up
-        when descriptors run out."""
-        return self._lingering, self._idle, self._heads, self._bodies
-
-    def __contains__(self, connection: object) -> bool:
+    def __contains__(self, connection: Connection) -> bool:
         """Whether it waits for its client."""
-        return any(connection in kind for kind in self._kinds)
+        return connection in self._waiting.get(connection.state.wait, ())
 
     @property
     def idle(self) -> int:
         """How many are between two requests."""
-        return len(self._idle)
+        return len(self._waiting[Wait.KEEP_ALIVE])
 
     @property
     def heads(self) -> int:
         """How many have begun a request, or bring one for the first time."""
-        return len(self._heads)
+        return len(self._waiting[Wait.HEAD])
 
     @property
     def bodies(self) -> int:
         """How many have a request whose body is on its way."""
-        return len(self._bodies)
+        return len(self._waiting[Wait.BODY])
 
     @property
     def lingering(self) -> int:
         """How many have had their last response."""
-        return len(self._lingering)
+        return len(self._waiting[Wait.LINGER])
 
     def by_state(self) -> dict[str, int]:
         """How many wait for what (:data:`.figures.PARKED_STATES`)."""
@@ -128,7 +122,7 @@ class ParkedConnections:
     def last_idle_since(self) -> float | None:
         """When the last of the connections between two requests was parked, in
         seconds; ``None`` if there are none."""
-        return next(reversed(self._idle.values()), None)
+        return next(reversed(self._waiting[Wait.KEEP_ALIVE].values()), None)
 
     def longest_idle(self) -> Connection | None:
         """Whom to give up when descriptors run out.
@@ -136,7 +130,7 @@ class ParkedConnections:
         One that has had its last response; or else one between two requests, one whose
         head takes its time, or one whose body does.
         """
-        for connections in self._kinds:
+        for connections in self._waiting.values():
             for connection in connections:
                 return connection
         return None
@@ -151,14 +145,7 @@ class ParkedConnections:
         if state.wait is Wait.WORKER:
             self.ready.append(connection)
             return False
-        if state.wait is Wait.KEEP_ALIVE:
-            self._idle[connection] = now
-        elif state.wait is Wait.BODY:
-            self._bodies[connection] = None
-        elif state.wait is Wait.LINGER:
-            self._lingering[connection] = None
-        else:
-            self._heads[connection] = None
+        self._waiting[state.wait][connection] = now
         self._deadlines.set(connection, state.deadline)
         if not state.wakes:
             return True
@@ -177,8 +164,8 @@ class ParkedConnections:
         :return: Those that there were.
         """
         connections = [*self.ready]
-        for kind in self._kinds:
-            connections += kind
+        for waiting in self._waiting.values():
+            connections += waiting
         for connection in connections:
             self.remove(connection)
         self.ready.clear()
@@ -186,8 +173,8 @@ class ParkedConnections:
 
     def remove(self, connection: Connection) -> None:
         """It does not wait for its client any more."""
-        for kind in self._kinds:
-            kind.pop(connection, None)
+        if connection in self:
+            del self._waiting[connection.state.wait][connection]
         self._deadlines.discard(connection)
         self._delayed.discard(connection)
 
