@@ -146,9 +146,22 @@ def unmeasured_servers(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         room = request.path.parent.name
         if room in LONG and not request.node.get_closest_marker("measured"):
-            for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-                patch.delenv(name, raising=False)
+            _dont_measure(patch)
         yield
+
+
+@pytest.fixture
+def unmeasured_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let coverage not measure the test's servers.
+
+    What it writes at a process's end takes a part of the time that there is for that.
+    """
+    _dont_measure(monkeypatch)
+
+
+def _dont_measure(patch: pytest.MonkeyPatch) -> None:
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        patch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,6 @@ from collections.abc import Callable
 
 from ..system.slow_client import SlowClientBudget
 from ..system.socket_state import bytes_queued
-from ..system.socket_state import has_acknowledged_all
 from .errors import ClientDisconnected
 
 if t.TYPE_CHECKING:
@@ -508,22 +507,28 @@ class Wire:
 
         :param seconds: Wait for at most so long,
         :param limit: and for so many bytes.
-        :param busy_seconds: For so long if others wait; less if it has all of it.
+        :param busy_seconds: While others wait, the client may be silent for so long. It
+            may have all of the response and still be about to send, and an error then
+            hides the response from it.
         """
         self.finish()
-        end, scratch = time.monotonic() + seconds, memoryview(bytearray(CHUNK))
+        now = last = time.monotonic()
+        end, scratch = now + seconds, memoryview(bytearray(CHUNK))
         try:
             while limit > 0:
                 count = self._drop(scratch)
                 if count == 0:
                     return
-                left = end - time.monotonic()
-                if left <= 0 or (left <= seconds - busy_seconds and contended()):
+                now = time.monotonic()
+                if count:
+                    last = now
+                elif now - last >= busy_seconds and contended():
+                    return
+                if now >= end:
                     return
                 limit -= count or 0
-                received = count or self.wait(min(_LINGER_STEP, left))
-                if not received and contended() and has_acknowledged_all(self.sock):
-                    return
+                if not count:
+                    self.wait(min(_LINGER_STEP, end - now))
         except ClientDisconnected:
             return
 

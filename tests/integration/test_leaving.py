@@ -167,6 +167,7 @@ def test_a_worker_that_is_not_promoted_runs_its_own(
     assert journal.of("-load") == []
 
 
+@pytest.mark.usefixtures("unmeasured_server")
 def test_a_worker_that_is_not_promoted_has_time_for_its_end(
     serve: Serve, journal: Journal, gate: Gate
 ) -> None:
@@ -226,6 +227,7 @@ def test_work_in_threads_is_finished(
     assert "ends before" not in server.log()
 
 
+@pytest.mark.usefixtures("unmeasured_server")
 @pytest.mark.parametrize("why", ["TERM", "HUP", "INT"])
 def test_what_is_cut_off_is_told(
     serve: Serve, journal: Journal, gate: Gate, why: str
