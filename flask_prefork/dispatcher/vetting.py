@@ -17,6 +17,8 @@ import typing as t
 
 from ..ipc.exits import UNKNOWN_STATUS
 from ..ipc.frames import Deliver
+from ..settings.limits import from_document
+from ..settings.limits import MAX_LIMITS
 from ..settings.table import check_addresses
 from ..settings.table import option_name
 from ..settings.table import ROWS
@@ -44,15 +46,16 @@ def settings(fd: int) -> Settings:
     :raises ValueError: They can't be such.
     """
     found = _document(fd)
+    limits = from_document(found.pop("limits", [])) if isinstance(found, dict) else ()
     if not isinstance(found, dict) or found.keys() != ROWS.keys():
         raise ValueError("a document doesn't hold the settings")
     sources = {name: option_name(name) for name in ROWS}
     values = {name: row.convert(found[name], name) for name, row in ROWS.items()}
     check_addresses(values, sources)
     for field in dataclasses.fields(Settings):
-        if values[field.name] is None and "None" not in str(field.type):
+        if values.get(field.name, limits) is None and "None" not in str(field.type):
             raise ValueError(f"the setting {field.name} is missing")
-    return Settings(**values)  # type: ignore[arg-type]
+    return Settings(**values, limits=limits)  # type: ignore[arg-type]
 
 
 def _document(fd: int) -> t.Any:
@@ -81,8 +84,12 @@ def parked(state: Parked, latest: float) -> None:
         raise ValueError(f"a connection can't wait until {state.deadline}")
     if not 0 <= state.rate < math.inf:
         raise ValueError(f"no client can be asked for {state.rate} bytes per second")
-    if state.spooled and state.wait is not Wait.BODY:
+    if state.spooled and state.wait not in (Wait.BODY, Wait.PERMIT):
         raise ValueError("only a body can be in a spool")
+    if not 0 <= state.arrived < latest:
+        raise ValueError(f"no request can have arrived at {state.arrived}")
+    if state.limit > MAX_LIMITS or (state.wait is Wait.PERMIT) != bool(state.limit):
+        raise ValueError("a connection waits for a permit of no limit")
 
 
 def file_size(fd: int) -> int:

@@ -33,6 +33,9 @@ CLASSES = 6
 PARKED_STATES = ("idle", "head", "body", "lingering", "ready")
 #: What may become of a response that was handed to the sender.
 DELIVERY_RESULTS = ("complete", "incomplete", "lost")
+#: Why a request may be refused without a worker: by the settings of these names, or
+#: because it has waited too long for a permit of its route's limit.
+SHED_REASONS = ("queue-timeout", "max-queue", "limit")
 #: The greatest number of a word.
 MOST = 2**64 - 1
 
@@ -111,6 +114,14 @@ class Served:
         "Requests by their seconds, not cumulative; the bounds are those of"
         " request_duration_seconds.",
     )
+    queued: float = _counter(
+        0.0, "Seconds that all requests together have waited for a worker."
+    )
+    queue_buckets: tuple[int, ...] = _counter(
+        (0,) * (len(BOUNDS) + 1),
+        "Requests that have waited, by their seconds, not cumulative; those that"
+        " haven't waited are in none.",
+    )
 
 
 @dataclass
@@ -151,6 +162,13 @@ class Counters:
         " left or was too slow, or lost with the sender's process.",
         "deliveries",
         label="result",
+    )
+    shed: dict[str, int] = _counter(
+        dict.fromkeys(SHED_REASONS, 0),
+        "Requests that were answered with 503, or whose connection was closed, without"
+        " a worker: they had waited too long, or too many did.",
+        "shed_requests",
+        label="reason",
     )
 
 

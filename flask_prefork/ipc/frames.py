@@ -92,6 +92,15 @@ class Resume(t.NamedTuple):
     parked: Parked
 
 
+@_kind(30)
+class PermitAnswer(t.NamedTuple):
+    """Whether it has the permit that it asked for."""
+
+    generation: int
+    slot: int
+    granted: bool
+
+
 @_kind(22)
 class Promote(t.NamedTuple):
     """Finish, and leave the zygote of the next generation behind; its end of the
@@ -166,6 +175,24 @@ class Deliver(t.NamedTuple):
     def descriptors(self) -> int:
         """How many ride along."""
         return 1 + bool(self.spooled) + bool(self.length)
+
+
+@_kind(28)
+class PermitRequest(t.NamedTuple):
+    """It needs a permit of a limit, by its number as in :class:`Parked`, for a request
+    whose connection can't be parked. Answered at once."""
+
+    generation: int
+    slot: int
+    limit: int
+
+
+@_kind(29)
+class PermitRelease(t.NamedTuple):
+    """The request is over that had a permit."""
+
+    generation: int
+    slot: int
 
 
 @_kind(24)
@@ -354,6 +381,9 @@ Frame = (
     | Deliver
     | Delivered
     | Finishing
+    | PermitRequest
+    | PermitRelease
+    | PermitAnswer
     | MemoryUse
     | Listen
     | Spawn

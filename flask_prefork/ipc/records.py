@@ -22,6 +22,8 @@ from .growth import Grown
 #: Bytes of the request line that are kept.
 LINE = 208
 
+#: A timeout that doesn't end: 100 years, in seconds.
+NEVER = 86400.0 * 365 * 100
 #: More is no time: a worker may write anything here. In seconds; it is 34,865 years.
 _LATEST = 2.0**40
 
@@ -45,6 +47,11 @@ class Record(t.NamedTuple):
     :param spent: Seconds of all requests together, from head to last byte, or until
         the connection was taken over.
     :param buckets: Requests by their seconds, see :data:`BOUNDS`; not cumulative.
+    :param queued: Seconds that requests have waited for it, or for another worker that
+        wasn't free.
+    :param queue_buckets: Those that have waited, by their seconds.
+    :param timeout: Seconds without progress after which the current request is aborted,
+        instead of the setting; 0 if the setting counts, :data:`NEVER` is never.
     :param method: The current request's method.
     :param target: The current request's target, cut.
     :param grown: Which requests have left it with more memory than others.
@@ -62,6 +69,9 @@ class Record(t.NamedTuple):
     upgraded: float = 0.0
     spent: float = 0.0
     buckets: tuple[int, ...] = Served.buckets
+    queued: float = 0.0
+    queue_buckets: tuple[int, ...] = Served.queue_buckets
+    timeout: float = 0.0
     method: str = ""
     target: str = ""
     grown: Grown = Grown()
@@ -104,6 +114,9 @@ _MOVED = _FIRST["moved"]
 _UPGRADED = _FIRST["upgraded"]
 _SPENT = _FIRST["spent"]
 _BUCKETS = _FIRST["buckets"]
+_QUEUED = _FIRST["queued"]
+_QUEUE_BUCKETS = _FIRST["queue_buckets"]
+_TIMEOUT = _FIRST["timeout"]
 _LENGTH = _FIRST["length"]
 _GROWN_SIZE = _FIRST["grown_size"]
 _GROWN_REQUESTS = _FIRST["grown_requests"]
@@ -171,6 +184,15 @@ class RecordWriter:
         """Note that the request makes progress."""
         self._times[_MOVED] = moment
 
+    def wait(self, seconds: float) -> None:
+        """Count a request that has waited so long for a worker."""
+        self._times[_QUEUED] += seconds
+        self._counts[_QUEUE_BUCKETS + bisect_left(BOUNDS, seconds)] += 1
+
+    def set_timeout(self, seconds: float) -> None:
+        """Note the timeout of the current request's route, see :class:`Record`."""
+        self._times[_TIMEOUT] = seconds
+
     def grow(self, grown: Grown) -> None:
         """Note which requests have grown the worker most."""
         counts = self._counts
@@ -193,7 +215,7 @@ class RecordWriter:
             moment = times[_UPGRADED]
             times[_UPGRADED] = 0.0
         spent = moment - times[_BEGAN]
-        times[_BEGAN] = 0.0
+        times[_BEGAN] = times[_TIMEOUT] = 0.0
         times[_SPENT] += spent
         counts[_REQUESTS] += 1
         counts[_SENT] += sent

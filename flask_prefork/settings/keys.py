@@ -70,7 +70,7 @@ def check_variables(variables: t.Iterable[str], names: t.Collection[str]) -> Non
     # What from_prefixed_env() makes a key of isn't the command's.
     known += [f"FLASK_{config_key(name)}" for name in names]
     typos = [
-        f"There is no {variable!r}; did you mean {_nearest(variable, known)!r}?"
+        f"There is no {variable!r}; did you mean {nearest(variable, known)!r}?"
         for variable in sorted(variables)
         if variable.startswith(_VARIABLE_PREFIX) and variable not in known
     ]
@@ -92,10 +92,11 @@ def _typo(key: str, keys: list[str]) -> str:
     name = key.removeprefix(_PREFIX).lower()
     if name in BORROWED:
         return too_late(name)
-    return f"There is no {key!r}; did you mean {_nearest(key, keys)!r}?"
+    return f"There is no {key!r}; did you mean {nearest(key, keys)!r}?"
 
 
-def _nearest(word: str, words: list[str]) -> str:
+def nearest(word: str, words: list[str]) -> str:
+    """The word that was most likely meant, for an error."""
     from difflib import get_close_matches
 
     (nearest,) = get_close_matches(word, words, n=1, cutoff=0.0)

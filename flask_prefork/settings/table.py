@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import typing as t
 from collections.abc import Mapping
-from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
@@ -24,6 +23,9 @@ from .keys import option_name as option_name
 from .spec import SettingsError as SettingsError
 from .spec import SettingSpec as SettingSpec
 from .spec import Value as Value
+
+if t.TYPE_CHECKING:
+    from .limits import RouteLimit
 
 #: Checks values. The other mapping has the names of those that were given.
 Check = t.Callable[[Mapping[str, t.Any], Mapping[str, str]], None]
@@ -164,6 +166,21 @@ class Settings:
         " limit.",
         int, 0, unit="bytes", least=0,
     )  # fmt: skip
+    queue_timeout: float = _row(
+        "Answer requests with 503 that have waited for a worker for this long; 0 is"
+        " never.",
+        float, 60.0, unit="seconds", least=0, most=86400,
+    )  # fmt: skip
+    max_queue: int = _row(
+        "Answer the requests that have waited longest with 503 while more than this"
+        " wait for a worker; 0 is as many as the backlog lets wait.",
+        int, 0, unit="requests", least=0,
+    )  # fmt: skip
+    request_start: bool = _row(
+        "Pass the time at which each request has arrived to the app in X-Request-Start,"
+        " which monitoring agents read.",
+        bool, False,
+    )  # fmt: skip
     backlog: int = _row(
         "How many connections may wait in the kernel's accept queue.",
         int, default_text="the system's maximum", unit="connections",
@@ -248,13 +265,21 @@ class Settings:
         str, default_text="PreforkRequestHandler",
     )  # fmt: skip
 
-    def as_dict(self) -> dict[str, Value]:
-        """The settings by name, fit for JSON."""
-        return asdict(self)
+    #: Those of routes; they aren't in the table.
+    limits: tuple[RouteLimit, ...] = ()
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """The settings by name, fit for JSON; and the limits of routes, if any."""
+        values: dict[str, t.Any] = {name: getattr(self, name) for name in ROWS}
+        if self.limits:
+            values["limits"] = [limit._asdict() for limit in self.limits]
+        return values
 
 
 #: The table: name (as in Python) to row, in the order of the docs.
-ROWS: Mapping[str, SettingSpec] = {f.name: f.metadata["row"] for f in fields(Settings)}
+ROWS: Mapping[str, SettingSpec] = {
+    f.name: f.metadata["row"] for f in fields(Settings) if "row" in f.metadata
+}
 
 
 def resolve(

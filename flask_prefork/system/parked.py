@@ -32,6 +32,9 @@ class Wait(enum.IntEnum):
     BODY = 3
     #: The client's end: it has had its last response, and may still be sending.
     LINGER = 4
+    #: A permit of the limit of its request's route. All of the request is there, or as
+    #: much of it as is collected before the app is called.
+    PERMIT = 5
 
 
 class Parked(t.NamedTuple):
@@ -58,6 +61,13 @@ class Parked(t.NamedTuple):
     rate: float = 0.0
     #: Bytes of the spool that goes with the connection; 0 is none.
     spooled: Size = Size(0)
+    #: When its request had arrived, as :func:`time.monotonic` tells it: when it became
+    #: ready for a worker; 0 if it isn't. It stays while the request waits for more than
+    #: one thing.
+    arrived: float = 0.0
+    #: The limit that it waits for a permit of, or has a permit of when it is resumed;
+    #: its number in the generation's settings, from 1.
+    limit: int = 0
 
     @property
     def mark(self) -> int:

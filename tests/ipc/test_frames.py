@@ -41,6 +41,8 @@ VALUES: dict[t.Any, st.SearchStrategy[t.Any]] = {
         need=uint32,
         rate=moments,
         spooled=st.integers(0, 2**64 - 1),
+        arrived=moments,
+        limit=uint32,
     ),
 }
 

@@ -280,6 +280,8 @@ counts = st.integers(0, 2**40)
             began=st.just(0.0),
             spent=st.floats(0, 1e9),
             buckets=st.tuples(*[counts] * (len(BOUNDS) + 1)),
+            queued=st.floats(0, 1e9),
+            queue_buckets=st.tuples(*[counts] * (len(BOUNDS) + 1)),
         ),
         max_size=4,
     )
@@ -297,3 +299,5 @@ def test_sums(records: list[Record]) -> None:
         assert sums.classes[index] == sum(one.classes[index] for one in records)
     for index in range(len(BOUNDS) + 1):
         assert sums.buckets[index] == sum(one.buckets[index] for one in records)
+        waited = sum(one.queue_buckets[index] for one in records)
+        assert sums.queue_buckets[index] == waited
