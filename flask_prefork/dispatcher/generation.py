@@ -259,6 +259,7 @@ class Generation:
             self.policy.adjust(before.min_idle - settings.min_idle)
         self.workers.accounting.limit = size.parse(settings.max_worker_memory)
         self.workers.watchdog = RequestWatchdog.of(settings, self.clock.at)
+        self.workers.limits = [limit.name for limit in settings.limits]
         try:
             document = write_document([(one.host, one.inherited) for one in listeners])
         except OSError as e:
@@ -290,6 +291,10 @@ class Generation:
         There must be one.
         """
         (worker,) = self.pool.order(1, self.clock(), _NO_QUEUE)
+        if connection.limit:
+            # It may have been another generation's.
+            number = self.workers.limit_number(connection.limit)
+            connection.state = connection.state._replace(limit=number)
         self.workers.resume(worker, connection)
 
     def set_spooled(self, size: int) -> None:

@@ -125,7 +125,7 @@ class Late:
             # Only then, for the request's end would be shown instead.
             workers.show(
                 worker,
-                f"without progress for {watchdog.timeout:g} s",
+                f"without progress for {watchdog.timeout_of(record):g} s",
                 lambda: workers.signal(worker, signal.SIGXCPU),
             )
         elif action is Action.SHOW:

@@ -242,7 +242,8 @@ class Dispatcher:
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
-        return Waiting(queues.parked.by_state(), queues.spooled, self.sender.count)
+        parked = {**queues.parked.by_state(), "permit": len(queues.permits)}
+        return Waiting(parked, queues.spooled, self.sender.count)
 
     # Signals
 

@@ -39,8 +39,12 @@ from ..system.socket_state import bytes_unread
 from ..system.socket_state import has_acknowledged_all
 from . import vetting
 from .generation import Generation
+from .permits import Permits
 from .sender import SenderHandle
 from .spools import SpoolTotal
+
+if t.TYPE_CHECKING:
+    from ..settings.table import Settings
 
 #: While orders are on their way, look this often whether more connections
 #: wait than orders, in seconds.
@@ -78,6 +82,10 @@ class Queues:
         #: The spools of parked connections, and of those that are on their way to a
         #: worker.
         self.spools = SpoolTotal()
+        #: Who may serve requests of limited routes.
+        self.permits = Permits()
+        #: The settings by which these are given.
+        self._configured: Settings | None = None
         #: Sends the rest of responses whose clients are slow; set once.
         self.sender: SenderHandle | None = None
         self._poller = poller
@@ -113,7 +121,9 @@ class Queues:
 
     def dispatch(self, generation: Generation) -> None:
         """Order workers to accept, or hand them parked connections."""
+        self._configure(generation)
         self._expire()
+        self._grant()
         self._dispatch_at = None
         ordered = generation.is_ordered
         if self.parked.ready:
@@ -130,6 +140,19 @@ class Queues:
         self._readable.clear()
         if ordered:
             self._arm(generation)
+
+    def _configure(self, generation: Generation) -> None:
+        """Go by the limits of the generation that serves."""
+        settings = generation.settings
+        if settings is not None and settings is not self._configured:
+            self._configured = settings
+            self.permits.configure(settings.limits, settings.queue_timeout)
+
+    def _grant(self) -> None:
+        """Let those be served who have a permit now."""
+        for connection in self.permits.grant():
+            self._poller.forget(connection.fd)
+            self.parked.add_ready(connection)
 
     def _alternate(self, generation: Generation, ordered: bool) -> None:
         """Serve parked connections and accept queues by turns.
@@ -258,17 +281,26 @@ class Queues:
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
         times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
+        times.append(self.permits.deadline())
         return min((moment for moment in times if moment is not None), default=None)
 
     # Parked connections
 
-    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
+    def park(
+        self,
+        fd: int,
+        listener: int,
+        state: Parked,
+        spool: int = -1,
+        limit: str = "",
+    ) -> None:
         """Take over a connection that a worker hands back.
 
         :param fd: Our descriptor of it, owned from now on.
         :param listener: The index of the listener that it came by.
         :param state: What it waits for.
         :param spool: Our descriptor of its spool, owned from now on; -1 without one.
+        :param limit: The limit that it waits for a permit of, if it does.
         :raises ValueError: It can't be: the connection isn't taken over, lest what
             one worker got wrong is the next one's trouble.
         """
@@ -286,8 +318,11 @@ class Queues:
             state = state._replace(spooled=Size(size))
             self.spools.add(size)
         self._make_room()
-        connection = Connection(fd, listener, state, spool)
-        if self.parked.park(connection, self._clock()):
+        connection = Connection(fd, listener, state, spool, limit)
+        if state.wait is Wait.PERMIT:
+            self.permits.wait(connection, self._clock())
+            self._watch(connection)
+        elif self.parked.park(connection, self._clock()):
             self._watch(connection)
 
     def deliver(self, frame: Deliver, fds: list[int]) -> None:
@@ -319,15 +354,32 @@ class Queues:
         """A worker died before it took the connection: it is the next one's."""
         self.parked.ready.appendleft(connection)
 
-    def taken(self, connection: Connection) -> None:
+    def taken(self, connection: Connection, worker: t.Hashable) -> None:
         """It is the worker's alone now that it was handed to."""
+        self.permits.take(connection, worker)
+        self._release(connection)
+
+    def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
+        """Give a worker a permit that it needs at once, if there is one."""
+        return self.permits.ask(worker, limit)
+
+    def release_permit(self, worker: t.Hashable) -> None:
+        """The request is over for which a worker had a permit, if it had one."""
+        self.permits.release(worker)
+
+    def _release(self, connection: Connection) -> None:
+        """Close what is held here of a connection."""
         close_all(connection.fds)
         if connection.spool >= 0:
             self.spools.remove(connection.state.spooled)
 
     def _watch(self, connection: Connection) -> None:
         try:
-            if connection.state.wait is Wait.LINGER:
+            if connection.state.wait is Wait.PERMIT:
+                self._poller.watch_hang_up(
+                    connection.fd, lambda: self._left(connection), half_closed=False
+                )
+            elif connection.state.wait is Wait.LINGER:
                 self._poller.watch_hang_up(
                     connection.fd, lambda: self._hung_up(connection)
                 )
@@ -343,6 +395,11 @@ class Queues:
             return  # closed by a callback of the same batch
         self._poller.forget(connection.fd)
         self.parked.wake(connection)
+
+    def _left(self, connection: Connection) -> None:
+        """The client of a request that waits for a permit has left."""
+        if connection in self.permits:
+            self._close(connection)
 
     def _hung_up(self, connection: Connection) -> None:
         """A client that has had its last response sends no more."""
@@ -377,8 +434,9 @@ class Queues:
 
     def _close(self, connection: Connection) -> None:
         self.parked.remove(connection)
+        self.permits.forget(connection)
         self._poller.forget(connection.fd)
-        self.taken(connection)
+        self._release(connection)
 
     def _make_room(self) -> None:
         """Give up the longest-idle connections when descriptors run out."""
@@ -398,7 +456,7 @@ class Queues:
     @property
     def _used(self) -> int:
         held = self.sender.descriptors if self.sender is not None else 0
-        return len(self.parked) + self.spools.count + held
+        return len(self.parked) + len(self.permits) + self.spools.count + held
 
     def _has_room(self) -> bool:
         return self._used + _RESERVE + self._reserved < self._descriptors
@@ -441,6 +499,7 @@ class Queues:
             or self.parked.heads
             or self.parked.bodies
             or self.parked.lingering
+            or self.permits
             or any(generation.pool.outstanding.values())
             or self.waiting()
         )
@@ -451,7 +510,7 @@ class Queues:
     def close(self) -> None:
         """Refuse new connections, and close those between two requests."""
         # First: their descriptors may be wanted for who waits at a listener.
-        for connection in self.parked.clear():
+        for connection in (*self.parked.clear(), *self.permits.clear()):
             self._close(connection)
         for listener in self.listeners:
             # Workers that finish what they serve may hand over a connection yet.

@@ -35,6 +35,10 @@ class Progress(t.Protocol):
         """When something was last read or written."""
 
     @property
+    def timeout(self) -> float:
+        """The timeout of its request's route, in seconds; 0 if it has none."""
+
+    @property
     def upgraded(self) -> float:
         """When the app took over its connection, in seconds; 0 if it hasn't."""
 
@@ -62,6 +66,7 @@ class RequestWatchdog:
         that the app has taken over; 0 is never.
     :param at: Converts the workers' times to those of all calls,
         :meth:`.RunningClock.at`.
+    :param routes: The timeouts of routes that have their own.
     """
 
     def __init__(
@@ -71,12 +76,16 @@ class RequestWatchdog:
         pause: float,
         upgrade: float = 0.0,
         at: t.Callable[[float], float] = float,
+        routes: t.Iterable[float] = (),
     ) -> None:
         self.timeout = timeout
         self.slow = slow
         self.pause = pause
         self.upgrade = upgrade
         self._at = at
+        #: The shortest of all timeouts, 0 if there is none: which of them counts is
+        #: known only from the request.
+        self._least = min((one for one in (timeout, *routes) if one), default=0.0)
         self._checks: Deadlines[Slot] = Deadlines()
         # Requests that were dealt with, by the time they began.
         self._shown: dict[Slot, float] = {}
@@ -92,11 +101,12 @@ class RequestWatchdog:
         """
         pause = settings.header_timeout + settings.keep_alive
         upgrade = settings.upgrade_timeout
-        return cls(settings.timeout, settings.slow_log, pause, upgrade, at)
+        routes = [limit.timeout or 0.0 for limit in settings.limits]
+        return cls(settings.timeout, settings.slow_log, pause, upgrade, at, routes)
 
     def watch(self, worker: Slot, now: float) -> None:
         """The worker is busy."""
-        limits = [one for one in (self.timeout, self.slow, self.upgrade) if one]
+        limits = [one for one in (self._least, self.slow, self.upgrade) if one]
         if limits:
             self._checks.set(worker, now + min(limits))
 
@@ -106,6 +116,10 @@ class RequestWatchdog:
         self._shown.pop(worker, None)
         self._aborted.pop(worker, None)
         self._between.pop(worker, None)
+
+    def timeout_of(self, progress: Progress) -> float:
+        """The timeout of a worker's request, in seconds; 0 is never."""
+        return progress.timeout or self.timeout
 
     def _moved(self, progress: Progress) -> float:
         """When something moved last, by the clock of all calls."""
@@ -135,14 +149,18 @@ class RequestWatchdog:
         # that nobody looks at would never be late.
         moved = min(self._moved(progress), now)
         action = None
-        stalled = self.timeout and moved + self.timeout <= now
+        timeout = self.timeout_of(progress)
+        stalled = timeout and moved + timeout <= now
         if stalled and self._aborted.get(worker) == began:
             return Action.KILL
         if stalled:
             self._aborted[worker] = self._shown[worker] = began
             self._checks.set(worker, now + GRACE)
             return Action.ABORT
-        times = [moved + self.timeout] if self.timeout else []
+        times = [moved + timeout] if timeout else []
+        if self._least and self._least != timeout:
+            # For the next request of the same standing order.
+            times.append(now + self._least)
         if self.upgrade:
             # It may be taken over.
             times.append(now + self.upgrade)
@@ -164,7 +182,8 @@ class RequestWatchdog:
             return f"silent for {self.upgrade:g} s, and its view didn't end"
         if not progress.began:
             return "it was busy for too long without a request"
-        return f"no progress for {self.timeout:g} s, and it didn't end"
+        timeout = self.timeout_of(progress)
+        return f"no progress for {timeout:g} s, and it didn't end"
 
     def _check_upgraded(
         self, worker: Slot, now: float, progress: Progress

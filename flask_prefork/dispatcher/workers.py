@@ -48,6 +48,9 @@ from ..ipc.frames import Idle
 from ..ipc.frames import MalformedFrame
 from ..ipc.frames import MemoryUse
 from ..ipc.frames import Park
+from ..ipc.frames import PermitAnswer
+from ..ipc.frames import PermitRelease
+from ..ipc.frames import PermitRequest
 from ..ipc.frames import Promote
 from ..ipc.frames import Retire
 from ..ipc.frames import Signal
@@ -91,6 +94,7 @@ class Workers:
 
     :ivar ever_idle: Whether any of them was ever idle.
     :ivar killed: Those that were sent SIGKILL, until they must be dead.
+    :ivar limits: The names of the limits that workers know by their numbers.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Workers:
         self.accounting = MemoryAccounting()
         self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
+        self.limits: t.Sequence[str] = ()
         self._is_orphaned = False
         #: The last connection couldn't be parked, and that was logged.
         self._is_full = False
@@ -228,7 +233,8 @@ class Workers:
                     if not worker.ready:
                         self.ever_idle = True
                         self.policy.started(now)
-                    self.pool.report(worker, Event.IDLE, now, frame.served)
+                    if self.pool.report(worker, Event.IDLE, now, frame.served):
+                        self._parked.release_permit(worker)
                     if worker.due:
                         self.bank.set_stop(worker.number)
                     self.watchdog.forget(worker)
@@ -238,7 +244,11 @@ class Workers:
                     if frame.resumed and process.resumed:
                         # It is the worker's alone now. Otherwise it is busy
                         # with what it has accepted itself (blocking dispatch).
-                        self._parked.taken(process.resumed.popleft())
+                        self._parked.taken(process.resumed.popleft(), worker)
+                elif isinstance(frame, PermitRelease):
+                    self._parked.release_permit(worker)
+                elif isinstance(frame, PermitRequest):
+                    self._answer_permit(worker, frame)
                 elif isinstance(frame, Finishing):
                     self.pool.finish(worker, now)
                     self.bank.set_stop(worker.number)
@@ -249,12 +259,14 @@ class Workers:
                     del fds[: len(own)]
                     if not self._park(frame, own):
                         continue
+                    self._parked.release_permit(worker)
                     self._summary.parked += 1
                 elif isinstance(frame, Deliver):
                     if self._are_lost(fds, frame.descriptors):
                         self._summary.deliveries["lost"] += 1
                         continue
                     self._parked.deliver(frame, fds)
+                    self._parked.release_permit(worker)
                 else:
                     name = type(frame).__name__
                     raise MalformedFrame(f"{name} is not for workers to send")
@@ -272,11 +284,32 @@ class Workers:
         try:
             if self._are_lost(fds, 1 + bool(frame.parked.spooled)):
                 return False
-            self._parked.park(fds[0], frame.listener, frame.parked, *fds[1:])
+            limit = self._limit_name(frame.parked.limit)
+            spool = fds[1] if len(fds) > 1 else -1
+            self._parked.park(fds[0], frame.listener, frame.parked, spool, limit)
             fds.clear()
             return True
         finally:
             close_all(fds)
+
+    def _limit_name(self, number: int) -> str:
+        """The limit of a number that a worker sends; empty for 0.
+
+        :raises ValueError: There is no such limit.
+        """
+        if number > len(self.limits):
+            raise ValueError(f"there is no limit {number}")
+        return self.limits[number - 1] if number else ""
+
+    def limit_number(self, name: str) -> int:
+        """The number of a limit; 0 if there is none of this name."""
+        return self.limits.index(name) + 1 if name in self.limits else 0
+
+    def _answer_permit(self, worker: Slot, frame: PermitRequest) -> None:
+        name = self._limit_name(frame.limit)
+        granted = bool(name) and self._parked.ask_for_permit(worker, name)
+        answer = PermitAnswer(self.number, worker.number, granted)
+        self.send(worker, answer)
 
     def _are_lost(self, fds: Fds, count: int) -> bool:
         """Whether descriptors were lost by the way: none are left here (MSG_CTRUNC,
@@ -464,6 +497,7 @@ class Workers:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
         self.killed.discard(worker)
+        self._parked.release_permit(worker)
         self.watchdog.forget(worker)
         self.accounting.forget(worker)
         self._forget(process)

@@ -29,8 +29,8 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 #: Status classes: index 0 counts requests that got no response, 1 to 5 are 1xx to 5xx.
 CLASSES = 6
 #: What parked connections may wait for: the next request, the rest of a head, the rest
-#: of a body, the client's end, a worker.
-PARKED_STATES = ("idle", "head", "body", "lingering", "ready")
+#: of a body, the client's end, a permit of a route's limit, a worker.
+PARKED_STATES = ("idle", "head", "body", "lingering", "permit", "ready")
 #: What may become of a response that was handed to the sender.
 DELIVERY_RESULTS = ("complete", "incomplete", "lost")
 #: Why a request may be refused without a worker: by the settings of these names, or
@@ -185,7 +185,8 @@ class Gauges:
     parked_by_state: dict[str, int] = _gauge(
         dict.fromkeys(PARKED_STATES, 0),
         "Connections that wait without a worker: for their next request, the rest of a"
-        " head or a body, their end after the last response, or a worker.",
+        " head or a body, their end after the last response, a permit of their route's"
+        " limit, or a worker.",
         "parked_connections",
         label="state",
     )

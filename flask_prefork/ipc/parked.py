@@ -34,15 +34,24 @@ class Connection:
     :ivar listener: The index of the listener it came by.
     :ivar state: What it waits for, until when; every wait has an end.
     :ivar spool: The descriptor of its spool, -1 without one.
+    :ivar limit: The name of the limit that it wants or has a permit of.
     """
 
-    __slots__ = ("fd", "listener", "spool", "state")
+    __slots__ = ("fd", "limit", "listener", "spool", "state")
 
-    def __init__(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
+    def __init__(
+        self,
+        fd: int,
+        listener: int,
+        state: Parked,
+        spool: int = -1,
+        limit: str = "",
+    ) -> None:
         self.fd = fd
         self.listener = listener
         self.state = state
         self.spool = spool
+        self.limit = limit
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -158,6 +167,14 @@ class ParkedConnections:
         self.remove(connection)
         self.ready.append(connection)
 
+    def add_ready(self, connection: Connection) -> None:
+        """One that has waited for something else waits for a worker now, in its place
+        by arrival."""
+        place = len(self.ready)
+        while place and self.ready[place - 1].state.arrived > connection.state.arrived:
+            place -= 1
+        self.ready.insert(place, connection)
+
     def clear(self) -> list[Connection]:
         """Give all connections up.
 
@@ -228,9 +245,17 @@ class ParkedConnections:
 class ParkedHolder(t.Protocol):
     """Where connections wait for their client: :class:`.queues.Queues`."""
 
-    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
+    def park(
+        self,
+        fd: int,
+        listener: int,
+        state: Parked,
+        spool: int = -1,
+        limit: str = "",
+    ) -> None:
         """Take over a connection that a worker hands back, and its spool.
 
+        :param limit: The limit that it waits for a permit of, if it does.
         :raises ValueError: Listener, state or spool make no sense. Nothing is taken
             over then.
         """
@@ -242,8 +267,14 @@ class ParkedHolder(t.Protocol):
         :raises ValueError: The frame makes no sense, or the descriptors don't.
         """
 
-    def taken(self, connection: Connection) -> None:
+    def taken(self, connection: Connection, worker: t.Hashable) -> None:
         """A worker has what it was handed."""
+
+    def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
+        """Whether a worker has a permit now that it needs at once."""
+
+    def release_permit(self, worker: t.Hashable) -> None:
+        """The request is over for which a worker had a permit, if it had one."""
 
     def put_back(self, connection: Connection) -> None:
         """Take back a connection that a worker died before taking."""

@@ -40,13 +40,17 @@ class Poller:
         self._selector.register(fd, selectors.EVENT_READ, callback)
         self._watched.add(fd)
 
-    def watch_hang_up(self, fd: int, callback: Callback) -> None:
+    def watch_hang_up(
+        self, fd: int, callback: Callback, half_closed: bool = True
+    ) -> None:
         """Call back when a connection's peer has ended it. What it has sent before, and
         nobody reads, doesn't count.
 
         Only Linux has that (EPOLLRDHUP in ``epoll_ctl(2)``); elsewhere it is never
         called.
 
+        :param half_closed: Also when it only sends no more. Without that, when both
+            directions are at their end: a reset, or a unix socket that was closed.
         :raises OSError: See :meth:`watch`.
         """
         if not hasattr(select, "EPOLLRDHUP"):
@@ -54,7 +58,8 @@ class Poller:
         if self._hang_up_poll is None:
             self._hang_up_poll = select.epoll()
             self.watch(self._hang_up_poll.fileno(), self._read_hang_ups)
-        self._hang_up_poll.register(fd, select.EPOLLRDHUP)
+        # EPOLLHUP and EPOLLERR are always reported.
+        self._hang_up_poll.register(fd, select.EPOLLRDHUP if half_closed else 0)
         self._hang_ups[fd] = callback
 
     def _read_hang_ups(self) -> None:

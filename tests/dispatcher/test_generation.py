@@ -56,12 +56,23 @@ class NothingParked:
     """Takes no connections."""
 
     def park(
-        self, fd: int, listener: int, state: object, spool: int = -1
+        self,
+        fd: int,
+        listener: int,
+        state: object,
+        spool: int = -1,
+        limit: str = "",
     ) -> t.NoReturn:
         raise AssertionError
 
-    def taken(self, connection: object) -> t.NoReturn:
+    def taken(self, connection: object, worker: object) -> t.NoReturn:
         raise AssertionError
+
+    def ask_for_permit(self, worker: object, limit: str) -> t.NoReturn:
+        raise AssertionError
+
+    def release_permit(self, worker: object) -> None:
+        pass
 
     def put_back(self, connection: object) -> t.NoReturn:
         raise AssertionError

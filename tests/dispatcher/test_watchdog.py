@@ -13,6 +13,7 @@ from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.watchdog import Action
 from flask_prefork.dispatcher.watchdog import GRACE
 from flask_prefork.dispatcher.watchdog import RequestWatchdog
+from flask_prefork.ipc.records import NEVER
 from flask_prefork.system.running_clock import RunningClock
 
 PAUSE = 10.0
@@ -27,6 +28,7 @@ class FakeProgress(t.NamedTuple):
     began: float = 0.0
     moved: float = 0.0
     upgraded: float = 0.0
+    timeout: float = 0.0
 
 
 class Served(t.NamedTuple):
@@ -205,6 +207,34 @@ def test_an_idle_worker_is_not_watched() -> None:
     watchdog.forget(worker)
     assert watchdog.deadline() is None
     assert watchdog.due(1e6) == []
+
+
+@pytest.mark.parametrize("timeout", [0.0, 60.0])
+def test_a_route_with_a_timeout_of_its_own(timeout: float) -> None:
+    watchdog = RequestWatchdog(timeout, 0.0, PAUSE, routes=[5.0])
+    worker = Slot(0, 0.0)
+    watchdog.watch(worker, 100.0)
+    stuck = FakeProgress(0, 100.0, timeout=5.0)
+    actions = list(run(watchdog, worker, lambda at: stuck, 300.0))
+    assert [action for _, action in actions] == [Action.ABORT, Action.KILL]
+    assert actions[0][0] <= 105.0 + GRAIN
+    assert "no progress for 5 s" in watchdog.describe(stuck)
+
+
+def test_other_routes_have_the_general_timeout() -> None:
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE, routes=[5.0]), Slot(0, 0.0)
+    watchdog.watch(worker, 100.0)
+    stuck = FakeProgress(0, 100.0)
+    actions = list(run(watchdog, worker, lambda at: stuck, 300.0))
+    assert [action for _, action in actions] == [Action.ABORT, Action.KILL]
+    assert 160.0 <= actions[0][0] <= 160.0 + GRAIN
+
+
+def test_a_route_that_may_take_as_long_as_it_likes() -> None:
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE, routes=[0.0]), Slot(0, 0.0)
+    watchdog.watch(worker, 100.0)
+    long = FakeProgress(0, 100.0, timeout=NEVER)
+    assert list(run(watchdog, worker, lambda at: long, 1000.0)) == []
 
 
 class Machine:

@@ -29,6 +29,10 @@ from flask_prefork.ipc.frames import Finishing
 from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import Idle
 from flask_prefork.ipc.frames import MemoryUse
+from flask_prefork.ipc.frames import Park
+from flask_prefork.ipc.frames import PermitAnswer
+from flask_prefork.ipc.frames import PermitRelease
+from flask_prefork.ipc.frames import PermitRequest
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.frames import Signal
 from flask_prefork.ipc.frames import Spawn
@@ -66,6 +70,9 @@ class World:
         self.sent: list[Frame] = []
         #: What was put back, in the order in which it is to be served.
         self.ready: list[Connection] = []
+        self.parked: list[tuple[int, str]] = []
+        self.asked: list[str] = []
+        self.released = 0
         worker = self.workers.pool.spawn(0.0)
         assert worker is not None
         self.worker: Slot = worker
@@ -77,18 +84,29 @@ class World:
             self.process = socket.socket(fileno=os.dup(fds[0]))
         return True
 
-    def park(self, fd: int, listener: int, state: Parked, spool: int = -1) -> None:
-        raise AssertionError("nothing is parked here")
+    def park(
+        self, fd: int, listener: int, state: Parked, spool: int = -1, limit: str = ""
+    ) -> None:
+        self.parked.append((fd, limit))
 
-    def taken(self, connection: Connection) -> None:
+    def taken(self, connection: Connection, worker: t.Hashable) -> None:
+        assert worker is self.worker
         close_all(connection.fds)
+
+    def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
+        self.asked.append(limit)
+        return len(self.asked) < 2
+
+    def release_permit(self, worker: t.Hashable) -> None:
+        assert worker is self.worker
+        self.released += 1
 
     def put_back(self, connection: Connection) -> None:
         self.ready.insert(0, connection)
 
-    def say(self, frame: Frame) -> None:
+    def say(self, frame: Frame, *fds: int) -> None:
         """The worker reports, and the dispatcher takes it in."""
-        self.process.send(encode(frame))
+        socket.send_fds(self.process, [encode(frame)], fds)
         for callback in self.poller.wait(0):
             callback()
 
@@ -235,6 +253,53 @@ def test_nobody_waits_for_ever_for_who_was_killed(world: World, before: bool) ->
 def test_nothing_is_taken_that_was_not_handed_on(world: World) -> None:
     world.say(Busy(1, 0, True))
     assert world.worker.state is State.BUSY
+
+
+# Permits
+
+
+def test_who_waits_for_a_permit_is_parked_with_its_limit(world: World) -> None:
+    world.workers.limits = ["/a", "/b"]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        state = Parked(Wait.PERMIT, 60.0, 1, arrived=1.0, limit=2)
+        world.say(Park(1, 0, 0, state), ours.fileno())
+        state = Parked(Wait.KEEP_ALIVE, 60.0)
+        world.say(Park(1, 0, 0, state), ours.fileno())
+    assert [limit for _, limit in world.parked] == ["/b", ""]
+
+
+def test_a_limit_that_does_not_exist(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.workers.limits = ["/a"]
+    world.say(PermitRequest(1, 0, 2))
+    assert world.worker.state is State.KILLED
+    assert world.asked == []
+
+
+def test_a_worker_asks_for_a_permit(world: World) -> None:
+    world.workers.limits = ["/a", "/b"]
+    for number in (1, 2):
+        world.say(PermitRequest(1, 0, number))
+    assert world.asked == ["/a", "/b"]
+    assert world.received() == PermitAnswer(1, 0, True)
+    assert world.received() == PermitAnswer(1, 0, False)
+
+
+def test_what_ends_a_permit(world: World) -> None:
+    before = world.released
+    world.resume()
+    world.say(Busy(1, 0, True))
+    assert world.released == before
+    world.say(PermitRelease(1, 0))
+    assert world.released == before + 1
+    world.say(Idle(1, 0, 1))
+    assert world.released == before + 2
+    world.say(Idle(1, 0, 1))
+    assert world.released == before + 2, "that was reported before"
+    world.die()
+    assert world.released == before + 3
 
 
 # Start

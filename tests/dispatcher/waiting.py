@@ -13,6 +13,7 @@ from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.states import Event
+from flask_prefork.settings.table import Settings
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.poller import Poller
@@ -63,6 +64,7 @@ class FakeGeneration:
 
     def __init__(self, size: int) -> None:
         self.number = 1
+        self.settings: Settings | None = None
         self.pool = Pool(size)
         self.is_ordered = True
         self.ends = b""
@@ -147,19 +149,34 @@ class Hall:
         have: int = 0,
         seconds: float = 60.0,
         spool: int = -1,
+        name: str = "",
         **more: t.Any,
     ) -> tuple[int, socket.socket]:
         """A worker hands a connection back.
 
+        :param name: The limit that it waits for a permit of.
         :return: The dispatcher's descriptor, and the client's end.
         """
         ours, client = socket.socketpair()
         self.clients.append(client)
         client.setblocking(False)
         fd = ours.detach()
-        state = Parked(wait, self.now + seconds, have, wakes, **more)
-        self.queues.park(fd, 0, state, spool)
+        state = self.state(wait, seconds, have=have, wakes=wakes, **more)
+        self.queues.park(fd, 0, state, spool, name)
         return fd, client
+
+    def state(self, wait: Wait, seconds: float = 60.0, **more: t.Any) -> Parked:
+        """What a worker says of a connection."""
+        return Parked(wait, self.now + seconds, **more)
+
+    def take(self, slot: int) -> None:
+        """A worker, "worker 0", has the connection that it was given last."""
+        for number, given in reversed(self.generation.given):
+            if number == slot and isinstance(given, Connection):
+                self.queues.taken(given, f"worker {slot}")
+                self.generation.given.remove((number, given))
+                return
+        raise AssertionError("it was given none")
 
     def close(self) -> None:
         self.queues.close()
