@@ -83,9 +83,15 @@ class Dispatcher:
         self.status = 0
         self.poller = Poller()
         self.reaper = Reaper(self._orphan_exited)
-        self.queues = Queues(self.poller, self.clock.machine, raise_descriptor_limit())
         self._scoreboard = scoreboard.create()
         self.summary = Summary(self._scoreboard)
+        self.queues = Queues(
+            self.poller,
+            self.clock.machine,
+            raise_descriptor_limit(),
+            self.summary,
+            start_options.scheme == "https",
+        )
         self.observer = ObserverHandle(
             self.service, self.poller, self.reaper, self._scoreboard, self.clock
         )

@@ -29,6 +29,7 @@ from ..ipc.frames import Deliver
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
+from ..ipc.stats import Summary
 from ..system import socket_modes
 from ..system.log import logger
 from ..system.parked import Parked
@@ -41,6 +42,8 @@ from . import vetting
 from .generation import Generation
 from .permits import Permits
 from .sender import SenderHandle
+from .shedder import Shedder
+from .shedding import Reason
 from .spools import SpoolTotal
 
 if t.TYPE_CHECKING:
@@ -61,6 +64,8 @@ _LAST_STEPS = 1.0
 #: How long a client whose connection was kept alive may take to use it when the server
 #: stops, in seconds. The response to that has "Connection: close".
 _LAST_REQUEST = 1.0
+#: How long a client that was refused has to see its response, in seconds.
+_LINGER = 2.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
 
@@ -72,10 +77,17 @@ class Queues:
     :param clock: The machine's monotonic seconds: what workers and clients go by, whom
         a pause of this process doesn't stop.
     :param descriptors: How many this process may have.
+    :param summary: Where it is counted what is done here.
+    :param is_tls: Whether the listeners speak TLS.
     """
 
     def __init__(
-        self, poller: Poller, clock: t.Callable[[], float], descriptors: int
+        self,
+        poller: Poller,
+        clock: t.Callable[[], float],
+        descriptors: int,
+        summary: Summary | None = None,
+        is_tls: bool = False,
     ) -> None:
         self.listeners: Sequence[Listener] = ()
         self.parked = ParkedConnections()
@@ -88,6 +100,16 @@ class Queues:
         self._configured: Settings | None = None
         #: Sends the rest of responses whose clients are slow; set once.
         self.sender: SenderHandle | None = None
+        #: Refuses who has waited too long.
+        self.shedder = Shedder(
+            self.parked,
+            clock,
+            summary,
+            is_tls,
+            self._park_lingering,
+            self._close,
+            self._has_room,
+        )
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
@@ -123,6 +145,9 @@ class Queues:
         """Order workers to accept, or hand them parked connections."""
         self._configure(generation)
         self._expire()
+        for connection in self.permits.expire(self._clock()):
+            self._poller.forget(connection.fd)
+            self.shedder.refuse(connection, Reason.LIMIT)
         self._grant()
         self._dispatch_at = None
         ordered = generation.is_ordered
@@ -135,6 +160,8 @@ class Queues:
                 waiting = self._unordered(generation, index)
                 if waiting > 0:
                     generation.order(waiting, index)
+        pool = generation.pool
+        self.shedder.step(self.listeners, pool.outstanding, pool.idle)
         generation.set_others_wait(bool(self.parked.ready))
         generation.set_spooled(self.spooled)
         self._readable.clear()
@@ -147,6 +174,9 @@ class Queues:
         if settings is not None and settings is not self._configured:
             self._configured = settings
             self.permits.configure(settings.limits, settings.queue_timeout)
+            shedding = self.shedder.shedding
+            shedding.configure(settings.queue_timeout, settings.max_queue)
+            self.shedder.header_timeout = settings.header_timeout
 
     def _grant(self) -> None:
         """Let those be served who have a permit now."""
@@ -165,10 +195,17 @@ class Queues:
             for index in self._rotation():
                 # Not only readable ones: while nobody is idle, nobody polls them.
                 waiting[index] = self._unordered(generation, index, look=True)
+        held = self.parked.held()
         while generation.pool.idle:
-            queue = next((i for i, count in waiting.items() if count > 0), None)
+            # Who was accepted from a queue comes before the rest of it.
+            queue = next(
+                (i for i, count in waiting.items() if count > 0 and i not in held), None
+            )
             if self.parked.ready and (self._parked_turn or queue is None):
-                generation.resume(self.parked.ready.popleft())
+                connection = self.parked.ready.popleft()
+                generation.resume(connection)
+                if connection.is_front:
+                    held = self.parked.held()
             elif queue is not None:
                 generation.order(1, queue)
                 waiting[queue] -= 1
@@ -281,7 +318,7 @@ class Queues:
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
         times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
-        times.append(self.permits.deadline())
+        times += [self.permits.deadline(), self.shedder.shedding.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
 
     # Parked connections
@@ -394,7 +431,21 @@ class Queues:
         if connection not in self.parked:
             return  # closed by a callback of the same batch
         self._poller.forget(connection.fd)
-        self.parked.wake(connection)
+        self.parked.wake(connection, self._clock())
+
+    def _park_lingering(self, connection: Connection) -> None:
+        """Let a client see the response that it was refused with."""
+        # It has no permit any more, and nobody goes on with its request.
+        self.permits.forget(connection)
+        if connection.spool >= 0:
+            os.close(connection.spool)
+            self.spools.remove(connection.state.spooled)
+            connection.spool = -1
+        now = self._clock()
+        connection.state = Parked(Wait.LINGER, now + _LINGER)
+        self._make_room()
+        self.parked.park(connection, now)
+        self._watch(connection)
 
     def _left(self, connection: Connection) -> None:
         """The client of a request that waits for a permit has left."""

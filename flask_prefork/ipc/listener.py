@@ -70,6 +70,11 @@ class Listener:
         self._poll.register(sock, select.POLLIN)
 
     @property
+    def tells_age(self) -> bool:
+        """Whether the kernel tells how old its connections are."""
+        return self._counts and self.sock.family != socket.AF_UNIX
+
+    @property
     def port(self) -> int:
         """The bound TCP port; 0 for unix sockets."""
         if self.sock.family == socket.AF_UNIX:

@@ -35,9 +35,11 @@ class Connection:
     :ivar state: What it waits for, until when; every wait has an end.
     :ivar spool: The descriptor of its spool, -1 without one.
     :ivar limit: The name of the limit that it wants or has a permit of.
+    :ivar is_front: It was accepted by the dispatcher, before all that are still in its
+        accept queue.
     """
 
-    __slots__ = ("fd", "limit", "listener", "spool", "state")
+    __slots__ = ("fd", "is_front", "limit", "listener", "spool", "state")
 
     def __init__(
         self,
@@ -46,12 +48,14 @@ class Connection:
         state: Parked,
         spool: int = -1,
         limit: str = "",
+        is_front: bool = False,
     ) -> None:
         self.fd = fd
         self.listener = listener
         self.state = state
         self.spool = spool
         self.limit = limit
+        self.is_front = is_front
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -152,7 +156,8 @@ class ParkedConnections:
         """
         state = connection.state
         if state.wait is Wait.WORKER:
-            self.ready.append(connection)
+            self._arrive(connection, now)
+            self.add_ready(connection)
             return False
         self._waiting[state.wait][connection] = now
         self._deadlines.set(connection, state.deadline)
@@ -162,10 +167,21 @@ class ParkedConnections:
         self._delayed.set(connection, now + delay)
         return False
 
-    def wake(self, connection: Connection) -> None:
+    def wake(self, connection: Connection, now: float) -> None:
         """It is readable, or at its end: it waits for a worker now."""
         self.remove(connection)
-        self.ready.append(connection)
+        self._arrive(connection, now)
+        self.add_ready(connection)
+
+    def _arrive(self, connection: Connection, now: float) -> None:
+        """Its request has arrived, unless it is known when it has."""
+        state = connection.state
+        if not 0 < state.arrived <= now:
+            connection.state = state._replace(arrived=now)
+
+    def held(self) -> set[int]:
+        """The listeners whose accept queue's front is ready."""
+        return {one.listener for one in self.ready if one.is_front}
 
     def add_ready(self, connection: Connection) -> None:
         """One that has waited for something else waits for a worker now, in its place
@@ -207,7 +223,7 @@ class ParkedConnections:
             if connection.state.wait is Wait.BODY:
                 slow.append(connection)
             elif connection.state.wait is Wait.HEAD and connection.state.have:
-                self.wake(connection)
+                self.wake(connection, now)
                 late.append(connection)
             else:
                 self.remove(connection)
@@ -229,7 +245,7 @@ class ParkedConnections:
         budget.account(0.0, max(moved, 0))
         left = budget.seconds_left()
         if moved <= 0 or left <= 0:
-            self.wake(connection)
+            self.wake(connection, now)
             return False
         state = state._replace(deadline=now + left, have=there)
         connection.state = state

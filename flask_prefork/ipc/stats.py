@@ -230,6 +230,11 @@ class Summary(Counters):
         elif reason is not None:
             self.deaths[reason.value] += 1
 
+    def count_accepted(self) -> None:
+        """Count a connection that no worker has accepted."""
+        self._served.connections += 1
+        self._write_exited(_NOBODY)
+
     @contextlib.contextmanager
     def exited(
         self, generation: int, slot: int, record: Record, now: float

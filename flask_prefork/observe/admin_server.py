@@ -164,7 +164,7 @@ class AdminServer(NullMonitor):
     def _on_readable(self, connection: Connection) -> None:
         if connection in self._parked:
             self._poller.forget(connection.fd)
-            self._parked.wake(connection)
+            self._parked.wake(connection, time.monotonic())
 
     def _close_longest_idle(self) -> None:
         longest = self._parked.longest_idle()

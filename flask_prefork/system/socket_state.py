@@ -8,10 +8,12 @@ descriptor that the app has. Most of it is ``TCP_INFO`` (``tcp(7)``), and Linux'
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import struct
 import sys
 import termios
+import typing as t
 
 #: ``struct tcp_info`` of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received.
 _BYTES = struct.Struct("=QQ")
@@ -89,6 +91,47 @@ def _counts(sock: socket.socket) -> tuple[int, int] | None:
         return None
     acknowledged, received = _BYTES.unpack_from(info, _BYTES_START)
     return acknowledged, received
+
+
+#: ``struct tcp_info``: tcpi_state, and tcpi_last_data_recv in milliseconds.
+_ARRIVAL = struct.Struct("=B51xI")
+#: ``TCP_CLOSE`` (``tcp_states.h`` of Linux).
+_CLOSED = 7
+
+
+class Arrival(t.NamedTuple):
+    """How a connection was when it was accepted.
+
+    :param is_gone: Nobody is there any more: the client has reset the connection, or
+        has closed both directions where that shows. One that only sends no more is
+        there.
+    :param age: Seconds since its last data came, to the kernel's tick; since it was
+        established, if none did. 0 where the kernel doesn't tell.
+    """
+
+    is_gone: bool
+    age: float
+
+
+def arrival(sock: socket.socket) -> Arrival:
+    """What the kernel knows of a connection that was just accepted."""
+    if sock.family == socket.AF_UNIX:
+        return Arrival(has_hung_up(sock), 0.0)
+    if sys.platform != "linux":
+        return Arrival(False, 0.0)
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ARRIVAL.size)
+        state, age = _ARRIVAL.unpack(info)
+    except (OSError, struct.error):
+        return Arrival(False, 0.0)
+    return Arrival(state == _CLOSED, age / 1000)
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Whether both directions of a connection are closed (POLLHUP in ``poll(2)``)."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
 
 
 #: SO_MEMINFO, which the socket module doesn't name: numbers of 32 bits, the first two
