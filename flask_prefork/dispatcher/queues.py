@@ -315,6 +315,10 @@ class Queues:
         """The length of all accept queues together."""
         return sum(listener.waiting() for listener in self.listeners)
 
+    def all_waiting(self) -> int:
+        """How many connections wait for a worker, wherever they wait."""
+        return self.waiting() + len(self.parked.ready)
+
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
         times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
