@@ -353,8 +353,9 @@ class ConnectionHandler(WSGIRequestHandler):
             if waiting is not True:
                 return waiting
             waited = True
-            # Its data comes only now.
-            self.queue_time = 0.0
+            if wire.plain:
+                # Its data comes only now; with TLS, the handshake has waited.
+                self.queue_time = 0.0
 
     def _wait_head(
         self, data: bytes, deadline: float, waited: bool
