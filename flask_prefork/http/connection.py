@@ -119,6 +119,7 @@ class ConnectionHandler(WSGIRequestHandler):
 
     :ivar outcome: Set if the connection is not to be closed: what becomes of it.
     :ivar close_connection: Whether it ends with this request.
+    :ivar queue_time: 0 for all requests that come while a worker has the connection.
     """
 
     server: HandlerServer
@@ -130,6 +131,8 @@ class ConnectionHandler(WSGIRequestHandler):
     head: Head | None = None
     close_connection = True
     outcome: Parked | Collecting | Delivery | None = None
+    #: How long the request has waited until a worker took its connection, in seconds.
+    queue_time = 0.0
     #: The request whose body was being collected when the connection was parked.
     _suspended: Suspended | None = None
     #: The body that was collected, to be closed after the request.
@@ -155,6 +158,7 @@ class ConnectionHandler(WSGIRequestHandler):
         self.context = context = server.context
         self.wire = context.make_wire(request)
         self.persistence = Persistence(context, self.wire)
+        self.queue_time = context.queue_time
         self._resumed = resumed
         self.setup()
         if spool is not None and resumed is not None:
@@ -290,7 +294,8 @@ class ConnectionHandler(WSGIRequestHandler):
             return None
         if data is None:
             return Parked(Wait.KEEP_ALIVE, now + limits.keep_alive)
-        return Parked(Wait.WORKER, now + limits.header_timeout, len(data))
+        deadline = now + limits.header_timeout
+        return Parked(Wait.WORKER, deadline, len(data), arrived=now)
 
     def _wait_idle(self, deadline: float) -> Parked | t.Literal[True] | None:
         """Wait for the first byte of the next request.
@@ -348,6 +353,9 @@ class ConnectionHandler(WSGIRequestHandler):
             if waiting is not True:
                 return waiting
             waited = True
+            if wire.plain:
+                # Its data comes only now; with TLS, the handshake has waited.
+                self.queue_time = 0.0
 
     def _wait_head(
         self, data: bytes, deadline: float, waited: bool

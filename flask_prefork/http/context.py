@@ -6,6 +6,7 @@ handler reads it and asks nobody above for more.
 
 from __future__ import annotations
 
+import time
 import typing as t
 from dataclasses import dataclass
 from dataclasses import field
@@ -15,6 +16,9 @@ from werkzeug.serving import BaseWSGIServer
 from .app_socket import AppSocket
 from .forwarded import apply
 from .monitor import NullMonitor
+from .request_start import find
+from .request_start import render
+from .request_start import REQUEST_START
 from .tls import TLSWire
 from .tls_app_socket import TLSAppSocket
 from .wire import Wire
@@ -57,8 +61,13 @@ class HandlerContext:
     #: Whether the app reads the body of a request while it comes, by the request's
     #: method, target and host; ``None`` if it never asks for that.
     streams: Streams | None = None
+    #: Whether the app gets the time of each request's arrival in X-Request-Start.
+    request_start: bool = False
     #: Who watches the requests: the worker.
     monitor: Monitor = field(default_factory=NullMonitor)
+    #: How long the first request of the connection that is served has waited for the
+    #: worker, in seconds.
+    queue_time: float = 0.0
     #: For bodies that are collected, see ``collecting.py``; ``None`` while one has it.
     memory: bytearray | None = None
     #: The last line of the access log could not be written.
@@ -79,10 +88,24 @@ class HandlerContext:
         kind = AppSocket if wire.plain else TLSAppSocket
         return kind(wire, self.monitor, self.limits, fields)
 
-    def add_forwarded(self, environ: WSGIEnvironment, peer: str) -> None:
+    @property
+    def changes_environ(self) -> bool:
+        """Whether :meth:`add_forwarded` has anything to do."""
+        return (
+            self.forwarders is not None
+            or self.request_ids is not None
+            or self.request_start
+        )
+
+    def add_forwarded(
+        self, environ: WSGIEnvironment, peer: str, queue_time: float = 0.0
+    ) -> float:
         """Add what a proxy says of the request, and the request's id.
 
         :param peer: The address of who has sent it here.
+        :param queue_time: How long the request has waited here, in seconds.
+        :return: How long it has waited since the proxy has received it, if that says
+            so; otherwise as before.
         :raises Refused: What the proxy says is malformed.
         """
         listed = self.forwarders is not None and self.forwarders.lists(peer)
@@ -94,6 +117,20 @@ class HandlerContext:
             number = self.request_ids.choose(offered)
             environ["flask_prefork.request_id"] = number
             environ["HTTP_X_REQUEST_ID"] = number
+        if listed or self.request_start:
+            return self._add_request_start(environ, listed, queue_time)
+        return queue_time
+
+    def _add_request_start(
+        self, environ: WSGIEnvironment, listed: bool, queue_time: float
+    ) -> float:
+        now = time.time()
+        start, is_kept = find(environ, now) if listed else (None, False)
+        if start is not None:
+            queue_time = now - start
+        if self.request_start and not is_kept:
+            environ[REQUEST_START] = render(now - queue_time)
+        return queue_time
 
 
 class HandlerServer(BaseWSGIServer):

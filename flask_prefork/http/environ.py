@@ -27,6 +27,7 @@ REQUEST_KEYS = (
     "SERVER_PROTOCOL",
     "flask_prefork.slot",
     "flask_prefork.generation",
+    "flask_prefork.queue_time",
 )
 
 

@@ -155,6 +155,7 @@ class PreforkRequestHandler(LoggingHandler):
         self.head = self.environ = self._body = self._input = self._file = None
         self._resumed = None
         self._linger = self._excess = self.wire.shared = False
+        self.queue_time = 0.0
 
     def begin_request(
         self, head: Head, size: int, data: bytes
@@ -376,6 +377,8 @@ class PreforkRequestHandler(LoggingHandler):
             response.status = e.status
             return
         self.environ = environ
+        if self.queue_time > 0:
+            self.context.monitor.add_queue_time(self.queue_time)
         try:
             self._execute(self.server.app, environ, response)
         except ClientDisconnected as e:
@@ -479,6 +482,8 @@ class PreforkRequestHandler(LoggingHandler):
             environ["wsgi.input_terminated"] = True
         if context.is_tls:
             add_certificate(environ, self.connection)
-        if context.forwarders is not None or context.request_ids is not None:
-            context.add_forwarded(environ, str(self.client_address[0]))
+        if context.changes_environ:
+            peer = str(self.client_address[0])
+            self.queue_time = context.add_forwarded(environ, peer, self.queue_time)
+        environ["flask_prefork.queue_time"] = self.queue_time
         return environ

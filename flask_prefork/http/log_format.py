@@ -44,6 +44,7 @@ class LogEntry(t.NamedTuple):
     :param seconds: From the end of the request's head to the end of the response.
     :param slot: The worker.
     :param generation: The generation it is of.
+    :param queue_time: From the request's arrival until a worker took it, in seconds.
     """
 
     environ: t.Mapping[str, t.Any]
@@ -58,6 +59,7 @@ class LogEntry(t.NamedTuple):
     seconds: float
     slot: int
     generation: int
+    queue_time: float = 0.0
 
 
 Get = t.Callable[[LogEntry], t.Any]
@@ -177,6 +179,7 @@ _ATOMS: dict[str, Get] = {
     "H": lambda entry: quote(entry.version or "-"),
     "slot": lambda entry: entry.slot,
     "generation": lambda entry: entry.generation,
+    "queue_time": lambda entry: f"{entry.queue_time:.6f}",
 }
 #: What people may call them.
 _WORDS = {
@@ -200,6 +203,7 @@ _WORDS = {
     "user_agent": "a",
     "seconds": "L",
     "duration": "D",
+    "queue_time": "queue_time",
     "pid": "p",
 }
 _IN_BRACES: dict[str, t.Callable[[str], Get]] = {
@@ -346,6 +350,7 @@ def _render_json(entry: LogEntry) -> str:
         "status": entry.status,
         "sent": entry.sent,
         "seconds": round(entry.seconds, 6),
+        "queue_time": round(entry.queue_time, 6),
         "referer": _readable(environ.get("HTTP_REFERER")),
         "user_agent": _readable(environ.get("HTTP_USER_AGENT")),
         "request_id": environ.get("flask_prefork.request_id"),

@@ -26,6 +26,12 @@ class Monitor(t.Protocol):
         :param path: The request target as it came: anything printable.
         """
 
+    def add_queue_time(self, seconds: float) -> None:
+        """The request has waited for a worker: called only for one that has.
+
+        :param seconds: From its arrival until a worker took its connection.
+        """
+
     def progress(self) -> None:
         """Some of its body was read, or of its response sent."""
 
@@ -67,6 +73,9 @@ class NullMonitor:
     abortable = False
 
     def begin(self, method: str, path: str) -> None:
+        """Do nothing."""
+
+    def add_queue_time(self, seconds: float) -> None:
         """Do nothing."""
 
     def progress(self) -> None:

@@ -101,6 +101,7 @@ class LoggingHandler(ConnectionHandler):
             seconds,
             monitor.slot,
             monitor.generation,
+            self.queue_time,
         )
 
     def address_string(self) -> str:

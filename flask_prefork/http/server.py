@@ -28,6 +28,7 @@ from werkzeug.serving import WSGIRequestHandler
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
+from ..system.socket_state import bytes_unread
 from ..system.spool import Spool
 from .access_log import date_time
 from .access_log import escape
@@ -96,6 +97,8 @@ class PreforkServer(HandlerServer):
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
     :param streams: Whether the app reads the body of a request while it comes, by the
         request's method, target and host; asked only if the body isn't there.
+    :param request_start: Whether the app gets the time of each request's arrival in
+        ``X-Request-Start``.
 
     :ivar context: What its handlers are handed.
     """
@@ -119,6 +122,7 @@ class PreforkServer(HandlerServer):
         proxies: Peers | None = None,
         can_park: bool = True,
         streams: Streams | None = None,
+        request_start: bool = False,
     ) -> None:
         local = listener.family == socket.AF_UNIX
         name = listener.getsockname()
@@ -163,6 +167,7 @@ class PreforkServer(HandlerServer):
             RequestIds() if asked else None,
             self._make_base_environ(local),
             streams,
+            request_start,
         )
         if not self._is_own_handler:
             self.app = MonitoredApp(app, self.context, self.handle_error)
@@ -219,6 +224,7 @@ class PreforkServer(HandlerServer):
         address: t.Any,
         resumed: Parked | None = None,
         spool: int = -1,
+        queue_time: float = 0.0,
     ) -> Parked | Collecting | Delivery | None:
         """Serve requests on an accepted connection.
 
@@ -226,11 +232,16 @@ class PreforkServer(HandlerServer):
         :param address: As ``accept`` returned it; empty for unix sockets.
         :param resumed: What this returned last for the connection, if it was parked.
         :param spool: The descriptor of its spool, if it has one; owned from now on.
+        :param queue_time: How long its data has waited for this worker, in seconds.
         :return: ``None`` when the connection is over, or what is to become of it: then
             it is for the caller to close, and so are the files that go with it.
         """
         if not address:
             address = (LOCAL, 0)
+        if queue_time and spool < 0 and not bytes_unread(connection.fileno()):
+            # The client has only connected, and its request is yet to come.
+            queue_time = 0.0
+        self.context.queue_time = queue_time
         tag = b""
         # Who goes on with it takes the descriptor out of this.
         spooled = None

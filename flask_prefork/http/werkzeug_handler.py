@@ -122,12 +122,19 @@ class MonitoredApp:
         monitor = context.monitor
         environ["flask_prefork.slot"] = monitor.slot
         environ["flask_prefork.generation"] = monitor.generation
+        # Only the first request of a connection has waited.
+        queue_time, context.queue_time = context.queue_time, 0.0
         app = self._app
         try:
-            context.add_forwarded(environ, environ["REMOTE_ADDR"])
+            queue_time = context.add_forwarded(
+                environ, environ["REMOTE_ADDR"], queue_time
+            )
         except Refused as e:
             app = BadRequest(e.reason)
+        environ["flask_prefork.queue_time"] = queue_time
         monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+        if queue_time > 0:
+            monitor.add_queue_time(queue_time)
         # What the handler makes of an exception.
         status = 500
         sent = 0

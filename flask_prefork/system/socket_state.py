@@ -95,6 +95,9 @@ def _counts(sock: socket.socket) -> tuple[int, int] | None:
 
 #: ``struct tcp_info``: tcpi_state, and tcpi_last_data_recv in milliseconds.
 _ARRIVAL = struct.Struct("=B51xI")
+_unpack_arrival, _ARRIVAL_SIZE = _ARRIVAL.unpack, _ARRIVAL.size
+# Not looked up anew for each connection.
+_TCP, _TCP_INFO = socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 0)
 #: ``TCP_CLOSE`` (``tcp_states.h`` of Linux).
 _CLOSED = 7
 
@@ -113,17 +116,29 @@ class Arrival(t.NamedTuple):
     age: float
 
 
+#: Of one that has just arrived, too.
+NOTHING_KNOWN = Arrival(False, 0.0)
+
+
 def arrival(sock: socket.socket) -> Arrival:
     """What the kernel knows of a connection that was just accepted."""
     if sock.family == socket.AF_UNIX:
         return Arrival(has_hung_up(sock), 0.0)
+    return tcp_arrival(sock)
+
+
+def tcp_arrival(sock: socket.socket) -> Arrival:
+    """The same of a connection that is known to be TCP: asking a socket object for its
+    family takes as long as asking the kernel."""
     if sys.platform != "linux":
-        return Arrival(False, 0.0)
+        return NOTHING_KNOWN
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ARRIVAL.size)
-        state, age = _ARRIVAL.unpack(info)
+        info = sock.getsockopt(_TCP, _TCP_INFO, _ARRIVAL_SIZE)
+        state, age = _unpack_arrival(info)
     except (OSError, struct.error):
-        return Arrival(False, 0.0)
+        return NOTHING_KNOWN
+    if not age and state != _CLOSED:
+        return NOTHING_KNOWN
     return Arrival(state == _CLOSED, age / 1000)
 
 

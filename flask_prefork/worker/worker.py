@@ -64,6 +64,10 @@ from ..system import socket_modes
 from ..system.parked import Parked
 from ..system.parked import Size
 from ..system.parked import Wait
+from ..system.socket_state import arrival
+from ..system.socket_state import has_hung_up
+from ..system.socket_state import NOTHING_KNOWN
+from ..system.socket_state import tcp_arrival
 from . import memory_sampler
 from .memory_sampler import MemorySampler
 
@@ -141,6 +145,10 @@ class Worker:
         self.entry.begin(time.monotonic(), method, path)
         if self.sampler is not None:
             self.sampler.begin(method, path)
+
+    def add_queue_time(self, seconds: float) -> None:
+        """The request has waited so long for this worker."""
+        self.entry.wait(seconds)
 
     def progress(self) -> None:
         """Something of the request was read or written."""
@@ -303,14 +311,21 @@ class Worker:
         :param spool: Of its spool, if it has one.
         """
         connection = socket_modes.adopt(fd, blocking=True)
+        parked = frame.parked
         try:
             address = connection.getpeername()
+            is_gone = connection.family == socket.AF_UNIX and has_hung_up(connection)
         except OSError:
-            connection.close()  # the client has gone
+            is_gone = True  # the client has reset it
+        if is_gone:
+            connection.close()
             if spool >= 0:
                 os.close(spool)
             return
-        self._serve_one(frame.listener, connection, address, frame.parked, spool)
+        queue_time = 0.0
+        if parked.arrived:
+            queue_time = max(time.monotonic() - parked.arrived, 0.0)
+        self._serve_one(frame.listener, connection, address, parked, spool, queue_time)
 
     def _serve_each_listener(self) -> None:
         """After a parked connection, serve one from each listener.
@@ -328,10 +343,13 @@ class Worker:
         address: t.Any,
         resumed: Parked | None = None,
         spool: int = -1,
+        queue_time: float = 0.0,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
         self._serving = connection.fileno()
-        found = self.servers[index].serve(connection, address, resumed, spool)
+        found = self.servers[index].serve(
+            connection, address, resumed, spool, queue_time
+        )
         self._serving = -1
         if forks.is_foreign():
             # The app has forked, and this is its child, not the worker
@@ -407,7 +425,9 @@ class Worker:
         :param is_busy: It has reported that it is busy.
         """
         server = self.servers[index]
+        ask = arrival if server.context.is_local else tcp_arrival
         for accepted in range(length):
+            has_waited = True
             try:
                 try:
                     connection, address = server.accept()
@@ -415,6 +435,8 @@ class Worker:
                     if not (accepted and ordered and self._is_readable_soon(index)):
                         return
                     connection, address = server.accept()
+                    # It was this worker that has waited.
+                    has_waited = False
             except BlockingIOError:
                 return
             except OSError as e:
@@ -434,7 +456,13 @@ class Worker:
             self.entry.accept()
             if self.has_tls:
                 self.progress()  # a silent client is no fault of this process
-            self._serve_one(index, connection, address)
+            is_gone, queue_time = NOTHING_KNOWN
+            if has_waited:
+                is_gone, queue_time = ask(connection)
+            if is_gone:
+                connection.close()
+            else:
+                self._serve_one(index, connection, address, queue_time=queue_time)
             if self._is_stopped() or self.bank.others_wait():
                 return
             if ordered and self.bank.lower_is_idle(self.slot):

@@ -196,6 +196,7 @@ def server_maker(
             forwarders=_peers(settings.forwarded_allow_ips),
             proxies=_peers(settings.proxy_allow_from),
             streams=streamed,
+            request_start=settings.request_start,
         )
 
     return make_server

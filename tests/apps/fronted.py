@@ -26,6 +26,8 @@ def index() -> dict[str, t.Any]:
         "root": request.script_root,
         "id": request.headers.get("X-Request-ID"),
         "own_id": environ.get("flask_prefork.request_id"),
+        "request_start": request.headers.get("X-Request-Start"),
+        "queue_time": environ["flask_prefork.queue_time"],
         "forwarded": {
             key: value
             for key, value in environ.items()

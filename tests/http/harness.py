@@ -53,6 +53,9 @@ class RecordingMonitor(NullMonitor):
     def begin(self, method: str, path: str) -> None:
         self.calls.append(("begin", method, path))
 
+    def add_queue_time(self, seconds: float) -> None:
+        self.calls.append(("queue_time", seconds))
+
     def end(self, status: int, sent: int) -> None:
         self.calls.append(("end", status, sent))
 
@@ -168,8 +171,15 @@ class Line:
         self.site = site
         self.client, self.connection, self.address = site.connect()
 
-    def serve(self, resumed: Parked | None = None, spool: int = -1) -> t.Any:
-        return self.site.server.serve(self.connection, self.address, resumed, spool)
+    def serve(
+        self,
+        resumed: Parked | None = None,
+        spool: int = -1,
+        queue_time: float = 0.0,
+    ) -> t.Any:
+        return self.site.server.serve(
+            self.connection, self.address, resumed, spool, queue_time
+        )
 
     def send(self, data: bytes, before: int = 0) -> None:
         """Send, until it has arrived behind so many bytes that wait already."""

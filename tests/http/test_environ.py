@@ -59,7 +59,12 @@ class Stock(WSGIRequestHandler):
 
 
 #: Ours in addition.
-OURS = {"flask_prefork.slot", "flask_prefork.generation", "wsgi.file_wrapper"}
+OURS = {
+    "flask_prefork.slot",
+    "flask_prefork.generation",
+    "flask_prefork.queue_time",
+    "wsgi.file_wrapper",
+}
 #: Objects of the connection.
 OBJECTS = {"wsgi.input", "wsgi.errors", "werkzeug.socket"}
 

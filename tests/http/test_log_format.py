@@ -48,6 +48,7 @@ ENTRY = LogEntry(
     seconds=1.2345678,
     slot=3,
     generation=7,
+    queue_time=0.2500004,
 )
 TIME = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 
@@ -79,6 +80,7 @@ def render(text: str, entry: LogEntry = ENTRY) -> str:
         ("%(H)s", "HTTP/1.1"),
         ("%(slot)s", "3"),
         ("%(generation)s", "7"),
+        ("%(queue_time)s", "0.250000"),
         ("%({Referer}i)s", "http://a.example/"),
         ("%({content-type}i)s", "x/y"),
         ("%({x-none}i)s", "-"),
@@ -234,6 +236,7 @@ def test_json() -> None:
         "status": 200,
         "sent": 12,
         "seconds": 1.234568,
+        "queue_time": 0.25,
         "referer": "http://a.example/",
         "user_agent": "é",
         "request_id": "one",

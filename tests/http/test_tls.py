@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -19,6 +21,7 @@ from werkzeug.serving import WSGIRequestHandler
 from flask_prefork.http import connection as connection_module
 from flask_prefork.http.server import Limits
 from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.http.tls import TLSWire
 from flask_prefork.system import slow_client
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -218,3 +221,35 @@ def test_only_the_end_of_a_connection_makes_its_worker_free(site: Site) -> None:
         client.sendall(CLOSE)
         read_all(client)
     assert len(calls) == 1
+
+
+def test_queue_time(
+    make_site: t.Any, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handshake has waited for a worker, though the request comes after it."""
+    times: list[float] = []
+    clients: list[ssl.SSLSocket] = []
+
+    def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
+        times.append(environ["flask_prefork.queue_time"])
+        start_response("200 OK", [])
+        return []
+
+    def wait_more(self: TLSWire, *args: t.Any) -> None:
+        asked.wait(10)
+        while clients:
+            clients.pop().sendall(CLOSE)
+        wait_for_more(self, *args)
+
+    asked = threading.Event()
+    wait_for_more = TLSWire.wait_more
+    monkeypatch.setattr(TLSWire, "wait_more", wait_more)
+    monkeypatch.setattr("flask_prefork.http.server.bytes_unread", lambda fd: 1)
+    site = make_site(app, ssl_context=certificate)
+    serve = functools.partial(site.server.serve, queue_time=0.5)
+    monkeypatch.setattr(site.server, "serve", serve)
+    with tls(site) as client:
+        clients.append(client)
+        asked.set()
+        assert parse(read_all(client))[0].status == 200
+    assert times == [0.5]

@@ -424,6 +424,8 @@ def test_the_log_has_its_client_and_its_request_id(behind: Behind) -> None:
     logged = json.loads(line)
     assert logged["address"] == "127.0.0.2"
     assert logged["request_id"] == seen["id"] == seen["own_id"]
+    # When nginx has received it.
+    assert re.fullmatch(r"t=[0-9]{10}\.[0-9]{3}", seen["request_start"])
     assert logged["user_agent"] == 'a "b" \x9b31m'
     assert logged["slot"] == seen["slot"]
 

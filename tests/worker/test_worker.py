@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
 import threading
 import time
 import typing as t
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,9 @@ from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
+from flask_prefork.system.socket_state import Arrival
+from flask_prefork.system.socket_state import arrival
+from flask_prefork.system.socket_state import tcp_arrival
 from flask_prefork.worker import worker
 from flask_prefork.worker.memory_sampler import MemorySampler
 from flask_prefork.worker.worker import Worker
@@ -43,12 +49,13 @@ class Boss:
     :ivar served: The paths that were asked for, in their order.
     """
 
-    def __init__(self, **options: t.Any) -> None:
+    def __init__(self, *, path: str | None = None, **options: t.Any) -> None:
         self.served: list[str] = []
+        self.queue_times: list[float] = []
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(DEADLINE)
         self.theirs = theirs
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = listen(path)
         self.listener.setblocking(False)
         self.clients: list[socket.socket] = []
         server = PreforkServer(
@@ -64,6 +71,7 @@ class Boss:
 
     def _app(self, environ: t.Any, start_response: t.Any) -> list[bytes]:
         self.served.append(environ["PATH_INFO"])
+        self.queue_times.append(environ["flask_prefork.queue_time"])
         start_response("200 OK", [("Content-Length", "0")])
         return []
 
@@ -85,7 +93,7 @@ class Boss:
 
     def arrive(self, number: int) -> socket.socket:
         """Let a client send a request to the listener."""
-        client = socket.create_connection(self.listener.getsockname(), DEADLINE)
+        client = connect(self.listener)
         client.sendall(GET % number)
         self.clients.append(client)
         return client
@@ -95,16 +103,24 @@ class Boss:
 
         :return: The dispatcher's end.
         """
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            client = socket.create_connection(other.getsockname(), DEADLINE)
-            connection, _ = other.accept()
+        if self.listener.family == socket.AF_UNIX:
+            # Not a pair: its ends have no addresses.
+            client = connect(self.listener)
+            self.listener.setblocking(True)
+            connection, _ = self.listener.accept()
+            self.listener.setblocking(False)
+        else:
+            with listen() as other:
+                client = connect(other)
+                connection, _ = other.accept()
         client.sendall(GET % number)
         self.clients.append(client)
         return connection
 
-    def resume(self, connection: socket.socket) -> None:
+    def resume(self, connection: socket.socket, arrived: float = 0.0) -> None:
         """Hand it a connection."""
-        frame = Resume(1, 0, 0, Parked(Wait.HEAD, time.monotonic() + 60))
+        parked = Parked(Wait.HEAD, time.monotonic() + 60, arrived=arrived)
+        frame = Resume(1, 0, 0, parked)
         socket.send_fds(self.channel, [encode(frame)], [connection.fileno()])
         connection.close()
 
@@ -115,6 +131,23 @@ class Boss:
         self.listener.close()
         for client in self.clients:
             client.close()
+
+
+def listen(path: str | None = None) -> socket.socket:
+    """A listening socket: a unix one if there is a path for it."""
+    if path is None:
+        return socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+def connect(listener: socket.socket) -> socket.socket:
+    client = socket.socket(listener.family)
+    client.settimeout(DEADLINE)
+    client.connect(listener.getsockname())
+    return client
 
 
 @pytest.fixture
@@ -229,3 +262,128 @@ def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
     assert boss.hear() is MemoryUse
     assert boss.bank.read(0).grown.line == "GET /7"
     sampler.close()
+
+
+# Who has waited for it
+
+
+def await_event(sock: socket.socket, event: int) -> None:
+    poll = select.poll()
+    poll.register(sock, event)
+    assert poll.poll(DEADLINE * 1000)
+
+
+def reset(client: socket.socket) -> None:
+    """Close it so that the other side is told at once (``socket(7)``, SO_LINGER)."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def age(seconds: float) -> t.Callable[[socket.socket], Arrival]:
+    """A kernel that says that all have waited for so long."""
+    return lambda sock: arrival(sock)._replace(age=seconds)
+
+
+def test_queue_time_of_accepted_ones(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "tcp_arrival", age(0.75))
+    boss.arrive(0)
+    boss.begin()
+    assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
+    assert boss.queue_times == [0.75]
+    record = boss.bank.read(0)
+    assert record.queued == 0.75
+    assert sum(record.queue_buckets) == 1
+
+
+def test_queue_time_is_of_the_kernel() -> None:
+    with listen() as listener, connect(listener) as client:
+        client.sendall(b"x")
+        sent = time.monotonic()
+        connection, _ = listener.accept()
+        with connection:
+            await_event(connection, select.POLLIN)
+            # No wait for the age to be right, but for it to be any.
+            while not (found := tcp_arrival(connection)).age:
+                assert time.monotonic() < sent + DEADLINE
+        # To the kernel's tick, of 10 ms at most.
+        assert found.age <= time.monotonic() - sent + 0.01
+        assert not found.is_gone
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_no_queue_time_where_the_worker_has_waited(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_readable_soon = boss.worker._is_readable_soon
+
+    def wait(index: int) -> bool:
+        boss.arrive(1)
+        return is_readable_soon(index)
+
+    monkeypatch.setattr(boss.worker, "_is_readable_soon", wait)
+    monkeypatch.setattr(worker, "_MOMENT", DEADLINE * 1000)
+    monkeypatch.setattr(worker, "tcp_arrival", age(0.75))
+    boss.arrive(0)
+    boss.begin()
+    boss.channel.send(encode(Order(1, 0, 0, 2)))
+    assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
+    assert boss.queue_times == [0.75, 0.0]
+
+
+def test_queue_time_of_parked_ones(boss: Boss) -> None:
+    before = time.monotonic()
+    boss.resume(boss.park(0), before - 5)
+    boss.resume(boss.park(1))
+    boss.resume(boss.park(2), before + 3600)
+    boss.begin()
+    assert [boss.hear() for _ in range(7)] == [Idle, *[Busy, Idle] * 3]
+    waited, unknown, future = boss.queue_times
+    assert 5 <= waited <= time.monotonic() - before + 5
+    assert unknown == future == 0.0
+
+
+def test_who_has_reset_is_not_served(boss: Boss) -> None:
+    reset(boss.arrive(0))
+    parked = boss.park(1)
+    reset(boss.clients[-1])
+    await_event(parked, select.POLLHUP)
+    boss.resume(parked)
+    boss.arrive(2)
+    boss.begin()
+    assert [boss.hear() for _ in range(5)] == [Idle, *[Busy, Idle] * 2]
+    assert boss.served == ["/2"]
+
+
+def test_who_only_sends_no_more_is_served(boss: Boss) -> None:
+    accepted = boss.arrive(0)
+    accepted.shutdown(socket.SHUT_WR)
+    parked = boss.park(1)
+    boss.clients[-1].shutdown(socket.SHUT_WR)
+    await_event(parked, select.POLLRDHUP)
+    boss.resume(parked)
+    boss.begin()
+    assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
+    assert all(client.recv(100) for client in boss.clients)
+    assert sorted(boss.served) == ["/0", "/1"]
+
+
+def test_unix(tmp_path: Path) -> None:
+    """Closed is gone; one direction isn't."""
+    boss = Boss(path=str(tmp_path / "a.sock"), dispatch="blocking")
+    try:
+        gone, half_closed = boss.park(0), boss.park(1)
+        boss.clients[0].close()
+        boss.clients[1].shutdown(socket.SHUT_WR)
+        boss.resume(gone)
+        boss.resume(half_closed)
+        boss.arrive(2).close()
+        boss.arrive(3).shutdown(socket.SHUT_WR)
+        boss.begin()
+        assert [boss.hear() for _ in range(5)] == [Idle, *[Busy, Idle] * 2]
+        assert boss.clients[3].recv(100)
+        assert sorted(boss.served) == ["/1", "/3"]
+        assert boss.queue_times == [0.0, 0.0]
+    finally:
+        boss.end()
