@@ -275,7 +275,7 @@ class Dispatcher:
         for other in self.generations.all():
             if other is not self.generations.current:
                 parts.append(f"generation {other.number}: {other.pool.letters()}")
-        parts.append(f"{self.queues.waiting()} waiting")
+        parts.append(f"{self.queues.waiting() + len(self.queues.parked.ready)} waiting")
         return ", ".join(parts)
 
     # Coming up
