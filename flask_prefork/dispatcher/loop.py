@@ -244,6 +244,7 @@ class Dispatcher:
             self.generations.reloads,
             self.generations.parts(),
         )
+        self.summary.write_limits(self.queues.permits.rows())
 
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""

@@ -24,27 +24,10 @@ import typing as t
 from bisect import insort
 from collections.abc import Iterable
 
+from ..ipc.figures import LimitRow
 from ..ipc.parked import Connection
 from ..settings.limits import RouteLimit
 from ..system.timers import Deadlines
-
-
-class LimitRow(t.NamedTuple):
-    """What is shown of a limit.
-
-    :param name: The limit's.
-    :param concurrency: Requests that may run at once; 0 for any number.
-    :param running: Requests that run, or have a permit and no worker yet.
-    :param waiting: Requests that wait for a permit.
-    :param refused: Requests that were refused because they had waited too long, or
-        couldn't wait.
-    """
-
-    name: str
-    concurrency: int
-    running: int
-    waiting: int
-    refused: int
 
 
 class _Limit:

@@ -219,6 +219,24 @@ class Gauges:
     )
 
 
+class LimitRow(t.NamedTuple):
+    """What is shown of a limit.
+
+    :param name: The limit's.
+    :param concurrency: Requests that may run at once; 0 for any number.
+    :param running: Requests that run, or have a permit and no worker yet.
+    :param waiting: Requests that wait for a permit.
+    :param refused: Requests that were refused because they had waited too long, or
+        couldn't wait.
+    """
+
+    name: str
+    concurrency: int
+    running: int
+    waiting: int
+    refused: int
+
+
 # How figures lie in memory
 
 

@@ -82,8 +82,8 @@ _DRAINING = _OTHERS + 1
 _RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
 #: The dispatcher's header, before the banks (:mod:`.stats`), and at its end one word
-#: for all workers: the bytes of all spools.
-HEADER_SIZE = mmap.PAGESIZE
+#: for all workers: the bytes of all spools. Most of it are the limits of routes.
+HEADER_SIZE = -(-20480 // mmap.PAGESIZE) * mmap.PAGESIZE
 _SPOOLED = HEADER_SIZE - 8
 _WORD = struct.Struct("=Q")
 #: They make its size final (``fcntl(2)``); only Linux has them.

@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import islice
 
+from ..settings.limits import MAX_LIMITS
+from ..settings.limits import NAME_SIZE
 from ..settings.table import MAX_SLOTS
 from .figures import add
 from .figures import BOUNDS
 from .figures import Counters
 from .figures import Gauges
 from .figures import Layout
+from .figures import LimitRow
 from .figures import MOST
 from .figures import Served
 from .phase import Phase
@@ -173,8 +176,12 @@ _PART = len(Part._fields)
 _FIGURES = struct.Struct(f"=Q{_PART * _GENERATIONS}Q{_GAUGES.format}{_COUNTERS.format}")
 _EXITED = struct.Struct(f"=q{_SERVED.format}")
 _EXITED_START = _Block.size(_FIGURES)
+_LIMITS_START = _EXITED_START + _Block.size(_EXITED)
+#: How many limits there are, and each one's name and numbers.
+_LIMIT = len(LimitRow._fields)
+_LIMITS = struct.Struct("=Q" + f"{NAME_SIZE}s{_LIMIT - 1}Q" * MAX_LIMITS)
 # The header's last word is another figure's, see Bank.set_spooled().
-assert _EXITED_START + _Block.size(_EXITED) <= HEADER_SIZE - 8
+assert _LIMITS_START + _Block.size(_LIMITS) <= HEADER_SIZE - 8
 
 
 def _place(generation: int, slot: int) -> int:
@@ -183,7 +190,7 @@ def _place(generation: int, slot: int) -> int:
 
 
 class _Header:
-    """The mapping with its two blocks.
+    """The mapping with its blocks.
 
     :param fd: The scoreboard.
     :param access: ``mmap.ACCESS_READ`` or ``mmap.ACCESS_WRITE``.
@@ -193,11 +200,13 @@ class _Header:
         self.map = mmap.mmap(fd, SIZE, access=access)
         self.figures = _Block(self.map, 0, _FIGURES)
         self.exited = _Block(self.map, _EXITED_START, _EXITED)
+        self.limits = _Block(self.map, _LIMITS_START, _LIMITS)
 
     def close(self) -> None:
         """Unmap it."""
         self.figures.release()
         self.exited.release()
+        self.limits.release()
         self.map.close()
 
 
@@ -214,6 +223,7 @@ class Summary(Counters):
         self.gauges = Gauges()
         self._header = _Header(fd, mmap.ACCESS_WRITE)
         self._served = Served()
+        self._limits: list[LimitRow] = []
         self._was_idle = False
 
     def close(self) -> None:
@@ -295,6 +305,21 @@ class Summary(Counters):
             *_COUNTERS.numbers(self),
         )
 
+    def write_limits(self, rows: t.Sequence[LimitRow]) -> None:
+        """Publish the limits of routes, if anything of them has changed.
+
+        :param rows: At most :data:`~.settings.limits.MAX_LIMITS` are shown.
+        """
+        if rows == self._limits:
+            return
+        self._limits = list(rows)
+        shown = self._limits[:MAX_LIMITS]
+        values: list[t.Any] = []
+        for name, *numbers in shown:
+            values += (name.encode("utf-8", "replace")[:NAME_SIZE], *numbers)
+        values += (b"", *[0] * (_LIMIT - 1)) * (MAX_LIMITS - len(shown))
+        self._header.limits.write(len(shown), *values)
+
     def _saturate(self, now: float, saturated: bool) -> None:
         gauges = self.gauges
         if saturated and not gauges.saturated_since:
@@ -348,6 +373,16 @@ class Reader:
         )
         gauges, counters = _GAUGES.figures(numbers), _COUNTERS.figures(numbers)
         return Figures(phase, parts, gauges, counters)
+
+    def limits(self) -> tuple[LimitRow, ...]:
+        """The limits of routes, as they were written last."""
+        _, (count, *values) = self._header.limits.read()
+        rows = zip(*[iter(values)] * _LIMIT, strict=True)
+        return tuple(
+            # A name may have been cut within a character.
+            LimitRow(name.rstrip(b"\0").decode("utf-8", "ignore"), *numbers)
+            for name, *numbers in islice(rows, count)
+        )
 
     def exited(self) -> ExitedSums:
         """The sums of workers that have exited."""

@@ -10,8 +10,8 @@ What the line says:
 ``ready up 75%``
     Of the ``max_workers`` places, three quarters could take another request. Taken is
     the place of a worker that serves, and of one that retires or was killed, until
-    that is over; and as many places as connections wait in the accept queue or
-    workers are on their way to them. A worker that starts, or hasn't been started
+    that is over; and as many places as connections wait for a worker or workers
+    are on their way to them. A worker that starts, or hasn't been started
     yet, could take a request in a moment, so its place is free.
 
     It is never less than 1 %, because 0 % is how HAProxy spells ``drain``: a
@@ -80,7 +80,7 @@ def _answer(snapshot: Snapshot) -> str:
 def idle_capacity(snapshot: Snapshot) -> int:
     """How much of the server is free, in percent, from 1 to 100."""
     # Those who are ordered to accept take connections that wait.
-    wait = max(snapshot.queue, snapshot.count(State.ORDERED.value))
+    wait = max(snapshot.waiting, snapshot.count(State.ORDERED.value))
     free = snapshot.max_workers - snapshot.count(_TAKEN) - wait
     return max(100 * free // max(snapshot.max_workers, 1), 1)
 

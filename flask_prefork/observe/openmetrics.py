@@ -1,7 +1,8 @@
 """The snapshot as metrics, in the text format of OpenMetrics 1.0: ``/metrics``.
 
 The observer renders them for each scrape. No label's values can be made up by
-clients, and there is none for each worker, so the number of series is bounded.
+clients, and there is none for each worker, so the number of series is bounded. The
+names of limits are the app's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import typing as t
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ..ipc.figures import BOUNDS
@@ -101,6 +103,7 @@ _ORDER = (
     "worker_retirements",
     "worker_deaths",
     "reloads",
+    "waiting_connections",
     "queue_connections",
     "queue_limit_connections",
     "parked_connections",
@@ -117,7 +120,13 @@ _ORDER = (
     "responses",
     "sent_bytes",
     "request_duration_seconds",
+    "request_queue_seconds",
     "longest_request_seconds",
+    "shed_requests",
+    "limit_concurrency",
+    "limit_running",
+    "limit_waiting",
+    "limit_refused",
 )
 
 
@@ -130,6 +139,7 @@ def families(snapshot: Snapshot) -> list[Family]:
         *_workers(snapshot),
         *_connections(snapshot),
         *_requests(snapshot),
+        *_limits(snapshot),
     ]
     rank = {name: place for place, name in enumerate(_ORDER)}
     return sorted(found, key=lambda family: rank.get(family.name, len(rank)))
@@ -222,6 +232,12 @@ def _memory(snapshot: Snapshot) -> Iterator[Sample]:
 
 def _connections(snapshot: Snapshot) -> Iterator[Family]:
     yield _gauge(
+        "waiting_connections",
+        "Connections that wait for a worker: in the accept queues, or parked and"
+        " ready.",
+        snapshot.waiting,
+    )
+    yield _gauge(
         "queue_connections",
         "Connections that wait in the accept queues.",
         snapshot.queue,
@@ -261,7 +277,16 @@ def _requests(snapshot: Snapshot) -> Iterator[Family]:
         "request_duration_seconds",
         "From the call of the app to the last byte of its response, or until the app or"
         " the sender took the connection over.",
-        _durations(totals),
+        _histogram(totals.buckets, totals.spent),
+    )
+    waited = [*totals.queue_buckets]
+    # Those that haven't waited are in none of the buckets.
+    waited[0] += max(sum(totals.buckets) - sum(waited), 0)
+    yield Family(
+        "histogram",
+        "request_queue_seconds",
+        "From the arrival of a request's data to when a worker took it.",
+        _histogram(waited, totals.queued),
     )
     running = [w.busy_for or 0.0 for w in snapshot.workers if not w.upgraded]
     yield _gauge(
@@ -272,11 +297,30 @@ def _requests(snapshot: Snapshot) -> Iterator[Family]:
     )
 
 
-def _durations(totals: Totals) -> Iterator[Sample]:
+#: The metrics of a limit, by the fields of its view.
+_LIMITS = {
+    "concurrency": "Requests of a limit that may run at once; 0 for any number.",
+    "running": "Requests of a limit that run.",
+    "waiting": "Requests of a limit that wait for one of them to end.",
+    "refused": "Requests of a limit that were refused.",
+}
+
+
+def _limits(snapshot: Snapshot) -> Iterator[Family]:
+    for name, help in _LIMITS.items():
+        kind, suffix = ("counter", "_total") if name == "refused" else ("gauge", "")
+        samples = [
+            Sample(getattr(limit, name), {"limit": limit.name}, suffix)
+            for limit in snapshot.limits
+        ]
+        yield Family(kind, f"limit_{name}", help, samples)
+
+
+def _histogram(buckets: Sequence[int], total: float) -> Iterator[Sample]:
     # No _created: the snapshot knows no date, and uptime_seconds tells as much.
     bounds = [*map(repr, map(float, BOUNDS)), "+Inf"]
-    for bound, count in zip(bounds, accumulate(totals.buckets), strict=True):
+    for bound, count in zip(bounds, accumulate(buckets), strict=True):
         yield Sample(count, {"le": bound}, "_bucket")
     # Not the total of requests, which may be a moment older or newer.
-    yield Sample(sum(totals.buckets), suffix="_count")
-    yield Sample(totals.spent, suffix="_sum")
+    yield Sample(sum(buckets), suffix="_count")
+    yield Sample(total, suffix="_sum")

@@ -159,6 +159,8 @@ class Observer:
             queue,
             look.sums.requests,
             look.sums.buckets,
+            queue + look.ready,
+            look.sums.queue_buckets,
         )
         self._history.add(time.monotonic(), sample)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from ..ipc.figures import add
 from ..ipc.figures import GAUGES
+from ..ipc.figures import LimitRow
 from ..ipc.figures import Served
 from ..ipc.phase import Phase
 from ..ipc.records import Record
@@ -22,6 +23,7 @@ from ..ipc.stats import Figures
 from ..ipc.stats import Reader
 from ..settings.table import MAX_SLOTS
 from .snapshot import GenerationView
+from .snapshot import LimitView
 from .snapshot import PoolSample
 from .snapshot import Snapshot
 from .snapshot import Totals
@@ -49,16 +51,23 @@ class Look(t.NamedTuple):
         one of odd number.
     :param records: Their workers' records, by slot.
     :param sums: What all workers have counted, the dead included.
+    :param limits: The limits of routes.
     """
 
     figures: Figures
     letters: tuple[str, str]
     records: tuple[Mapping[int, Record], Mapping[int, Record]]
     sums: Served
+    limits: tuple[LimitRow, ...] = ()
 
     def count(self, letters: str) -> int:
         """How many workers are in the states of these letters."""
         return sum(line.count(one) for line in self.letters for one in letters)
+
+    @property
+    def ready(self) -> int:
+        """Parked connections that wait for a worker."""
+        return self.figures.gauges.parked_by_state["ready"]
 
     @property
     def workers(self) -> int:
@@ -111,7 +120,8 @@ class Board:
                 if not exited.is_in(parity, slot):
                     served = add(served, record)
         figures = self._header.figures()
-        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), served)
+        limits = self._header.limits()
+        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), served, limits)
 
     def _lines(self, bank: Bank) -> tuple[str, dict[int, Record]]:
         letters = bank.states(MAX_SLOTS).replace("\0", _FREE).rstrip(_FREE)
@@ -170,9 +180,11 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         saturated=figures.gauges.saturated_since > 0,
         queue=around.queue,
         queue_limit=around.queue_limit,
+        waiting=around.queue + look.ready,
         totals=_totals(look, now),
         parked=sum(figures.gauges.parked_by_state.values()),
         history=around.history,
+        limits=tuple(LimitView(*row) for row in look.limits),
         **gauges,
     )
 

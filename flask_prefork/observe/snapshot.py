@@ -74,6 +74,24 @@ class GenerationView:
     workers: tuple[WorkerView, ...]
 
 
+@dataclass(frozen=True)
+class LimitView:
+    """One limit of routes.
+
+    :param name: The rule, or the endpoint of a decorated view.
+    :param concurrency: Requests that may run at once; 0 for any number.
+    :param running: Requests that run.
+    :param waiting: Requests that wait for one of them to end.
+    :param refused: Requests that were refused since the limit is there.
+    """
+
+    name: str
+    concurrency: int
+    running: int
+    waiting: int
+    refused: int
+
+
 @documented
 @dataclass
 class Totals(Counters, Served):
@@ -90,6 +108,8 @@ class PoolSample:
     :param queue: Connections that waited in the accept queues.
     :param requests: Requests served until then.
     :param buckets: Their latencies until then, as in :class:`Totals`.
+    :param waiting: Connections that waited for a worker.
+    :param queue_buckets: Their queue times until then, as in :class:`Totals`.
     """
 
     age: float
@@ -98,6 +118,8 @@ class PoolSample:
     queue: int
     requests: int
     buckets: tuple[int, ...]
+    waiting: int = 0
+    queue_buckets: tuple[int, ...] = Served.queue_buckets
 
 
 @dataclass(frozen=True)
@@ -120,10 +142,13 @@ class Snapshot:
     :param saturated: Whether more workers are wanted than allowed, now.
     :param queue: Connections in all accept queues.
     :param queue_limit: How many fit in; 0 if that can't be told.
+    :param waiting: Connections that wait for a worker: in the accept queues, or parked
+        and ready.
     :param parked: Connections that wait without a worker, now.
     :param parked_by_state: The same by what they wait for: their next request
         (``idle``), the rest of a ``head`` or ``body``, their client's end after the
-        last response (``lingering``), or a worker (``ready``).
+        last response (``lingering``), a permit of their route's limit (``permit``), or
+        a worker (``ready``).
     :param spooled: Bytes of bodies and responses in spools, for slow clients.
     :param delivering: Connections that the sender sends the rest of a response on.
     :param totals: Counters.
@@ -133,6 +158,7 @@ class Snapshot:
     :param memory_budget: Bytes that they may have; 0 is no limit.
     :param staffed: Whether there is a worker that takes new requests, or was in the
         last seconds; also while there need be none.
+    :param limits: The limits of routes.
     """
 
     pid: int
@@ -158,6 +184,8 @@ class Snapshot:
     parked_by_state: dict[str, int] = field(default_factory=dict)
     spooled: int = 0
     delivering: int = 0
+    waiting: int = 0
+    limits: tuple[LimitView, ...] = ()
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:

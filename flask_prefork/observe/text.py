@@ -20,6 +20,7 @@ import click
 
 from ..ipc.figures import BOUNDS
 from .snapshot import GenerationView
+from .snapshot import LimitView
 from .snapshot import PoolSample
 from .snapshot import Snapshot
 from .snapshot import STATES
@@ -133,6 +134,7 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
         "waiting": _waiting(snapshot),
         "requests": _rates(snapshot),
         "latency": _latency(snapshot),
+        "queue time": _queue_time(snapshot),
         "saturated": f"{'now' if snapshot.saturated else 'not now'},"
         f" {duration(snapshot.totals.saturated)} in all",
         "served": _served(snapshot),
@@ -141,6 +143,10 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
     if deliveries := _named(snapshot.totals.deliveries):
         total = sum(snapshot.totals.deliveries.values())
         paragraphs["sender"] = f"{total:,} responses{deliveries}"
+    if shed := _named(snapshot.totals.shed):
+        paragraphs["shed"] = f"{sum(snapshot.totals.shed.values()):,} requests{shed}"
+    if snapshot.limits:
+        paragraphs["limits"] = "; ".join(map(_limit, snapshot.limits))
     if snapshot.memory_budget:
         paragraphs["memory"] = (
             f"{size(snapshot.memory)} of {size(snapshot.memory_budget)},"
@@ -165,6 +171,7 @@ def _waiting(snapshot: Snapshot) -> str:
     limit = f" of {snapshot.queue_limit:,}" if snapshot.queue_limit else ""
     states = _named(snapshot.parked_by_state)
     told = [
+        f"{snapshot.waiting:,} for a worker",
         f"{snapshot.queue:,}{limit} in the queue",
         f"{snapshot.parked:,} parked{states}",
     ]
@@ -213,11 +220,34 @@ def _rates(snapshot: Snapshot) -> str:
     return ", ".join(rates) or "no history yet"
 
 
+def _limit(limit: LimitView) -> str:
+    most = f" of {limit.concurrency:,}" if limit.concurrency else ""
+    return (
+        f"{_plain(limit.name)} {limit.running:,}{most} running,"
+        f" {limit.waiting:,} waiting, {limit.refused:,} refused"
+    )
+
+
 def _latency(snapshot: Snapshot) -> str:
     sample = _sample(snapshot, _LATENCY_WINDOW)
     if sample is None:
         return "no history yet"
     buckets = [*map(sub, snapshot.totals.buckets, sample.buckets)]
+    return _quantiles(buckets, sample)
+
+
+def _queue_time(snapshot: Snapshot) -> str:
+    sample = _sample(snapshot, _LATENCY_WINDOW)
+    if sample is None:
+        return "no history yet"
+    waited = [*map(sub, snapshot.totals.queue_buckets, sample.queue_buckets)]
+    requests = sum(snapshot.totals.buckets) - sum(sample.buckets)
+    # Those that haven't waited are in none of the buckets.
+    waited[0] += max(requests - sum(waited), 0)
+    return _quantiles(waited, sample)
+
+
+def _quantiles(buckets: Sequence[int], sample: PoolSample) -> str:
     over = f"over {duration(round(sample.age))}"
     if sum(buckets) <= 0:
         return f"no request {over}"

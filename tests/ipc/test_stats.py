@@ -19,6 +19,7 @@ from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.figures import add
 from flask_prefork.ipc.figures import BOUNDS
+from flask_prefork.ipc.figures import LimitRow
 from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.ipc.figures import Served
 from flask_prefork.ipc.phase import Phase
@@ -30,6 +31,8 @@ from flask_prefork.ipc.stats import Part
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.ipc.stats import Waiting
+from flask_prefork.settings.limits import MAX_LIMITS
+from flask_prefork.settings.limits import NAME_SIZE
 
 
 class Header:
@@ -301,3 +304,55 @@ def test_sums(records: list[Record]) -> None:
         assert sums.buckets[index] == sum(one.buckets[index] for one in records)
         waited = sum(one.queue_buckets[index] for one in records)
         assert sums.queue_buckets[index] == waited
+
+
+# Limits of routes
+
+
+def test_limits_are_read_as_they_were_written(header: Header) -> None:
+    assert header.reader.limits() == ()
+    rows = [LimitRow("/report/<name>", 1, 1, 9, 2**40), LimitRow("chat", 0, 3, 0, 0)]
+    header.summary.write_limits(rows)
+    assert header.reader.limits() == tuple(rows)
+    header.summary.write_limits(rows[1:])
+    assert header.reader.limits() == tuple(rows[1:])
+    header.summary.write_limits([])
+    assert header.reader.limits() == ()
+
+
+def test_as_many_limits_as_an_app_may_have(header: Header) -> None:
+    rows = [LimitRow(f"/{n}", n + 1, n, 2 * n, 3 * n) for n in range(MAX_LIMITS)]
+    header.summary.write_limits([*rows, LimitRow("/more", 1, 0, 0, 0)])
+    assert header.reader.limits() == tuple(rows)
+
+
+def test_a_long_name_is_cut_to_whole_characters(header: Header) -> None:
+    header.summary.write_limits([LimitRow("/" + "\xe9" * NAME_SIZE, 1, 0, 0, 0)])
+    (row,) = header.reader.limits()
+    assert row.name == "/" + "\xe9" * ((NAME_SIZE - 1) // 2)
+
+
+def test_limits_leave_the_other_figures_alone(header: Header) -> None:
+    bank = Bank(header.fd, 0)
+    with contextlib.closing(bank):
+        bank.set_spooled(77)
+        header.write(20.0, reloads=2)
+        header.summary.count_accepted()
+        rows = [LimitRow("x" * NAME_SIZE, *[2**64 - 1] * 4)] * MAX_LIMITS
+        header.summary.write_limits(rows)
+        assert bank.spooled() == 77
+        assert not bank.states(8).strip("\0")
+    assert header.reader.figures().counters.reloads == 2
+    assert header.reader.exited().sums.connections == 1
+    assert header.reader.limits() == tuple(rows)
+
+
+def test_limits_are_written_only_when_they_change(header: Header) -> None:
+    block = header.summary._header.limits
+    rows = [LimitRow("/report", 1, 0, 0, 0)]
+    header.summary.write_limits(rows)
+    written, _ = block.read()
+    header.summary.write_limits(list(rows))
+    assert block.read()[0] == written
+    header.summary.write_limits([rows[0]._replace(running=1)])
+    assert block.read()[0] == written + 1

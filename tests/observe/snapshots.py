@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.figures import CLASSES
 from flask_prefork.observe.snapshot import GenerationView
+from flask_prefork.observe.snapshot import LimitView
 from flask_prefork.observe.snapshot import PoolSample
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
@@ -59,6 +60,8 @@ SAMPLE = Snapshot(
     parked_by_state={"idle": 11, "head": 1, "body": 4, "lingering": 0, "ready": 1},
     spooled=5 * MIB,
     delivering=2,
+    waiting=4,
+    limits=(LimitView("/report/<name>", 2, 2, 5, 1), LimitView("chat", 0, 3, 0, 0)),
     totals=Totals(
         requests=100_000,
         connections=5000,
@@ -75,6 +78,9 @@ SAMPLE = Snapshot(
         reloads=1,
         saturated=31.5,
         deliveries={"complete": 60, "incomplete": 4, "lost": 0},
+        queued=120.5,
+        queue_buckets=(100, 50, 300, 900, 500, 50, 30, 10, 5, 2, 1, 0, 0, 0),
+        shed={"queue-timeout": 3, "max-queue": 0, "limit": 1},
     ),
     history=(
         PoolSample(300.0, 3, 1, 0, 70_000, (7000, 40_000, 20_000, 3000, *[0] * 10)),
@@ -131,6 +137,17 @@ totals = st.builds(
     saturated=seconds,
     shortages=counts,
     deliveries=st.dictionaries(st.text(), counts, max_size=3),
+    queued=seconds,
+    queue_buckets=_buckets,
+    shed=st.dictionaries(st.text(), counts, max_size=3),
+)
+limits = st.builds(
+    LimitView,
+    name=st.text(),
+    concurrency=counts,
+    running=counts,
+    waiting=counts,
+    refused=counts,
 )
 samples = st.builds(
     PoolSample,
@@ -140,6 +157,8 @@ samples = st.builds(
     queue=counts,
     requests=counts,
     buckets=_buckets,
+    waiting=counts,
+    queue_buckets=_buckets,
 )
 snapshots = st.builds(
     Snapshot,
@@ -165,6 +184,8 @@ snapshots = st.builds(
     parked_by_state=st.dictionaries(st.text(), counts, max_size=5),
     spooled=counts,
     delivering=counts,
+    waiting=counts,
+    limits=st.lists(limits, max_size=3, unique_by=lambda one: one.name).map(tuple),
     totals=totals,
     history=st.lists(samples, max_size=3).map(tuple),
 )

@@ -47,7 +47,7 @@ def server(
         SAMPLE,
         generations=tuple(views),
         max_workers=max_workers,
-        **{"queue": 0, "ready": True, **others},
+        **{"waiting": 0, "ready": True, **others},
     )
 
 
@@ -75,7 +75,7 @@ def server(
     ],
 )
 def test_idle_capacity(letters: str, retiring: str, queue: int, percent: int) -> None:
-    snapshot = server(letters, retiring=retiring, queue=queue)
+    snapshot = server(letters, retiring=retiring, waiting=queue)
     assert idle_capacity(snapshot) == percent
     assert line(snapshot) == b"ready up %d%%\n" % percent
 
@@ -126,9 +126,9 @@ def test_any_line_is_one(snapshot: Snapshot) -> None:
 
 @given(st.text("SIOBRK.", max_size=12), st.integers(0, 20), st.integers(1, 12))
 def test_more_work_is_never_more_capacity(letters: str, queue: int, most: int) -> None:
-    before = idle_capacity(server(letters, most, queue=queue))
-    assert idle_capacity(server(f"{letters}B", most, queue=queue)) <= before
-    assert idle_capacity(server(letters, most, queue=queue + 1)) <= before
+    before = idle_capacity(server(letters, most, waiting=queue))
+    assert idle_capacity(server(f"{letters}B", most, waiting=queue)) <= before
+    assert idle_capacity(server(letters, most, waiting=queue + 1)) <= before
 
 
 # Who is told

@@ -110,6 +110,7 @@ def test_labels_are_bounded(snapshot: Snapshot) -> None:
         "class",
         "flask_prefork_phase",
         "le",
+        "limit",
         "reason",
         "result",
         "role",

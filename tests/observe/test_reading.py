@@ -12,6 +12,7 @@ import pytest
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.ipc.records import RecordWriter
@@ -122,7 +123,7 @@ def test_a_look(house: House) -> None:
     busy.move(147.0)
     busy.grow(Grown(54321, 3, "GET /leak"))
     house.worker(1, 2, "I", 125.0)
-    parked = {"idle": 1, "head": 0, "body": 2, "lingering": 0, "ready": 0}
+    parked = {**dict.fromkeys(PARKED_STATES, 0), "idle": 1, "body": 2}
     house.turn(waiting=Waiting(parked, spooled=70_000, delivering=4))
     snapshot = house.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
     assert (snapshot.pid, snapshot.version, snapshot.uptime) == (7, "1.2", 50.0)

@@ -28,16 +28,20 @@ generation 2  current   BBI.S
 generation 1  retiring  .R
 
 workers    5 (1 starting, 1 idle, 2 busy, 1 retiring), at most 40, 2 to 4 idle
-waiting    3 of 128 in the queue, 17 parked (11 idle, 1 head, 4 body, 1 ready),
-           2 at the sender, 5.0 MiB spooled
+waiting    4 for a worker, 3 of 128 in the queue, 17 parked (11 idle, 1 head, 4
+           body, 1 ready), 2 at the sender, 5.0 MiB spooled
 requests   120.0/s over 10s, 100.0/s over 1m, 100.0/s over 5m
 latency    p50 <= 2.5ms, p90 <= 10ms, p99 <= 50ms over 1m
+queue time p50 <= 1ms, p90 <= 10ms, p99 <= 50ms over 1m
 saturated  not now, 31.5s in all
 served     100,000 requests (2 without a response, 99,000 2xx, 500 3xx, 398 4xx,
            100 5xx) on 5,000 connections, 1.0 GiB sent, 900 orders, 4,100 times
            parked
 processes  12 started, 5 retired, 3 died (1 signal, 2 timeout); 1 reload
 sender     64 responses (60 complete, 4 incomplete)
+shed       4 requests (3 queue-timeout, 1 limit)
+limits     /report/<name> 2 of 2 running, 5 waiting, 1 refused; chat 3 running,
+           0 waiting, 0 refused
 
 GEN  SLOT   PID  STATE      AGE  REQUESTS      PSS    FOR  REQUEST
   2     0  3020  busy      1m2s     4,000  9.0 MiB  0.25s  GET /cart
@@ -136,6 +140,7 @@ def test_a_server_that_loads() -> None:
         addresses=(),
         generations=(),
         queue=0,
+        waiting=0,
         queue_limit=0,
         parked=0,
         parked_by_state={},
@@ -147,7 +152,7 @@ def test_a_server_that_loads() -> None:
     assert "loading, not ready" in render(loading).split("\n")[0]
     shown = figures(loading)
     assert shown["workers"] == "0 (none), at most 40, 2 to 4 idle"
-    assert shown["waiting"] == "0 in the queue, 0 parked"
+    assert shown["waiting"] == "0 for a worker, 0 in the queue, 0 parked"
     assert shown["requests"] == shown["latency"] == "no history yet"
     assert shown["served"].startswith("0 requests (none) on 0 connections, 0 B sent")
     assert shown["processes"] == "0 started, 0 retired, 0 died; 0 reloads"
