@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 
 from charts import Chart
 from options import choices
@@ -86,6 +87,9 @@ class Suite:
 
     shared: str | None = None
     """A case that the others of a round depend on."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Of the options that all suites have, where they are others here."""
 
     method: Callable[[Options], str] = lambda options: ""
     """How it was measured, below the tables."""
