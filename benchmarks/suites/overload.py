@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from charts import Chart
 from histogram import Histogram
-from options import choices
 from options import multiples
 from options import positive
 from options import seconds
@@ -30,6 +29,7 @@ from tables import spread
 from tables import Table
 
 from .slow_clients import p99
+from .suite import choose_servers
 from .suite import Contender
 from .suite import Option
 from .suite import Options
@@ -433,13 +433,7 @@ OVERLOAD = Suite(
     name="overload",
     title="Overload",
     options=(
-        Option(
-            "--servers",
-            choices(CONTENDERS),
-            ",".join(CONTENDERS),
-            "A,B,...",
-            "which take part",
-        ),
+        choose_servers(CONTENDERS),
         Option("--most", positive, "4", "N", "requests that each serves at once"),
         Option(
             "--loads", multiples, "0.5,1,2,3,4", "A,B,...", "multiples of the capacity"

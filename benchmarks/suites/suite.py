@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import typing as t
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,9 +56,14 @@ class Option:
     help: str
 
 
-CHOOSE_SERVERS = Option(
-    "--servers", choices(SERVERS), ",".join(SERVERS), "A,B,...", "which take part"
-)
+def choose_servers(known: Collection[str]) -> Option:
+    """Which of these take part; all of them by default."""
+    return Option(
+        "--servers", choices(known), ",".join(known), "A,B,...", "which take part"
+    )
+
+
+CHOOSE_SERVERS = choose_servers(SERVERS)
 CHOOSE_WORKERS = Option(
     "--workers", positive, "2", "N", "processes of each server, to begin with"
 )
