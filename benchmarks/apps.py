@@ -35,6 +35,9 @@ TOUCHED = 30 * 2**20
 
 PAGE_SIZE = 4096
 
+SLOW_LIMITS = {"slow": 2, "slower": 1}
+"""How many requests of the slow routes may run at once, where a server has limits."""
+
 if os.environ.get("BENCHMARK_QUIET"):
     # ``flask run`` has no option against its line for each request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -172,11 +175,44 @@ def hold_on() -> str:
     began = time.monotonic()
     time.sleep(float(request.args.get("hold", "0")))
 
+    _wait_for_lock()
+    return f"{began:.6f}\n"
+
+
+def _wait_for_lock() -> None:
     if "lock" in request.args:
         with open(request.args["lock"]) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
 
-    return f"{began:.6f}\n"
+
+overload = Flask("overload")
+"""What is asked more than it can."""
+overload.config["PREFORK_LIMITS"] = {
+    f"/{name}": {"concurrency": count, "queue_timeout": 30}
+    for name, count in SLOW_LIMITS.items()
+}
+
+
+@overload.get("/")
+def take_50_ms() -> str:
+    """Take 50 ms, or until who has locked a file, ``/?lock=PATH``, lets go of it."""
+    time.sleep(0.05)
+    _wait_for_lock()
+    return BODY.decode()
+
+
+@overload.get("/fast")
+def hello_beside_slow() -> str:
+    return BODY.decode()
+
+
+@overload.get("/slow", endpoint="slow")
+@overload.get("/slower", endpoint="slower")
+def take_long() -> str:
+    """Say when it began and ended, by the clock that all processes share."""
+    began = time.monotonic()
+    time.sleep(float(request.args.get("seconds", "1.25")))
+    return f"{began:.6f} {time.monotonic():.6f}\n"
 
 
 touch = Flask("touch")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
 import sys
 import tempfile
 import typing as t
@@ -18,12 +16,12 @@ from load import Load
 from load import LoadError
 from load import run as run_wrk
 from load import version as wrk_version
+from openloop_process import open_loop
 from peers import own_versions
 from peers import Peers
 from process import free_port
 from process import Running
 from results import Results
-from servers import HERE
 from servers import lacks
 from servers import SERVERS
 from servers import Setup
@@ -163,26 +161,19 @@ class Lab:
         return load
 
     def open_loop(
-        self, port: int, rate: float, seconds: float, seed: int, timeout: float = 10.0
+        self,
+        port: int,
+        rate: float,
+        seconds: float,
+        seed: int,
+        timeout: float = 10.0,
+        **others: t.Any,
     ) -> dict[str, t.Any]:
         """Load a server by requests whose moments are fixed ahead.
 
         :param timeout: Seconds until a request is given up.
+        :param others: See :func:`.openloop_process.open_loop`.
         :return: What openloop.py reports.
         :raises LoadError: It fails.
         """
-        command = [sys.executable, str(HERE / "openloop.py"), "--port", str(port)]
-        command += ["--rate", str(rate), "--seconds", str(seconds)]
-        command += ["--timeout", str(timeout)]
-        result = subprocess.run(
-            [*command, "--seed", str(seed)],
-            capture_output=True,
-            text=True,
-            # The terminal's Ctrl-C is for us.
-            start_new_session=True,
-        )
-
-        if result.returncode:
-            raise LoadError(f"openloop.py failed: {result.stderr[-200:]!a}")
-
-        return dict(json.loads(result.stdout))
+        return open_loop(port, rate, seconds, seed, timeout, **others)

@@ -26,11 +26,14 @@ from dataclasses import dataclass
 from arrivals import poisson
 from histogram import Histogram
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n"
+REQUEST = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n"
 CLOSE = b"Connection: close\r\n"
 
 MOST_OPEN = 4000
 """Connections at the same time; then the server doesn't follow at all."""
+
+OK = "200"
+"""How a request has ended that was answered; otherwise it is an error's name."""
 
 LATE = 2_000
 """Microseconds: with more, in one of a hundred requests, it doesn't keep up."""
@@ -73,7 +76,7 @@ class Exchange:
 def _length(head: bytes) -> int:
     """The length of the body, of a response that says so and is no failure."""
     if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
-        raise ValueError("status")
+        raise ValueError(f"status {head[9:12].decode('latin-1')}")
 
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
@@ -89,16 +92,27 @@ class Generator:
     :param moments: When each request is to be sent, in seconds from the start.
     :param keep_alive: Keep connections and use them again.
     :param timeout: Seconds until a request is given up.
+    :param path: What is asked for.
     """
 
     def __init__(
-        self, port: int, moments: t.Sequence[float], keep_alive: bool, timeout: float
+        self,
+        port: int,
+        moments: t.Sequence[float],
+        keep_alive: bool,
+        timeout: float,
+        path: str = "/",
     ) -> None:
         self.address = ("127.0.0.1", port)
         self.keep_alive = keep_alive
         self.timeout = timeout
-        self.request = REQUEST % (b"" if keep_alive else CLOSE)
+        self.request = REQUEST % (path.encode(), b"" if keep_alive else CLOSE)
         self.latencies: list[float] = []
+        #: When each request was to be sent, in seconds from the start; how many seconds
+        #: later it had ended, and how.
+        self.trace: list[tuple[float, float, str]] = []
+        #: By the clock that all processes of the machine share.
+        self.began = 0.0
         self.lags: list[float] = []
         self.errors: Counter[str] = Counter()
         self._moments = moments
@@ -110,7 +124,7 @@ class Generator:
 
     def run(self) -> None:
         """Send all, and wait for what is on its way."""
-        begin = time.perf_counter() + 0.01
+        begin = self.began = time.perf_counter() + 0.01
 
         for number, moment in enumerate(self._moments):
             due = begin + moment
@@ -148,13 +162,13 @@ class Generator:
 
     def _send(self, due: float, number: int) -> None:
         if len(self._open) >= MOST_OPEN:
-            self.errors["too many open"] += 1
+            self._fail(due, "too many open")
             return
 
         try:
             sock = self._kept_one() or self._connect()
         except OSError as error:
-            self.errors[_name(error)] += 1
+            self._fail(due, _name(error))
             return
 
         exchange = Exchange(sock, due)
@@ -211,13 +225,27 @@ class Generator:
                 raise ValueError("closed early")
 
             if exchange.take(data):
-                self.latencies.append((time.perf_counter() - exchange.due) * 1e6)
+                latency = self._end(exchange.due, OK)
+                self.latencies.append(latency * 1e6)
                 self._finish(exchange, keep=self.keep_alive)
         except BlockingIOError:
             pass  # Or not connected yet: then send() says EAGAIN as well.
         except (OSError, ValueError) as error:
-            self.errors[_name(error)] += 1
+            self._fail(exchange.due, _name(error))
             self._finish(exchange, keep=False)
+
+    def _end(self, due: float, how: str) -> float:
+        """Note how a request has ended.
+
+        :return: Its seconds.
+        """
+        seconds = time.perf_counter() - due
+        self.trace.append((round(due - self.began, 4), round(seconds, 4), how))
+        return seconds
+
+    def _fail(self, due: float, how: str) -> None:
+        self.errors[how] += 1
+        self._end(due, how)
 
     def _finish(self, exchange: Exchange, keep: bool) -> None:
         del self._open[exchange.sock.fileno()]
@@ -236,7 +264,7 @@ class Generator:
             exchange = heapq.heappop(self._overdue)[2]
 
             if self._open.get(exchange.sock.fileno()) is exchange:
-                self.errors["timeout"] += 1
+                self._fail(exchange.due, "timeout")
                 self._finish(exchange, keep=False)
 
     def report(self) -> dict[str, t.Any]:
@@ -267,16 +295,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
     parser.add_argument("--keep-alive", action="store_true", help="use them again")
     parser.add_argument("--timeout", type=float, default=10.0, help="of a request")
+    parser.add_argument("--path", default="/", help="what is asked for")
+    parser.add_argument("--trace", action="store_true", help="report each request")
     options = parser.parse_args()
     moments = poisson(options.rate, options.seconds, options.seed)
-    generator = Generator(options.port, moments, options.keep_alive, options.timeout)
+    generator = Generator(
+        options.port, moments, options.keep_alive, options.timeout, options.path
+    )
     # A collection would come between a moment and its request.
     gc.disable()
 
     with contextlib.suppress(KeyboardInterrupt):
         generator.run()
 
-    print(json.dumps(generator.report()))
+    report = generator.report()
+
+    if options.trace:
+        report |= {"begin": generator.began, "trace": generator.trace}
+
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

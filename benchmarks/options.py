@@ -81,6 +81,16 @@ def fractions(text: str) -> list[float]:
     return numbers
 
 
+def multiples(text: str) -> list[float]:
+    """Of a capacity."""
+    numbers = [float(part) for part in _parts(text)]
+
+    if not all(0 < number <= 100 for number in numbers):
+        raise argparse.ArgumentTypeError("must be more than 0, and at most 100")
+
+    return numbers
+
+
 def choices(known: Iterable[str]) -> Callable[[str], list[str]]:
     """Some of these names, with commas between them."""
 
@@ -135,6 +145,8 @@ def _parsed(
     parser: argparse.ArgumentParser, suite: Suite, words: Sequence[str], smoke: bool
 ) -> argparse.Namespace:
     """A suite's options, also if the command is about all."""
+    parser.set_defaults(**suite.defaults)
+
     if smoke:
         parser.set_defaults(**{**SMOKE, **suite.smoke})
 

@@ -135,6 +135,7 @@ def _gunicorn(*words: str) -> t.Callable[[Setup], list[str]]:
             *("--bind", f"127.0.0.1:{setup.port}"),
             *("--workers", str(setup.workers), "--log-level", "error"),
             *words,
+            *setup.options,
             setup.wsgi,
         ]
 
@@ -159,6 +160,7 @@ def _uwsgi(algorithm: str = "") -> t.Callable[[Setup], list[str]]:
             *("--virtualenv", str(setup.python.parents[1]), "--module", setup.wsgi),
             *("--disable-logging", "--need-app", "--die-on-term"),
             *(scaling if algorithm and setup.limit > setup.workers else ()),
+            *setup.options,
         ]
 
     return command
@@ -170,6 +172,7 @@ def _granian(setup: Setup) -> list[str]:
         *("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(setup.port)),
         *("--workers", str(setup.workers), "--http", "1"),
         *("--log-level", "error", "--no-access-log"),
+        *setup.options,
         setup.wsgi,
     ]
 

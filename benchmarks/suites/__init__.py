@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dispatch import DISPATCH
 from .latency import LATENCY
 from .memory import MEMORY
+from .overload import OVERLOAD
 from .reaction import REACTION
 from .slow_clients import SLOW_CLIENTS
 from .suite import Suite
@@ -12,6 +13,14 @@ from .throughput import THROUGHPUT
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
-    for suite in (THROUGHPUT, LATENCY, DISPATCH, REACTION, MEMORY, SLOW_CLIENTS)
+    for suite in (
+        THROUGHPUT,
+        LATENCY,
+        DISPATCH,
+        REACTION,
+        MEMORY,
+        SLOW_CLIENTS,
+        OVERLOAD,
+    )
 }
 """In the order in which they run."""

@@ -21,6 +21,7 @@ from tables import NOTHING
 from tables import spread
 from tables import Table
 
+from .suite import choose_servers
 from .suite import Contender
 from .suite import Option
 from .suite import Options
@@ -298,13 +299,7 @@ SLOW_CLIENTS = Suite(
     name="slow-clients",
     title="Slow clients",
     options=(
-        Option(
-            "--servers",
-            choices(TAKING_PART),
-            ",".join(TAKING_PART),
-            "A,B,...",
-            "which take part",
-        ),
+        choose_servers(TAKING_PART),
         Option("--most", positive, "6", "N", "processes of each server"),
         Option(
             "--slow", whole_numbers, "0,10,50,500,5000", "A,B,...", "how many are slow"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import typing as t
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 
 from charts import Chart
 from options import choices
@@ -54,9 +56,14 @@ class Option:
     help: str
 
 
-CHOOSE_SERVERS = Option(
-    "--servers", choices(SERVERS), ",".join(SERVERS), "A,B,...", "which take part"
-)
+def choose_servers(known: Collection[str]) -> Option:
+    """Which of these take part; all of them by default."""
+    return Option(
+        "--servers", choices(known), ",".join(known), "A,B,...", "which take part"
+    )
+
+
+CHOOSE_SERVERS = choose_servers(SERVERS)
 CHOOSE_WORKERS = Option(
     "--workers", positive, "2", "N", "processes of each server, to begin with"
 )
@@ -86,6 +93,9 @@ class Suite:
 
     shared: str | None = None
     """A case that the others of a round depend on."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Of the options that all suites have, where they are others here."""
 
     method: Callable[[Options], str] = lambda options: ""
     """How it was measured, below the tables."""
