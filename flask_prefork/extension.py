@@ -10,10 +10,12 @@ from __future__ import annotations
 import typing as t
 import weakref
 
+from .settings.limits import parse
 from .settings.table import config_key
 from .settings.table import ROWS
 from .zygote.hooks import F
 from .zygote.hooks import Hooks
+from .zygote.hooks import LIMIT
 from .zygote.hooks import STREAMS_BODY
 
 if t.TYPE_CHECKING:
@@ -158,6 +160,47 @@ class Prefork:
         # Decorators that are applied later copy it (functools.wraps).
         setattr(view, STREAMS_BODY, True)
         return view
+
+    def limit(
+        self,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> t.Callable[[View], View]:
+        """Limit a view: how many of its requests run at once, and how long they may
+        take. ::
+
+            @app.get("/report/<name>")
+            @prefork.limit(concurrency=2, timeout=300)
+            def report(name):
+                ...
+
+        The limit is exact over all workers and generations. Who waits for a permit
+        holds no worker, and is served in the order of arrival; over TLS, where nobody
+        can wait so, it is answered with 503. All rules of the view's endpoint share the
+        limit. The route that counts is the one that the app's URL map has for the
+        request as it was received. ``PREFORK_LIMITS`` limits views of others.
+
+        :param concurrency: Requests that may run at once; ``None`` for any number.
+        :param timeout: Seconds without progress after which a request is aborted; 0 is
+            never, ``None`` as the setting ``timeout``.
+        :param queue_timeout: Seconds after which a request that still waits is answered
+            with 503; 0 is never, ``None`` as the setting ``queue-timeout``.
+        :raises ValueError: A value makes no sense, or there is none.
+        """
+        fields = {
+            "concurrency": concurrency,
+            "timeout": timeout,
+            "queue_timeout": queue_timeout,
+        }
+        parse("", fields, "Prefork.limit()")
+
+        def decorate(view: View) -> View:
+            # Decorators that are applied later copy it (functools.wraps).
+            setattr(view, LIMIT, fields)
+            return view
+
+        return decorate
 
     def when_ready(self, f: F) -> F:
         """Call a function in the zygote, once, when its workers serve.

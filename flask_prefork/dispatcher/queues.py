@@ -43,7 +43,7 @@ from .generation import Generation
 from .permits import Permits
 from .sender import SenderHandle
 from .shedder import Shedder
-from .shedding import Reason
+from .shedding import ShedReason
 from .spools import SpoolTotal
 
 if t.TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Queues:
         self._expire()
         for connection in self.permits.expire(self._clock()):
             self._poller.forget(connection.fd)
-            self.shedder.refuse(connection, Reason.LIMIT)
+            self.shedder.refuse(connection, ShedReason.LIMIT)
         self._grant()
         self._dispatch_at = None
         ordered = generation.is_ordered

@@ -27,15 +27,15 @@ from ..system.parked import Wait
 from ..system.socket_state import arrival
 from .shedding import Accept
 from .shedding import Queue
-from .shedding import Reason
 from .shedding import Shedding
+from .shedding import ShedReason
 
 #: What is done in one turn at most: the dispatcher has others to serve.
 _STEPS = 64
 _WHY = {
-    Reason.QUEUE_TIMEOUT: "they have waited for {timeout:g} s (--queue-timeout)",
-    Reason.MAX_QUEUE: "more than {queue} wait (--max-queue)",
-    Reason.LIMIT: "they have waited too long for a permit of their route's limit",
+    ShedReason.QUEUE_TIMEOUT: "they have waited for {timeout:g} s (--queue-timeout)",
+    ShedReason.MAX_QUEUE: "more than {queue} wait (--max-queue)",
+    ShedReason.LIMIT: "they have waited too long for a permit of their route's limit",
 }
 
 
@@ -151,7 +151,7 @@ class Shedder:
         self._parked.add_ready(connection)
         return True
 
-    def refuse(self, connection: Connection, reason: Reason) -> None:
+    def refuse(self, connection: Connection, reason: ShedReason) -> None:
         """Answer a request with 503. It must not be among the parked ones any more."""
         now = self._clock()
         if self._summary is not None:

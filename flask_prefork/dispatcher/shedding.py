@@ -36,7 +36,7 @@ EPISODE = 10.0
 _LATEST_RETRY = 10
 
 
-class Reason(enum.Enum):
+class ShedReason(enum.Enum):
     """Why somebody is refused, as in :data:`.figures.SHED_REASONS`."""
 
     QUEUE_TIMEOUT = "queue-timeout"
@@ -71,7 +71,7 @@ class Accept(t.NamedTuple):
 class Shed(t.NamedTuple):
     """Refuse the ready connection that has waited longest."""
 
-    reason: Reason
+    reason: ShedReason
 
 
 class Shedding:
@@ -143,8 +143,8 @@ class Shedding:
         if oldest is None:
             return None
         if self.queue_timeout and oldest + self.queue_timeout <= now:
-            return Shed(Reason.QUEUE_TIMEOUT)
-        return Shed(Reason.MAX_QUEUE) if is_full else None
+            return Shed(ShedReason.QUEUE_TIMEOUT)
+        return Shed(ShedReason.MAX_QUEUE) if is_full else None
 
     def looked(self, now: float, oldest: float | None, is_done: bool) -> None:
         """A look is over.

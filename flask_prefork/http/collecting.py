@@ -240,6 +240,18 @@ class Collector:
         if self._monitor.contended():
             raise Refused(503, "no room for the body", retry_after=_RETRY_AFTER)
 
+    def suspend(self, parked: Parked) -> Collecting | None:
+        """Park the connection though all of the body is there that is collected.
+
+        :param parked: How it waits.
+        :return: ``None`` if there is no room for what there is.
+        """
+        if not self._store(_dump(self._head, self._body)) or self._spool is None:
+            return None
+        spool, self._spool = self._spool, None
+        self.close()
+        return Collecting(parked._replace(spooled=Size(spool.size)), spool)
+
     def _suspend(self) -> Collecting | None:
         """Park the connection, if there is room for what there is."""
         body = self._body

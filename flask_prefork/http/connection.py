@@ -73,7 +73,7 @@ _BULK_TIMEOUT = 1.0
 #: Seconds a connection that can't be parked may wait for its next request.
 _HELD_KEEP_ALIVE = 1.0
 #: What is to be read first from a connection that was parked.
-_WAITS_FOR_REQUEST = (Wait.HEAD, Wait.BODY)
+_WAITS_FOR_REQUEST = (Wait.HEAD, Wait.BODY, Wait.PERMIT)
 #: Seconds to look for what still comes after the last response, also while others wait,
 #: and bytes of it.
 _LINGER = 1.0
@@ -133,6 +133,8 @@ class ConnectionHandler(WSGIRequestHandler):
     outcome: Parked | Collecting | Delivery | None = None
     #: How long the request has waited until a worker took its connection, in seconds.
     queue_time = 0.0
+    #: The number of the limit of which the request has a permit; 0 is none.
+    _permit = 0
     #: The request whose body was being collected when the connection was parked.
     _suspended: Suspended | None = None
     #: The body that was collected, to be closed after the request.
@@ -159,6 +161,11 @@ class ConnectionHandler(WSGIRequestHandler):
         self.wire = context.make_wire(request)
         self.persistence = Persistence(context, self.wire)
         self.queue_time = context.queue_time
+        if resumed is not None and resumed.wait is Wait.PERMIT:
+            # It was the server that has let it wait.
+            deadline = time.monotonic() + context.limits.header_timeout
+            resumed = resumed._replace(deadline=deadline)
+            self._permit = resumed.limit
         self._resumed = resumed
         self.setup()
         if spool is not None and resumed is not None:

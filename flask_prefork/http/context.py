@@ -31,6 +31,7 @@ if t.TYPE_CHECKING:
     from .limits import Limits
     from .monitor import Monitor
     from .request_id import RequestIds
+    from .route_limits import RouteLimits
     from .takeover import Fields
     from .takeover import TakeoverSocket
 
@@ -61,6 +62,8 @@ class HandlerContext:
     #: Whether the app reads the body of a request while it comes, by the request's
     #: method, target and host; ``None`` if it never asks for that.
     streams: Streams | None = None
+    #: The limits of the app's routes, if any has one.
+    limited: RouteLimits | None = None
     #: Whether the app gets the time of each request's arrival in X-Request-Start.
     request_start: bool = False
     #: Who watches the requests: the worker.

@@ -49,6 +49,7 @@ from .lazy_attribute import lazy_attribute
 from .monitor import NullMonitor
 from .request_log import LoggingHandler
 from .response import Response
+from .route_limits import RETRY_AFTER
 from .takeover import ENDS
 from .wire import CHUNK
 from .wire import PARK_DELAY
@@ -58,6 +59,7 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .monitor import Monitor
+    from .route_limits import RouteLimits
 
 
 class PreforkRequestHandler(LoggingHandler):
@@ -87,6 +89,10 @@ class PreforkRequestHandler(LoggingHandler):
     #: ``wfile``, once somebody has asked for it.
     _file: t.Any = None
     _response: Response | None = None
+    #: The number of the limit that bounds how many requests of its route run, and the
+    #: timeout of that route.
+    _limit = 0
+    _timeout: float | None = None
     #: Whether the client has sent more than this request already.
     _excess = False
 
@@ -167,11 +173,59 @@ class PreforkRequestHandler(LoggingHandler):
         self.path = head.target
         self.request_version = head.version
         length = head.length
+        if self.context.limited is not None:
+            self._find_limit(head, self.context.limited)
         if length:
             return self._begin_body(head, size, data)
+        if self._limit and (waiting := self._wait_for_permit(len(data))):
+            return waiting
         self.wire.consume(size)
         self._excess = len(data) > size
         return True
+
+    def _find_limit(self, head: Head, limited: RouteLimits) -> None:
+        """Find the limit of the request's route.
+
+        :raises Refused: The request has waited too long.
+        """
+        self._limit = limited.find(head.method, head.target, head.fields)
+        bounds = limited[self._limit] if self._limit else None
+        self._timeout = bounds.timeout if bounds is not None else None
+        longest = bounds.queue_timeout if bounds is not None else None
+        if longest and self.queue_time > longest:
+            raise Refused(503, "waited too long", retry_after=RETRY_AFTER)
+        if bounds is None or bounds.concurrency is None:
+            self._limit = 0
+        if self._permit and self._permit != self._limit:
+            # The app was reloaded while it waited.
+            self._release_permit()
+
+    def _release_permit(self) -> None:
+        self._permit = 0
+        self.context.monitor.release_permit()
+
+    def _wait_for_permit(self, have: int) -> Parked | None:
+        """Wait parked for a permit of the route's limit, if the request has none yet.
+
+        :param have: Bytes of it that are left in the kernel.
+        :raises Refused: It can't wait, and there is none.
+        """
+        if self._permit == self._limit:
+            return None
+        if self.persistence.can_park():
+            now = time.monotonic()
+            return Parked(
+                Wait.PERMIT,
+                now + self.context.limits.header_timeout,
+                have,
+                arrived=now - self.queue_time,
+                limit=self._limit,
+            )
+        if not self.context.monitor.ask_for_permit(self._limit):
+            reason = "too many requests for this route"
+            raise Refused(503, reason, retry_after=RETRY_AFTER)
+        self._permit = self._limit
+        return None
 
     def _begin_body(
         self, head: Head, size: int, data: bytes
@@ -183,11 +237,19 @@ class PreforkRequestHandler(LoggingHandler):
             before, self._suspended = self._suspended, None
             return self._collect(Collector.resume(self.context, wire, head, before))
         if length < 0:
+            collects = self._collects(head)
+            needs_permit = self._limit and not collects
+            if needs_permit and (waiting := self._wait_for_permit(len(data))):
+                return waiting
             wire.consume(size)
             body = ChunkedBody(wire, limits, head.expects)
+            if self._limit and collects:
+                # Whole or not: what has been taken from the wire has to be kept.
+                body.send_continue()
+                return self._collect(Collector(self.context, wire, head, body=body))
             content = body.prefetch(data[size:])
             if content is None:
-                if self._collects(head):
+                if collects:
                     body.send_continue()
                     return self._collect(Collector(self.context, wire, head, body=body))
                 self._body = body
@@ -196,6 +258,8 @@ class PreforkRequestHandler(LoggingHandler):
         elif limits.body and length > limits.body:
             raise Refused(413, "body too large")
         elif len(data) - size >= length:
+            if self._limit and (waiting := self._wait_for_permit(len(data))):
+                return waiting
             size += length
             wire.consume(size)
             self._excess = len(data) > size
@@ -203,6 +267,8 @@ class PreforkRequestHandler(LoggingHandler):
         elif self._collects(head):
             return self._collect_length(head, size, data)
         else:
+            if self._limit and (waiting := self._wait_for_permit(len(data))):
+                return waiting
             wire.consume(size)
             expects = head.expects and len(data) == size
             self._body = LengthBody(wire, limits, expects, length)
@@ -257,6 +323,11 @@ class PreforkRequestHandler(LoggingHandler):
             waiting = collector.run()
             if waiting is not None:
                 return waiting
+            if self._limit and (parked := self._wait_for_permit(0)):
+                suspended = collector.suspend(parked)
+                if suspended is not None:
+                    return suspended
+                raise Refused(503, "no room for the body", retry_after=RETRY_AFTER)
             self._collected, self._body = collector.finish()
         except BaseException:
             collector.close()
@@ -302,6 +373,8 @@ class PreforkRequestHandler(LoggingHandler):
         if context.access_logger is not None:
             self._start_clock()
         monitor.begin(self.command, self.path)
+        if self._timeout is not None:
+            monitor.set_timeout(self._timeout)
         before = wire.sent
         self.close_connection = True
         try:
@@ -325,6 +398,8 @@ class PreforkRequestHandler(LoggingHandler):
                 status = 101
             self._response = None
             monitor.end(status, wire.sent - before)
+            if self._permit:
+                self._release_permit()
         if status and context.access_log:
             self._log_response(status, response)
         self._settle()

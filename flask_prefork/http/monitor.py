@@ -32,6 +32,22 @@ class Monitor(t.Protocol):
         :param seconds: From its arrival until a worker took its connection.
         """
 
+    def set_timeout(self, seconds: float) -> None:
+        """The request's route has a timeout of its own.
+
+        :param seconds: Without progress; 0 is never.
+        """
+
+    def ask_for_permit(self, limit: int) -> bool:
+        """Ask for a permit of a route's limit, for a request that can't wait parked.
+
+        :param limit: Its number, from 1.
+        :return: Whether there is one.
+        """
+
+    def release_permit(self) -> None:
+        """The request is over that had a permit."""
+
     def progress(self) -> None:
         """Some of its body was read, or of its response sent."""
 
@@ -76,6 +92,16 @@ class NullMonitor:
         """Do nothing."""
 
     def add_queue_time(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def set_timeout(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def ask_for_permit(self, limit: int) -> bool:
+        """There is always one."""
+        return True
+
+    def release_permit(self) -> None:
         """Do nothing."""
 
     def progress(self) -> None:

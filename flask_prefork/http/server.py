@@ -65,6 +65,7 @@ if t.TYPE_CHECKING:
     from ..system.peers import Peers
     from .access_logger import AccessLogger
     from .context import Streams
+    from .route_limits import RouteLimits
 
 __all__ = [
     "Limits",
@@ -97,6 +98,7 @@ class PreforkServer(HandlerServer):
     :param can_park: Whether the caller of :meth:`serve` can take connections back.
     :param streams: Whether the app reads the body of a request while it comes, by the
         request's method, target and host; asked only if the body isn't there.
+    :param limited: The limits of the app's routes, if any has one.
     :param request_start: Whether the app gets the time of each request's arrival in
         ``X-Request-Start``.
 
@@ -123,6 +125,7 @@ class PreforkServer(HandlerServer):
         can_park: bool = True,
         streams: Streams | None = None,
         request_start: bool = False,
+        limited: RouteLimits | None = None,
     ) -> None:
         local = listener.family == socket.AF_UNIX
         name = listener.getsockname()
@@ -167,6 +170,7 @@ class PreforkServer(HandlerServer):
             RequestIds() if asked else None,
             self._make_base_environ(local),
             streams,
+            limited,
             request_start,
         )
         if not self._is_own_handler:

@@ -12,6 +12,7 @@ import typing as t
 from collections.abc import Callable
 
 from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.serving import WSGIRequestHandler
 
 from ..system.parked import Wait
@@ -20,6 +21,7 @@ from .errors import Refused
 from .errors import TakenOver
 from .monitored_socket import MonitoredSocket
 from .monitored_socket import MonitoredSSLSocket
+from .route_limits import RETRY_AFTER
 from .takeover import ENDS
 
 if t.TYPE_CHECKING:
@@ -32,6 +34,8 @@ if t.TYPE_CHECKING:
     from ..system.parked import Parked
     from .context import HandlerContext
     from .context import HandlerServer
+    from .route_limits import Limit
+    from .route_limits import RouteLimits
 
 
 class VersionlessHandler(WSGIRequestHandler):
@@ -114,6 +118,34 @@ class MonitoredApp:
         self._app = app
         self._context = context
         self._log_error = log_error
+        self._has_permit = False
+
+    def _limit(
+        self,
+        environ: WSGIEnvironment,
+        app: WSGIApplication,
+        queue_time: float,
+        limited: RouteLimits,
+    ) -> tuple[Limit | None, WSGIApplication]:
+        """The limit of a request's route, and the app that answers it.
+
+        :param limited: The limits of the app's routes.
+        """
+        host = environ.get("HTTP_HOST", "").encode("latin-1")
+        method, target = environ["REQUEST_METHOD"], environ["REQUEST_URI"]
+        number = limited.find(method, target, [(b"host", host)])
+        if not number:
+            return None, app
+        limit = limited[number]
+        if limit.queue_timeout and queue_time > limit.queue_timeout:
+            return None, ServiceUnavailable("waited too long", retry_after=RETRY_AFTER)
+        if limit.concurrency is None:
+            return limit, app
+        if not self._context.monitor.ask_for_permit(number):
+            reason = "too many requests for this route"
+            return None, ServiceUnavailable(reason, retry_after=RETRY_AFTER)
+        self._has_permit = True
+        return limit, app
 
     def __call__(
         self, environ: WSGIEnvironment, start_response: StartResponse
@@ -131,8 +163,13 @@ class MonitoredApp:
             )
         except Refused as e:
             app = BadRequest(e.reason)
+        limit = None
+        if context.limited is not None:
+            limit, app = self._limit(environ, app, queue_time, context.limited)
         environ["flask_prefork.queue_time"] = queue_time
         monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+        if limit is not None and limit.timeout is not None:
+            monitor.set_timeout(limit.timeout)
         if queue_time > 0:
             monitor.add_queue_time(queue_time)
         # What the handler makes of an exception.
@@ -180,6 +217,9 @@ class MonitoredApp:
             monitor.end(101 if wire.taken else status, sent)
             if hasattr(iterable, "close"):
                 iterable.close()
+            if self._has_permit:
+                self._has_permit = False
+                monitor.release_permit()
             if not wire.taken:
                 offered.release()
             else:

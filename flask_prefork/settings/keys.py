@@ -12,6 +12,9 @@ from .spec import SettingsError
 _PREFIX = "PREFORK_"
 _VARIABLE_PREFIX = "FLASK_PREFORK_RUN_"
 
+#: The limits of routes: the one key that is no setting's.
+LIMITS_KEY = "PREFORK_LIMITS"
+
 #: Options of `flask run` that make sense here, and the variables of its that
 #: are read where ours aren't set. They have no keys.
 BORROWED = {
@@ -49,7 +52,7 @@ def check(config: t.Iterable[str], names: t.Collection[str]) -> None:
     :param names: The settings.
     :raises SettingsError: In a sentence for each typo.
     """
-    keys = [config_key(name) for name in names]
+    keys = [*(config_key(name) for name in names), LIMITS_KEY]
     typos = [
         _typo(key, keys)
         for key in config

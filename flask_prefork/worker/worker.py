@@ -33,6 +33,7 @@ import socket
 import sys
 import time
 import typing as t
+from collections import deque
 from collections.abc import Sequence
 
 from ..http import app_socket
@@ -49,11 +50,15 @@ from ..ipc.frames import Frame
 from ..ipc.frames import Idle
 from ..ipc.frames import Order
 from ..ipc.frames import Park
+from ..ipc.frames import PermitAnswer
+from ..ipc.frames import PermitRelease
+from ..ipc.frames import PermitRequest
 from ..ipc.frames import Promote
 from ..ipc.frames import Resume
 from ..ipc.frames import Retire
 from ..ipc.listener import Listener
 from ..ipc.listener import Waiter
+from ..ipc.records import NEVER
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings import size
@@ -80,6 +85,8 @@ _PAUSE = 0.05
 #: How long a worker waits for the next connection of its standing order before
 #: it reports that it is idle, in milliseconds.
 _MOMENT = 1
+#: How long the dispatcher may take to answer, in seconds.
+_ANSWER = 1.0
 #: What a client's further bytes put an end to.
 _WAITS_FOR_BYTES = (Wait.HEAD, Wait.KEEP_ALIVE, Wait.BODY)
 
@@ -135,6 +142,10 @@ class Worker:
         #: The descriptor of the connection that is served, or -1.
         self._serving = -1
         self._waiter: Waiter | None = None
+        #: Frames that came while an answer was waited for, and their descriptors.
+        self._unhandled: deque[tuple[Frame, list[int]]] = deque()
+        #: Answers that weren't waited for until they came.
+        self._late_answers = 0
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
 
@@ -149,6 +160,40 @@ class Worker:
     def add_queue_time(self, seconds: float) -> None:
         """The request has waited so long for this worker."""
         self.entry.wait(seconds)
+
+    def set_timeout(self, seconds: float) -> None:
+        """The request's route has a timeout of its own."""
+        self.entry.set_timeout(seconds or NEVER)
+
+    def ask_for_permit(self, limit: int) -> bool:
+        """Ask the dispatcher for a permit, and wait a moment for the answer.
+
+        :param limit: The limit's number.
+        """
+        if not self.send(PermitRequest(self.generation, self.slot, limit)):
+            return False
+        deadline = time.monotonic() + _ANSWER
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            received = receive_one(self.channel)
+            if received is None:
+                return False
+            frame, fds = received
+            if not isinstance(frame, PermitAnswer):
+                self._unhandled.append((frame, fds))
+            elif self._late_answers:
+                self._late_answers -= 1
+            else:
+                return frame.granted
+        # If it is granted after all, it is released by this.
+        self._late_answers += 1
+        self.release_permit()
+        return False
+
+    def release_permit(self) -> None:
+        """The request is over that had a permit."""
+        self.send(PermitRelease(self.generation, self.slot))
 
     def progress(self) -> None:
         """Something of the request was read or written."""
@@ -227,9 +272,10 @@ class Worker:
         """End the request with an error, if it is still the late one (SIGXCPU)."""
         record = self.bank.read(self.slot)
         silent = time.monotonic() - max(record.began, record.moved)
-        if self.abortable and record.began and silent >= self.settings.timeout:
+        timeout = record.timeout or self.settings.timeout
+        if self.abortable and record.began and silent >= timeout:
             self.abortable = False
-            raise RequestTimeout(f"no progress for {self.settings.timeout:g} s")
+            raise RequestTimeout(f"no progress for {timeout:g} s")
 
     def run(self) -> None:
         """Serve until a request to retire, or until the dispatcher is gone."""
@@ -245,9 +291,9 @@ class Worker:
             self._waiter = Waiter(self.channel, [])
         waiter = self._waiter
         while True:
-            if waiter is not None:
+            if waiter is not None and not self._unhandled:
                 self._sample_when_idle(waiter)
-            received = receive_one(self.channel)
+            received = self._receive()
             if received is None or not self._handle_frame(*received):
                 return
 
@@ -256,10 +302,12 @@ class Worker:
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
-            self._sample_when_idle(waiter)
-            index = None if self._has_frame(waiter) else waiter.wait()
+            if not self._unhandled:
+                self._sample_when_idle(waiter)
+            has_frame = bool(self._unhandled) or self._has_frame(waiter)
+            index = None if has_frame else waiter.wait()
             if index is None:
-                received = receive_one(self.channel)
+                received = self._receive()
                 if received is None or not self._handle_frame(*received):
                     return
                 continue
@@ -267,6 +315,12 @@ class Worker:
             self._serve_run(index, self.settings.run_length, ordered=False)
             if self.connections > before and not self._report_idle():
                 return
+
+    def _receive(self) -> tuple[Frame, list[int]] | None:
+        """The next frame: first those that came while another one was waited for."""
+        if self._unhandled:
+            return self._unhandled.popleft()
+        return receive_one(self.channel)
 
     def _has_frame(self, waiter: Waiter) -> bool:
         """Wait a moment for a frame before the next connection.
@@ -285,6 +339,10 @@ class Worker:
         """
         if frame.generation != self.generation:
             return False
+        if isinstance(frame, PermitAnswer):
+            # It came too late.
+            self._late_answers = max(self._late_answers - 1, 0)
+            return True
         if isinstance(frame, (Retire, Promote)):
             self.deadline = frame.deadline or None
         if isinstance(frame, Order):

@@ -20,6 +20,8 @@ F = t.TypeVar("F", bound=Hook)
 
 #: The attribute of views that read their request's body while it comes.
 STREAMS_BODY = "_prefork_streams_body"
+#: The attribute of views that have a limit: its fields.
+LIMIT = "_prefork_limit"
 
 _signals = Namespace()
 

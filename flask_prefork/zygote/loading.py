@@ -44,6 +44,8 @@ from ..system.log import logger
 from ..system.peers import Peers
 from . import setting_checks
 from .hooks import configuration
+from .limited import find_limited
+from .limited import find_limits
 from .streamed import find_streamed
 
 if t.TYPE_CHECKING:
@@ -97,9 +99,10 @@ def load(
     # Configuring the app's logging has disabled the loggers that were there, unless
     # it was asked not to (logging.config).
     logger.disabled = False
-    return app, _with_budget(
-        resolve(explicit, configuration(app), defaults, check=setting_checks.check)
+    settings = resolve(
+        explicit, configuration(app), defaults, check=setting_checks.check
     )
+    return app, replace(_with_budget(settings), limits=find_limits(app))
 
 
 def _with_budget(settings: Settings) -> Settings:
@@ -153,6 +156,7 @@ def server_maker(
     :raises SettingsError: If the request handler is none.
     """
     streamed = find_streamed(app)
+    limited = find_limited(app, settings.limits)
     if debugger:
         from werkzeug.debug import DebuggedApplication
 
@@ -197,6 +201,7 @@ def server_maker(
             proxies=_peers(settings.proxy_allow_from),
             streams=streamed,
             request_start=settings.request_start,
+            limited=limited,
         )
 
     return make_server

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ..http.environ import add_target
 from .hooks import find
 from .hooks import STREAMS_BODY
+from .routes import is_flask
+from .routes import matcher
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -27,34 +28,19 @@ def find_streamed(app: WSGIApplication | Flask) -> Streams | None:
     :return: Called with method, target and the Host field; ``None`` if no route wants
         that.
     """
-    views = getattr(app, "view_functions", None)
-    if not views or not hasattr(app, "create_url_adapter"):
+    if not is_flask(app):
         return None
-    flask_app = t.cast("Flask", app)
-    extension = find(flask_app)
+    views = app.view_functions
+    extension = find(app)
     named = extension.streamed if extension is not None else set()
     endpoints = named & views.keys()
     endpoints |= {name for name, view in views.items() if hasattr(view, STREAMS_BODY)}
     if not endpoints:
         return None
+    match = matcher(app)
 
     def asks_for_stream(method: str, target: str, host: str) -> bool:
-        environ: dict[str, t.Any] = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "wsgi.url_scheme": "http",
-        }
-        if host:
-            environ["HTTP_HOST"] = host
-        add_target(environ, target)
-        try:
-            adapter = flask_app.create_url_adapter(flask_app.request_class(environ))
-            return adapter is not None and adapter.match()[0] in endpoints
-        except Exception:
-            # No route, or to be redirected. Or the app's converters fail, as they do
-            # without an app context: then it is the app that answers.
-            return False
+        rule = match(method, target, host)
+        return rule is not None and rule.endpoint in endpoints
 
     return asks_for_stream

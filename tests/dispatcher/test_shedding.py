@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine
 from flask_prefork.dispatcher.shedding import Accept
 from flask_prefork.dispatcher.shedding import EPISODE
 from flask_prefork.dispatcher.shedding import Queue
-from flask_prefork.dispatcher.shedding import Reason
 from flask_prefork.dispatcher.shedding import Shed
 from flask_prefork.dispatcher.shedding import Shedding
+from flask_prefork.dispatcher.shedding import ShedReason
 from flask_prefork.ipc.figures import SHED_REASONS
 
 
@@ -29,7 +29,7 @@ def shedding(queue_timeout: float = 0.0, max_queue: int = 0) -> Shedding:
 
 
 def test_reasons_are_counted() -> None:
-    assert tuple(reason.value for reason in Reason) == SHED_REASONS
+    assert tuple(reason.value for reason in ShedReason) == SHED_REASONS
 
 
 def test_without_a_setting_nobody_looks() -> None:
@@ -87,7 +87,7 @@ def test_the_front_of_each_queue_is_held() -> None:
     empty, held = Queue(0, False, True), Queue(9, True, True)
     assert made.next(5.0, [empty, Queue(2, False, True)], 0, None) == Accept(1)
     assert made.next(5.0, [empty, held], 1, 4.5) is None
-    assert made.next(5.0, [empty, held], 1, 4.0) == Shed(Reason.QUEUE_TIMEOUT)
+    assert made.next(5.0, [empty, held], 1, 4.0) == Shed(ShedReason.QUEUE_TIMEOUT)
 
 
 def test_all_are_held_whose_age_nobody_tells() -> None:
@@ -99,7 +99,7 @@ def test_the_bound() -> None:
     made = shedding(0.0, 3)
     assert made.next(5.0, [Queue(3, False, True)], 0, None) is None
     assert made.next(5.0, [Queue(4, False, True)], 0, None) == Accept(0)
-    assert made.next(5.0, [Queue(3, True, True)], 1, 5.0) == Shed(Reason.MAX_QUEUE)
+    assert made.next(5.0, [Queue(3, True, True)], 1, 5.0) == Shed(ShedReason.MAX_QUEUE)
     assert made.next(5.0, [Queue(2, True, True)], 1, 0.0) is None
 
 
@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
             self.ready.insert(place, (known, action.queue, arrived))
             return
         known, _, arrived = self.ready.pop(0)
-        if action.reason is Reason.QUEUE_TIMEOUT:
+        if action.reason is ShedReason.QUEUE_TIMEOUT:
             assert self.now - arrived >= self.made.queue_timeout, "it is fresh"
         else:
             assert all(known <= other for other, _, _ in self.ready)
