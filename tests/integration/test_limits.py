@@ -15,6 +15,7 @@ from concurrent.futures import Future
 import pytest
 from faults.load import Client as AnyClient
 
+from .conftest import Fail
 from .conftest import Serve
 from .gate import DEADLINE
 from .gate import Gate
@@ -247,7 +248,7 @@ def test_who_cannot_be_parked(
         ([1], "PREFORK_LIMITS must be a dictionary"),
     ],
 )
-def test_slips(limits: t.Any, message: str, run: t.Any) -> None:
-    finished = run("limited", env={"LIMITS": json.dumps(limits)})
+def test_slips(limits: t.Any, message: str, fail: Fail) -> None:
+    finished = fail("limited", env={"LIMITS": json.dumps(limits)})
     assert finished.status != 0
     assert message in finished.output
