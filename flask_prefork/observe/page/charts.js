@@ -48,12 +48,12 @@ const CHARTS = [
     series: [{ name: "busy", label: "busy", area: true }, { name: "workers", label: "all" }],
   },
   {
-    id: "queue",
-    title: "Accept queue",
+    id: "waiting",
+    title: "Waiting for a worker",
     unit: "connections",
     format: count,
     axis: whole,
-    series: [{ name: "queue", label: "waiting", area: true }],
+    series: [{ name: "waiting", label: "waiting", area: true }],
   },
   {
     id: "rate",
@@ -74,6 +74,7 @@ const CHARTS = [
       { name: "p50", label: "p50" },
       { name: "p90", label: "p90" },
       { name: "p99", label: "p99" },
+      { name: "queued", label: "queue p99" },
     ],
   },
 ];

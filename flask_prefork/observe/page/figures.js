@@ -32,6 +32,15 @@
  * @property {number} queue
  * @property {number} requests
  * @property {number[]} buckets
+ * @property {number} waiting
+ * @property {number[]} queue_buckets
+ *
+ * @typedef {object} Limit
+ * @property {string} name
+ * @property {number} concurrency
+ * @property {number} running
+ * @property {number} waiting
+ * @property {number} refused
  *
  * @typedef {object} Totals
  * @property {number} requests
@@ -49,6 +58,8 @@
  * @property {number} reloads
  * @property {number} saturated
  * @property {Object<string, number>} deliveries
+ * @property {number[]} queue_buckets
+ * @property {Object<string, number>} shed
  *
  * @typedef {object} Snapshot
  * @property {number} pid
@@ -65,6 +76,8 @@
  * @property {boolean} saturated
  * @property {number} queue
  * @property {number} queue_limit
+ * @property {number} waiting
+ * @property {Limit[]} limits
  * @property {number} parked
  * @property {Object<string, number>} parked_by_state
  * @property {number} spooled
@@ -134,8 +147,10 @@ export function present(snapshot) {
     workers: workers.length,
     busy: workers.filter(isBusy).length,
     queue: snapshot.queue,
+    waiting: snapshot.waiting,
     requests: snapshot.totals.requests,
     buckets: snapshot.totals.buckets,
+    queue_buckets: snapshot.totals.queue_buckets,
   };
 }
 
@@ -190,6 +205,23 @@ export function latencies(samples) {
 }
 
 /**
+ * The queue times of the same requests as in `latencies`. Those that haven't
+ * waited are in none of the buckets, so they count as the first.
+ *
+ * @param {Sample[]} samples The oldest first.
+ * @returns {number[][]} Counts per bucket.
+ */
+export function queueTimes(samples) {
+  const ended = latencies(samples).map(sum);
+  return baselines(samples, LATENCY_SPAN).map((before, i) => {
+    const base = samples[Math.max(before, 0)].queue_buckets;
+    const [first, ...rest] = samples[i].queue_buckets
+      .map((count, bucket) => Math.max(count - base[bucket], 0));
+    return [first + Math.max(ended[i] - first - sum(rest), 0), ...rest];
+  });
+}
+
+/**
  * All that is charted.
  *
  * @param {Snapshot} snapshot
@@ -202,11 +234,12 @@ export function trends(snapshot) {
     age: all.map((sample) => sample.age),
     workers: all.map((sample) => sample.workers),
     busy: all.map((sample) => sample.busy),
-    queue: all.map((sample) => sample.queue),
+    waiting: all.map((sample) => sample.waiting),
     rate: rates(all),
     p50: spread.map((counts) => quantile(counts, 0.5)),
     p90: spread.map((counts) => quantile(counts, 0.9)),
     p99: spread.map((counts) => quantile(counts, 0.99)),
+    queued: queueTimes(all).map((counts) => quantile(counts, 0.99)),
   };
 }
 

@@ -1,7 +1,7 @@
 /** The head line, the tiles below it, and what is wrong. */
 
 import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
-import { bytes, count, duration, latencies, named, period, quantile, rates, samples, short } from "./figures.js";
+import { bytes, count, duration, latencies, named, period, quantile, queueTimes, rates, samples, short } from "./figures.js";
 
 /** @typedef {import("./figures.js").Snapshot} Snapshot */
 
@@ -49,8 +49,9 @@ function tiles(snapshot) {
   const all = samples(snapshot);
   const { workers, busy } = all[all.length - 1];
   const rate = rates(all).pop() ?? null;
-  const recent = latencies(all).pop() ?? [];
-  const [median, p99] = [0.5, 0.99].map((q) => quantile(recent, q));
+  const quantiles = (counts) => [0.5, 0.99].map((q) => quantile(counts, q));
+  const [median, p99] = quantiles(latencies(all).pop() ?? []);
+  const [queued, longest] = quantiles(queueTimes(all).pop() ?? []);
   return [
     {
       name: "Busy workers",
@@ -59,9 +60,9 @@ function tiles(snapshot) {
       share: most && busy / most,
     },
     {
-      name: "Accept queue",
-      value: count(queue),
-      note: limit ? `of ${count(limit)}` : "no limit known",
+      name: "Waiting for a worker",
+      value: count(snapshot.waiting),
+      note: `${count(queue)}${limit ? ` of ${count(limit)}` : ""} in the accept queue`,
       share: limit && queue / limit,
       alarm: limit > 0 && queue >= limit / 2,
     },
@@ -71,6 +72,7 @@ function tiles(snapshot) {
       note: `${count(totals.requests)} in all`,
     },
     { name: "Median latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
+    { name: "Median queue time", value: duration(queued), note: `p99 ${duration(longest)}, last 10 s` },
     { name: "Parked connections", value: count(snapshot.parked), note: waiting(snapshot) },
     {
       name: "Saturated",

@@ -11,13 +11,15 @@ import { bytes, count, duration, period, short, sum } from "./figures.js";
 const CLASSES = ["no response", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /** @param {Snapshot} snapshot */
-export function drawTotals({ totals }) {
+export function drawTotals({ totals, limits }) {
   const groups = [
     { name: "Deaths", facts: deaths(totals) },
     { name: "Workers", facts: lives(totals) },
     { name: "Dispatch", facts: dispatch(totals) },
     { name: "Traffic", facts: traffic(totals) },
     { name: "Sender", facts: sender(totals) },
+    { name: "Shed", facts: shed(totals) },
+    ...(limits.length ? [{ name: "Limits of routes", facts: limits.map(limited) }] : []),
   ];
   const box = byId("totals");
   if (!box.firstElementChild) box.append(makeClasses(), element("div", "groups"));
@@ -111,6 +113,22 @@ function dispatch(totals) {
  */
 const sender = ({ deliveries }) => Object.entries(deliveries)
   .map(([result, many]) => [`responses ${result}`, count(many)]);
+
+/**
+ * @param {Totals} totals
+ * @returns {[string, string][]}
+ */
+const shed = ({ shed: reasons }) => Object.entries(reasons)
+  .map(([reason, many]) => [`by ${reason}`, count(many)]);
+
+/**
+ * @param {import("./figures.js").Limit} limit
+ * @returns {[string, string]}
+ */
+function limited({ name, concurrency, running, waiting, refused }) {
+  const most = concurrency ? ` of ${count(concurrency)}` : "";
+  return [name, `${count(running)}${most} running, ${count(waiting)} waiting, ${count(refused)} refused`];
+}
 
 /**
  * @param {Totals} totals
