@@ -81,18 +81,23 @@ def find_limited(
     if not limits or not is_flask(app):
         return None
     by_name = {limit.name: number for number, limit in enumerate(limits, 1)}
-    numbers: dict[Rule, int] = {}
+    numbers: dict[tuple[str, t.Any], int] = {}
     for rule in app.url_map.iter_rules():
         number = by_name.get(rule.rule)
         if number is None and hasattr(app.view_functions.get(rule.endpoint), LIMIT):
             number = by_name.get(rule.endpoint)
         if number is not None:
-            numbers[rule] = number
+            numbers[_key(rule)] = number
     match = matcher(app)
 
     def find(method: str, target: str, host: str) -> int:
         rule = match(method, target, host)
-        return numbers.get(rule, 0) if rule is not None else 0
+        return numbers.get(_key(rule), 0) if rule is not None else 0
 
-    prefixes = tuple({rule.rule.partition("<")[0] for rule in numbers})
+    prefixes = tuple({text.partition("<")[0] for text, _ in numbers})
     return RouteLimits(limits, prefixes, find)
+
+
+def _key(rule: Rule) -> tuple[str, t.Any]:
+    # Rules themselves have no hash.
+    return rule.rule, rule.endpoint

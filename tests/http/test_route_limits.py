@@ -5,6 +5,8 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from harness import Line
+from harness import RecordingMonitor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +15,6 @@ from flask_prefork.http.route_limits import RouteLimits
 from flask_prefork.settings.limits import RouteLimit
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
-
-from .harness import Line
-from .harness import RecordingMonitor
 
 GET = b"GET /limited HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = (
