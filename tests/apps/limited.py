@@ -12,6 +12,7 @@ import typing as t
 from flask import Flask
 from flask import request
 from flask import Response
+from flask import stream_with_context
 
 from flask_prefork import Prefork
 
@@ -72,5 +73,4 @@ def stream() -> Response:
         wait()
         yield b"last\n"
 
-    # It is gone once the client has the first part.
-    return Response(parts(), mimetype="text/plain")
+    return Response(stream_with_context(parts()), mimetype="text/plain")
