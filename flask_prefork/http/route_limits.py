@@ -36,14 +36,15 @@ class RouteLimits:
     :param limits: In the order of their numbers.
     :param prefixes: What the paths of limited routes begin with, so that others cost
         next to nothing.
-    :param find: By a request's method, target and Host field, the number of its limit.
+    :param find: By a request's method, target and Host field, and whether it is for a
+        WebSocket, the number of its limit.
     """
 
     def __init__(
         self,
         limits: Sequence[Limit],
         prefixes: tuple[str, ...],
-        find: Callable[[str, str, str], int],
+        find: Callable[[str, str, str, bool], int],
     ) -> None:
         self._limits = limits
         self._prefixes = prefixes
@@ -61,8 +62,14 @@ class RouteLimits:
         """
         if not self._may_be_limited(target):
             return 0
-        host = next((v for n, v in fields if n.lower() == b"host"), b"")
-        return self._find(method, target, host.decode("latin-1"))
+        host, websocket = "", False
+        for name, value in fields:
+            lowered = name.lower()
+            if lowered == b"host":
+                host = value.decode("latin-1")
+            elif lowered == b"upgrade":
+                websocket = value.strip().lower() == b"websocket"
+        return self._find(method, target, host, websocket)
 
     def _may_be_limited(self, target: str) -> bool:
         if target.startswith(self._prefixes) or target[:1] != "/":

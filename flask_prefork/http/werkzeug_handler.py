@@ -131,9 +131,12 @@ class MonitoredApp:
 
         :param limited: The limits of the app's routes.
         """
-        host = environ.get("HTTP_HOST", "").encode("latin-1")
         method, target = environ["REQUEST_METHOD"], environ["REQUEST_URI"]
-        number = limited.find(method, target, [(b"host", host)])
+        fields = [
+            (name.encode(), environ.get(f"HTTP_{name}", "").encode("latin-1"))
+            for name in ("HOST", "UPGRADE")
+        ]
+        number = limited.find(method, target, fields)
         if not number:
             return None, app
         limit = limited[number]

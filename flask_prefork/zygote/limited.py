@@ -90,8 +90,8 @@ def find_limited(
             numbers[_key(rule)] = number
     match = matcher(app)
 
-    def find(method: str, target: str, host: str) -> int:
-        rule = match(method, target, host)
+    def find(method: str, target: str, host: str, websocket: bool) -> int:
+        rule = match(method, target, host, websocket)
         return numbers.get(_key(rule), 0) if rule is not None else 0
 
     prefixes = tuple({text.partition("<")[0] for text, _ in numbers})

@@ -15,8 +15,13 @@ if t.TYPE_CHECKING:
     from flask import Flask
     from werkzeug.routing import Rule
 
-    #: By a request's method, target and Host field; ``None`` if no rule has it.
-    Match = t.Callable[[str, str, str], Rule | None]
+    class Match(t.Protocol):
+        """By a request's method, target and Host field, and whether it is for a
+        WebSocket; ``None`` if no rule has it."""
+
+        def __call__(
+            self, method: str, target: str, host: str, websocket: bool = False
+        ) -> Rule | None: ...
 
 
 def is_flask(app: WSGIApplication | Flask) -> t.TypeGuard[Flask]:
@@ -30,7 +35,9 @@ def matcher(app: Flask) -> Match:
     """What finds the rule of a request as it was received. A middleware that changes
     the path isn't asked."""
 
-    def match(method: str, target: str, host: str) -> Rule | None:
+    def match(
+        method: str, target: str, host: str, websocket: bool = False
+    ) -> Rule | None:
         environ: dict[str, t.Any] = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",
@@ -40,6 +47,9 @@ def matcher(app: Flask) -> Match:
         }
         if host:
             environ["HTTP_HOST"] = host
+        if websocket:
+            # Werkzeug's rules may be for those alone.
+            environ.update(HTTP_CONNECTION="Upgrade", HTTP_UPGRADE="websocket")
         add_target(environ, target)
         try:
             adapter = app.create_url_adapter(app.request_class(environ))

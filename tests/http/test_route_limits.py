@@ -25,7 +25,7 @@ LIMITS = (
 )
 
 
-def find(method: str, target: str, host: str) -> int:
+def find(method: str, target: str, host: str, websocket: bool) -> int:
     path = target.partition("?")[0]
     names = [limit.name for limit in LIMITS]
     return names.index(path) + 1 if path in names else 0
@@ -191,15 +191,15 @@ PREFIXES = ("/report/", "/socket")
 def test_whose_path_may_be_limited(target: str) -> None:
     asked = []
 
-    def look(method: str, target: str, host: str) -> int:
-        asked.append((method, target, host))
+    def look(method: str, target: str, host: str, websocket: bool) -> int:
+        asked.append((method, target, host, websocket))
         return 1
 
     limited = RouteLimits(LIMITS, PREFIXES, look)
-    fields = [(b"A", b"b"), (b"hOST", b"h")]
+    fields = [(b"A", b"b"), (b"hOST", b"h"), (b"Upgrade", b"WebSocket")]
     number = limited.find("GET", target, fields)
     path = target.partition("?")[0]
     if path.startswith(PREFIXES) or "%" in path or not path.startswith("/"):
-        assert (number, asked) == (1, [("GET", target, "h")])
+        assert (number, asked) == (1, [("GET", target, "h", True)])
     if number:
         assert asked

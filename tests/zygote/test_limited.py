@@ -55,6 +55,9 @@ def app() -> Flask:
             return ""
 
     app.add_url_rule("/item", view_func=Item.as_view("item"))
+    app.add_url_rule(
+        "/socket", "socket", prefork.limit(concurrency=9)(lambda: ""), websocket=True
+    )
     files = Blueprint("files", __name__)
     files.get("/<int:number>", endpoint="file")(lambda number: "")
     files.post("/<int:number>", endpoint="write")(lambda number: "")
@@ -74,6 +77,7 @@ def test_what_the_app_says(app: Flask) -> None:
         RouteLimit("/files/<int:number>", 1),
         RouteLimit("report", 2),
         RouteLimit("item", timeout=5.0),
+        RouteLimit("socket", 9),
     )
 
 
@@ -102,6 +106,14 @@ def test_whose_limit_it_is(app: Flask, method: str, target: str, name: str) -> N
     limits = find_limits(app)
     number = look(app).find(method, target, [(b"Host", b"localhost")])
     assert (limits[number - 1].name if number else "") == name
+
+
+@pytest.mark.parametrize("upgrade", [b"websocket", b"WebSocket", b"h2c", b""])
+def test_a_rule_for_websockets(app: Flask, upgrade: bytes) -> None:
+    limits = find_limits(app)
+    number = look(app).find("GET", "/socket", [(b"Upgrade", upgrade)])
+    name = limits[number - 1].name if number else ""
+    assert name == ("socket" if upgrade.lower() == b"websocket" else "")
 
 
 def test_the_configuration_goes_before_the_decorator(app: Flask) -> None:
