@@ -10,7 +10,6 @@ from __future__ import annotations
 import typing as t
 import weakref
 
-from .settings.limits import parse
 from .settings.table import config_key
 from .settings.table import ROWS
 from .zygote.hooks import F
@@ -188,6 +187,9 @@ class Prefork:
             with 503; 0 is never, ``None`` as the setting ``queue-timeout``.
         :raises ValueError: A value makes no sense, or there is none.
         """
+        # Every command of flask's imports this file.
+        from .settings.limits import parse
+
         fields = {
             "concurrency": concurrency,
             "timeout": timeout,

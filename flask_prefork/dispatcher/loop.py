@@ -249,7 +249,7 @@ class Dispatcher:
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
-        parked = {**queues.parked.by_state(), "permit": len(queues.permits)}
+        parked = queues.parked.by_state(len(queues.permits))
         return Waiting(parked, queues.spooled, self.sender.count)
 
     # Signals

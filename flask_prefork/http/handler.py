@@ -222,8 +222,9 @@ class PreforkRequestHandler(LoggingHandler):
                 limit=self._limit,
             )
         if not self.context.monitor.ask_for_permit(self._limit):
-            reason = "too many requests for this route"
-            raise Refused(503, reason, retry_after=RETRY_AFTER)
+            raise Refused(
+                503, "too many requests for this route", retry_after=RETRY_AFTER
+            )
         self._permit = self._limit
         return None
 

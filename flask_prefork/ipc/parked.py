@@ -122,13 +122,17 @@ class ParkedConnections:
         """How many have had their last response."""
         return len(self._waiting[Wait.LINGER])
 
-    def by_state(self) -> dict[str, int]:
-        """How many wait for what (:data:`.figures.PARKED_STATES`)."""
+    def by_state(self, permit: int = 0) -> dict[str, int]:
+        """How many wait for what (:data:`.figures.PARKED_STATES`).
+
+        :param permit: How many wait for a permit; they aren't here.
+        """
         return {
             "idle": self.idle,
             "head": self.heads,
             "body": self.bodies,
             "lingering": self.lingering,
+            "permit": permit,
             "ready": len(self.ready),
         }
 

@@ -10,6 +10,7 @@ from flask_prefork.dispatcher.ending import Ending
 from flask_prefork.dispatcher.generation import MAX_FAILURES
 from flask_prefork.dispatcher.loop import _LONGEST_WAIT
 from flask_prefork.dispatcher.loop import Dispatcher
+from flask_prefork.dispatcher.permits import Permits
 from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
@@ -62,8 +63,10 @@ class World(Dispatcher):
         generations.set(deadline=none, max_workers=2, all=lambda: [self.part])
         generations.set(reloads=0, parts=lambda: [], zygotes={})
         queues = self._part("queues", deadline=none, listeners=())
-        queues.set(parked=ParkedConnections(), spooled=0)
-        queues.set(waiting=lambda: 3, unanswered=lambda generation: 0)
+        queues.set(parked=ParkedConnections(), permits=Permits(), spooled=0)
+        queues.set(
+            all_waiting=lambda: 3, waiting=lambda: 3, unanswered=lambda generation: 0
+        )
         service = self._part("service", deadline=none, admin_listeners=dict)
         service.set(listen=lambda *args: ["listener"])
         self.generations: t.Any = generations
@@ -78,6 +81,9 @@ class World(Dispatcher):
 
     def _part(self, name: str, **facts: t.Any) -> Part:
         return Part(name, self.calls, **facts)
+
+    def write_limits(self, rows: list[t.Any]) -> None:
+        assert rows == []
 
     def write(self, now: float, phase: Phase, *rest: object) -> None:
         """Be the summary."""

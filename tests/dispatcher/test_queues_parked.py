@@ -391,7 +391,7 @@ def test_a_spool_goes_with_its_connection(hall: MakeHall, spool: int) -> None:
     room.queues.put_back(connection)
     room.generation.idle(0)
     room.queues.dispatch(room.generation)  # type: ignore[arg-type]
-    room.queues.taken(connection)
+    room.queues.taken(connection, "worker")
     assert not is_open(fd)
     assert not is_open(spool)
     room.turn()

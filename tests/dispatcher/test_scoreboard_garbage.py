@@ -10,6 +10,7 @@ import struct
 import typing as t
 from collections.abc import Iterator
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,8 @@ class World:
         self.board = scoreboard.create()
         self.bank = Bank(self.board, 1)
         self.summary = Summary(self.board)
-        parked = t.cast(t.Any, None)
+        # No connection is parked here, and there are no permits.
+        parked = t.cast(t.Any, SimpleNamespace(release_permit=lambda worker: None))
         clock = RunningClock(lambda: self.now, math.inf)
         self.workers = Workers(
             1, self.bank, self.poller, clock, parked, self._tell, self.summary

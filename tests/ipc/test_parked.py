@@ -135,7 +135,7 @@ def test_one_whose_turn_is_over_is_ready_at_once() -> None:
     first, second = connection(), connection(Wait.WORKER, have=20)
     lot.park(first, 0.0)
     assert not lot.park(second, 0.0)
-    lot.wake(first)
+    lot.wake(first, 1.0)
     assert list(lot.ready) == [second, first]
     assert first not in lot, "it waits for no client"
     assert len(lot) == 2
@@ -244,7 +244,7 @@ class LotMachine(RuleBasedStateMachine):
     def wake(self, data: st.DataObject) -> None:
         watched = [one for one in self.waiting if one not in self.rests]
         woken = data.draw(st.sampled_from(watched))
-        self.lot.wake(woken)
+        self.lot.wake(woken, self.now)
         self.forget(woken)
         self.ready.append(woken)
 

@@ -157,7 +157,9 @@ def test_every_hook_has_a_decorator_and_its_documentation() -> None:
         assert getattr(prefork.hooks, name) == [print]
         assert f"    * - ``{name}``\n      - " in page("hooks")
     public = {name for name in vars(Prefork) if not name.startswith("_")}
-    assert public - INTERNAL - {"init_app", "stream_body"} == vars(Hooks()).keys()
+    assert (
+        public - INTERNAL - {"init_app", "limit", "stream_body"} == vars(Hooks()).keys()
+    )
 
 
 def test_every_hook_is_called_and_every_signal_is_sent() -> None:
