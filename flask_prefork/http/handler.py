@@ -238,19 +238,19 @@ class PreforkRequestHandler(LoggingHandler):
             before, self._suspended = self._suspended, None
             return self._collect(Collector.resume(self.context, wire, head, before))
         if length < 0:
-            collects = self._collects(head)
-            needs_permit = self._limit and not collects
+            keeps = bool(self._limit) and self._collects(head)
+            needs_permit = self._limit and not keeps
             if needs_permit and (waiting := self._wait_for_permit(len(data))):
                 return waiting
             wire.consume(size)
             body = ChunkedBody(wire, limits, head.expects)
-            if self._limit and collects:
+            if keeps:
                 # Whole or not: what has been taken from the wire has to be kept.
                 body.send_continue()
                 return self._collect(Collector(self.context, wire, head, body=body))
             content = body.prefetch(data[size:])
             if content is None:
-                if collects:
+                if self._collects(head):
                     body.send_continue()
                     return self._collect(Collector(self.context, wire, head, body=body))
                 self._body = body

@@ -88,7 +88,7 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert all(address in facts for address in SAMPLE.addresses)
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
     assert tiles["Busy workers"] == "3"
-    assert tiles["Accept queue"] == "3"
+    assert tiles["Waiting for a worker"] == str(SAMPLE.waiting)
     assert tiles["Parked connections"] == "17"
     assert tiles["Saturated"] == "no"
     # From 99,880 a second ago to 100,000.
@@ -100,12 +100,12 @@ def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     lines = "return [...document.querySelectorAll('.chart > svg .line')]"
     assert browser.run(f"{lines}.map((line) => line.classList[1])") == [
-        *("busy", "workers", "queue", "rate", "p50", "p90", "p99")
+        *("busy", "workers", "waiting", "rate", "p50", "p90", "p99", "queued")
     ]
     shapes = browser.run(f"{lines}.map((line) => line.getAttribute('d'))")
     assert all(shape.count("L") >= 2 and "NaN" not in shape for shape in shapes)
     assert browser.texts("#chart-pool .legend b") == ["3", "5"]
-    assert "now" in browser.texts("#chart-queue .tick")
+    assert "now" in browser.texts("#chart-waiting .tick")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,9 @@ def test_cursor_tells_of_an_earlier_moment(browser: Browser, shown: Shown) -> No
     (chart,) = browser.all("#chart-pool > svg")
     chart.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert browser.texts("#chart-pool .legend b") == ["3", "5"]
-    assert browser.texts("#chart-queue .legend b") == ["2"]
+    assert browser.texts("#chart-waiting .legend b") == [
+        str(SAMPLE.history[-1].waiting)
+    ]
     assert browser.texts(".chart .note") == ["10 s ago"] * 4
     chart.send_keys(Keys.TAB)
     assert browser.text("#chart-pool .note") == "workers"
@@ -160,7 +162,7 @@ def test_server_that_has_only_begun(browser: Browser, shown: Shown) -> None:
     assert browser.text("#ready") == "✕ Not ready"
     assert browser.text(".generation .note") == "The app is loading."
     assert browser.text("#requests-note") == "Nothing at this moment."
-    assert browser.texts("#chart-latency .legend b") == ["–"] * 3
+    assert browser.texts("#chart-latency .legend b") == ["–"] * 4
     assert not browser.errors()
 
 
