@@ -507,28 +507,23 @@ class Wire:
 
         :param seconds: Wait for at most so long,
         :param limit: and for so many bytes.
-        :param busy_seconds: While others wait, the client may be silent for so long. It
-            may have all of the response and still be about to send, and an error then
-            hides the response from it.
+        :param busy_seconds: For so long if others wait. That its system has all of the
+            response is no reason to stop before: it may be about to send, and an error
+            then hides the response from it.
         """
         self.finish()
-        now = last = time.monotonic()
-        end, scratch = now + seconds, memoryview(bytearray(CHUNK))
+        end, scratch = time.monotonic() + seconds, memoryview(bytearray(CHUNK))
         try:
             while limit > 0:
                 count = self._drop(scratch)
                 if count == 0:
                     return
-                now = time.monotonic()
-                if count:
-                    last = now
-                elif now - last >= busy_seconds and contended():
-                    return
-                if now >= end:
+                left = end - time.monotonic()
+                if left <= 0 or (left <= seconds - busy_seconds and contended()):
                     return
                 limit -= count or 0
                 if not count:
-                    self.wait(min(_LINGER_STEP, end - now))
+                    self.wait(min(_LINGER_STEP, left))
         except ClientDisconnected:
             return
 

@@ -17,6 +17,7 @@ from harness import Site
 from harness import unread
 
 from flask_prefork.http import connection as connection_module
+from flask_prefork.http.wire import Wire
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.socket_state import has_acknowledged_all
 
@@ -235,6 +236,33 @@ def test_a_refused_client_keeps_nobody_waiting(
         thread.join(10)
         assert not thread.is_alive()
         assert line.is_closed()
+
+
+def test_a_refused_client_that_has_its_answer_may_still_send(
+    make_site: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait, and it pauses: an error would hide the answer from it."""
+    monkeypatch.setattr(connection_module, "_LINGER_CONTENDED", 3600)
+    line = Line(make_site(can_park=False))
+    line.site.monitor.is_contended = True
+    line.send(BAD)
+    pauses = 0
+
+    def wait(self: Wire, seconds: float, events: int = 0) -> bool:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 1:
+            assert line.answers() == [400]
+        elif pauses == 5:
+            line.client.sendall(b"x" * 1000)
+            line.end()
+        return False
+
+    monkeypatch.setattr(Wire, "wait", wait)
+    monkeypatch.setattr(connection_module, "_LINGER", 3600)
+    assert line.serve() is None
+    assert pauses >= 5
+    assert line.is_closed()
 
 
 @pytest.mark.parametrize("contended", [False, True])
