@@ -87,7 +87,7 @@ class Shedder:
         count = self.shedding.ended(now)
         if count:
             logger.warning(
-                "Load shedding has ended: %d requests were refused without a worker.",
+                "Load shedding has ended. Requests refused without a worker: %d.",
                 count,
             )
         if self.shedding.is_due(now, idle > 0):

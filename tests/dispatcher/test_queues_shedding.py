@@ -161,7 +161,7 @@ def test_who_has_waited_too_long_is_refused(
     assert "waited for 3 s (--queue-timeout)" in caplog.text
     world.ahead += EPISODE + 0.1
     world.turn()
-    assert "Load shedding has ended: 3 requests were refused" in caplog.text
+    assert "Load shedding has ended. Requests refused without a worker: 3." in caplog.text
 
 
 def test_who_was_refused_lingers(make: Make) -> None:
