@@ -29,6 +29,9 @@ from ..ipc.parked import Connection
 from ..settings.limits import RouteLimit
 from ..system.timers import Deadlines
 
+#: How many are refused at once.
+_MOST_EXPIRED = 64
+
 
 class _Limit:
     """A limit and its requests.
@@ -82,16 +85,16 @@ class Permits:
     def configure(self, limits: Iterable[RouteLimit], queue_timeout: float) -> None:
         """Go by the limits of the generation that serves from now on.
 
-        :param limits: Those that bound how many requests run are kept to. Who waits for
-            one that there isn't any more has a permit at once.
+        :param limits: Who waits for one that there isn't any more, or that bounds
+            concurrency no more, has a permit at once.
         :param queue_timeout: Seconds for limits without one, 0 is never. It holds for
             those that wait from now on.
         """
-        bounded = [limit for limit in limits if limit.concurrency is not None]
-        self._names = [limit.name for limit in bounded]
+        known = list(limits)
+        self._names = [limit.name for limit in known]
         for limit in self._limits.values():
             limit.concurrency = None
-        for given in bounded:
+        for given in known:
             limit = self._limit(given.name)
             limit.concurrency = given.concurrency
             own = given.queue_timeout
@@ -154,6 +157,12 @@ class Permits:
         self._holders[worker] = limit
         return True
 
+    def refuse(self, name: str) -> None:
+        """A request was refused that could wait no longer, or nowhere."""
+        limit = self._limit(name)
+        limit.refused += 1
+        self._drop_unused(limit)
+
     def take(self, connection: Connection, worker: t.Hashable) -> None:
         """A worker has the connection now, and its permit if it has one."""
         limit = self._granted.pop(connection, None)
@@ -193,6 +202,10 @@ class Permits:
         They don't wait any more, and are to be refused.
         """
         late = self._deadlines.pop(now)
+        # The dispatcher has others to serve; the rest is for the next turn.
+        for connection in late[_MOST_EXPIRED:]:
+            self._deadlines.set(connection, now)
+        late = late[:_MOST_EXPIRED]
         for connection in late:
             limit = self._leave(connection)
             limit.refused += 1

@@ -108,7 +108,7 @@ class Queues:
             is_tls,
             self._park_lingering,
             self._close,
-            self._has_room,
+            self._make_room,
         )
         self._poller = poller
         self._clock = clock
@@ -127,6 +127,8 @@ class Queues:
         self._parked_turn = True
         self._next_listener = 0
         self._full = False
+        #: Whether nobody waits here any more.
+        self._is_closed = False
         #: The listeners' families, also when these are closed.
         self._families: set[int] = set()
         #: Until when the server's end waits for who is on the way in.
@@ -151,7 +153,7 @@ class Queues:
         self._grant()
         self._dispatch_at = None
         ordered = generation.is_ordered
-        if self.parked.ready:
+        if self.parked.ready_count:
             self._alternate(generation, ordered)
         elif ordered:
             for index in self._rotation():
@@ -161,8 +163,12 @@ class Queues:
                 if waiting > 0:
                     generation.order(waiting, index)
         pool = generation.pool
-        self.shedder.step(self.listeners, pool.outstanding, pool.idle)
-        generation.set_others_wait(bool(self.parked.ready))
+        idle = pool.idle
+        if idle and not ordered and self.waiting():
+            # Who blocks in accept would have taken it, but may be stopped.
+            idle = 0
+        self.shedder.step(self.listeners, pool.outstanding, idle)
+        generation.set_others_wait(self.parked.ready_count > 0)
         generation.set_spooled(self.spooled)
         self._readable.clear()
         if ordered:
@@ -182,7 +188,7 @@ class Queues:
         """Let those be served who have a permit now."""
         for connection in self.permits.grant():
             self._poller.forget(connection.fd)
-            self.parked.add_ready(connection)
+            self.parked.granted.append(connection)
 
     def _alternate(self, generation: Generation, ordered: bool) -> None:
         """Serve parked connections and accept queues by turns.
@@ -201,8 +207,12 @@ class Queues:
             queue = next(
                 (i for i, count in waiting.items() if count > 0 and i not in held), None
             )
+            if self.parked.granted:
+                generation.resume(self.parked.take_ready())
+                continue
             if self.parked.ready and (self._parked_turn or queue is None):
-                connection = self.parked.ready.popleft()
+                connection = self.parked.take_ready()
+                self._renew(connection)
                 generation.resume(connection)
                 if connection.is_front:
                     held = self.parked.held()
@@ -212,6 +222,13 @@ class Queues:
             else:
                 break
             self._parked_turn = not self._parked_turn
+
+    def _renew(self, connection: Connection) -> None:
+        """Give who was held here as much time for the head as if it had waited in its
+        accept queue."""
+        if connection.is_front and connection.state.wait is Wait.HEAD:
+            deadline = self._clock() + self.shedder.header_timeout
+            connection.state = connection.state._replace(deadline=deadline)
 
     def _rotation(self) -> list[int]:
         count = len(self.listeners)
@@ -306,7 +323,7 @@ class Queues:
         if generation.pool.idle:
             return 0
         outstanding = generation.pool.outstanding
-        return len(self.parked.ready) + sum(
+        return self.parked.ready_count + sum(
             max(0, listener.waiting() - outstanding[index])
             for index, listener in enumerate(self.listeners)
         )
@@ -317,10 +334,12 @@ class Queues:
 
     def all_waiting(self) -> int:
         """How many connections wait for a worker, wherever they wait."""
-        return self.waiting() + len(self.parked.ready)
+        return self.waiting() + self.parked.ready_count
 
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
+        if self._is_closed:
+            return self._left_behind_at
         times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
         times += [self.permits.deadline(), self.shedder.shedding.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
@@ -358,9 +377,13 @@ class Queues:
             # What a worker says of it doesn't count.
             state = state._replace(spooled=Size(size))
             self.spools.add(size)
-        self._make_room()
+        has_room = self._make_room()
         connection = Connection(fd, listener, state, spool, limit)
-        if state.wait is Wait.PERMIT:
+        if state.wait is Wait.PERMIT and not has_room:
+            # Who waits for a permit isn't idle, and nobody else is left to be closed.
+            self.permits.refuse(limit)
+            self.shedder.refuse(connection, ShedReason.LIMIT)
+        elif state.wait is Wait.PERMIT:
             self.permits.wait(connection, self._clock())
             self._watch(connection)
         elif self.parked.park(connection, self._clock()):
@@ -393,7 +416,7 @@ class Queues:
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""
-        self.parked.ready.appendleft(connection)
+        self.parked.put_back(connection)
 
     def taken(self, connection: Connection, worker: t.Hashable) -> None:
         """It is the worker's alone now that it was handed to."""
@@ -403,6 +426,12 @@ class Queues:
     def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
         """Give a worker a permit that it needs at once, if there is one."""
         return self.permits.ask(worker, limit)
+
+    def refused(self, limit: str) -> None:
+        """A worker has refused a request that had waited longer than its route's limit
+        lets it."""
+        self.permits.refuse(limit)
+        self.shedder.count(ShedReason.LIMIT)
 
     def release_permit(self, worker: t.Hashable) -> None:
         """The request is over for which a worker had a permit, if it had one."""
@@ -493,12 +522,15 @@ class Queues:
         self._poller.forget(connection.fd)
         self._release(connection)
 
-    def _make_room(self) -> None:
-        """Give up the longest-idle connections when descriptors run out."""
+    def _make_room(self) -> bool:
+        """Give up the longest-idle connections when descriptors run out.
+
+        :return: Whether there are descriptors for one more connection.
+        """
         while not self._has_room():
             oldest = self.parked.longest_idle()
             if oldest is None:
-                return
+                return False
             if not self._full:
                 self._full = True
                 logger.warning(
@@ -507,6 +539,7 @@ class Queues:
                     self._descriptors,
                 )
             self._close(oldest)
+        return True
 
     @property
     def _used(self) -> int:
@@ -550,7 +583,7 @@ class Queues:
             self._dispatch_at = idle_since + _LAST_REQUEST
             return False
         return not (
-            self.parked.ready
+            self.parked.ready_count
             or self.parked.heads
             or self.parked.bodies
             or self.parked.lingering
@@ -564,6 +597,7 @@ class Queues:
 
     def close(self) -> None:
         """Refuse new connections, and close those between two requests."""
+        self._is_closed = True
         # First: their descriptors may be wanted for who waits at a listener.
         for connection in (*self.parked.clear(), *self.permits.clear()):
             self._close(connection)

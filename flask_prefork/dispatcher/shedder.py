@@ -49,7 +49,8 @@ class Shedder:
         before the handshake, so its connection is closed.
     :param linger: Parks a connection that has had its last response.
     :param close: Closes a connection.
-    :param has_room: Whether there are descriptors for one more connection.
+    :param make_room: Sees that there are descriptors for one more connection, if that
+        can be.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Shedder:
         is_tls: bool,
         linger: Callable[[Connection], None],
         close: Callable[[Connection], None],
-        has_room: Callable[[], bool],
+        make_room: Callable[[], bool],
     ) -> None:
         self.shedding = Shedding(clock())
         #: Seconds for the header section of a connection that is accepted here.
@@ -71,7 +72,7 @@ class Shedder:
         self._is_tls = is_tls
         self._linger = linger
         self._close = close
-        self._has_room = has_room
+        self._make_room = make_room
         self._response = (0, b"")
 
     def step(
@@ -122,7 +123,7 @@ class Shedder:
                 return True
             if not isinstance(action, Accept):
                 self.refuse(ready.popleft(), action.reason)
-            elif self._has_room() and self._accept(action.queue, listeners, now):
+            elif self._make_room() and self._accept(action.queue, listeners, now):
                 lengths[action.queue] -= 1
             else:
                 # A worker was faster, or there are no descriptors.
@@ -153,20 +154,23 @@ class Shedder:
 
     def refuse(self, connection: Connection, reason: ShedReason) -> None:
         """Answer a request with 503. It must not be among the parked ones any more."""
-        now = self._clock()
+        self.count(reason)
+        if self._is_tls or not self._send(connection.fd, self._clock()):
+            self._close(connection)
+            return
+        self._linger(connection)
+
+    def count(self, reason: ShedReason) -> None:
+        """A request was refused."""
         if self._summary is not None:
             self._summary.shed[reason.value] += 1
-        if self.shedding.refused(now):
+        if self.shedding.refused(self._clock()):
             logger.warning(
                 "Overload: requests are refused with 503: %s.",
                 _WHY[reason].format(
                     timeout=self.shedding.queue_timeout, queue=self.shedding.max_queue
                 ),
             )
-        if self._is_tls or not self._send(connection.fd, now):
-            self._close(connection)
-            return
-        self._linger(connection)
 
     def _send(self, fd: int, now: float) -> bool:
         """Send the response and the connection's end.

@@ -45,6 +45,7 @@ from ..ipc.frames import Failed
 from ..ipc.frames import Finishing
 from ..ipc.frames import Frame
 from ..ipc.frames import Idle
+from ..ipc.frames import LimitRefused
 from ..ipc.frames import MalformedFrame
 from ..ipc.frames import MemoryUse
 from ..ipc.frames import Park
@@ -247,6 +248,8 @@ class Workers:
                         self._parked.taken(process.resumed.popleft(), worker)
                 elif isinstance(frame, PermitRelease):
                     self._parked.release_permit(worker)
+                elif isinstance(frame, LimitRefused):
+                    self._parked.refused(self._limit_name(frame.limit))
                 elif isinstance(frame, PermitRequest):
                     self._answer_permit(worker, frame)
                 elif isinstance(frame, Finishing):

@@ -93,6 +93,7 @@ class PreforkRequestHandler(LoggingHandler):
     #: timeout of that route.
     _limit = 0
     _timeout: float | None = None
+    _longest: tuple[float, int] | None = None
     #: Whether the client has sent more than this request already.
     _excess = False
 
@@ -184,16 +185,12 @@ class PreforkRequestHandler(LoggingHandler):
         return True
 
     def _find_limit(self, head: Head, limited: RouteLimits) -> None:
-        """Find the limit of the request's route.
-
-        :raises Refused: The request has waited too long.
-        """
-        self._limit = limited.find(head.method, head.target, head.fields)
+        """Find the limit of the request's route."""
+        self._limit = limited.find(head.method, head.target, head.fields, head.minor)
         bounds = limited[self._limit] if self._limit else None
         self._timeout = bounds.timeout if bounds is not None else None
         longest = bounds.queue_timeout if bounds is not None else None
-        if longest and self.queue_time > longest:
-            raise Refused(503, "waited too long", retry_after=RETRY_AFTER)
+        self._longest = (longest, self._limit) if longest else None
         if bounds is None or bounds.concurrency is None:
             self._limit = 0
         if self._permit and self._permit != self._limit:
@@ -448,6 +445,7 @@ class PreforkRequestHandler(LoggingHandler):
         response = self._respond()
         try:
             environ = self.make_environ()
+            self._check_queue_time()
         except Refused as e:
             self._send_simple(e, self.command == "HEAD")
             response.status = e.status
@@ -526,6 +524,18 @@ class PreforkRequestHandler(LoggingHandler):
             self._send_simple(refused, self.command == "HEAD")
             response.status = refused.status
         self.close_connection = not response.persists
+
+    def _check_queue_time(self) -> None:
+        """See that the request hasn't waited longer than its route's limit lets it.
+
+        :raises Refused: It has.
+        """
+        if self._longest is None:
+            return
+        longest, number = self._longest
+        if self.queue_time > longest:
+            self.context.monitor.refused(number)
+            raise Refused(503, "waited too long", retry_after=RETRY_AFTER)
 
     # The environ.
 

@@ -45,6 +45,12 @@ class Monitor(t.Protocol):
         :return: Whether there is one.
         """
 
+    def refused(self, limit: int) -> None:
+        """A request was refused that has waited longer than its route's limit lets it.
+
+        :param limit: Its number, from 1.
+        """
+
     def release_permit(self) -> None:
         """The request is over that had a permit."""
 
@@ -100,6 +106,9 @@ class NullMonitor:
     def ask_for_permit(self, limit: int) -> bool:
         """There is always one."""
         return True
+
+    def refused(self, limit: int) -> None:
+        """Do nothing."""
 
     def release_permit(self) -> None:
         """Do nothing."""

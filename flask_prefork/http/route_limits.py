@@ -54,25 +54,38 @@ class RouteLimits:
         return self._limits[number - 1]
 
     def find(
-        self, method: str, target: str, fields: Sequence[tuple[bytes, bytes]]
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[tuple[bytes, bytes]],
+        minor: int = 1,
     ) -> int:
         """The number of a request's limit.
 
         :param fields: Its header fields.
+        :param minor: Of its version, HTTP/1.0 or HTTP/1.1.
         """
         if not self._may_be_limited(target):
             return 0
-        host, websocket = "", False
+        known = {b"host": b"", b"upgrade": b"", b"connection": b""}
         for name, value in fields:
             lowered = name.lower()
-            if lowered == b"host":
-                host = value.decode("latin-1")
-            elif lowered == b"upgrade":
-                websocket = value.strip().lower() == b"websocket"
-        return self._find(method, target, host, websocket)
+            if lowered in known:
+                before = known[lowered]
+                known[lowered] = before + b"," + value if before else value
+        # As werkzeug and the environ have it (RFC 9110, 7.8).
+        options = known[b"connection"].lower().split(b",")
+        websocket = (
+            minor > 0
+            and known[b"upgrade"].strip().lower() == b"websocket"
+            and any(option.strip() == b"upgrade" for option in options)
+        )
+        return self._find(method, target, known[b"host"].decode("latin-1"), websocket)
 
     def _may_be_limited(self, target: str) -> bool:
         if target.startswith(self._prefixes) or target[:1] != "/":
             return True
+        if target[:2] == "//":
+            return True  # to werkzeug as many as one
         # The app sees it decoded.
         return "%" in target and "%" in target.partition("?")[0]

@@ -134,13 +134,14 @@ class MonitoredApp:
         method, target = environ["REQUEST_METHOD"], environ["REQUEST_URI"]
         fields = [
             (name.encode(), environ.get(f"HTTP_{name}", "").encode("latin-1"))
-            for name in ("HOST", "UPGRADE")
+            for name in ("HOST", "UPGRADE", "CONNECTION")
         ]
         number = limited.find(method, target, fields)
         if not number:
             return None, app
         limit = limited[number]
         if limit.queue_timeout and queue_time > limit.queue_timeout:
+            self._context.monitor.refused(number)
             return None, ServiceUnavailable("waited too long", retry_after=RETRY_AFTER)
         if limit.concurrency is None:
             return limit, app

@@ -195,6 +195,15 @@ class PermitRelease(t.NamedTuple):
     slot: int
 
 
+@_kind(33)
+class LimitRefused(t.NamedTuple):
+    """It has refused a request that had waited longer than the limit lets it."""
+
+    generation: int
+    slot: int
+    limit: int
+
+
 @_kind(24)
 class Finishing(t.NamedTuple):
     """It serves no more, and waits for what the app's threads and processes do."""
@@ -383,6 +392,7 @@ Frame = (
     | Finishing
     | PermitRequest
     | PermitRelease
+    | LimitRefused
     | PermitAnswer
     | MemoryUse
     | Listen

@@ -83,10 +83,13 @@ class ParkedConnections:
     """All parked connections.
 
     :ivar ready: Those that wait for a worker, in their order.
+    :ivar granted: Those that do so with a permit. They come first, since others wait
+        for what they have.
     """
 
     def __init__(self) -> None:
         self.ready: deque[Connection] = deque()
+        self.granted: deque[Connection] = deque()
         #: Those that wait for their client, and since when, by what they wait for; in
         #: the order in which they are given up when descriptors run out.
         self._waiting: dict[Wait, dict[Connection, float]] = {
@@ -96,11 +99,16 @@ class ParkedConnections:
         self._delayed: Deadlines[Connection] = Deadlines()
 
     def __len__(self) -> int:
-        return len(self.ready) + sum(map(len, self._waiting.values()))
+        return self.ready_count + sum(map(len, self._waiting.values()))
 
     def __contains__(self, connection: Connection) -> bool:
         """Whether it waits for its client."""
         return connection in self._waiting.get(connection.state.wait, ())
+
+    @property
+    def ready_count(self) -> int:
+        """How many wait for a worker."""
+        return len(self.ready) + len(self.granted)
 
     @property
     def idle(self) -> int:
@@ -133,7 +141,7 @@ class ParkedConnections:
             "body": self.bodies,
             "lingering": self.lingering,
             "permit": permit,
-            "ready": len(self.ready),
+            "ready": self.ready_count,
         }
 
     def last_idle_since(self) -> float | None:
@@ -195,17 +203,30 @@ class ParkedConnections:
             place -= 1
         self.ready.insert(place, connection)
 
+    def take_ready(self) -> Connection:
+        """Take out who is served next.
+
+        :raises IndexError: Nobody is ready.
+        """
+        return (self.granted or self.ready).popleft()
+
+    def put_back(self, connection: Connection) -> None:
+        """It is who is served next, again."""
+        has_permit = connection.state.wait is Wait.PERMIT
+        (self.granted if has_permit else self.ready).appendleft(connection)
+
     def clear(self) -> list[Connection]:
         """Give all connections up.
 
         :return: Those that there were.
         """
-        connections = [*self.ready]
+        connections = [*self.granted, *self.ready]
         for waiting in self._waiting.values():
             connections += waiting
         for connection in connections:
             self.remove(connection)
         self.ready.clear()
+        self.granted.clear()
         return connections
 
     def remove(self, connection: Connection) -> None:
@@ -292,6 +313,10 @@ class ParkedHolder(t.Protocol):
 
     def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
         """Whether a worker has a permit now that it needs at once."""
+
+    def refused(self, limit: str) -> None:
+        """A worker has refused a request that had waited longer than the limit lets
+        it."""
 
     def release_permit(self, worker: t.Hashable) -> None:
         """The request is over for which a worker had a permit, if it had one."""

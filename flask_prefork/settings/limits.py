@@ -6,7 +6,6 @@ permits for them (``dispatcher/permits.py``), and workers keep to their timeouts
 
 from __future__ import annotations
 
-import math
 import typing as t
 from collections.abc import Mapping
 
@@ -91,7 +90,8 @@ def _seconds(fields: Mapping[str, t.Any], field: str, source: str) -> float | No
     if value is None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 <= value <= _LONGEST:
+    # Not of any int can be said whether it is finite.
+    if not is_number or not 0 <= value <= _LONGEST:
         raise SettingsError(
             f"{source}: {field} must be a number of seconds of at least 0, not"
             f" {value!r}."

@@ -93,8 +93,9 @@ def _counts(sock: socket.socket) -> tuple[int, int] | None:
     return acknowledged, received
 
 
-#: ``struct tcp_info``: tcpi_state, and tcpi_last_data_recv in milliseconds.
-_ARRIVAL = struct.Struct("=B51xI")
+#: ``struct tcp_info``: tcpi_state, tcpi_last_data_sent and tcpi_last_data_recv in
+#: milliseconds, and tcpi_data_segs_in.
+_ARRIVAL = struct.Struct("=B43xI4xI96xI")
 _unpack_arrival, _ARRIVAL_SIZE = _ARRIVAL.unpack, _ARRIVAL.size
 # Not looked up anew for each connection.
 _TCP, _TCP_INFO = socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 0)
@@ -108,8 +109,9 @@ class Arrival(t.NamedTuple):
     :param is_gone: Nobody is there any more: the client has reset the connection, or
         has closed both directions where that shows. One that only sends no more is
         there.
-    :param age: Seconds since its last data came, to the kernel's tick; since it was
-        established, if none did. 0 where the kernel doesn't tell.
+    :param age: Seconds since its data came, to the kernel's tick; since it was
+        established, if none did, or more than a segment: a client that is slow to send
+        a body has not just arrived. 0 where the kernel doesn't tell.
     """
 
     is_gone: bool
@@ -134,9 +136,12 @@ def tcp_arrival(sock: socket.socket) -> Arrival:
         return NOTHING_KNOWN
     try:
         info = sock.getsockopt(_TCP, _TCP_INFO, _ARRIVAL_SIZE)
-        state, age = _unpack_arrival(info)
+        # Nothing was sent by it yet, so the first of these is its own age.
+        state, established, age, segments = _unpack_arrival(info)
     except (OSError, struct.error):
         return NOTHING_KNOWN
+    if segments > 1:
+        age = established
     if not age and state != _CLOSED:
         return NOTHING_KNOWN
     return Arrival(state == _CLOSED, age / 1000)

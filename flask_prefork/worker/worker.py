@@ -48,6 +48,7 @@ from ..ipc.frames import Deliver
 from ..ipc.frames import encode
 from ..ipc.frames import Frame
 from ..ipc.frames import Idle
+from ..ipc.frames import LimitRefused
 from ..ipc.frames import Order
 from ..ipc.frames import Park
 from ..ipc.frames import PermitAnswer
@@ -190,6 +191,13 @@ class Worker:
         self._late_answers += 1
         self.release_permit()
         return False
+
+    def refused(self, limit: int) -> None:
+        """A request was refused that has waited longer than its route's limit lets it.
+
+        :param limit: The limit's number.
+        """
+        self.send(LimitRefused(self.generation, self.slot, limit))
 
     def release_permit(self) -> None:
         """The request is over that had a permit."""
@@ -376,6 +384,8 @@ class Worker:
         except OSError:
             is_gone = True  # the client has reset it
         if is_gone:
+            if parked.wait is Wait.PERMIT:
+                self.release_permit()
             connection.close()
             if spool >= 0:
                 os.close(spool)

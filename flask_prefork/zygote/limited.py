@@ -46,6 +46,13 @@ def find_limits(app: WSGIApplication | Flask) -> tuple[RouteLimit, ...]:
         fields = getattr(view, LIMIT, None)
         if fields is not None:
             limits.append(parse(endpoint, fields, f"the limit of {endpoint!r}"))
+    names = [limit.name for limit in limits]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(
+                f"An endpoint and a rule of {LIMITS_KEY} are both called {name!r}; give"
+                " the endpoint another name."
+            )
     if len(limits) > MAX_LIMITS:
         raise SettingsError(
             f"There are {len(limits)} limits of routes; {MAX_LIMITS} are the most."
@@ -94,7 +101,8 @@ def find_limited(
         rule = match(method, target, host, websocket)
         return numbers.get(_key(rule), 0) if rule is not None else 0
 
-    prefixes = tuple({text.partition("<")[0] for text, _ in numbers})
+    # A rule may match without its last slash, too (werkzeug's strict_slashes).
+    prefixes = tuple({text.partition("<")[0].rstrip("/") for text, _ in numbers})
     return RouteLimits(limits, prefixes, find)
 
 

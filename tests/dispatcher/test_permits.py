@@ -98,7 +98,7 @@ def test_limits_are_separate() -> None:
     for one in requests:
         made.wait(one, 1.0)
     assert set(made.grant()) == {requests[0], requests[2], requests[3]}
-    assert [row.name for row in made.rows()] == ["/a", "/b"]
+    assert [row.name for row in made.rows()] == ["/a", "/b", "/c"]
 
 
 def test_who_waits_too_long_is_refused() -> None:

@@ -27,8 +27,8 @@ def hall() -> Iterator[MakeHall]:
     yield from halls()
 
 
-def configure(room: Hall, *limits: RouteLimit) -> None:
-    settings = resolve({"queue_timeout": 0})
+def configure(room: Hall, *limits: RouteLimit, queue_timeout: float = 0.0) -> None:
+    settings = resolve({"queue_timeout": queue_timeout})
     object.__setattr__(settings, "limits", limits)
     room.generation.settings = settings
 
@@ -80,6 +80,36 @@ def test_who_has_waited_longer_comes_first(hall: MakeHall) -> None:
     room.generation.busy(0)
     room.generation.idle(0)
     assert served(room) == [(0, later)]
+
+
+def test_who_has_a_permit_is_not_refused(hall: MakeHall) -> None:
+    """It waits for a worker by its route's queue timeout, and comes first."""
+    room = hall(1)
+    configure(room, RouteLimit("/a", 1, queue_timeout=30.0), queue_timeout=1.0)
+    room.generation.pool.order(1, 0.0)
+    room.generation.busy(0)
+    room.park(Wait.WORKER, have=5, arrived=room.now - 10)
+    first, _ = park(room, arrived=room.now - 5)
+    served(room)
+    room.now += 1
+    served(room)
+    room.now += 1
+    assert [one.fd for one in room.queues.parked.granted] == [first]
+    assert not room.queues.parked.ready, "who has none was refused"
+    room.generation.idle(0)
+    assert served(room) == [(0, first)]
+
+
+def test_nobody_waits_for_a_permit_without_descriptors(hall: MakeHall) -> None:
+    room = hall(1, descriptors=65)
+    configure(room, *LIMITS)
+    park(room)
+    served(room)
+    _, second = park(room)
+    _, third = park(room)
+    assert not has_ended(second)
+    assert third.recv(12) == b"HTTP/1.1 503"
+    assert room.queues.permits.rows()[0].refused == 1
 
 
 def test_a_client_that_has_left(hall: MakeHall) -> None:

@@ -161,7 +161,7 @@ def test_who_has_waited_too_long_is_refused(
     assert "waited for 3 s (--queue-timeout)" in caplog.text
     world.ahead += EPISODE + 0.1
     world.turn()
-    assert "Load shedding has ended. Requests refused without a worker: 3." in caplog.text
+    assert "has ended. Requests refused without a worker: 3." in caplog.text
 
 
 def test_who_was_refused_lingers(make: Make) -> None:
@@ -247,6 +247,48 @@ def test_tls_is_closed(make: Make) -> None:
     with pytest.raises(ConnectionResetError):
         client.recv(1)
     assert world.summary.shed["queue-timeout"] == 1
+
+
+def test_who_was_held_has_all_the_time_for_its_head(make: Make) -> None:
+    world = make()
+    world.set(queue_timeout=60, header_timeout=1)
+    world.connect(b"GET")
+    world.wait_for(1)
+    world.look()
+    assert len(world.queues.parked.ready) == 1
+    world.ahead += 5
+    world.generation.idle(0)
+    world.turn()
+    ((_, connection),) = world.generation.given
+    assert connection.state.deadline == pytest.approx(world.clock() + 1, abs=0.5)
+
+
+def test_idle_connections_make_room_for_who_is_to_be_refused(make: Make) -> None:
+    world = make(descriptors=66)
+    world.set(queue_timeout=1)
+    pairs = [socket.socketpair() for _ in range(2)]
+    for ours, _ in pairs:
+        state = Parked(Wait.KEEP_ALIVE, world.clock() + 60)
+        world.queues.parked.park(Connection(ours.detach(), 0, state), world.clock())
+    client = world.connect()
+    world.wait_for(1)
+    world.ahead += 2
+    world.look()
+    assert answer(client).startswith(b"HTTP/1.1 503")
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_nothing_is_due_when_nobody_can_come(make: Make) -> None:
+    """While workers finish, nothing is looked at that no turn would do."""
+    world = make()
+    world.set(queue_timeout=1)
+    world.connect()
+    world.wait_for(1)
+    world.look()
+    assert world.queues.deadline() is not None
+    world.queues.close()
+    assert world.queues.deadline() is None
 
 
 def test_unix(make: Make, tmp_path: t.Any) -> None:

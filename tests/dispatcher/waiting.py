@@ -47,6 +47,8 @@ class FakeListener:
         if not self.count:
             self.ours.recv(1)
 
+    tells_age = True
+
     def waiting(self) -> int:
         return self.count
 

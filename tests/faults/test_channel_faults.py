@@ -38,9 +38,12 @@ from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import FRAME_SIZE
 from flask_prefork.ipc.frames import Idle
 from flask_prefork.ipc.frames import KINDS
+from flask_prefork.ipc.frames import LimitRefused
 from flask_prefork.ipc.frames import Loaded
 from flask_prefork.ipc.frames import MemoryUse
 from flask_prefork.ipc.frames import Park
+from flask_prefork.ipc.frames import PermitRelease
+from flask_prefork.ipc.frames import PermitRequest
 from flask_prefork.ipc.frames import Ready
 from flask_prefork.ipc.frames import Resized
 from flask_prefork.ipc.frames import Retire
@@ -60,6 +63,11 @@ from flask_prefork.system.reaper import Reaper
 from flask_prefork.system.running_clock import RunningClock
 
 NUMBER = 7
+#: What workers may send.
+WORKERS = (
+    *(Idle, Busy, Finishing, MemoryUse, Park, Deliver),
+    *(PermitRequest, PermitRelease, LimitRefused),
+)
 #: The first worker's pid, if there were one: no process can have it.
 FIRST_PID = 2**22 + 1
 
@@ -231,7 +239,7 @@ IDLE = encode(Idle(NUMBER, 1))
         *(
             pytest.param(whole(number), id=f"{cls.__name__}, which is not a worker's")
             for number, cls in KINDS.items()
-            if cls not in (Idle, Busy, Finishing, MemoryUse, Park, Deliver)
+            if cls not in WORKERS
         ),
     ],
 )

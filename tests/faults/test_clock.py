@@ -26,8 +26,9 @@ WALL = {
     | {"localtime", "gmtime", "ctime", "asctime", "strftime"},
     "datetime": {"datetime", "date"},
 }
-#: Who may: what people read has the date; and a request's id begins with it.
-READERS = {"date_line", "date_time", "_times", "choose"}
+#: Who may: what people read has the date, a request's id begins with it, and proxies
+#: and APM agents go by it in X-Request-Start.
+READERS = {"date_line", "date_time", "_times", "choose", "_add_request_start"}
 
 #: Runs in every process of the server, before anything else.
 SITE = '''\
@@ -90,7 +91,8 @@ def test_the_look_for_wall_clocks_finds_them() -> None:
 def test_no_deadline_is_of_the_wall_clock() -> None:
     """The source is searched for uses of the wall clock.
 
-    It is used only for the Date field, the times in the log and request IDs.
+    It is used only for the Date field, the times in the log, request IDs and
+    X-Request-Start.
     """
     found = {
         f"{path.relative_to(ROOT)}: {where}"

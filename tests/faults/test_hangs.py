@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import typing as t
 from pathlib import Path
@@ -87,10 +88,21 @@ def test_who_hangs_at_the_start_is_shown(start: Start, place: str) -> None:
         "load": r"The zygote of generation 1 \(pid \d+\) is loading",
         "in_child": r"Worker \d \(pid \d+\) is starting",
     }[place]
-    server.signal(signal.SIGUSR2)
-    server.wait_for_log(
+    shown = (
         rf"^{who}; its threads:\n(?:.+\n)*  File \".*hanging\.py\", line \d+ in stay$"
     )
+    asked = 0
+
+    def is_shown() -> bool:
+        nonlocal asked
+        log = server.log()
+        if log.count("; its threads:") >= asked:
+            # For the first time; or the dispatcher hadn't heard of the worker yet.
+            asked += 1
+            server.signal(signal.SIGUSR2)
+        return bool(re.search(shown, log, re.M))
+
+    wait_for(is_shown)
 
 
 def test_a_zygote_is_stopped_and_all_workers_die(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import typing as t
 
 import pytest
@@ -15,6 +16,7 @@ from flask_prefork.http.route_limits import RouteLimits
 from flask_prefork.settings.limits import RouteLimit
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
+from flask_prefork.system.peers import parse
 
 GET = b"GET /limited HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = (
@@ -42,6 +44,9 @@ class Permits(RecordingMonitor):
 
     def release_permit(self) -> None:
         self.calls.append(("release",))
+
+    def refused(self, limit: int) -> None:
+        self.calls.append(("refused", limit))
 
     def set_timeout(self, seconds: float) -> None:
         self.calls.append(("timeout", seconds))
@@ -177,6 +182,17 @@ def test_a_queue_timeout(make: Make, waited: float, status: int) -> None:
     line.send(GET.replace(b"/limited", b"/hurried"))
     line.serve(queue_time=waited)
     assert line.answers() == [status]
+    assert (("refused", 3) in line.site.monitor.calls) is (status == 503)
+
+
+def test_a_queue_timeout_goes_by_what_a_proxy_says(make: Make) -> None:
+    line = make(forwarders=parse("*"))
+    start = time.time() - 5
+    line.send(
+        b"GET /hurried HTTP/1.1\r\nHost: a\r\nX-Request-Start: t=%.3f\r\n\r\n" % start
+    )
+    line.serve()
+    assert line.answers() == [503]
 
 
 PREFIXES = ("/report/", "/socket")
@@ -197,9 +213,10 @@ def test_whose_path_may_be_limited(target: str) -> None:
 
     limited = RouteLimits(LIMITS, PREFIXES, look)
     fields = [(b"A", b"b"), (b"hOST", b"h"), (b"Upgrade", b"WebSocket")]
+    fields.append((b"connection", b"a, Upgrade"))
     number = limited.find("GET", target, fields)
     path = target.partition("?")[0]
-    if path.startswith(PREFIXES) or "%" in path or not path.startswith("/"):
+    if path.startswith(PREFIXES) or "%" in path or path[:1] != "/" or path[:2] == "//":
         assert (number, asked) == (1, [("GET", target, "h", True)])
     if number:
         assert asked

@@ -52,6 +52,7 @@ UNRUNNABLE = {
     "pre-commit install": "changes the repository",
     "python -m twine *": "publishes the packages",
     "python benchmarks/capacity.py * --simulate": "takes half a minute",
+    "python benchmarks/simulate_overload.py": "takes a minute",
     "python benchmarks/paired.py *": "takes minutes, and a quiet machine",
     "python benchmarks/slow_check.py*": "takes ten minutes or more",
     "python docs/render_faults.py": "changes the source; test_docs.py renders too",

@@ -209,9 +209,10 @@ SATURATED = Moved(
     "saturated_seconds",
     "queue_connections",
     "queue_limit_connections",
-    status="saturated queue queue_limit",
+    "waiting_connections",
+    status="saturated queue queue_limit waiting",
     totals="saturated",
-    sample="queue",
+    sample="queue waiting",
 )
 
 
@@ -220,8 +221,53 @@ def test_a_saturated_server(serve: Serve, gate: Gate) -> None:
     server = serve("held", "--min-idle", "1", "--max-workers", "1", "--admin", "0")
     server.send(gate.path)
     gate.wait_for_one()
-    server.send("/")
+    for _ in range(2):
+        server.send("/")
     SATURATED.wait(Admin(server))
+
+
+QUEUED = Moved(
+    "request_queue_seconds", totals="queued queue_buckets", sample="queue_buckets"
+)
+
+
+@needs_proc
+def test_requests_that_have_waited(serve: Serve, gate: Gate) -> None:
+    server = serve("held", "--min-idle", "1", "--max-workers", "1", "--admin", "0")
+    admin = Admin(server)
+    server.send(gate.path)
+    held = gate.wait_for_one()
+    waiting = server.send("/")
+    # Until then the kernel may not have it (tcp(7), TCP_DEFER_ACCEPT).
+    admin.wait_until(lambda s: s["waiting"])
+    held.release()
+    assert waiting.answer().status == 200
+    QUEUED.wait(admin)
+
+
+LIMITED = Moved(
+    "limit_concurrency",
+    "limit_running",
+    "limit_waiting",
+    "limit_refused",
+    "shed_requests",
+    status="limits",
+    totals="shed",
+)
+
+
+def test_limits(serve: Serve, gate: Gate) -> None:
+    server = serve("limited", "--max-workers", "4", "--admin", "0")
+    admin = Admin(server)
+    path = f"/impatient?gate={gate.port}"
+    server.send(path)
+    gate.wait_for_one()
+    assert server.get(path).status == 503
+    server.send(gate.path)
+    server.send(gate.path)
+    gate.wait_for(2)
+    server.send(gate.path)
+    LIMITED.wait(admin)
 
 
 EXITED = Moved(

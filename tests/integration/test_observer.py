@@ -126,7 +126,7 @@ def test_a_saturated_server_is_seen(serve: Serve, gate: Gate) -> None:
     # Linux lets one more in than the limit (sk_acceptq_is_full).
     full = 5 if sys.platform == "linux" else 1
     waiting = [server.send("/") for _ in range(5)]
-    status = admin.wait_until(lambda s: s["queue"] == full)
+    status = admin.wait_until(lambda s: s["waiting"] == full)
     if sys.platform == "linux":
         assert status["queue_limit"] == 4
     admin.wait_until(lambda s: s["saturated"] and letters(s) == "BB")
@@ -135,7 +135,7 @@ def test_a_saturated_server_is_seen(serve: Serve, gate: Gate) -> None:
         assert admin.get(path).status == 200
     assert "no worker is idle" in admin.get("/readyz").text
     status = admin.status()
-    assert status["queue"] == full, "nobody else was served meanwhile"
+    assert status["waiting"] == full, "nobody else was served meanwhile"
     assert status["totals"]["requests"] == 0
     assert status["totals"]["saturated"] > 0
     for held in gate.held:

@@ -90,7 +90,7 @@ def test_the_next_request_of_a_kept_alive_client(serve: Serve, gate: Gate) -> No
     requests = [server.send(gate.path) for _ in range(2)]
     held = gate.wait_for(2)
     assert client.ask().status == 503
-    assert client.has_ended()
+    wait_for(client.has_ended)
     client.close()
     for one in held:
         one.release()

@@ -145,11 +145,11 @@ def test_a_saturated_server_tells_what_it_does(
     held = gate.wait_for(2)
     address = told_address(server)
     # Its kernel has accepted them, sooner or later.
-    wait_for(lambda: look(cwd, address).queue == 2)
+    wait_for(lambda: look(cwd, address).waiting == 2)
     finished = status(cwd, "--admin", address)
     assert finished.status == 0
     assert re.search(r"^generation 1  current   BB$", finished.output, re.M)
-    assert re.search(r"^waiting    2 of [\d,]+ in the queue", finished.output, re.M)
+    assert re.search(r"^waiting    2 for a worker, ", finished.output, re.M)
     for one in held:
         row = rf"^ *1 +{one.slot} +{one.pid}  busy .*GET {re.escape(gate.path)}$"
         assert re.search(row, finished.output, re.M)

@@ -91,7 +91,7 @@ def test_what_the_app_says(app: Flask) -> None:
         ("GET", "http://localhost/report/a", "report"),
         ("POST", "/report/a", ""),
         ("GET", "/report/a/b", ""),
-        ("GET", "//report/a", ""),
+        ("GET", "//report/a", "report"),
         ("GET", "/free/report/a", ""),
         ("GET", "/free/%2Freport", ""),
         ("POST", "/item", "item"),
@@ -111,9 +111,30 @@ def test_whose_limit_it_is(app: Flask, method: str, target: str, name: str) -> N
 @pytest.mark.parametrize("upgrade", [b"websocket", b"WebSocket", b"h2c", b""])
 def test_a_rule_for_websockets(app: Flask, upgrade: bytes) -> None:
     limits = find_limits(app)
-    number = look(app).find("GET", "/socket", [(b"Upgrade", upgrade)])
+    fields = [(b"Upgrade", upgrade), (b"Connection", b"keep-alive, Upgrade")]
+    number = look(app).find("GET", "/socket", fields)
     name = limits[number - 1].name if number else ""
     assert name == ("socket" if upgrade.lower() == b"websocket" else "")
+
+
+@pytest.mark.parametrize(
+    ("connection", "minor"), [(b"keep-alive", 1), (b"", 1), (b"upgrade", 0)]
+)
+def test_what_only_looks_like_a_websocket(
+    app: Flask, connection: bytes, minor: int
+) -> None:
+    fields = [(b"Upgrade", b"websocket"), (b"Connection", connection)]
+    limited = look(app)
+    number = limited.find("GET", "/report/a", fields, minor)
+    assert limited[number].concurrency == 2
+
+
+@pytest.mark.parametrize("target", ["/slash", "/slash/", "//slash/", "///slash"])
+def test_a_rule_that_matches_without_its_slash(target: str) -> None:
+    app = Flask(__name__)
+    app.url_map.strict_slashes = False
+    app.get("/slash/")(Prefork(app).limit(concurrency=1)(lambda: ""))
+    assert look(app).find("GET", target, []) == 1
 
 
 def test_the_configuration_goes_before_the_decorator(app: Flask) -> None:
@@ -153,6 +174,16 @@ def test_slips(app: Flask, value: t.Any, message: str) -> None:
     with pytest.raises(SettingsError) as raised:
         find_limits(app)
     assert message in str(raised.value)
+
+
+def test_two_of_a_name() -> None:
+    app = Flask(__name__)
+    limit = Prefork(app).limit
+    app.add_url_rule("/a", "/b", limit(concurrency=1)(lambda: ""))
+    app.add_url_rule("/b", "other", lambda: "")
+    app.config["PREFORK_LIMITS"] = {"/b": {"concurrency": 1}}
+    with pytest.raises(SettingsError, match="are both called '/b'"):
+        find_limits(app)
 
 
 def test_too_many() -> None:
