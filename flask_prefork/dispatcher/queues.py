@@ -40,6 +40,7 @@ from ..system.socket_state import bytes_unread
 from ..system.socket_state import has_acknowledged_all
 from . import vetting
 from .generation import Generation
+from .left_behind import LeftBehind
 from .permits import Permits
 from .sender import SenderHandle
 from .shedder import Shedder
@@ -52,9 +53,6 @@ if t.TYPE_CHECKING:
 #: While orders are on their way, look this often whether more connections
 #: wait than orders, in seconds.
 _DISPATCH_INTERVAL = 0.02
-#: While workers exit that block in accept, look this often whether a connection was
-#: left behind, in seconds. The others take one in less.
-_LEFT_BEHIND_INTERVAL = 0.05
 #: How long a connection is kept for a worker that has handed its last byte to
 #: the kernel and is about to accept, in seconds.
 _HOLD = 0.01
@@ -117,9 +115,7 @@ class Queues:
         #: Listeners that were readable since the last dispatch.
         self._readable: set[int] = set()
         self._dispatch_at: float | None = None
-        self._left_behind_at: float | None = None
-        #: The workers that had ended, by generation, when that was looked at last.
-        self._gone: dict[int, int] = {}
+        self._left_behind = LeftBehind()
         #: The workers for which a connection was held back last, and since when.
         self._held_for = b""
         self._held_since = 0.0
@@ -293,30 +289,14 @@ class Queues:
     def serve_left_behind(
         self, current: Generation, generations: Sequence[Generation]
     ) -> None:
-        """Order workers that block in accept to take what was left behind.
-
-        A connection wakes one of them (EPOLLEXCLUSIVE, ``epoll_ctl(2)``). If that
-        one retires or dies before it accepts, the kernel wakes no other.
+        """See :class:`.LeftBehind`.
 
         :param current: The generation that serves.
         :param generations: All whose workers may have been woken.
         """
-        if current.is_ordered:
-            self._left_behind_at = None
-            return
-        gone = {one.number: one.pool.gone for one in generations}
-        ending = gone != self._gone or any(one.pool.retiring for one in generations)
-        self._gone = gone
-        now = self._clock()
-        if self._left_behind_at is not None and now >= self._left_behind_at:
-            self._left_behind_at = None
-            for index in self._rotation():
-                waiting = self.listeners[index].waiting()
-                waiting -= current.pool.outstanding[index]
-                if waiting > 0 and current.pool.idle:
-                    current.order(waiting, index)
-        if ending and self._left_behind_at is None:
-            self._left_behind_at = now + _LEFT_BEHIND_INTERVAL
+        self._left_behind.serve(
+            self._clock(), current, generations, self.listeners, self._rotation
+        )
 
     def unanswered(self, generation: Generation) -> int:
         """Connections for which nobody is idle."""
@@ -339,8 +319,8 @@ class Queues:
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
         if self._is_closed:
-            return self._left_behind_at
-        times = [self._dispatch_at, self._left_behind_at, self.parked.deadline()]
+            return self._left_behind.deadline
+        times = [self._dispatch_at, self._left_behind.deadline, self.parked.deadline()]
         times += [self.permits.deadline(), self.shedder.shedding.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
 
