@@ -258,6 +258,22 @@ def test_texts_can_be_read(
     assert contrast >= 4.5, text
 
 
+def test_every_line_of_a_chart_is_seen(browser: Browser, shown: Shown) -> None:
+    """Each has a colour, and those of a chart can be told apart."""
+    browser.open(shown.url)
+    charts = browser.run(
+        "return [...document.querySelectorAll('.chart')].map((chart) =>"
+        " [chart.querySelectorAll('.legend li').length,"
+        " [...chart.querySelectorAll('.line')].map((line) => {"
+        " const style = getComputedStyle(line);"
+        " return [style.stroke, style.strokeDasharray]; })])"
+    )
+    assert len(charts) == 4
+    for series, lines in charts:
+        assert all(stroke != "none" for stroke, _ in lines)
+        assert len({tuple(line) for line in lines}) == series
+
+
 def test_dark_is_dark(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     ground = "return getComputedStyle(document.body).backgroundColor"
