@@ -55,6 +55,13 @@ def digest() -> dict[str, t.Any]:
     return {"size": size, "digest": found.hexdigest()}
 
 
+@app.get("/whole/<int:size>")
+def whole(size: int) -> bytes:
+    """In one piece: who pauses between pieces, or the processor does for it, keeps its
+    worker."""
+    return bytes(size)
+
+
 @app.get("/zeros/<int:size>")
 def zeros(size: int) -> tuple[Iterator[bytes], dict[str, str]]:
     def body() -> Iterator[bytes]:

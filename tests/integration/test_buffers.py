@@ -43,7 +43,7 @@ def test_a_response_is_buffered_up_to_a_size(serve: Serve) -> None:
     large = serve("fronted", *ONE, "--buffer-response", "64M")
     admin = Admin(large)
     with SlowClient(large) as client:
-        client.ask(f"/zeros/{size}")
+        client.ask(f"/whole/{size}")
         admin.wait_until(lambda s: s["delivering"])
         large.wait_for_state("I")
         assert large.get().status == 200

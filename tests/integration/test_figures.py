@@ -196,11 +196,11 @@ def test_deliveries(serve: Serve) -> None:
     server = serve("fronted", "--admin", "0")
     admin = Admin(server)
     with SlowClient(server) as client:
-        client.ask("/zeros/16777216")
+        client.ask("/whole/16777216")
         admin.wait_until(lambda s: s["delivering"])
     admin.wait_until(lambda s: s["totals"]["deliveries"]["incomplete"])
     with SlowClient(server) as client:
-        client.ask("/zeros/16777216")
+        client.ask("/whole/16777216")
         DELIVERED.wait(admin)
 
 
