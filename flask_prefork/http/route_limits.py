@@ -9,6 +9,8 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Sequence
 
+from .takeover import asks_for_upgrade
+
 #: Seconds after which a client that was refused because of its route's limit may try
 #: again.
 RETRY_AFTER = 1
@@ -67,20 +69,21 @@ class RouteLimits:
         """
         if not self._may_be_limited(target):
             return 0
-        known = {b"host": b"", b"upgrade": b"", b"connection": b""}
+        host, upgrade = "", b""
         for name, value in fields:
             lowered = name.lower()
-            if lowered in known:
-                before = known[lowered]
-                known[lowered] = before + b"," + value if before else value
-        # As werkzeug and the environ have it (RFC 9110, 7.8).
-        options = known[b"connection"].lower().split(b",")
+            if lowered == b"host":
+                host = value.decode("latin-1")
+            elif lowered == b"upgrade":
+                # Joined as in the environ, or the app would see another one.
+                upgrade = upgrade + b"," + value if upgrade else value
+        # HTTP/1.0 has no such thing (RFC 9110, 7.8).
         websocket = (
             minor > 0
-            and known[b"upgrade"].strip().lower() == b"websocket"
-            and any(option.strip() == b"upgrade" for option in options)
+            and upgrade.strip().lower() == b"websocket"
+            and asks_for_upgrade(fields)
         )
-        return self._find(method, target, known[b"host"].decode("latin-1"), websocket)
+        return self._find(method, target, host, websocket)
 
     def _may_be_limited(self, target: str) -> bool:
         if target.startswith(self._prefixes) or target[:1] != "/":

@@ -129,6 +129,13 @@ def test_what_only_looks_like_a_websocket(
     assert limited[number].concurrency == 2
 
 
+def test_two_upgrades_are_no_websocket(app: Flask) -> None:
+    """To werkzeug, which has them joined, and so serves the ordinary route."""
+    fields = [(b"Upgrade", b"websocket")] * 2 + [(b"Connection", b"upgrade")]
+    limited = look(app)
+    assert limited[limited.find("GET", "/report/a", fields)].concurrency == 2
+
+
 @pytest.mark.parametrize("target", ["/slash", "/slash/", "//slash/", "///slash"])
 def test_a_rule_that_matches_without_its_slash(target: str) -> None:
     app = Flask(__name__)
