@@ -7,6 +7,7 @@ import socket
 import struct
 import typing as t
 
+from certificate import untrusting
 from servers import HERE
 from servers import Server
 
@@ -24,6 +25,18 @@ class BadAnswer(Exception):
 def by_http(port: int, query: str, timeout: float) -> bytes:
     """A :data:`Get`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    return _body(connection, query)
+
+
+def by_https(port: int, query: str, timeout: float) -> bytes:
+    """A :data:`Get`, which believes any certificate."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", port, timeout=timeout, context=untrusting()
+    )
+    return _body(connection, query)
+
+
+def _body(connection: http.client.HTTPConnection, query: str) -> bytes:
     path = f"/?{query}" if query else "/"
 
     try:
@@ -105,6 +118,9 @@ def by_fastcgi(port: int, query: str, timeout: float) -> bytes:
     return body
 
 
-def getter(server: Server) -> Get:
+def getter(server: Server, tls: bool = False) -> Get:
     """How a server is asked for its page."""
-    return by_fastcgi if server.fastcgi else by_http
+    if server.fastcgi:
+        return by_fastcgi
+
+    return by_https if tls else by_http

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import sys
 import tempfile
 import typing as t
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ask
+from certificate import make_certificate
 from load import find_wrk
 from load import Load
 from load import LoadError
@@ -19,6 +21,7 @@ from load import version as wrk_version
 from openloop_process import open_loop
 from peers import own_versions
 from peers import Peers
+from peers import program_version
 from process import free_port
 from process import Running
 from results import Results
@@ -85,7 +88,20 @@ class Lab:
             for name in sorted(filter(None, packages))
             if name.lower() in self.peers.versions
         }
-        return {**own_versions(), **peers, "wrk": wrk_version(self.wrk)}
+        programs = {
+            server.program: version
+            for one in self.contenders.values()
+            if (server := SERVERS[one.server]).tls_only
+            and (version := program_version(server.program))
+        }
+        tls = any(one.tls for one in self.contenders.values())
+        return {
+            **own_versions(),
+            **({"OpenSSL": ssl.OPENSSL_VERSION.split()[1]} if tls else {}),
+            **peers,
+            **programs,
+            "wrk": wrk_version(self.wrk),
+        }
 
     # In a trial
 
@@ -102,6 +118,7 @@ class Lab:
             keep_alive=keep_alive,
             folder=folder,
             options=contender.options,
+            certificate=make_certificate(folder) if contender.tls else None,
         )
 
     @contextlib.contextmanager
@@ -126,7 +143,9 @@ class Lab:
             command = [*prefix, *server.command(setup)]
             quiet = server.name == "flask-run"
 
-            with Running(command, setup.port, quiet, ask.getter(server)) as running:
+            get = ask.getter(server, contender.tls)
+
+            with Running(command, setup.port, quiet, get) as running:
                 running.settle()
                 yield running
 
@@ -139,6 +158,7 @@ class Lab:
         keep_alive: bool = False,
         body: int = 0,
         least: int = 1,
+        tls: bool = False,
     ) -> Load:
         """Load a server by wrk, which counts whole seconds.
 
@@ -147,7 +167,7 @@ class Lab:
         """
         load = run_wrk(
             self.wrk,
-            f"http://127.0.0.1:{port}/",
+            f"{'https' if tls else 'http'}://127.0.0.1:{port}/",
             clients=clients,
             seconds=max(1, round(seconds)),
             threads=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import typing as t
@@ -95,3 +96,14 @@ def own_versions() -> dict[str, str]:
     """Versions of what our own servers are made of."""
     names = ("flask_prefork", "Flask", "Werkzeug", "httptools")
     return {"Python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def program_version(program: str) -> str | None:
+    """What a program says with ``-v``; ``None`` if it isn't there, or says none."""
+    try:
+        result = subprocess.run([program, "-v"], capture_output=True, text=True)
+    except OSError:
+        return None
+
+    found = re.search(r"\d+(\.\d+)+", result.stdout + result.stderr)
+    return found[0] if found else None

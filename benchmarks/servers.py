@@ -6,7 +6,10 @@ import os
 import shutil
 import typing as t
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+
+from certificate import Certificate
 
 HERE = Path(__file__).parent
 
@@ -49,6 +52,9 @@ class Setup:
 
     options: tuple[str, ...] = ()
     """What else the server's command line says, before the app."""
+
+    certificate: Certificate | None = None
+    """It serves HTTPS with this, and nothing else."""
 
     @property
     def limit(self) -> int:
@@ -103,8 +109,24 @@ class Server:
     slow_only: bool = False
     """It takes part only where clients are slow."""
 
+    tls_only: bool = False
+    """It takes part only where clients use TLS."""
+
     fastcgi: bool = False
     """It doesn't speak HTTP."""
+
+    @property
+    def usual(self) -> bool:
+        """It takes part in what isn't about scaling, slow clients or TLS."""
+        return not (self.only_scales or self.slow_only or self.tls_only)
+
+
+def _certificate(setup: Setup, name: str, key: str) -> list[str]:
+    """The two options by which most servers are told certificate and key."""
+    if setup.certificate is None:
+        return []
+
+    return [name, str(setup.certificate.certificate), key, str(setup.certificate.key)]
 
 
 def _prefork(*words: str) -> t.Callable[[Setup], list[str]]:
@@ -116,6 +138,7 @@ def _prefork(*words: str) -> t.Callable[[Setup], list[str]]:
             *("--port", str(setup.port)),
             *("--min-workers", workers, "--max-workers", str(setup.limit)),
             *("--min-idle", idle, "--no-access-log"),
+            *_certificate(setup, "--cert", "--key"),
             *words,
             *setup.options,
         )
@@ -134,6 +157,7 @@ def _gunicorn(*words: str) -> t.Callable[[Setup], list[str]]:
             setup.script("gunicorn"),
             *("--bind", f"127.0.0.1:{setup.port}"),
             *("--workers", str(setup.workers), "--log-level", "error"),
+            *_certificate(setup, "--certfile", "--keyfile"),
             *words,
             *setup.options,
             setup.wsgi,
@@ -148,6 +172,19 @@ def _uwsgi(algorithm: str = "") -> t.Callable[[Setup], list[str]]:
         # wrk would take for an error. The other keeps those of HTTP/1.1 open.
         address = f"127.0.0.1:{setup.port}"
         closing = ("--http-socket", address, "--add-header", "Connection: close")
+        listen = ("--http11-socket", address) if setup.keep_alive else closing
+
+        if setup.certificate is not None:
+            # Its router, a process of its own, has TLS and the kept-alive clients.
+            files = setup.certificate
+            router = f"{address},{files.certificate},{files.key}"
+            keeping = ("--http-keepalive=300",)
+            listen = (
+                "--https",
+                router,
+                *(keeping if setup.keep_alive else closing[2:]),
+            )
+
         workers = str(setup.workers)
         scaling = (
             *("--cheaper-algo", algorithm, "--cheaper", workers),
@@ -155,7 +192,7 @@ def _uwsgi(algorithm: str = "") -> t.Callable[[Setup], list[str]]:
         )
         return [
             setup.script("uwsgi"),
-            *(("--http11-socket", address) if setup.keep_alive else closing),
+            *listen,
             *("--master", "--processes", str(setup.limit), "--listen", str(BACKLOG)),
             *("--virtualenv", str(setup.python.parents[1]), "--module", setup.wsgi),
             *("--disable-logging", "--need-app", "--die-on-term"),
@@ -172,6 +209,9 @@ def _granian(setup: Setup) -> list[str]:
         *("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(setup.port)),
         *("--workers", str(setup.workers), "--http", "1"),
         *("--log-level", "error", "--no-access-log"),
+        *_certificate(setup, "--ssl-certificate", "--ssl-keyfile"),
+        # As the others; by itself it has 1.3 only.
+        *(("--ssl-protocol-min", "tls1.2") if setup.certificate else ()),
         *setup.options,
         setup.wsgi,
     ]
@@ -200,6 +240,23 @@ def _nginx(setup: Setup) -> list[str]:
     assert setup.folder is not None, "nginx is configured by a file"
     words = (str(setup.port), str(setup.workers), setup.callable, str(setup.folder))
     return [str(setup.python), str(HERE / "nginx_server.py"), *words]
+
+
+def _tls_front(program: str) -> t.Callable[[Setup], list[str]]:
+    """A program that ends TLS in front of ours."""
+
+    def command(setup: Setup) -> list[str]:
+        assert setup.folder is not None, "it is configured by a file"
+        assert setup.certificate is not None, "it is for TLS"
+        # It chooses the port between them.
+        plain = replace(setup, port=0, certificate=None)
+        return [
+            *(str(setup.python), str(HERE / "tls_front_server.py"), program),
+            *(str(setup.port), str(setup.workers), str(setup.folder)),
+            *(str(setup.certificate.both), *_prefork()(plain)),
+        ]
+
+    return command
 
 
 def _apache(*words: str) -> t.Callable[[Setup], list[str]]:
@@ -349,6 +406,24 @@ SERVERS = {
             system="nginx",
             program="nginx",
             slow_only=True,
+        ),
+        Server(
+            "haproxy-prefork",
+            "ours without TLS, behind HAProxy (C) with TLS",
+            _tls_front("haproxy"),
+            system="haproxy",
+            program="haproxy",
+            own=True,
+            tls_only=True,
+        ),
+        Server(
+            "nginx-prefork",
+            "ours without TLS, behind nginx (C) with TLS",
+            _tls_front("nginx"),
+            system="nginx",
+            program="nginx",
+            own=True,
+            tls_only=True,
         ),
         Server("uwsgi", "uWSGI (C), its own HTTP", _uwsgi(), package="uWSGI"),
         Server(

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import os
 import sys
 import typing as t
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import click
 from click.core import ParameterSource
@@ -23,6 +25,9 @@ from flask.cli import ScriptInfo
 from flask.cli import show_server_banner
 from flask.helpers import get_debug_flag
 
+from .settings.certificates import ADHOC
+from .settings.certificates import Certificate
+from .settings.certificates import pair
 from .settings.keys import BORROWED
 from .settings.keys import check_variables
 from .settings.keys import variable_name
@@ -36,11 +41,81 @@ if t.TYPE_CHECKING:
     from .ipc.spawn import Inherited
 
 
+class _PathType(click.Path):
+    """The path of a file, made absolute.
+
+    Its links aren't followed: a reload is to see where they lead then.
+    """
+
+    #: Between two of them in a variable.
+    envvar_list_splitter = os.pathsep
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(
+        self, value: t.Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> t.Any:
+        """See that it is there."""
+        return os.path.abspath(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class _CertificateType(_PathType):
+    """As ``flask run --cert``: a file, ``adhoc``, or the import name of an SSL context.
+
+    The TLS proxy imports that, and reads the file; here it is only named.
+    """
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Several files; a name may have a colon."""
+        parts = super().split_envvar_value(rv)
+        return parts if all(map(os.path.exists, parts)) else [rv]
+
+    def convert(
+        self, value: t.Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> t.Any:
+        """Tell what is meant."""
+        text = str(value)
+        if text.lower() == ADHOC:
+            if importlib.util.find_spec("cryptography") is None:
+                self.fail("adhoc needs the package cryptography.", param, ctx)
+            return ADHOC
+        is_import = os.sep not in text and all(
+            part.isidentifier() for part in text.replace(":", ".").split(".")
+        )
+        is_file = os.path.exists(text) or text.endswith((".pem", ".crt", ".cert"))
+        if is_import and "." in text.replace(":", ".") and not is_file:
+            return text
+        return super().convert(value, param, ctx)
+
+
+#: In place of those of ``flask run``, which load the key in this process.
+_TLS_OPTIONS = {
+    "cert": click.Option(
+        ["--cert"],
+        multiple=True,
+        type=_CertificateType(),
+        help="Serve HTTPS with this certificate file: PEM, with its chain. Several,"
+        " each with its --key, are chosen by the server name that clients ask for."
+        " Or 'adhoc', or the import name of an SSL context.",
+    ),
+    "key": click.Option(
+        ["--key"],
+        multiple=True,
+        type=_PathType(),
+        help="The certificate's private key file. Only the TLS proxy reads it.",
+    ),
+}
+
+
 def _borrowed_options() -> list[click.Parameter]:
     """Copies of options of ``flask run``."""
-    options = []
+    options: list[click.Parameter] = []
     for parameter in run_command.params:
         if parameter.name not in BORROWED:
+            continue
+        if parameter.name in _TLS_OPTIONS:
+            options.append(_TLS_OPTIONS[parameter.name])
             continue
         parameter = copy.copy(parameter)
         fallback = BORROWED[parameter.name]
@@ -114,7 +189,7 @@ class RunOptions(t.NamedTuple):
 
     host: str
     port: int
-    cert: t.Any
+    certificates: tuple[Certificate, ...]
     reload: bool | None
     debugger: bool | None
     extra_files: list[str] | None
@@ -138,7 +213,12 @@ def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
             "flask prefork-run needs os.fork, which this system doesn't have;"
             " use 'flask run' here, or the Windows Subsystem for Linux."
         )
-    options = RunOptions(**{name: values.pop(name) for name in RunOptions._fields})
+    borrowed = {name: values.pop(name) for name in BORROWED if name != "debug"}
+    names, keys = borrowed.pop("cert"), borrowed.pop("key")
+    try:
+        options = RunOptions(certificates=pair(names, keys), **borrowed)
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
     try:
         check_variables(os.environ, ROWS)
         resolve(values, sources=_sources(), check=_check_by_http)
@@ -207,7 +287,7 @@ def _split(
     start = StartOptions(
         host,
         options.port,
-        "https" if options.cert else "http",
+        options.certificates,
         fds,
         notifier,
         values["pid"],
@@ -276,9 +356,7 @@ def _be_zygote(
             )
             if first:
                 settings = loading.find_addresses(settings)
-            make_server = loading.server_maker(
-                app, settings, options.cert, debugger, options.host
-            )
+            make_server = loading.server_maker(app, settings, debugger, options.host)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
     except (LookupError, ImportError, OSError, NoAppException) as e:

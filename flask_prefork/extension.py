@@ -175,10 +175,10 @@ class Prefork:
                 ...
 
         The limit is exact over all workers and generations. Who waits for a permit
-        holds no worker, and is served in the order of arrival; over TLS, where nobody
-        can wait so, it is answered with 503. All rules of the view's endpoint share the
-        limit. The route that counts is the one that the app's URL map has for the
-        request as it was received. ``PREFORK_LIMITS`` limits views of others.
+        holds no worker, and is served in the order of arrival. All rules of the view's
+        endpoint share the limit. The route that counts is the one that the app's URL
+        map has for the request as it was received. ``PREFORK_LIMITS`` limits views of
+        others.
 
         :param concurrency: Requests that may run at once; ``None`` for any number.
         :param timeout: Seconds without progress after which a request is aborted; 0 is

@@ -10,6 +10,7 @@ from .reaction import REACTION
 from .slow_clients import SLOW_CLIENTS
 from .suite import Suite
 from .throughput import THROUGHPUT
+from .tls import TLS
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
@@ -21,6 +22,7 @@ SUITES: dict[str, Suite] = {
         MEMORY,
         SLOW_CLIENTS,
         OVERLOAD,
+        TLS,
     )
 }
 """In the order in which they run."""

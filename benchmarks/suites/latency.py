@@ -41,8 +41,7 @@ def _contenders(options: Options) -> list[Contender]:
     return [
         Contender(name, name)
         for name in options.servers
-        if SERVERS[name].calls_app
-        and not (SERVERS[name].only_scales or SERVERS[name].slow_only)
+        if SERVERS[name].calls_app and SERVERS[name].usual
     ]
 
 

@@ -44,6 +44,9 @@ class Contender:
     options: tuple[str, ...] = ()
     """Of its command line."""
 
+    tls: bool = False
+    """It serves HTTPS."""
+
 
 @dataclass(frozen=True)
 class Option:

@@ -77,11 +77,7 @@ def _scaling(options: Options) -> list[Contender]:
 
 
 def _fixed(options: Options) -> list[Contender]:
-    return [
-        Contender(name, name)
-        for name in options.servers
-        if not (SERVERS[name].only_scales or SERVERS[name].slow_only)
-    ]
+    return [Contender(name, name) for name in options.servers if SERVERS[name].usual]
 
 
 def _takes_part(server: Server, app: str, mode: str) -> bool:

@@ -49,6 +49,7 @@ from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
+from ..ipc.tls_listener import TLSListener
 from ..settings import size
 from ..settings.table import MAX_SLOTS
 from ..settings.table import Settings
@@ -76,6 +77,15 @@ _NO_QUEUE = -1
 GIVEN_UP = Why(Reason.STOP, "its generation is given up")
 TOO_LATE = LATE[State.RETIRING]
 _AT_WORK = (State.STARTING, State.BUSY, State.RETIRING)
+
+
+def _description(listener: Listener) -> tuple[t.Any, ...]:
+    """What a zygote is to know of a listener: as the user has given it, whether it was
+    inherited, and the name that clients know if that isn't its own."""
+    name = None
+    if isinstance(listener, TLSListener):
+        name = listener.public.sock.getsockname()
+    return listener.host, listener.inherited, name
 
 
 class Generation:
@@ -261,7 +271,7 @@ class Generation:
         self.workers.watchdog = RequestWatchdog.of(settings, self.clock.at)
         self.workers.limits = [limit.name for limit in settings.limits]
         try:
-            document = write_document([(one.host, one.inherited) for one in listeners])
+            document = write_document(list(map(_description, listeners)))
         except OSError as e:
             self.zygote.kill(f"Can't send the zygote its listeners: {e}.")
             return

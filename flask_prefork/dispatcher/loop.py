@@ -12,8 +12,8 @@ Each turn of the loop:
    (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
    :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
    :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
-   :meth:`.SenderHandle.step`, :meth:`.Shutdown.step`, and last the summary for the
-   observer.
+   :meth:`.SenderHandle.step`, :meth:`.TLSProxies.step`, :meth:`.Shutdown.step`, and
+   last the summary for the observer.
 
 SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
 ``_orphan_exited``.
@@ -28,6 +28,7 @@ import os
 import signal
 import time
 import typing as t
+from collections.abc import Sequence
 
 from ..ipc import scoreboard
 from ..ipc.listener import BindError
@@ -35,6 +36,7 @@ from ..ipc.phase import Phase
 from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Summary
 from ..ipc.stats import Waiting
+from ..ipc.tls_listener import TLSListener
 from ..settings.table import Settings
 from ..system import log
 from ..system.descriptors import raise_descriptor_limit
@@ -55,6 +57,8 @@ from .sender import SenderHandle
 from .service import ServiceHost
 from .service import StartOptions
 from .shutdown import Shutdown
+from .tls_proxies import TLSProxies
+from .tls_proxies import TLSProxyHandle
 
 #: What a worker may need here: its channel, its pidfd, what it shows its threads by,
 #: and a connection that it was handed.
@@ -90,7 +94,6 @@ class Dispatcher:
             self.clock.machine,
             raise_descriptor_limit(),
             self.summary,
-            start_options.scheme == "https",
         )
         self.observer = ObserverHandle(
             self.service, self.poller, self.reaper, self._scoreboard, self.clock
@@ -104,6 +107,9 @@ class Dispatcher:
             self.summary.deliveries,
         )
         self.queues.sender = self.sender
+        self.tls = TLSProxies(self._make_tls_proxy, self.clock)
+        if start_options.certificates:
+            self.queues.tls = self.tls
         self._announced = False
         self._first_idle: float | None = None
         self._actions: dict[int, t.Callable[[], None]] = {
@@ -127,7 +133,23 @@ class Dispatcher:
             self.queues,
             self.observer,
             self.sender,
+            self.tls,
             self.service,
+        )
+
+    def _make_tls_proxy(
+        self, settings: dict[str, t.Any], listeners: Sequence[TLSListener], number: int
+    ) -> TLSProxyHandle:
+        return TLSProxyHandle(
+            self.service,
+            self.poller,
+            self.reaper,
+            self.clock,
+            self.summary,
+            settings,
+            listeners,
+            number,
+            self.queues.close_idle,
         )
 
     # The loop
@@ -159,7 +181,7 @@ class Dispatcher:
             left.append(_LONGEST_WAIT)
         # The observer pings each second, and pings are read before its deadline.
         left += _left(clock, self._warm_at(), self.observer.deadline())
-        left += _left(clock, self.sender.deadline())
+        left += _left(clock, self.sender.deadline(), self.tls.deadline())
         times = (self.queues.deadline(), self.service.deadline(), self._log.deadline())
         left += _left(machine, *times)
         return min(left, default=None)
@@ -186,6 +208,7 @@ class Dispatcher:
             self.generations.advance(now, self.queues.listeners)
             if self._announced:
                 self.generations.refork()
+                self.tls.configure(self._tls_settings())
         self.generations.recycle(now)
         draining = self.phase is Phase.DRAINING
         if draining or (self._announced and self.phase is Phase.SERVING):
@@ -196,6 +219,7 @@ class Dispatcher:
         self.queues.serve_left_behind(self.generations.current, self.generations.all())
         self.observer.step(now)
         self.sender.step(now)
+        self.tls.step(now)
         if self.phase is Phase.SERVING:
             self._check_startup()
         self.shutdown.step(now)
@@ -250,7 +274,8 @@ class Dispatcher:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
         parked = queues.parked.by_state(len(queues.permits))
-        return Waiting(parked, queues.spooled, self.sender.count)
+        connections = self.tls.connections
+        return Waiting(parked, queues.spooled, self.sender.count, connections)
 
     # Signals
 
@@ -295,6 +320,9 @@ class Dispatcher:
             self.stop()
             return
         self.ending.serve()
+        behind = [o for o in self.queues.listeners if isinstance(o, TLSListener)]
+        if behind:
+            self.tls.open(self._tls_settings(), behind)
         self.generations.current.open(self.queues.listeners)
         admin_listeners = self.service.admin_listeners()
         if admin_listeners:
@@ -302,8 +330,21 @@ class Dispatcher:
                 admin_listeners, settings.admin_token, self.queues.listeners
             )
 
+    def _tls_settings(self) -> dict[str, t.Any]:
+        """What a TLS proxy is to know of the settings."""
+        settings = self._settings
+        return {
+            "processes": settings.tls_processes,
+            "timeout": settings.header_timeout,
+            "proxy_allow_from": settings.proxy_allow_from,
+        }
+
     def _check_startup(self) -> None:
         """Give up if nobody ever begins to serve."""
+        if self.tls.is_refused:
+            self.status = 1
+            self.stop()
+            return
         starts = 0
         if self.generations.current.failed_to_start:
             starts = self.generations.current.policy.failures
@@ -320,6 +361,8 @@ class Dispatcher:
         The first connections are for slot 0, also if it is idle a moment after
         slot 1. A worker that takes long keeps nobody waiting for it.
         """
+        if not self.tls.is_ready:
+            return False
         if self._first_idle is None:
             if not self.generations.current.pool.idle:
                 return False
@@ -344,6 +387,7 @@ class Dispatcher:
         """HUP: load the app anew, and let the present workers finish."""
         if self.phase is Phase.SERVING and self.ending.drain_at is None:
             self.generations.reload()
+            self.tls.reload()
 
     def _orphan_exited(self, pid: int, status: int) -> None:
         for generation in self.generations.all():
@@ -376,6 +420,7 @@ class Dispatcher:
         self.generations.close()
         self.observer.release()
         self.sender.release()
+        self.tls.kill()
         self.service.close()
         self.summary.close()
         os.close(self._scoreboard)

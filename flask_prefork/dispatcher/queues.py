@@ -20,32 +20,19 @@ asked of the kernel. A descriptor is taken out of the poll set before it is clos
 
 from __future__ import annotations
 
-import os
 import typing as t
 from collections.abc import Sequence
 
-from ..ipc.channel import close_all
-from ..ipc.frames import Deliver
-from ..ipc.listener import Listener
 from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
 from ..ipc.stats import Summary
-from ..system import socket_modes
-from ..system.log import logger
-from ..system.parked import Parked
-from ..system.parked import Size
 from ..system.parked import Wait
 from ..system.poller import Poller
-from ..system.socket_state import bytes_unread
-from ..system.socket_state import has_acknowledged_all
-from . import vetting
+from ..system.proxy_protocol import certificate_place
 from .generation import Generation
 from .left_behind import LeftBehind
-from .permits import Permits
-from .sender import SenderHandle
-from .shedder import Shedder
+from .parking import Parking
 from .shedding import ShedReason
-from .spools import SpoolTotal
+from .tls_proxies import TLSProxies
 
 if t.TYPE_CHECKING:
     from ..settings.table import Settings
@@ -62,13 +49,9 @@ _LAST_STEPS = 1.0
 #: How long a client whose connection was kept alive may take to use it when the server
 #: stops, in seconds. The response to that has "Connection: close".
 _LAST_REQUEST = 1.0
-#: How long a client that was refused has to see its response, in seconds.
-_LINGER = 2.0
-#: Descriptors that are left for workers and all else.
-_RESERVE = 64
 
 
-class Queues:
+class Queues(Parking):
     """Everything that waits.
 
     :param poller: The dispatcher's poll set.
@@ -76,7 +59,6 @@ class Queues:
         a pause of this process doesn't stop.
     :param descriptors: How many this process may have.
     :param summary: Where it is counted what is done here.
-    :param is_tls: Whether the listeners speak TLS.
     """
 
     def __init__(
@@ -85,33 +67,12 @@ class Queues:
         clock: t.Callable[[], float],
         descriptors: int,
         summary: Summary | None = None,
-        is_tls: bool = False,
     ) -> None:
-        self.listeners: Sequence[Listener] = ()
-        self.parked = ParkedConnections()
-        #: The spools of parked connections, and of those that are on their way to a
-        #: worker.
-        self.spools = SpoolTotal()
-        #: Who may serve requests of limited routes.
-        self.permits = Permits()
-        #: The settings by which these are given.
+        super().__init__(poller, clock, descriptors, summary)
+        #: The settings by which permits are given and requests refused.
         self._configured: Settings | None = None
-        #: Sends the rest of responses whose clients are slow; set once.
-        self.sender: SenderHandle | None = None
-        #: Refuses who has waited too long.
-        self.shedder = Shedder(
-            self.parked,
-            clock,
-            summary,
-            is_tls,
-            self._park_lingering,
-            self._close,
-            self._make_room,
-        )
-        self._poller = poller
-        self._clock = clock
-        self._descriptors = descriptors
-        self._reserved = 0
+        #: The processes that accept where TLS is spoken; set once.
+        self.tls: TLSProxies | None = None
         #: Listeners that were readable since the last dispatch.
         self._readable: set[int] = set()
         self._dispatch_at: float | None = None
@@ -122,20 +83,10 @@ class Queues:
         #: Whether the next worker is for a parked connection.
         self._parked_turn = True
         self._next_listener = 0
-        self._full = False
         #: Whether nobody waits here any more.
         self._is_closed = False
-        #: The listeners' families, also when these are closed.
-        self._families: set[int] = set()
         #: Until when the server's end waits for who is on the way in.
         self._handshakes_until = 0.0
-
-    @property
-    def spooled(self) -> int:
-        """Bytes of all spools, the sender's included."""
-        return self.spools.size + (
-            self.sender.spooled if self.sender is not None else 0
-        )
 
     # Dispatch
 
@@ -204,12 +155,11 @@ class Queues:
                 (i for i, count in waiting.items() if count > 0 and i not in held), None
             )
             if self.parked.granted:
-                generation.resume(self.parked.take_ready())
+                self._resume(self.parked.take_ready(), generation)
                 continue
             if self.parked.ready and (self._parked_turn or queue is None):
                 connection = self.parked.take_ready()
-                self._renew(connection)
-                generation.resume(connection)
+                self._resume(connection, generation)
                 if connection.is_front:
                     held = self.parked.held()
             elif queue is not None:
@@ -219,12 +169,22 @@ class Queues:
                 break
             self._parked_turn = not self._parked_turn
 
-    def _renew(self, connection: Connection) -> None:
-        """Give who was held here as much time for the head as if it had waited in its
-        accept queue."""
+    def _resume(self, connection: Connection, generation: Generation) -> None:
+        """Hand a connection to a worker."""
         if connection.is_front and connection.state.wait is Wait.HEAD:
+            # As much time for the head as if it had waited in its accept queue.
             deadline = self._clock() + self.shedder.header_timeout
             connection.state = connection.state._replace(deadline=deadline)
+        place = (
+            certificate_place(connection.state.tag) if self.tls is not None else None
+        )
+        if place is not None and self.tls is not None:
+            connection.certificates = self.tls.certificates(place.proxy)
+            if connection.certificates < 0:
+                # That TLS proxy is dead, and so is the connection.
+                self._close(connection)
+                return
+        generation.resume(connection)
 
     def _rotation(self) -> list[int]:
         count = len(self.listeners)
@@ -324,218 +284,6 @@ class Queues:
         times += [self.permits.deadline(), self.shedder.shedding.deadline()]
         return min((moment for moment in times if moment is not None), default=None)
 
-    # Parked connections
-
-    def park(
-        self,
-        fd: int,
-        listener: int,
-        state: Parked,
-        spool: int = -1,
-        limit: str = "",
-    ) -> None:
-        """Take over a connection that a worker hands back.
-
-        :param fd: Our descriptor of it, owned from now on.
-        :param listener: The index of the listener that it came by.
-        :param state: What it waits for.
-        :param spool: Our descriptor of its spool, owned from now on; -1 without one.
-        :param limit: The limit that it waits for a permit of, if it does.
-        :raises ValueError: It can't be: the connection isn't taken over, lest what
-            one worker got wrong is the next one's trouble.
-        """
-        vetting.parked(state, self._clock() + vetting.LONGEST_WAIT)
-        if self.listeners and listener >= len(self.listeners):
-            raise ValueError(f"there is no listener {listener}")
-        size = vetting.file_size(spool) if spool >= 0 else 0
-        families = {one.sock.family for one in self.listeners}
-        if not families or not vetting.connection(fd, families):
-            # Nobody is served any more; or the client has gone.
-            close_all((fd,) if spool < 0 else (fd, spool))
-            return
-        if spool >= 0:
-            # What a worker says of it doesn't count.
-            state = state._replace(spooled=Size(size))
-            self.spools.add(size)
-        has_room = self._make_room()
-        connection = Connection(fd, listener, state, spool, limit)
-        if state.wait is Wait.PERMIT and not has_room:
-            # Who waits for a permit isn't idle, and nobody else is left to be closed.
-            self.permits.refuse(limit)
-            self.shedder.refuse(connection, ShedReason.LIMIT)
-        elif state.wait is Wait.PERMIT:
-            self.permits.wait(connection, self._clock())
-            self._watch(connection)
-        elif self.parked.park(connection, self._clock()):
-            self._watch(connection)
-
-    def deliver(self, frame: Deliver, fds: list[int]) -> None:
-        """Have the rest of a response sent on a connection that a worker hands over.
-
-        It is parked afterwards.
-
-        :param frame: What the worker sent.
-        :param fds: The connection and the files. They are taken out.
-        :raises ValueError: It can't be: it stays the worker's.
-        """
-        size = vetting.delivery(frame, fds)
-        self._families |= {one.sock.family for one in self.listeners}
-        if self.sender is None or (
-            self.listeners and frame.listener >= len(self.listeners)
-        ):
-            raise ValueError(f"there is no listener {frame.listener}")
-        # If its client has gone, the sender finds that out.
-        vetting.connection(fds[0], self._families)
-        taken, fds[:] = fds[:], []
-        self._make_room()
-        # What a worker says of its spool doesn't count.
-        self.sender.deliver(frame, taken, size)
-        if not self._has_room():
-            # While the sender takes nothing; others' descriptors go before.
-            self.sender.drop_last()
-
-    def put_back(self, connection: Connection) -> None:
-        """A worker died before it took the connection: it is the next one's."""
-        self.parked.put_back(connection)
-
-    def taken(self, connection: Connection, worker: t.Hashable) -> None:
-        """It is the worker's alone now that it was handed to."""
-        self.permits.take(connection, worker)
-        self._release(connection)
-
-    def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
-        """Give a worker a permit that it needs at once, if there is one."""
-        return self.permits.ask(worker, limit)
-
-    def refused(self, limit: str) -> None:
-        """A worker has refused a request that had waited longer than its route's limit
-        lets it."""
-        self.permits.refuse(limit)
-        self.shedder.count(ShedReason.LIMIT)
-
-    def release_permit(self, worker: t.Hashable) -> None:
-        """The request is over for which a worker had a permit, if it had one."""
-        self.permits.release(worker)
-
-    def _release(self, connection: Connection) -> None:
-        """Close what is held here of a connection."""
-        close_all(connection.fds)
-        if connection.spool >= 0:
-            self.spools.remove(connection.state.spooled)
-
-    def _watch(self, connection: Connection) -> None:
-        try:
-            if connection.state.wait is Wait.PERMIT:
-                self._poller.watch_hang_up(
-                    connection.fd, lambda: self._left(connection), half_closed=False
-                )
-            elif connection.state.wait is Wait.LINGER:
-                self._poller.watch_hang_up(
-                    connection.fd, lambda: self._hung_up(connection)
-                )
-            else:
-                self._poller.watch(connection.fd, lambda: self._wake(connection))
-        except OSError as e:
-            # ENOMEM, ENOSPC (epoll_ctl(2)).
-            logger.error("Can't wait for a connection: %s.", e.strerror)
-            self._close(connection)
-
-    def _wake(self, connection: Connection) -> None:
-        if connection not in self.parked:
-            return  # closed by a callback of the same batch
-        self._poller.forget(connection.fd)
-        self.parked.wake(connection, self._clock())
-
-    def _park_lingering(self, connection: Connection) -> None:
-        """Let a client see the response that it was refused with."""
-        # It has no permit any more, and nobody goes on with its request.
-        self.permits.forget(connection)
-        if connection.spool >= 0:
-            os.close(connection.spool)
-            self.spools.remove(connection.state.spooled)
-            connection.spool = -1
-        now = self._clock()
-        connection.state = Parked(Wait.LINGER, now + _LINGER)
-        self._make_room()
-        self.parked.park(connection, now)
-        self._watch(connection)
-
-    def _left(self, connection: Connection) -> None:
-        """The client of a request that waits for a permit has left."""
-        if connection in self.permits:
-            self._close(connection)
-
-    def _hung_up(self, connection: Connection) -> None:
-        """A client that has had its last response sends no more."""
-        if connection not in self.parked:
-            return
-        if self._may_close(connection.fd):
-            self._close(connection)
-        else:
-            # It had ended before it got that response; its deadline is near.
-            self._poller.forget(connection.fd)
-
-    def _may_close(self, fd: int) -> bool:
-        """Whether closing a connection costs its client nothing of its response."""
-        try:
-            with socket_modes.look_at(os.dup(fd)) as sock:
-                return has_acknowledged_all(sock)
-        except OSError:
-            return True  # there are no descriptors for the question
-
-    def _expire(self) -> None:
-        now = self._clock()
-        expired = self.parked.expire(now)
-        for connection in expired.close:
-            self._close(connection)
-        for connection in expired.late:
-            self._poller.forget(connection.fd)
-        for connection in expired.watch:
-            self._watch(connection)
-        for connection in expired.slow:
-            if not self.parked.progressed(connection, bytes_unread(connection.fd), now):
-                self._poller.forget(connection.fd)
-
-    def _close(self, connection: Connection) -> None:
-        self.parked.remove(connection)
-        self.permits.forget(connection)
-        self._poller.forget(connection.fd)
-        self._release(connection)
-
-    def _make_room(self) -> bool:
-        """Give up the longest-idle connections when descriptors run out.
-
-        :return: Whether there are descriptors for one more connection.
-        """
-        while not self._has_room():
-            oldest = self.parked.longest_idle()
-            if oldest is None:
-                return False
-            if not self._full:
-                self._full = True
-                logger.warning(
-                    "All %d descriptors are in use; closing the connections that"
-                    " are idle for the longest time.",
-                    self._descriptors,
-                )
-            self._close(oldest)
-        return True
-
-    @property
-    def _used(self) -> int:
-        held = self.sender.descriptors if self.sender is not None else 0
-        return len(self.parked) + len(self.permits) + self.spools.count + held
-
-    def _has_room(self) -> bool:
-        return self._used + _RESERVE + self._reserved < self._descriptors
-
-    def reserve(self, descriptors: int) -> None:
-        """Keep descriptors free for workers; if they are more than before, at once."""
-        grows = descriptors > self._reserved
-        self._reserved = descriptors
-        if grows:
-            self._make_room()
-
     # The end
 
     def stop_accepting(self) -> None:
@@ -556,6 +304,9 @@ class Queues:
             return False
         # Before the look at the accept queues, to which it goes from there.
         if now < self._handshakes_until and self._has_pending_handshake():
+            self._dispatch_at = now + _DISPATCH_INTERVAL
+            return False
+        if self.tls is not None and not self.tls.is_closed():
             self._dispatch_at = now + _DISPATCH_INTERVAL
             return False
         idle_since = self.parked.last_idle_since()
@@ -581,9 +332,9 @@ class Queues:
         # First: their descriptors may be wanted for who waits at a listener.
         for connection in (*self.parked.clear(), *self.permits.clear()):
             self._close(connection)
+        # Workers that finish what they serve may hand over a connection yet.
+        self._families |= {one.sock.family for one in self.listeners}
         for listener in self.listeners:
-            # Workers that finish what they serve may hand over a connection yet.
-            self._families.add(listener.sock.family)
             self._poller.forget(listener.fd)
             listener.shut()
             listener.close()

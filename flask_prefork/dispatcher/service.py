@@ -15,8 +15,10 @@ from ..ipc.listener import AS_IT_IS
 from ..ipc.listener import bind
 from ..ipc.listener import BindError
 from ..ipc.listener import Listener
+from ..ipc.tls_listener import TLSListener
 from ..settings import addresses
 from ..settings.addresses import Address
+from ..settings.certificates import Certificate
 from ..system import reaper
 from ..system.pid_file import PidFile
 from ..system.privileges import Identity
@@ -38,7 +40,7 @@ class StartOptions(t.NamedTuple):
 
     :param host: What to listen on, see :func:`.listener.bind`.
     :param port: The TCP port.
-    :param scheme: ``http`` or ``https``, for the banner.
+    :param certificates: By which TLS is spoken; none if it isn't.
     :param fds: Listening sockets that systemd has passed; they go before host
         and port.
     :param notifier: Notifies systemd of the server's state.
@@ -49,12 +51,24 @@ class StartOptions(t.NamedTuple):
 
     host: str
     port: int
-    scheme: str
+    certificates: tuple[Certificate, ...]
     fds: t.Sequence[int]
     notifier: Notifier
     pid_file: str | None = None
     identity: Identity | None = None
     access: Access = AS_IT_IS
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return "https" if self.certificates else "http"
+
+
+def _behind_tls(listener: Listener, backlog: int) -> TLSListener:
+    try:
+        return TLSListener(listener, backlog)
+    except OSError as e:
+        raise BindError(f"Can't make a socket for the TLS proxy: {e}.") from None
 
 
 class ServiceHost:
@@ -99,6 +113,8 @@ class ServiceHost:
         try:
             for host in hosts:
                 listeners.append(bind(host, outside.port, backlog, outside.access))
+            if outside.certificates:
+                listeners = [_behind_tls(one, backlog) for one in listeners]
             if admin is not None:
                 self._listen_for_admin(addresses.parse(admin))
             if agent is not None:

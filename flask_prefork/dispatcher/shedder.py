@@ -45,8 +45,6 @@ class Shedder:
     :param parked: All parked connections.
     :param clock: The machine's monotonic seconds.
     :param summary: Where the refused ones are counted, and the accepted ones.
-    :param is_tls: Whether the listeners speak TLS: nothing can be said to a client
-        before the handshake, so its connection is closed.
     :param linger: Parks a connection that has had its last response.
     :param close: Closes a connection.
     :param make_room: Sees that there are descriptors for one more connection, if that
@@ -58,7 +56,6 @@ class Shedder:
         parked: ParkedConnections,
         clock: Callable[[], float],
         summary: Summary | None,
-        is_tls: bool,
         linger: Callable[[Connection], None],
         close: Callable[[Connection], None],
         make_room: Callable[[], bool],
@@ -69,7 +66,6 @@ class Shedder:
         self._parked = parked
         self._clock = clock
         self._summary = summary
-        self._is_tls = is_tls
         self._linger = linger
         self._close = close
         self._make_room = make_room
@@ -155,7 +151,7 @@ class Shedder:
     def refuse(self, connection: Connection, reason: ShedReason) -> None:
         """Answer a request with 503. It must not be among the parked ones any more."""
         self.count(reason)
-        if self._is_tls or not self._send(connection.fd, self._clock()):
+        if not self._send(connection.fd, self._clock()):
             self._close(connection)
             return
         self._linger(connection)

@@ -19,6 +19,7 @@ from .observer import ObserverHandle
 from .queues import Queues
 from .sender import SenderHandle
 from .service import ServiceHost
+from .tls_proxies import TLSProxies
 
 
 class Shutdown:
@@ -29,6 +30,7 @@ class Shutdown:
     :param queues: All that waits.
     :param observer: Ends after all workers.
     :param sender: May finish what it has; ends with the observer.
+    :param tls: Ends last, with the connections of its clients.
     :param service: Is notified of it, and has the rights to clean up.
     """
 
@@ -39,6 +41,7 @@ class Shutdown:
         queues: Queues,
         observer: ObserverHandle,
         sender: SenderHandle,
+        tls: TLSProxies,
         service: ServiceHost,
     ) -> None:
         self._ending = ending
@@ -46,6 +49,7 @@ class Shutdown:
         self._queues = queues
         self._observer = observer
         self._sender = sender
+        self._tls = tls
         self._service = service
         self._now = 0.0
         self._steps: dict[Step, t.Callable[[], None]] = {
@@ -86,7 +90,10 @@ class Shutdown:
             draining and self._queues.is_served(line.current),
             sum(len(generation.pool) for generation in line.all()),
             self._sender.count,
-            len(line.zygotes) + bool(self._observer.pid) + bool(self._sender.pid),
+            len(line.zygotes)
+            + bool(self._observer.pid)
+            + bool(self._sender.pid)
+            + self._tls.count,
         )
 
     def close_queues(self) -> None:
@@ -132,6 +139,7 @@ class Shutdown:
     def _release(self) -> None:
         self._observer.release()
         self._sender.release()
+        self._tls.release()
         for generation in self._generations.all():
             generation.release()
 
@@ -150,6 +158,7 @@ class Shutdown:
         self._observer.release()
         self._observer.kill()
         self._sender.cut()
+        self._tls.kill()
         for generation in self._generations.all():
             generation.kill_all(AT_ONCE)
             generation.zygote.kill()

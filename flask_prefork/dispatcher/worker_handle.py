@@ -97,4 +97,7 @@ class WorkerHandle:
         self.resumed.append(connection)
         slot, listener = self.worker.number, connection.listener
         frame = Resume(generation, slot, listener, connection.state)
-        return self.channel.send(frame, connection.fds)
+        fds = connection.fds
+        if connection.certificates >= 0:
+            fds = (*fds, connection.certificates)
+        return self.channel.send(frame, fds)

@@ -1,4 +1,4 @@
-"""The socket by which an app takes over a connection without TLS.
+"""The socket by which an app takes over a connection.
 
 See ``takeover.py``.
 """

@@ -244,7 +244,7 @@ class ConnectionHandler(WSGIRequestHandler):
         monitor = context.monitor
         contended = monitor.contended
         # Who stops doesn't wait for those that are parked so.
-        if context.can_park and wire.plain and not monitor.draining():
+        if context.can_park and not monitor.draining():
             wire.finish()
             if not wire.wait(0 if contended() else PARK_DELAY, HANG_UP):
                 deadline = time.monotonic() + PARKED_LINGER
@@ -261,7 +261,8 @@ class ConnectionHandler(WSGIRequestHandler):
         deadline = start + limits.header_timeout
         waiting: Parked | Collecting | t.Literal[True] | None
         if resumed is not None and resumed.wait in _WAITS_FOR_REQUEST:
-            self.wire.low_water(1)
+            if resumed.mark > 1:
+                self.wire.low_water(1)
             deadline = resumed.deadline
         elif resumed is not None:
             waiting = self._wait_idle(resumed.deadline)
@@ -360,9 +361,8 @@ class ConnectionHandler(WSGIRequestHandler):
             if waiting is not True:
                 return waiting
             waited = True
-            if wire.plain:
-                # Its data comes only now; with TLS, the handshake has waited.
-                self.queue_time = 0.0
+            # Its data comes only now.
+            self.queue_time = 0.0
 
     def _wait_head(
         self, data: bytes, deadline: float, waited: bool

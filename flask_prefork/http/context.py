@@ -19,8 +19,6 @@ from .monitor import NullMonitor
 from .request_start import find
 from .request_start import render
 from .request_start import REQUEST_START
-from .tls import TLSWire
-from .tls_app_socket import TLSAppSocket
 from .wire import Wire
 
 if t.TYPE_CHECKING:
@@ -46,9 +44,8 @@ class HandlerContext:
     limits: Limits
     #: Whether connections can be handed back to wait.
     can_park: bool
-    #: Whether the listener is a unix socket, and whether it speaks TLS.
+    #: Whether connections are unix sockets.
     is_local: bool
-    is_tls: bool
     #: Whether requests are logged.
     access_log: bool
     #: Logs them in a format of its own, if any.
@@ -71,6 +68,8 @@ class HandlerContext:
     #: How long the first request of the connection that is served has waited for the
     #: worker, in seconds.
     queue_time: float = 0.0
+    #: The certificate of its client, as DER, if it has given one.
+    certificate: bytes | None = None
     #: For bodies that are collected, see ``collecting.py``; ``None`` while one has it.
     memory: bytearray | None = None
     #: The last line of the access log could not be written.
@@ -79,8 +78,6 @@ class HandlerContext:
     def make_wire(self, connection: t.Any) -> Wire:
         """The wire of a connection."""
         monitor = self.monitor
-        if self.is_tls:
-            return TLSWire(connection, False, monitor.progress, monitor.contended)
         return Wire(connection, self.is_local, monitor.progress, monitor.contended)
 
     def make_app_socket(self, wire: Wire, fields: Fields = ()) -> TakeoverSocket:
@@ -88,8 +85,7 @@ class HandlerContext:
 
         :param fields: The request's header fields.
         """
-        kind = AppSocket if wire.plain else TLSAppSocket
-        return kind(wire, self.monitor, self.limits, fields)
+        return AppSocket(wire, self.monitor, self.limits, fields)
 
     @property
     def changes_environ(self) -> bool:

@@ -84,11 +84,9 @@ def add_target(environ: dict[str, t.Any], target: str) -> None:
     environ["PATH_INFO"] = path
 
 
-def add_certificate(environ: dict[str, t.Any], sock: t.Any) -> None:
-    """Add the client's certificate, if it has given one, as PEM."""
-    try:
-        certificate = sock.getpeercert(binary_form=True)
-    except (AttributeError, ValueError):
-        return
-    if certificate is not None:
-        environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)
+def add_certificate(environ: dict[str, t.Any], certificate: bytes) -> None:
+    """Add the client's certificate as PEM.
+
+    :param certificate: As DER.
+    """
+    environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)

@@ -566,8 +566,8 @@ class PreforkRequestHandler(LoggingHandler):
         add_target(environ, self.path)
         if head.length < 0:
             environ["wsgi.input_terminated"] = True
-        if context.is_tls:
-            add_certificate(environ, self.connection)
+        if context.certificate is not None:
+            add_certificate(environ, context.certificate)
         if context.changes_environ:
             peer = str(self.client_address[0])
             self.queue_time = context.add_forwarded(environ, peer, self.queue_time)

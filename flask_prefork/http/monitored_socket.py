@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import select
 import socket
-import ssl
 import time
 import typing as t
 from collections.abc import Callable
@@ -25,15 +24,13 @@ from .wire import wait_for_room
 if t.TYPE_CHECKING:
     from .wire import Wire
 
-    _Base = socket.socket
-else:
-    _Base = object
-
 #: Seconds to wait for a client with no budget left: what is there can still be read.
 _MIN_TIMEOUT = 0.001
 
 
-class _Monitored(_Base):
+class MonitoredSocket(socket.socket):
+    """A connection whose use is reported, and bounded."""
+
     #: Called when something of a request or response was read or written.
     progress: Callable[[], None] = staticmethod(lambda: None)
     #: Tells whether others wait for the worker.
@@ -48,6 +45,19 @@ class _Monitored(_Base):
     _over = False
     _reading: SlowClientBudget
     _writing: SlowClientBudget
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> MonitoredSocket:
+        """Take over a connection.
+
+        :param connection: It has no descriptor any more afterwards.
+        """
+        return cls(
+            connection.family,
+            connection.type,
+            connection.proto,
+            connection.detach(),
+        )
 
     def expect_request(self, deadline: float) -> None:
         """A request is to come.
@@ -127,6 +137,10 @@ class _Monitored(_Base):
         return self._call(use, budget, *args, **more)
 
     def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
+        wire = self.wire
+        if wire is not None and wire.before_write is not None:
+            # The app has a socket of its own, and may have written by that.
+            wire.before_write()
         if self._deadline is not None and not self._over:
             # A handler that answers by itself: it has its request.
             self.begin_request(None, self.rate)
@@ -209,31 +223,3 @@ def _size(result: t.Any) -> int:
     if isinstance(result, tuple):
         result = result[0]
     return result if isinstance(result, int) else len(result)
-
-
-class MonitoredSocket(_Monitored, socket.socket):
-    """A plain one."""
-
-    @classmethod
-    def of(cls, connection: socket.socket) -> MonitoredSocket:
-        """Take over a connection.
-
-        :param connection: It has no descriptor any more afterwards.
-        """
-        return cls(
-            connection.family,
-            connection.type,
-            connection.proto,
-            connection.detach(),
-        )
-
-    def _write(self, use: Callable[..., t.Any], *args: t.Any, **more: t.Any) -> t.Any:
-        wire = self.wire
-        if wire is not None and wire.before_write is not None:
-            # The app has a socket of its own, and may have written by that.
-            wire.before_write()
-        return super()._write(use, *args, **more)
-
-
-class MonitoredSSLSocket(_Monitored, ssl.SSLSocket):  # type: ignore[misc]
-    """One of TLS; ``sslsocket_class`` of the context makes it. The app has no other."""

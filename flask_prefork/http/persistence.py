@@ -34,7 +34,7 @@ class Persistence:
         """Whether the connection can move to another process: nothing of what the
         client has sent is kept here."""
         wire = self._wire
-        return self._context.can_park and wire.plain and not wire.buffered
+        return self._context.can_park and not wire.buffered
 
     def may_persist(self) -> bool:
         """Whether the connection may go on after the response that begins now.

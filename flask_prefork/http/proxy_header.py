@@ -13,11 +13,11 @@ import typing as t
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
+from ..system.proxy_protocol import from_tag
+from ..system.proxy_protocol import MalformedHeader
+from ..system.proxy_protocol import read
+from ..system.proxy_protocol import Source
 from .errors import ClientDisconnected
-from .proxy_protocol import from_tag
-from .proxy_protocol import MalformedHeader
-from .proxy_protocol import read
-from .proxy_protocol import Source
 from .wire import CHECK_INTERVAL
 from .wire import PARK_DELAY
 

@@ -308,16 +308,15 @@ class Response:
         return persists
 
     def _ends_connection(self) -> bool:
-        """Whether the connection's end can be sent with the response's last byte. TLS
-        has its own way, and who has asked for ``wfile`` may go on."""
+        """Whether the connection's end can be sent with the response's last byte.
+        Who has asked for ``wfile`` may go on."""
         wire = self._wire
-        return wire.plain and not self.keep_alive and not wire.shared
+        return not self.keep_alive and not wire.shared
 
     def _announce_end(self) -> None:
         """Tell the monitor that the last byte is about to be sent: the worker is free
-        in a moment, unless a kept-alive TLS connection holds it."""
-        if self._wire.plain or not self.keep_alive:
-            self._monitor.about_to_accept()
+        in a moment."""
+        self._monitor.about_to_accept()
 
     def _frame(self, code: int) -> bytes:
         """The framing of a response without a body, whatever the app yields
@@ -396,7 +395,7 @@ class Response:
 
         :return: Whether it did; if not, it is to be read.
         """
-        if self.status or not self._wire.plain or self._request.method == "HEAD":
+        if self.status or self._request.method == "HEAD":
             return False
         found = place(file)
         if found is None:

@@ -5,8 +5,8 @@ each worker :meth:`PreforkServer.watch` is called once, before anything is serve
 the worker calls :meth:`PreforkServer.accept` and :meth:`PreforkServer.serve`, and parks
 what that returns; a parked connection comes back by ``serve`` with what was returned.
 
-``serve`` reads the PROXY header, does the TLS handshake, and then makes the handler,
-which serves the connection (``connection.py``).
+``serve`` reads the PROXY header, and then makes the handler, which serves the
+connection (``connection.py``).
 
 Never done here: fork, poll the listening socket, accept unasked, or start a thread.
 ``serve`` returns for whatever the client does. It raises only what ends the process.
@@ -16,20 +16,19 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
 import traceback
 import typing as t
 
-from werkzeug.serving import generate_adhoc_ssl_context
-from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
 from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.peers import LOCAL
+from ..system.proxy_protocol import MalformedHeader
 from ..system.socket_state import bytes_unread
 from ..system.spool import Spool
+from ..system.unix_peer import is_from_user
 from .access_log import date_time
 from .access_log import escape
 from .access_log import escape_lines
@@ -46,13 +45,11 @@ from .handler import PreforkRequestHandler
 from .limits import Limits
 from .monitor import Monitor
 from .monitor import NullMonitor
-from .monitored_socket import MonitoredSSLSocket
 from .proxy_header import ProxiedClient
 from .proxy_header import read_proxy_header
 from .proxy_header import restore
-from .proxy_protocol import MalformedHeader
 from .request_id import RequestIds
-from .tls import do_tls_handshake
+from .tls_header import read_tls_header
 from .werkzeug_handler import MonitoredApp
 from .werkzeug_handler import serve_monitored
 from .werkzeug_handler import without_version
@@ -87,8 +84,8 @@ class PreforkServer(HandlerServer):
         derived from it only, work as under werkzeug's server: a request for each
         connection, never parked.
     :param limits: See :class:`Limits`.
-    :param ssl_context: As ``run_simple`` takes it; the handshake is done in
-        :meth:`serve`.
+    :param public_name: The name of the listener that clients know, as ``getsockname``
+        returns it, if the TLS proxy accepts from that and connects to this one.
     :param access_log: Whether requests are logged.
     :param access_logger: Logs them in a format of its own; without it they are logged
         as ``flask run`` does.
@@ -107,8 +104,6 @@ class PreforkServer(HandlerServer):
 
     multithread = False
     multiprocess = True
-    #: werkzeug would wrap the listener.
-    ssl_context: ssl.SSLContext | None
 
     def __init__(
         self,
@@ -117,7 +112,7 @@ class PreforkServer(HandlerServer):
         handler: type[WSGIRequestHandler] = PreforkRequestHandler,
         limits: Limits | None = None,
         *,
-        ssl_context: t.Any = None,
+        public_name: t.Any = None,
         access_log: bool = True,
         access_logger: AccessLogger | None = None,
         forwarders: Peers | None = None,
@@ -127,13 +122,15 @@ class PreforkServer(HandlerServer):
         request_start: bool = False,
         limited: RouteLimits | None = None,
     ) -> None:
-        local = listener.family == socket.AF_UNIX
-        name = listener.getsockname()
+        self.is_tls = public_name is not None
+        name = public_name if self.is_tls else listener.getsockname()
+        local = isinstance(name, (str, bytes))
         host, port = (f"unix://{os.fsdecode(name)}", 0) if local else name[:2]
         super().__init__(host, port, app, handler, fd=listener.fileno())
         # werkzeug has made a duplicate, and connections are accepted elsewhere.
         self.socket.close()
         self.socket = listener
+        self.server_address = name
         self._server_version = SOFTWARE
         self.proxies = proxies
         if forwarders is not None and proxies is not None:
@@ -145,30 +142,17 @@ class PreforkServer(HandlerServer):
             handler = without_version(handler)
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
-        if isinstance(ssl_context, tuple):
-            ssl_context = load_ssl_context(*ssl_context)
-        elif ssl_context == "adhoc":
-            ssl_context = generate_adhoc_ssl_context()
-        if ssl_context is not None:
-            # Else OpenSSL ends both directions when one does. HTTP has its framing to
-            # tell an end from a cut.
-            ssl_context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-        self.ssl_context = ssl_context
-        self._can_resume_body = self._is_own_handler and ssl_context is None
-        if ssl_context is not None and not self._is_own_handler:
-            ssl_context.sslsocket_class = MonitoredSSLSocket
         self._accept = listener._accept  # type: ignore[attr-defined]
         self._kind = int(listener.family), int(listener.type), listener.proto
         self.context = HandlerContext(
             limits or Limits(),
             can_park,
-            local,
-            ssl_context is not None,
+            local or self.is_tls,
             access_log,
             access_logger,
             forwarders,
             RequestIds() if asked else None,
-            self._make_base_environ(local),
+            self._make_base_environ(local, "https" if self.is_tls else "http"),
             streams,
             limited,
             request_start,
@@ -200,9 +184,8 @@ class PreforkServer(HandlerServer):
             connection.setblocking(True)
         return connection, address
 
-    def _make_base_environ(self, local: bool) -> WSGIEnvironment:
+    def _make_base_environ(self, local: bool, scheme: str) -> WSGIEnvironment:
         """What all environs of this server have in common."""
-        scheme = "http" if self.ssl_context is None else "https"
         if local:
             # A path is no host and has no port, but PEP 3333 wants both.
             name, port = "localhost", "80" if scheme == "http" else "443"
@@ -229,6 +212,7 @@ class PreforkServer(HandlerServer):
         resumed: Parked | None = None,
         spool: int = -1,
         queue_time: float = 0.0,
+        certificate: bytes | None = None,
     ) -> Parked | Collecting | Delivery | None:
         """Serve requests on an accepted connection.
 
@@ -237,6 +221,7 @@ class PreforkServer(HandlerServer):
         :param resumed: What this returned last for the connection, if it was parked.
         :param spool: The descriptor of its spool, if it has one; owned from now on.
         :param queue_time: How long its data has waited for this worker, in seconds.
+        :param certificate: The client's, as DER, if it has given one.
         :return: ``None`` when the connection is over, or what is to become of it: then
             it is for the caller to close, and so are the files that go with it.
         """
@@ -246,12 +231,18 @@ class PreforkServer(HandlerServer):
             # The client has only connected, and its request is yet to come.
             queue_time = 0.0
         self.context.queue_time = queue_time
+        self.context.certificate = certificate
         tag = b""
         # Who goes on with it takes the descriptor out of this.
         spooled = None
         if spool >= 0:
             spooled = Spool.adopt(spool, resumed.spooled if resumed is not None else 0)
         try:
+            if self.is_tls and not (resumed is not None and resumed.tag):
+                resumed = self._read_tls_header(connection, resumed)
+                if resumed is None:
+                    connection.close()
+                    return None
             if self.proxies is not None or (resumed is not None and resumed.tag):
                 client = self._read_proxy_header(connection, address, resumed)
                 if client is None:
@@ -260,15 +251,10 @@ class PreforkServer(HandlerServer):
                     return client
                 address, resumed = client
                 tag = resumed.tag
-            if spooled is not None and not self._can_resume_body:
+            if spooled is not None and not self._is_own_handler:
                 # It was parked before a reload, and its head is in the spool.
                 connection.close()
                 return None
-            if self.ssl_context is not None:
-                wrapped = self._do_handshake(connection, address, resumed)
-                if wrapped is None:
-                    return None
-                connection = wrapped
             if not self._is_own_handler:
                 serve_monitored(connection, address, self, self._handler, resumed)
                 return None
@@ -305,7 +291,7 @@ class PreforkServer(HandlerServer):
             # It was served before a reload, without a proxy.
             return ProxiedClient(address, resumed)
         context = self.context
-        may_park = context.can_park and self._is_own_handler and not context.is_tls
+        may_park = context.can_park and self._is_own_handler
         wire = Wire(connection, context.is_local)
         try:
             return read_proxy_header(wire, address, self.proxies, resumed, may_park)
@@ -313,29 +299,30 @@ class PreforkServer(HandlerServer):
             self._log_end(address, f"closed, {e}")
         return None
 
+    def _read_tls_header(
+        self, connection: socket.socket, resumed: Parked | None
+    ) -> Parked | None:
+        """Learn from the TLS proxy whose connection it is.
+
+        :return: How the connection goes on; ``None`` if it isn't from there.
+        """
+        secured = None
+        if is_from_user(connection, os.getuid()):
+            secured = read_tls_header(connection)
+        if secured is None:
+            return None
+        now = time.monotonic()
+        self.context.queue_time = max(now - secured.arrived, 0.0)
+        self.context.certificate = secured.certificate
+        if resumed is None:
+            resumed = Parked(Wait.HEAD, now + self.context.limits.header_timeout)
+        return resumed._replace(tag=secured.source.tag())
+
     def _log_end(self, address: t.Any, reason: str) -> None:
         """Log why a connection is closed that has brought no request."""
         line = f"{escape(str(address[0]))} - - [{date_time()}] {escape(reason)}"
         # As an argument: what it holds is no format.
         self.log("info", "%s", line)
-
-    def _do_handshake(
-        self, connection: socket.socket, address: t.Any, resumed: Parked | None
-    ) -> ssl.SSLSocket | None:
-        """Do the TLS handshake; ``None`` if there was none.
-
-        :param resumed: With a deadline, if the connection has one already.
-        """
-        assert self.ssl_context is not None
-        deadline = time.monotonic() + self.context.limits.header_timeout
-        if resumed is not None:
-            deadline = resumed.deadline
-        try:
-            return do_tls_handshake(connection, self.ssl_context, deadline)
-        except OSError as e:
-            reason = str(getattr(e, "reason", None) or e)
-            self._log_end(address, f"no TLS handshake: {reason}")
-        return None
 
     def handle_error(self, request: t.Any, client_address: t.Any) -> None:
         """Log an exception that no handler has caught."""

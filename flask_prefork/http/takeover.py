@@ -3,14 +3,12 @@
 WebSocket libraries use the socket that werkzeug's development server puts there, and
 speak their protocol on it. So the handler makes a socket for each request, and asks
 :meth:`TakeoverSocket.is_taken` whether the app has the connection. If so, the wire's
-``before_write`` keeps us from writing. ``app_socket.py`` and ``tls_app_socket.py`` have
-the kinds.
+``before_write`` keeps us from writing. ``app_socket.py`` has that socket.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 import time
 import typing as t
@@ -32,8 +30,6 @@ Fields = Iterable[tuple[bytes, bytes]]
 ENDS = (
     ConnectionError,
     TimeoutError,
-    ssl.SSLEOFError,
-    ssl.SSLZeroReturnError,
     RequestTimeout,
 )
 #: Seconds between looks at a connection that was taken over.
@@ -208,8 +204,7 @@ def shut(sock: socket.socket, how: int) -> None:
     :param how: As ``shutdown(2)`` takes it.
     """
     try:
-        # SSLSocket's own would drop the session, which the app may be using.
-        socket.socket.shutdown(sock, how)
+        sock.shutdown(how)
     except OSError:
         pass
 

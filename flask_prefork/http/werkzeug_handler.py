@@ -17,10 +17,10 @@ from werkzeug.serving import WSGIRequestHandler
 
 from ..system.parked import Wait
 from .connection import end_taken_over
+from .environ import add_certificate
 from .errors import Refused
 from .errors import TakenOver
 from .monitored_socket import MonitoredSocket
-from .monitored_socket import MonitoredSSLSocket
 from .route_limits import RETRY_AFTER
 from .takeover import ENDS
 
@@ -77,11 +77,7 @@ def serve_monitored(
     :param resumed: With the deadline of the head, if it has one already.
     """
     context = server.context
-    monitored: MonitoredSocket | MonitoredSSLSocket
-    if isinstance(connection, MonitoredSSLSocket):
-        monitored = connection
-    else:
-        monitored = MonitoredSocket.of(connection)
+    monitored = MonitoredSocket.of(connection)
     monitored.progress = context.monitor.progress
     monitored.contended = context.monitor.contended
     monitored.rate = context.limits.min_data_rate
@@ -158,6 +154,10 @@ class MonitoredApp:
         monitor = context.monitor
         environ["flask_prefork.slot"] = monitor.slot
         environ["flask_prefork.generation"] = monitor.generation
+        # Werkzeug asks for an SSL context of its server's.
+        environ["wsgi.url_scheme"] = context.base_environ["wsgi.url_scheme"]
+        if context.certificate is not None:
+            add_certificate(environ, context.certificate)
         # Only the first request of a connection has waited.
         queue_time, context.queue_time = context.queue_time, 0.0
         app = self._app
@@ -186,7 +186,7 @@ class MonitoredApp:
         monitored: t.Any = wire.sock
         if monitored is not None:
             environ["werkzeug.socket"] = offered
-        is_ours = isinstance(monitored, (MonitoredSocket, MonitoredSSLSocket))
+        is_ours = isinstance(monitored, MonitoredSocket)
         if is_ours:
             monitored.begin_request(wire, limits.min_data_rate)
 

@@ -119,7 +119,7 @@ class UnsentData(t.Protocol):
 
 
 class Wire:
-    """A plain socket.
+    """A connection's socket.
 
     :param sock: Connected, and nobody else reads from it.
     :param local: Whether it is a unix socket.
@@ -127,9 +127,6 @@ class Wire:
     :param contended: Tells whether others wait for the worker.
     """
 
-    #: Whether bytes go through the kernel as they are: then files can be sent, and a
-    #: connection move to another process if nothing is buffered.
-    plain = True
     #: Bytes sent.
     sent = 0
     #: What was received and not taken; ``None`` while all of that is left in the
@@ -159,8 +156,6 @@ class Wire:
         self.contended = contended
         self.local = local
         self.progress = progress
-
-    # The three that TLS does otherwise.
 
     def _receive(self, size: int, flags: int = _NOW) -> bytes | None:
         try:
@@ -249,22 +244,15 @@ class Wire:
             if data is not None and len(data) == _USUAL:
                 data = self._receive(CHUNK, _PEEK)
             return data
-        if self.plain:
-            data = self._receive(CHUNK, _PEEK)
-            return bytes(self.buffered + data) if data else bytes(self.buffered) or data
-        data = self._receive(CHUNK)
-        if data:
-            self.buffered += data
-        elif not self.buffered:
-            return data
-        return bytes(self.buffered)
+        data = self._receive(CHUNK, _PEEK)
+        return bytes(self.buffered + data) if data else bytes(self.buffered) or data
 
     def ended(self, have: int) -> bool:
         """Whether nothing comes after what was looked at.
 
         :param have: How many bytes :meth:`peek` returned.
         """
-        if self.plain and hasattr(select, "POLLRDHUP"):
+        if hasattr(select, "POLLRDHUP"):
             return self.has_left(have)
         buffer = self.buffer(have)
         data = self._receive(CHUNK)
@@ -298,7 +286,7 @@ class Wire:
             held = min(count, len(self.buffered))
             del self.buffered[:held]
             count -= held
-            if self.plain and not self.buffered:
+            if not self.buffered:
                 self.buffered = None
         while count:
             # One call, but for a kernel that gives less than it has shown.

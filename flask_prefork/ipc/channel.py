@@ -28,7 +28,7 @@ BATCH = 32
 #: so many batches (``net.core.wmem_default``).
 _LOOKS = 200
 #: Enough for the most descriptors that ride along with one frame.
-_ANCILLARY_SIZE = socket.CMSG_SPACE(16 * array.array("i").itemsize)
+_ANCILLARY_SIZE = socket.CMSG_SPACE(64 * array.array("i").itemsize)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 

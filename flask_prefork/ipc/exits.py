@@ -40,6 +40,10 @@ LATE = {
 #: Why those are that haven't finished when the server stops.
 AT_ONCE = Why(Reason.STOP, "the server stops at once")
 
+#: The exit status of a process that can't use what it was configured with (EX_CONFIG in
+#: ``sysexits.h``). The same one would end so again.
+BAD_CONFIGURATION = 78
+
 #: In a frame, the exit status of a process that nobody knows.
 UNKNOWN_STATUS = 1 << 15
 

@@ -33,6 +33,9 @@ CLASSES = 6
 PARKED_STATES = ("idle", "head", "body", "lingering", "permit", "ready")
 #: What may become of a response that was handed to the sender.
 DELIVERY_RESULTS = ("complete", "incomplete", "lost")
+#: How a TLS handshake ends, and why a TLS connection does that has no end.
+HANDSHAKE_RESULTS = ("full", "resumed", "failed")
+TLS_ABORTS = ("cut", "lost")
 #: Why a request may be refused without a worker: by the settings of these names, or
 #: because it has waited too long for a permit of its route's limit.
 SHED_REASONS = ("queue-timeout", "max-queue", "limit")
@@ -171,6 +174,21 @@ class Counters:
         label="reason",
     )
 
+    tls_handshakes: dict[str, int] = _counter(
+        dict.fromkeys(HANDSHAKE_RESULTS, 0),
+        "TLS handshakes: whole ones, those that a session ticket made short, and those"
+        " that failed.",
+        "tls_handshakes",
+        label="result",
+    )
+    tls_aborted: dict[str, int] = _counter(
+        dict.fromkeys(TLS_ABORTS, 0),
+        "TLS connections that ended without an end: the client has reset or cut them"
+        " off, or they were lost with the TLS proxy.",
+        "tls_aborted_connections",
+        label="reason",
+    )
+
 
 @dataclass
 class Gauges:
@@ -197,6 +215,9 @@ class Gauges:
         0,
         "Connections that the sender sends the rest of a response on.",
         "delivering_connections",
+    )
+    tls_connections: int = _gauge(
+        0, "Connections that the TLS proxy has with clients.", "tls_connections"
     )
     memory: int = _gauge(
         0,

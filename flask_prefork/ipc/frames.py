@@ -21,7 +21,7 @@ from ..system.parked import Size
 from ..system.parked import Wait
 
 #: Bytes of the longest tag.
-TAG_SIZE = 19
+TAG_SIZE = 24
 
 #: An exit code, or the signal's number below 0; or ``exits.UNKNOWN_STATUS``.
 Status = t.NewType("Status", int)
@@ -83,8 +83,9 @@ class Retire(t.NamedTuple):
 
 @_kind(12)
 class Resume(t.NamedTuple):
-    """Serve the connection that rides along, with its spool if it has one; it is as
-    its :class:`Park` said."""
+    """Serve the connection that rides along, with its spool if it has one, and the file
+    with its client's certificate if its tag tells of one; it is as its :class:`Park`
+    said."""
 
     generation: int
     slot: int
@@ -227,7 +228,8 @@ class MemoryUse(t.NamedTuple):
 
 @_kind(5)
 class Listen(t.NamedTuple):
-    """The listening sockets and the scoreboard ride along; the document lists them."""
+    """The listening sockets ride along, and for a zygote the scoreboard; the document
+    lists them."""
 
     generation: int
 
@@ -260,7 +262,8 @@ class Release(t.NamedTuple):
 @_kind(16)
 class Ready(t.NamedTuple):
     """The generation serves; it may have taken over from another. Sent back when that
-    was told to the app."""
+    was told to the app. From the TLS proxy: it accepts connections; the file with its
+    clients' certificates rides along, if they may give some."""
 
     generation: int
     follows: bool = False
@@ -350,7 +353,8 @@ class Observe(t.NamedTuple):
 
 @_kind(19)
 class Closed(t.NamedTuple):
-    """The listening sockets are closed now."""
+    """The listening sockets are closed now. The TLS proxy sends it back when all are
+    handed over that it has accepted."""
 
     generation: int = 0
 
@@ -378,9 +382,42 @@ class Delivered(t.NamedTuple):
     parked: Parked
 
 
+# TLS proxy and dispatcher, of no generation
+
+
+@_kind(32)
+class TLSCounts(t.NamedTuple):
+    """What the TLS proxy has now, and what it has counted since it was started."""
+
+    generation: int
+    #: Connections of clients.
+    connections: int
+    #: Handshakes, whole ones and by a ticket; those that failed.
+    full: int
+    resumed: int
+    failed: int
+    #: Connections that were cut off: within a record, by a broken one, or reset.
+    cut: int
+    #: Those that a process of several has taken with it when it died.
+    lost: int
+
+
+@_kind(34)
+class MakeRoom(t.NamedTuple):
+    """The TLS proxy has no descriptors for other clients: close idle connections."""
+
+    generation: int
+    connections: int
+
+
+NOTHING_COUNTED = TLSCounts(0, 0, 0, 0, 0, 0, 0)
+
+
 #: Any of them.
 Frame = (
-    Order
+    TLSCounts
+    | MakeRoom
+    | Order
     | Retire
     | Resume
     | Promote

@@ -37,9 +37,19 @@ class Connection:
     :ivar limit: The name of the limit that it wants or has a permit of.
     :ivar is_front: It was accepted by the dispatcher, before all that are still in its
         accept queue.
+    :ivar certificates: A descriptor of somebody else's: the file with the certificate
+        of its client, if it has given one; -1 otherwise.
     """
 
-    __slots__ = ("fd", "is_front", "limit", "listener", "spool", "state")
+    __slots__ = (
+        "certificates",
+        "fd",
+        "is_front",
+        "limit",
+        "listener",
+        "spool",
+        "state",
+    )
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class Connection:
         self.spool = spool
         self.limit = limit
         self.is_front = is_front
+        self.certificates = -1
 
     @property
     def fds(self) -> tuple[int, ...]:

@@ -84,11 +84,13 @@ class Waiting(t.NamedTuple):
         (:data:`.figures.PARKED_STATES`).
     :param spooled: Bytes of all spools.
     :param delivering: How many the sender has.
+    :param tls: How many TLS clients are connected.
     """
 
     parked: Mapping[str, int]
     spooled: int = 0
     delivering: int = 0
+    tls: int = 0
 
 
 class Figures(t.NamedTuple):
@@ -289,6 +291,7 @@ class Summary(Counters):
         gauges.parked_by_state.update(waiting.parked)
         gauges.spooled = waiting.spooled
         gauges.delivering = waiting.delivering
+        gauges.tls_connections = waiting.tls
         if idle or self._was_idle:
             gauges.idle_at = now
             self._was_idle = bool(idle)

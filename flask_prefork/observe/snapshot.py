@@ -151,6 +151,7 @@ class Snapshot:
         a worker (``ready``).
     :param spooled: Bytes of bodies and responses in spools, for slow clients.
     :param delivering: Connections that the sender sends the rest of a response on.
+    :param tls_connections: Connections that the TLS proxy has with clients.
     :param totals: Counters.
     :param history: Samples of the last minutes, the oldest first.
     :param memory: Bytes that zygote and workers have, as the memory budget counts them;
@@ -184,6 +185,7 @@ class Snapshot:
     parked_by_state: dict[str, int] = field(default_factory=dict)
     spooled: int = 0
     delivering: int = 0
+    tls_connections: int = 0
     waiting: int = 0
     limits: tuple[LimitView, ...] = ()
 

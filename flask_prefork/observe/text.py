@@ -143,6 +143,12 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
     if deliveries := _named(snapshot.totals.deliveries):
         total = sum(snapshot.totals.deliveries.values())
         paragraphs["sender"] = f"{total:,} responses{deliveries}"
+    if handshakes := _named(snapshot.totals.tls_handshakes):
+        paragraphs["tls"] = (
+            f"{snapshot.tls_connections:,} connections,"
+            f" {sum(snapshot.totals.tls_handshakes.values()):,} handshakes{handshakes}"
+            f"{_aborted(snapshot.totals.tls_aborted)}"
+        )
     if shed := _named(snapshot.totals.shed):
         paragraphs["shed"] = f"{sum(snapshot.totals.shed.values()):,} requests{shed}"
     if snapshot.limits:
@@ -180,6 +186,11 @@ def _waiting(snapshot: Snapshot) -> str:
     if snapshot.spooled:
         told.append(f"{size(snapshot.spooled)} spooled")
     return ", ".join(told)
+
+
+def _aborted(counts: Mapping[str, int]) -> str:
+    named = _named(counts)
+    return f", {sum(counts.values()):,} aborted{named}" if named else ""
 
 
 def _named(counts: Mapping[str, int]) -> str:

@@ -238,6 +238,10 @@ class Settings:
         " forwarded-allow-ips.",
         str, default_text="none",
     )  # fmt: skip
+    tls_processes: int = _row(
+        "How many processes the TLS proxy has; 0 is one for every four cores.",
+        int, 0, unit="processes", least=0, most=64,
+    )  # fmt: skip
     access_log: bool = _row("Log every request.", bool, True)
     access_log_format: str | None = _row(
         "The format of the access log: common, combined, json, or a text with the atoms"

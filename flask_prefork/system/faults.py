@@ -24,6 +24,7 @@ def at(point: str) -> t.Callable[[], None] | None:
     """What is to happen at a point.
 
     :param point: ``worker-ordered``: an order has come, nothing is accepted yet;
+        ``worker-accepted``: it has a connection, and has read nothing of it yet;
         ``zygote-fork``: a worker is about to be forked.
     :return: To be called at each passage; ``None`` if nothing is to happen there.
     """

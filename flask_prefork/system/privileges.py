@@ -17,6 +17,8 @@ from collections.abc import MutableMapping
 from . import socket_access
 from .socket_access import Access
 
+#: ``linux/prctl.h``.
+_PR_SET_DUMPABLE = 4
 #: The highest id. The one above it, -1, means "leave as it is" to the system
 #: calls (``setresuid(2)``).
 _MAX_ID = 2**32 - 2
@@ -164,6 +166,23 @@ def drop(identity: Identity, environ: MutableMapping[str, str] = os.environ) -> 
                 environ.pop(variable, None)
             else:
                 environ[variable] = identity.name
+
+
+def hide_memory() -> bool:
+    """Keep other processes of this user from reading this one's memory, and the kernel
+    from writing it to a core file (``PR_SET_DUMPABLE(2const)``).
+
+    :return: Whether the system does so: only Linux does.
+    """
+    try:
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return False
+    # Variadic in C: the kernel reads all five as long.
+    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    return bool(prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def _verify(identity: Identity) -> None:

@@ -9,6 +9,7 @@ every socket of the server's is made here, but for connections, see
 from __future__ import annotations
 
 import socket
+import typing as t
 
 #: Marks a type of socket: the object is non-blocking, and its descriptor is left as it
 #: is. Only Linux and BSD have it.
@@ -25,7 +26,21 @@ def make(
     :param protocol: As ``IPPROTO_TCP``; 0 is the usual one.
     :raises OSError: As ``socket(2)``.
     """
+    if _NONBLOCK and not blocking:
+        # By one call.
+        return socket.socket(family, kind | _NONBLOCK, protocol)
     return _state(socket.socket(family, kind, protocol), blocking)
+
+
+def accept(listener: socket.socket) -> tuple[socket.socket, t.Any]:
+    """Accept a connection, whose socket is non-blocking.
+
+    :raises OSError: As ``accept(2)``.
+    """
+    # As the listener's own method does, which makes it blocking first.
+    fd, address = listener._accept()  # type: ignore[attr-defined]
+    kind = listener.family, listener.type, listener.proto
+    return _state(socket.socket(*kind, fileno=fd), False), address
 
 
 def pair(*, blocking: bool = True) -> tuple[socket.socket, socket.socket]:

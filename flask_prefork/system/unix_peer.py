@@ -1,4 +1,4 @@
-"""The other end of a pair of unix sockets, by the kernel (``sock_diag(7)``)."""
+"""The other end of a unix socket, by the kernel: which one it is, and whose."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _QUESTION = struct.Struct("=BBxxIIIII")
 _ANSWER = struct.Struct("=BBBxIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ANY = 0xFFFFFFFF
+#: ``struct ucred``: process, user, group.
+_CREDENTIALS = struct.Struct("=iii")
 _SHOW_PEER = 4
 _PEER = 2
 
@@ -50,3 +52,21 @@ def peer(inode: int) -> int:
             return int(found)
         place += max(length + 3 & ~3, _ATTRIBUTE.size)
     return 0
+
+
+def is_from_user(connection: socket.socket, uid: int) -> bool:
+    """Whether a connection to a unix socket was made by a process of a user
+    (``unix(7)``, SO_PEERCRED).
+
+    :param uid: The user's id.
+    :return: ``True`` where the system doesn't tell.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    try:
+        found = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+    except OSError:
+        return False
+    return bool(_CREDENTIALS.unpack(found)[1] == uid)

@@ -64,12 +64,14 @@ from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings import size
 from ..settings.table import Settings
+from ..system import client_certificates
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
 from ..system.parked import Parked
 from ..system.parked import Size
 from ..system.parked import Wait
+from ..system.proxy_protocol import certificate_place
 from ..system.socket_state import arrival
 from ..system.socket_state import has_hung_up
 from ..system.socket_state import NOTHING_KNOWN
@@ -124,9 +126,8 @@ class Worker:
         self._spool_limit = size.parse(settings.buffer_total) or sys.maxsize
         self.abortable = False  # set while the app runs (http.monitor.Monitor)
         self._fault = faults.at("worker-ordered")
+        self._serve_fault = faults.at("worker-accepted")
         self.pid = os.getpid()
-        #: TLS connections can't move to another process.
-        self.has_tls = any(server.ssl_context is not None for server in servers)
         self.queues = [Listener(server.socket, "") for server in servers]
         self.waits = []
         for server in servers:
@@ -226,7 +227,7 @@ class Worker:
 
     def draining(self) -> bool:
         """Whether kept-alive connections should end."""
-        return self.bank.is_draining() or (self.has_tls and self._is_stopped())
+        return self.bank.is_draining()
 
     def retiring(self) -> bool:
         """Whether connections should end that the app has taken over."""
@@ -371,13 +372,21 @@ class Worker:
             return False
         return self._report_idle()
 
-    def _resume(self, frame: Resume, fd: int, spool: int = -1) -> None:
+    def _resume(self, frame: Resume, fd: int, *more: int) -> None:
         """Go on with a connection that was parked.
 
-        :param spool: Of its spool, if it has one.
+        :param more: The descriptors of its spool and of the file with its client's
+            certificate, if it has those.
         """
         connection = socket_modes.adopt(fd, blocking=True)
-        parked = frame.parked
+        parked, certificate = frame.parked, None
+        fds = list(more)
+        place = certificate_place(parked.tag)
+        if place is not None and fds:
+            # Before the look at the connection: as long as that is open, nobody else
+            # has the slot.
+            certificate = client_certificates.read(fds.pop(), place.slot)
+        spool = fds[0] if fds else -1
         try:
             address = connection.getpeername()
             is_gone = connection.family == socket.AF_UNIX and has_hung_up(connection)
@@ -393,7 +402,9 @@ class Worker:
         queue_time = 0.0
         if parked.arrived:
             queue_time = max(time.monotonic() - parked.arrived, 0.0)
-        self._serve_one(frame.listener, connection, address, parked, spool, queue_time)
+        self._serve_one(
+            frame.listener, connection, address, parked, spool, queue_time, certificate
+        )
 
     def _serve_each_listener(self) -> None:
         """After a parked connection, serve one from each listener.
@@ -412,11 +423,14 @@ class Worker:
         resumed: Parked | None = None,
         spool: int = -1,
         queue_time: float = 0.0,
+        certificate: bytes | None = None,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
         self._serving = connection.fileno()
+        if self._serve_fault is not None:
+            self._serve_fault()
         found = self.servers[index].serve(
-            connection, address, resumed, spool, queue_time
+            connection, address, resumed, spool, queue_time, certificate
         )
         self._serving = -1
         if forks.is_foreign():
@@ -522,8 +536,6 @@ class Worker:
                 return
             self.connections += 1
             self.entry.accept()
-            if self.has_tls:
-                self.progress()  # a silent client is no fault of this process
             is_gone, queue_time = NOTHING_KNOWN
             if has_waited:
                 is_gone, queue_time = ask(connection)

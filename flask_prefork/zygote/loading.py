@@ -8,16 +8,11 @@ listening socket.
 from __future__ import annotations
 
 import codecs
-import os
 import socket
-import sys
-import tempfile
 import traceback
 import typing as t
 from dataclasses import replace
 
-from werkzeug.serving import generate_adhoc_ssl_pair
-from werkzeug.serving import load_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
@@ -36,7 +31,6 @@ from ..settings.table import Settings
 from ..settings.table import SettingsError
 from ..settings.table import Value
 from ..system import cgroup
-from ..system import memory_file
 from ..system import peers
 from ..system import streams
 from ..system.log import log_lost
@@ -54,14 +48,12 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from flask.cli import ScriptInfo
 
-    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+    MakeServer = t.Callable[[socket.socket, str, t.Any], PreforkServer]
 
 #: Of a control group's limit so much is for dispatcher and observer (measured: 16
 #: and 19 MiB), and of the rest this part for the pool; the others are the kernel's.
 AUTO_REST = 40 * 2**20
 AUTO_PART = 0.9
-#: Where this process's open files have names (``proc_pid_fd(5)``).
-_OWN_FILES = "/proc/self/fd"
 
 
 def load(
@@ -144,13 +136,11 @@ def _numeric(text: str | None) -> str | None:
 
 
 def server_maker(
-    app: WSGIApplication, settings: Settings, cert: t.Any, debugger: bool, host: str
+    app: WSGIApplication, settings: Settings, debugger: bool, host: str
 ) -> MakeServer:
     """Prepare all that the servers for the listening sockets have in common.
 
     :param app: What to serve.
-    :param cert: What ``--cert`` and ``--key`` gave: ``None``, ``"adhoc"``, the
-        paths of certificate and key, or an SSL context.
     :param debugger: Show tracebacks in the browser.
     :param host: The name under which the debugger may be used.
     :raises SettingsError: If the request handler is none.
@@ -174,7 +164,6 @@ def server_maker(
     codecs.lookup("idna")
     handler = _load_handler(settings.request_handler)
     logs = _access_logger(settings, handler)
-    context = _ssl_context(cert)
     limits = Limits(
         request_line=settings.limit_request_line,
         fields=settings.limit_request_fields,
@@ -188,13 +177,17 @@ def server_maker(
         buffer_response=size.parse(settings.buffer_response),
     )
 
-    def make_server(sock: socket.socket, host: str) -> PreforkServer:
+    def make_server(
+        sock: socket.socket, host: str, public_name: t.Any = None
+    ) -> PreforkServer:
         return PreforkServer(
             app,
             sock,
             handler,
             limits,
-            ssl_context=context,
+            public_name=(
+                tuple(public_name) if isinstance(public_name, list) else public_name
+            ),
             access_log=settings.access_log,
             access_logger=logs,
             forwarders=_peers(settings.forwarded_allow_ips),
@@ -254,31 +247,3 @@ def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
             " werkzeug.serving.WSGIRequestHandler."
         )
     return handler
-
-
-def _ssl_context(cert: t.Any) -> t.Any:
-    if isinstance(cert, tuple):
-        return load_ssl_context(*cert)
-    if cert != "adhoc":
-        return cert
-    from cryptography.hazmat.primitives import serialization
-
-    # werkzeug's own function leaves the files to atexit, which runs in every
-    # worker.
-    certificate, key = generate_adhoc_ssl_pair()
-    encoding = serialization.Encoding.PEM
-    data = certificate.public_bytes(encoding) + key.private_bytes(
-        encoding,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    # OpenSSL reads files by their names only.
-    if sys.platform == "linux" and os.path.isdir(_OWN_FILES):
-        with open(memory_file.create("flask_prefork_certificate"), "wb") as file:
-            file.write(data)
-            file.flush()
-            return load_ssl_context(f"{_OWN_FILES}/{file.fileno()}")
-    with tempfile.NamedTemporaryFile() as named:
-        named.write(data)
-        named.flush()
-        return load_ssl_context(named.name)

@@ -83,7 +83,7 @@ from .orphans import Orphans
 
 if t.TYPE_CHECKING:
     Watch = t.Callable[[t.Callable[[], None]], None]
-    MakeServer = t.Callable[[socket.socket, str], PreforkServer]
+    MakeServer = t.Callable[[socket.socket, str, t.Any], PreforkServer]
 
 #: Bytes of a block that is freed for glibc to see, :meth:`Zygote._prepare` says why.
 _USUAL_BLOCK = 2 << 20
@@ -290,11 +290,11 @@ class Zygote:
         hosts = read_document(fds.pop(0))
         self.bank = Bank(fds[0], self.generation)
         close_all([fds.pop(0)])
-        for host, inherited in hosts:
+        for host, inherited, name in hosts:
             sock = socket_modes.adopt(fds.pop(0), blocking=False)
             if not inherited:
                 self.own.append(sock)
-            self.servers.append(self.make_server(sock, host))
+            self.servers.append(self.make_server(sock, host, name))
 
     def _spawn(self, slot: int, fd: int, dump: int) -> None:
         self._spawn_channel = fd

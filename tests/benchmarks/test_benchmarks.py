@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import smaps
 from arrivals import poisson
+from certificate import Certificate
 from histogram import Histogram
 from openloop import Exchange
 from progress import duration
@@ -268,6 +269,7 @@ def test_every_server_is_told_its_port_and_pool(
     server: t.Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    files = Certificate(*[Path("/a/certificate")] * 3)
     setup = Setup(
         python=Path("/peers/bin/python"),
         port=50_123,
@@ -276,6 +278,7 @@ def test_every_server_is_told_its_port_and_pool(
         keep_alive=False,
         most=7 if server.scales else 0,
         folder=tmp_path,
+        certificate=files if server.tls_only else None,
     )
     words = " ".join(server.command(setup))
     words += "".join(path.read_text() for path in tmp_path.iterdir())

@@ -56,6 +56,17 @@ def _group(pss: float) -> dict[str, float]:
     return {"workers": 2, "pss": pss, "private": 1024, "swapped": 0}
 
 
+def _handshakes(requests: int, resumed: int) -> dict[str, t.Any]:
+    return {
+        "seconds": 1.0,
+        "requests": requests,
+        "resumed": resumed,
+        "tickets": resumed,
+        "failed": 0,
+        "cpu": 0.5,
+    }
+
+
 FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
     "throughput": lambda number, clients: {
         **_load(number),
@@ -101,6 +112,15 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
         "recovery": 0.5 if number % 2 else None,
         "slow_planned": 9,
         "slow_answered": 8,
+    },
+    "tls": lambda number, clients: {
+        **_load(number),
+        "full": _handshakes(100 + number, 0),
+        "resumed": _handshakes(200 + number, 150),
+        "latencies": [900.0 + number] * 200,
+        "again": 0,
+        **{"pss_all": 200_000, "pss_one": 150_000, "rss_one": 160_000},
+        **{"connected": 10_000, "closed": 3, "waits": [0.002, 0.004], "unserved": 0},
     },
     "memory": lambda number, clients: {
         **_load(number),

@@ -68,12 +68,16 @@ class World(Dispatcher):
             all_waiting=lambda: 3, waiting=lambda: 3, unanswered=lambda generation: 0
         )
         service = self._part("service", deadline=none, admin_listeners=dict)
-        service.set(listen=lambda *args: ["listener"])
+        options = self._part("start options", certificates=())
+        service.set(listen=lambda *args: ["listener"], start_options=options)
         self.generations: t.Any = generations
         self.queues: t.Any = queues
         self.service: t.Any = service
         self.observer: t.Any = self._part("observer", deadline=none)
         self.sender: t.Any = self._part("sender", deadline=none, count=0)
+        tls = self._part("tls", deadline=none, connections=0)
+        tls.set(is_ready=True, is_refused=False)
+        self.tls: t.Any = tls
         self.shutdown: t.Any = self._part("shutdown")
         self._log: t.Any = self._part("log", deadline=none)
         self.summary: t.Any = self
@@ -121,12 +125,14 @@ def test_decisions_come_in_their_order(world: World) -> None:
         "queues.reserve",
         "generations.advance",
         "generations.refork",
+        "tls.configure",
         "generations.recycle",
         "queues.dispatch",
         "generations.step",
         "queues.serve_left_behind",
         "observer.step",
         "sender.step",
+        "tls.step",
         "shutdown.step",
         "log.step",
     ]
@@ -240,7 +246,7 @@ def test_a_reload_is_for_who_serves(world: World) -> None:
     assert world.calls == []
     world.serve()
     world.reload()
-    assert world.calls == ["generations.reload"]
+    assert world.calls == ["generations.reload", "tls.reload"]
     world.calls.clear()
     world.ending.term(world.clock(), 5.0, 10.0)
     world.reload()
@@ -328,7 +334,7 @@ class Turning(Dispatcher):
         self._first_idle = None
         self.generations = Part("", [], deadline=lambda: self.until)  # type: ignore
         nothing = Part("", [], deadline=lambda: None)
-        self.observer = self.sender = nothing  # type: ignore[assignment]
+        self.observer = self.sender = self.tls = nothing  # type: ignore[assignment]
         self.queues = self.service = self._log = nothing  # type: ignore[assignment]
 
     def reap(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher import queues as queues_module
+from flask_prefork.dispatcher import parking
 from flask_prefork.ipc.parked import Connection
 from flask_prefork.ipc.states import Event
 from flask_prefork.system.parked import Parked
@@ -217,7 +217,7 @@ def test_without_new_connections_parked_ones_take_every_turn(hall: MakeHall) -> 
 
 @pytest.fixture
 def small_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "_RESERVE", 2)
+    monkeypatch.setattr(parking, "_RESERVE", 2)
 
 
 @pytest.mark.usefixtures("small_reserve")

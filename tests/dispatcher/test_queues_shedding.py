@@ -38,15 +38,13 @@ LOOK = 0.6
 class World:
     """Queues with a real listener, whose workers are all busy."""
 
-    def __init__(
-        self, host: str, is_tls: bool = False, descriptors: int = 1000
-    ) -> None:
+    def __init__(self, host: str, descriptors: int = 1000) -> None:
         self.board = scoreboard.create()
         self.summary = Summary(self.board)
         self.poller = Poller()
         #: Seconds that the dispatcher's clock is ahead of the kernel's.
         self.ahead = 0.0
-        self.queues = Queues(self.poller, self.clock, descriptors, self.summary, is_tls)
+        self.queues = Queues(self.poller, self.clock, descriptors, self.summary)
         self.listener = bind(host, 0, 100)
         self.queues.listeners = [self.listener]
         self.generation = FakeGeneration(1)
@@ -235,18 +233,6 @@ def test_parked_ones(make: Make) -> None:
         world.turn()
         assert pairs[0][1].recv(12) == b"HTTP/1.1 503"
         assert world.queues.parked.idle == 1, "its client has nothing to wait for"
-
-
-def test_tls_is_closed(make: Make) -> None:
-    world = make(is_tls=True)
-    world.set(queue_timeout=1)
-    client = world.connect(b"\x16\x03\x01")
-    world.wait_for(1)
-    world.ahead += 2
-    world.look()
-    with pytest.raises(ConnectionResetError):
-        client.recv(1)
-    assert world.summary.shed["queue-timeout"] == 1
 
 
 def test_who_was_held_has_all_the_time_for_its_head(make: Make) -> None:

@@ -88,7 +88,7 @@ def start_options(
 ) -> StartOptions:
     notifier = Notifier({} if environ is None else environ)
     path = None if pid_file is None else str(pid_file)
-    return StartOptions(host, port, "http", fds, notifier, path, identity)
+    return StartOptions(host, port, (), fds, notifier, path, identity)
 
 
 # Listening

@@ -28,7 +28,14 @@ WALL = {
 }
 #: Who may: what people read has the date, a request's id begins with it, and proxies
 #: and APM agents go by it in X-Request-Start.
-READERS = {"date_line", "date_time", "_times", "choose", "_add_request_start"}
+READERS = {
+    "date_line",
+    "date_time",
+    "_times",
+    "choose",
+    "_add_request_start",
+    "make_context",
+}
 
 #: Runs in every process of the server, before anything else.
 SITE = '''\
@@ -91,8 +98,8 @@ def test_the_look_for_wall_clocks_finds_them() -> None:
 def test_no_deadline_is_of_the_wall_clock() -> None:
     """The source is searched for uses of the wall clock.
 
-    It is used only for the Date field, the times in the log, request IDs and
-    X-Request-Start.
+    It is used only for the Date field, the times in the log, request IDs,
+    X-Request-Start, and to see whether a certificate has expired.
     """
     found = {
         f"{path.relative_to(ROOT)}: {where}"

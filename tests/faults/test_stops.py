@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
-import socket
 import time
 
+import psutil
 import pytest
 from integration.conftest import Serve
 from integration.gate import Gate
 from integration.server import Server
 from integration.server import wait_for
 
-from .load import Client
 from .load import Load
 from .test_kills import assert_tidy
 
@@ -130,20 +130,18 @@ def test_a_worker_is_stopped_between_two_requests(serve: Serve) -> None:
     replaced.
     """
     timeouts = ("--timeout", "1", "--header-timeout", "1", "--keep-alive", "0")
-    server = serve("held", "--cert", "adhoc", "--min-idle", "2", *timeouts)
-    server.wait_for_state("II")
-    lowest = Client(server.url).ask().told["pid"]
+    env = {"FLASK_PREFORK_FAULTS": "worker-accepted:stop:4"}
+    server = serve("held", "--min-idle", "2", *timeouts, env=env)
+    lowest = psutil.Process(server.get().json["pid"])
     assert_tidy(server)
-    host, port = server.url.rpartition("/")[2].split(":")
-    with socket.create_connection((host, int(port))) as silent:
-        # A byte of a handshake, for the kernel keeps silent ones back.
-        silent.sendall(b"\x16")
-        wait_for(lambda: server.state().letters.startswith("B"))
-        os.kill(lowest, signal.SIGSTOP)
-        with Load(server.url) as load:
-            death = wait_for_death(server, lowest)
-            load.wait_for_more()
-        load.stop().assert_all_served()
+
+    def is_stopped() -> bool:
+        return lowest.status() == psutil.STATUS_STOPPED
+
+    while not is_stopped():
+        sock = server.send("/").sock
+        wait_for(lambda sock=sock: is_stopped() or select.select([sock], [], [], 0)[0])
+    death = wait_for_death(server, lowest.pid)
     assert death.groups() == ("0", "it was busy for too long without a request")
     assert_tidy(server)
 

@@ -261,7 +261,8 @@ def test_workers_crash_at_their_start(fail: Fail) -> None:
 def test_plain_text_on_a_tls_port(serve: Serve) -> None:
     """Clients that don't use TLS connect to a TLS port, while others do.
 
-    Each connection is closed, with a line in the log. No other client is affected.
+    Each connection is closed. The log says so for one in ten seconds. No other client
+    is affected.
     """
     server = serve("held", "--cert", "adhoc", "--max-workers", "6")
     host, port = server.url.rpartition("/")[2].split(":")
@@ -277,7 +278,7 @@ def test_plain_text_on_a_tls_port(serve: Serve) -> None:
                     pass
         load.wait_for_more()
     load.stop().assert_all_served()
-    assert server.log().count("no TLS handshake") == 20
+    assert 1 <= server.log().count("No TLS handshake") < 20
     assert "Traceback" not in server.log()
     assert "died" not in server.log()
     assert_tidy(server)

@@ -14,8 +14,6 @@ from harness import parse
 from harness import read_all
 from harness import RecordingMonitor
 from harness import Site
-from test_tls import tls
-from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http.monitored_socket import MonitoredSocket
@@ -59,11 +57,6 @@ class Direct(WSGIRequestHandler):
         self.close_connection = True
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return make_ssl_devcert(str(tmp_path_factory.mktemp("tls") / "key"), host="a")
-
-
 def make(make_site: t.Any, app: t.Any, handler: t.Any, **options: t.Any) -> t.Any:
     site = make_site(app, handler=handler, **options)
     site.monitor = Counting()
@@ -71,34 +64,23 @@ def make(make_site: t.Any, app: t.Any, handler: t.Any, **options: t.Any) -> t.An
     return site
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-def test_bodies_and_pieces(make_site: t.Any, certificate: t.Any, secure: bool) -> None:
+def test_bodies_and_pieces(make_site: t.Any) -> None:
     def app(environ: t.Any, start_response: t.Any) -> t.Iterator[bytes]:
         start_response("200 OK", [])
         for _ in range(4):
             yield environ["wsgi.input"].read(1)
 
-    site = make(
-        make_site,
-        app,
-        WSGIRequestHandler,
-        ssl_context=certificate if secure else None,
-    )
-    with tls(site) if secure else site.serving() as client:
+    site = make(make_site, app, WSGIRequestHandler)
+    with site.serving() as client:
         client.sendall(POST)
         for byte in b"abcd":
             # Each is read when the one before it was, and its answer is on its way.
             client.sendall(bytes([byte]))
             site.monitor.wait()
-        client_done(client, secure)
+        client.shutdown(socket.SHUT_WR)
         (answer,) = parse(read_all(client))
     assert answer.body == b"abcd"
     assert site.monitor.count >= 8
-
-
-def client_done(client: socket.socket, secure: bool) -> None:
-    if not secure:
-        client.shutdown(socket.SHUT_WR)
 
 
 def test_a_large_response_taken_slowly(make_site: t.Any) -> None:
@@ -199,18 +181,11 @@ def drip(client: socket.socket) -> bool:
     return False
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-def test_a_head_has_a_deadline(
-    make_site: t.Any, certificate: t.Any, secure: bool
-) -> None:
-    site = make_site(
-        handler=WSGIRequestHandler,
-        limits={"header_timeout": 1.0},
-        ssl_context=certificate if secure else None,
-    )
+def test_a_head_has_a_deadline(make_site: t.Any) -> None:
+    site = make_site(handler=WSGIRequestHandler, limits={"header_timeout": 1.0})
     monitor = Restless()
     site.server.watch(monitor)
-    with tls(site) if secure else site.serving() as client:
+    with site.serving() as client:
         client.sendall(b"GET / HTTP/1.1\r\nX: ")
         assert drip(client)
     assert monitor.calls == []
@@ -288,12 +263,9 @@ class Named(WSGIRequestHandler):
         self.close_connection = True
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-def test_a_handler_that_names_its_arguments(
-    make_site: t.Any, certificate: t.Any, secure: bool
-) -> None:
-    site = make_site(handler=Named, ssl_context=certificate if secure else None)
-    with tls(site) if secure else site.serving() as client:
+def test_a_handler_that_names_its_arguments(make_site: t.Any) -> None:
+    site = make_site(handler=Named)
+    with site.serving() as client:
         client.sendall(POST)
         # The file of what it reads has nothing of what follows.
         assert client.recv(1) == b"?"

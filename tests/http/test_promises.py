@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import typing as t
 
 import pytest
@@ -12,10 +11,7 @@ from harness import Answer
 from harness import Line
 from harness import parse
 from harness import read_all
-from harness import Site
-from test_tls import tls
 from werkzeug.exceptions import InternalServerError
-from werkzeug.serving import make_ssl_devcert
 
 from flask_prefork.http import connection as connection_module
 from flask_prefork.http import handler
@@ -148,25 +144,22 @@ BODIES = {
 @pytest.mark.parametrize("app", APPS)
 @pytest.mark.parametrize("kind", BODIES)
 @pytest.mark.parametrize("contended", [False, True], ids=["quiet", "contended"])
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_unread_bodies(
     make_site: t.Any,
-    certificate: t.Any,
     app: t.Any,
     kind: str,
     contended: bool,
-    secure: bool,
 ) -> None:
     head, body, goes_on = BODIES[kind]
     if app is read_some:
         head = head.replace(b"Expect", b"Unexpected")
-    site = make_site(app, ssl_context=certificate if secure else None)
+    site = make_site(app)
     site.monitor.is_contended = contended
-    with connecting(site, secure) as client:
+    with site.serving() as client:
         client.sendall(head)
         client.sendall(body)
         went_on = keeps_its_word(client)
-    if goes_on is not None and not (secure and contended):
+    if goes_on is not None:
         assert went_on is goes_on
 
 
@@ -188,17 +181,6 @@ def test_the_timeout_comes_just_behind_the_apps_error(
     data = site.exchange(POST + b"Connection: close\r\n\r\n")
     assert data.startswith(b"HTTP/1.1 500 " if begun else b"HTTP/1.1 503 ")
     assert site.monitor.calls[-1][:2] == ("end", 500 if begun else 503)
-
-
-@contextlib.contextmanager
-def connecting(site: Site, secure: bool) -> t.Iterator[socket.socket]:
-    with tls(site) if secure else site.serving() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return make_ssl_devcert(str(tmp_path_factory.mktemp("tls") / "key"), host="a")
 
 
 def test_a_body_that_waits_is_still_the_apps(make_site: t.Any) -> None:
@@ -284,11 +266,8 @@ def test_who_may_write_past_the_response_says_so(make_site: t.Any) -> None:
 
 
 @pytest.mark.parametrize("event", ["is_draining", "is_contended"])
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
-def test_what_comes_after_the_head(
-    make_site: t.Any, certificate: t.Any, event: str, secure: bool, late: bool
-) -> None:
+def test_what_comes_after_the_head(make_site: t.Any, event: str, late: bool) -> None:
     def app(environ: t.Any, start_response: t.Any) -> t.Iterator[bytes]:
         start_response("200 OK", [("Content-Length", "5")])
         yield b"/"
@@ -296,22 +275,20 @@ def test_what_comes_after_the_head(
         yield b"next"
 
     # No slice either.
-    site = make_site(
-        app, ssl_context=certificate if secure else None, limits={"slice": 0}
-    )
-    with connecting(site, secure) as client:
+    site = make_site(app, limits={"slice": 0})
+    with site.serving() as client:
         client.sendall(GET)
         first = read_one(client)
         assert "connection" not in first.headers
         if late:
             # Longer than a worker looks for what follows at once.
-            with contextlib.suppress(TimeoutError, ssl.SSLWantReadError):
+            with contextlib.suppress(TimeoutError):
                 client.settimeout(0.1)
                 assert client.recv(1), "it was closed"
             client.settimeout(10)
         client.sendall(GET)
         second = read_one(client)
-        if event == "is_draining" or secure:
+        if event == "is_draining":
             assert second.headers["connection"] == "close"
             assert read_all(client) == b""
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import struct
-import threading
 import time
 import typing as t
 from pathlib import Path
@@ -17,7 +15,6 @@ from harness import Line
 from harness import parse
 from harness import read_all
 from harness import Site
-from werkzeug.serving import generate_adhoc_ssl_context
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.system import peers
@@ -212,37 +209,6 @@ def test_too_late(make: t.Any, caplog: pytest.LogCaptureFixture) -> None:
 def test_stock_handler(make: t.Any) -> None:
     (answer,) = make(handler=WSGIRequestHandler).ask(HEADER + GET)
     assert answer.body == b"1.2.3.4 567"
-
-
-def test_before_tls(make: t.Any) -> None:
-    site = make(ssl_context=generate_adhoc_ssl_context())
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with site.serving() as client:
-        # In pieces, so that the server waits for it.
-        for piece in (HEADER[:5], HEADER[5:]):
-            client.sendall(piece)
-        with context.wrap_socket(client) as tls:
-            tls.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            data = b"".join(iter(lambda: tls.recv(65536), b""))
-    assert parse(data)[0].body == b"1.2.3.4 567"
-
-
-def test_a_silent_proxy_before_tls(
-    make: t.Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "werkzeug")
-    context = generate_adhoc_ssl_context()
-    site = make(ssl_context=context, limits={"header_timeout": 0.05})
-    line = Line(site)
-    line.send(HEADER[:5])
-    thread = threading.Thread(target=line.serve)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
-    (record,) = caplog.records
-    assert record.getMessage().endswith("closed, the PROXY header took too long")
 
 
 # Beside X-Forwarded-*

@@ -19,14 +19,12 @@ from harness import Line
 from harness import parse
 from harness import read_all
 from harness import Site
-from werkzeug.serving import make_ssl_devcert
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import connection as connection_module
 from flask_prefork.http import takeover
 from flask_prefork.http.app_socket import AppSocket
 from flask_prefork.http.server import PreforkRequestHandler
-from flask_prefork.http.tls_app_socket import TLSAppSocket
 
 DEADLINE = 20
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -120,13 +118,7 @@ def name_of(value: t.Any) -> str:
     return t.cast(str, getattr(value, "__name__", str(value)))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    path = tmp_path_factory.mktemp("tls")
-    return make_ssl_devcert(str(path / "key"), host="localhost")
-
-
-@pytest.fixture(params=["tcp", "unix", "tls"])
+@pytest.fixture(params=["tcp", "unix"])
 def make(
     request: pytest.FixtureRequest, make_site: t.Any, tmp_path: Path
 ) -> Callable[..., Site]:
@@ -134,28 +126,12 @@ def make(
     options: dict[str, t.Any] = {}
     if request.param == "unix":
         options = {"family": socket.AF_UNIX, "path": str(tmp_path / "s")}
-    elif request.param == "tls":
-        options = {"ssl_context": request.getfixturevalue("certificate")}
     return lambda app, **more: make_site(app, **options, **more)
-
-
-@contextlib.contextmanager
-def talking(site: Site) -> Iterator[socket.socket]:
-    """A client whose connection a thread serves."""
-    with site.serving() as plain:
-        if site.server.ssl_context is None:
-            yield plain
-            return
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        with context.wrap_socket(plain) as client:
-            yield client
 
 
 def talk(site: Site, data: bytes = UPGRADE) -> bytes:
     """Send all of it, and read to the end of what comes back."""
-    with talking(site) as client:
+    with site.serving() as client:
         client.sendall(data)
         try:
             return read_all(client)
@@ -272,14 +248,8 @@ def read_into(connection: socket.socket) -> None:
     connection.send(b"mine")
 
 
-def read_tls(connection: socket.socket) -> None:
-    if not isinstance(connection, ssl.SSLSocket):
-        assert connection.recvmsg(4)[0] == b"more"
-    else:
-        buffer = bytearray(2)
-        assert connection.read(2) == b"mo"
-        assert connection.read(2, buffer) == 2
-        assert buffer == b"re"
+def read_message(connection: socket.socket) -> None:
+    assert connection.recvmsg(4)[0] == b"more"
     connection.send(b"mine")
 
 
@@ -288,19 +258,12 @@ def just_read(connection: socket.socket) -> None:
 
 
 def duplicate(connection: socket.socket) -> None:
-    if isinstance(connection, ssl.SSLSocket):
-        connection.send(b"mine")
-        return
     with connection.dup() as other:
         assert other.gettimeout() is None
         other.sendall(b"mine")
 
 
 def detach(connection: socket.socket) -> None:
-    if isinstance(connection, ssl.SSLSocket):
-        connection.sendall(b"mine")
-        connection.detach()
-        return
     with socket.socket(fileno=connection.detach()) as other:
         other.sendall(b"mine")
 
@@ -312,7 +275,7 @@ USES: list[tuple[Use, bytes]] = [
     (read_by_file, b"mine"),
     (read, b"mine"),
     (read_into, b"mine"),
-    (read_tls, b"mine"),
+    (read_message, b"mine"),
     (just_read, b""),
     (duplicate, b"mine"),
     (detach, b"mine"),
@@ -363,14 +326,14 @@ def look(connection: t.Any) -> None:
 
 def test_who_just_looks_has_it_not(make: t.Any) -> None:
     site = make(app_of(look))
-    with talking(site) as client:
+    with site.serving() as client:
         for _ in range(2):
             client.sendall(UPGRADE)
             assert client.recv(1000).endswith(b"ok")
     assert ("upgrade",) not in site.monitor.calls
 
 
-@pytest.mark.parametrize("use", [just_read, send_message, read_tls], ids=name_of)
+@pytest.mark.parametrize("use", [just_read, send_message, read_message], ids=name_of)
 def test_what_is_over_is_over(make: t.Any, use: Use) -> None:
     """The connection may have another request, of another user of the proxy's."""
     kept: list[t.Any] = []
@@ -382,7 +345,7 @@ def test_what_is_over_is_over(make: t.Any, use: Use) -> None:
         kept.append(connection)
 
     site = make(app_of(keep))
-    with talking(site) as client:
+    with site.serving() as client:
         for _ in range(3):
             client.sendall(GET)
             assert client.recv(1000).endswith(b"ok")
@@ -394,16 +357,11 @@ def test_what_is_over_is_over(make: t.Any, use: Use) -> None:
     assert ("upgrade",) not in site.monitor.calls
 
 
-@pytest.mark.parametrize(
-    ("kind", "base"), [(AppSocket, socket.socket), (TLSAppSocket, ssl.SSLSocket)]
-)
-def test_a_socket_of_this_python_has_nothing_more(kind: type, base: type) -> None:
+def test_a_socket_of_this_python_has_nothing_more() -> None:
     """What was inherited would ask a socket that has no descriptor."""
+    base = socket.socket
     names = {name for name in dir(base) if not name.startswith("_")}
-    inherited = {n for n in names if getattr(kind, n) is getattr(base, n)}
-    assert inherited <= {"close", "makefile"}
-    names &= set(dir(socket.socket))
-    inherited = {n for n in names if getattr(kind, n) is getattr(socket.socket, n)}
+    inherited = {n for n in names if getattr(AppSocket, n) is getattr(base, n)}
     assert inherited <= {"close", "makefile"}
 
 
@@ -590,7 +548,7 @@ def test_thread_that_reads_on_gets_the_end(
         threads[0].start()
 
     site = make(app_of(use), handler=handler)
-    with talking(site) as client:
+    with site.serving() as client:
         client.sendall(UPGRADE)
         assert read_all(client) == b"mine"
         threads[0].join(DEADLINE)
@@ -647,7 +605,7 @@ def test_worker_that_leaves(make: t.Any) -> None:
         connection.sendall(b"goodbye")
 
     site = make(app_of(use))
-    with talking(site) as client:
+    with site.serving() as client:
         client.sendall(UPGRADE + b"more")
         assert site.monitor.is_upgraded.wait(DEADLINE)
         site.monitor.is_retiring = True
@@ -668,7 +626,7 @@ def test_no_silence(make: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
             connection.sendall(connection.recv(1))
 
     site = make(app_of(use), limits={"upgrade_timeout": 10.0})
-    with talking(site) as client:
+    with site.serving() as client:
         client.sendall(UPGRADE)
         for _ in range(20):
             client.sendall(b"x")

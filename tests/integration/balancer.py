@@ -20,7 +20,10 @@ from .gate import DEADLINE
 from .server import Request
 from .server import wait_for
 
-CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
+_DEPLOY = Path(__file__).parents[2] / "deploy" / "haproxy"
+CONFIGURATION = _DEPLOY / "haproxy.cfg"
+#: Connections are forwarded as they are.
+PASSTHROUGH = _DEPLOY / "haproxy.tcp.cfg"
 PROGRAM = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 _SERVER = re.compile(
     r"server (\w+) 192\.0\.2\.\d:5000 check port 9000 agent-port 9001\n"
@@ -59,7 +62,7 @@ class Haproxy:
 
     def __init__(self, port: int, control: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._port = port
+        self.port = port
         self._control = control
 
     def command(self, line: str) -> str:
@@ -98,7 +101,7 @@ class Haproxy:
 
     def send(self, path: str, method: str = "GET") -> Request:
         """Send a request and don't wait for its answer."""
-        sock = socket.create_connection(("127.0.0.1", self._port), DEADLINE)
+        sock = socket.create_connection(("127.0.0.1", self.port), DEADLINE)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close"
         length = "" if method == "GET" else "\r\nContent-Length: 0"
         sock.sendall(f"{head}{length}\r\n\r\n".encode())
@@ -117,7 +120,6 @@ def balancing(servers: Sequence[Ports], log: Path) -> Iterator[Haproxy]:
     :param servers: As many as the configuration has.
     :param log: Where its output goes.
     """
-    assert PROGRAM is not None
     text = CONFIGURATION.read_text()
     places = iter(servers)
 
@@ -128,6 +130,19 @@ def balancing(servers: Sequence[Ports], log: Path) -> Iterator[Haproxy]:
 
     text = _SERVER.sub(put, text)
     assert not list(places) and "192.0.2" not in text.partition("backend")[2]
+    with running_haproxy(text, log) as haproxy:
+        yield haproxy
+
+
+@contextlib.contextmanager
+def running_haproxy(text: str, log: Path) -> Iterator[Haproxy]:
+    """Run HAProxy.
+
+    :param text: The configuration, with a stats socket. Its only port becomes a free
+        one.
+    :param log: Where its output goes.
+    """
+    assert PROGRAM is not None
     # Not in pytest's directory: the path of a socket has to be short.
     with (
         tempfile.TemporaryDirectory(prefix="haproxy-") as directory,
@@ -136,7 +151,8 @@ def balancing(servers: Sequence[Ports], log: Path) -> Iterator[Haproxy]:
     ):
         control = f"{directory}/admin.sock"
         text = _replaced(text, "/run/haproxy/admin.sock", control)
-        text = _replaced(text, "bind :80\n", f"bind fd@{listener.fileno()}\n")
+        text, binds = re.subn(r"bind :\d+\n", f"bind fd@{listener.fileno()}\n", text)
+        assert binds == 1
         path = Path(directory) / "haproxy.cfg"
         path.write_text(text)
         process = subprocess.Popen(

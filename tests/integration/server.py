@@ -221,7 +221,7 @@ class Server(testing.Server):
         return self.popen.wait(DEADLINE)
 
     def zygotes(self) -> list[psutil.Process]:
-        """The dispatcher's children but observer and sender."""
+        """The dispatcher's children but observer, sender and TLS proxy."""
         children = psutil.Process(self.pid).children()
         return [child for child in children if not is_auxiliary(child)]
 
@@ -231,7 +231,7 @@ class Server(testing.Server):
         return next((child for child in children if runs(child, "relay")), None)
 
     def processes(self) -> list[psutil.Process]:
-        """All that belongs to it but observer and sender."""
+        """All that belongs to it but observer, sender and TLS proxy."""
         return [one for one in group(self.pid) if not is_auxiliary(one)]
 
     def workers(self) -> list[int]:
@@ -356,7 +356,7 @@ def runs(process: psutil.Process, room: str) -> bool:
 
 
 def is_auxiliary(process: psutil.Process) -> bool:
-    return runs(process, "observe") or runs(process, "relay")
+    return any(runs(process, room) for room in ("observe", "relay", "tlsproxy"))
 
 
 class Finished(t.NamedTuple):

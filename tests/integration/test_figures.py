@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import ssl
 import typing as t
 from collections.abc import Iterator
 from dataclasses import fields
@@ -268,6 +270,35 @@ def test_limits(serve: Serve, gate: Gate) -> None:
     gate.wait_for(2)
     server.send(gate.path)
     LIMITED.wait(admin)
+
+
+SECURED = Moved(
+    "tls_connections",
+    "tls_handshakes",
+    "tls_aborted_connections",
+    status="tls_connections",
+    totals="tls_handshakes tls_aborted",
+)
+
+
+def test_tls(serve: Serve) -> None:
+    server = serve("held", "--cert", "adhoc", "--admin", "0")
+    host, port = server.url.rpartition("/")[2].split(":")
+    context = ssl._create_unverified_context()
+    with context.wrap_socket(socket.create_connection((host, int(port)))) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    with context.wrap_socket(socket.create_connection((host, int(port)))) as client:
+        raw = socket.socket(fileno=os.dup(client.fileno()))
+        with raw:
+            # A part of a record, and the end.
+            raw.sendall(b"\x17\x03\x03\x01")
+            raw.shutdown(socket.SHUT_WR)
+            with context.wrap_socket(
+                socket.create_connection((host, int(port)))
+            ) as stays:
+                assert stays.version()
+                SECURED.wait(Admin(server))
 
 
 EXITED = Moved(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
+import socket
+import ssl
 import subprocess
 import typing as t
 from collections.abc import Iterator
@@ -15,12 +19,16 @@ import pytest
 from faults.load import Load
 from faults.reloaded import Source
 
+from .admin import Admin
 from .balancer import balancing
 from .balancer import CONFIGURATION
 from .balancer import Haproxy
+from .balancer import PASSTHROUGH
 from .balancer import Ports
 from .balancer import PROGRAM
+from .balancer import running_haproxy
 from .conftest import Serve
+from .gate import DEADLINE
 from .gate import Gate
 from .gate import Held
 from .server import Server
@@ -361,3 +369,38 @@ def test_a_stopped_server(
         haproxy.wait_until("web2", lambda stat: stat.sent > before)
         stuck.wait_for_more(100)
     stuck.stop().assert_all_served()
+
+
+# TLS that HAProxy doesn't end
+
+
+def test_tls_passed_through(serve: Serve, tmp_path: Path) -> None:
+    """The server sees the client's address, and health checks are no handshakes."""
+    server = serve(
+        *("fronted", "--cert", "adhoc", "--admin", "0"),
+        *("--proxy-protocol", "--proxy-allow-from", "127.0.0.1"),
+    )
+    admin = Admin(server)
+    app, port = (url.rpartition(":")[2] for url in (server.url, admin.address))
+    text, places = re.subn(
+        r"192\.0\.2\.1:5000 (.*) port 9000\n",
+        rf"127.0.0.1:{app} \1 port {port}\n",
+        PASSTHROUGH.read_text(),
+    )
+    assert places == 1
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with running_haproxy(text, tmp_path / "haproxy.log") as haproxy:
+        place, source = ("127.0.0.1", haproxy.port), ("127.0.0.2", 0)
+        with (
+            socket.create_connection(place, DEADLINE, source) as sock,
+            context.wrap_socket(sock, server_hostname="shop.test") as client,
+        ):
+            for _ in range(2):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+                seen = json.loads(client.recv(65536).partition(b"\r\n\r\n")[2])
+                assert (seen["address"], seen["scheme"]) == ("127.0.0.2", "https")
+        haproxy.wait_until("web1", lambda stat: stat.status == "UP")
+    found = admin.wait_until(lambda s: s["totals"]["tls_handshakes"]["full"])
+    assert found["totals"]["tls_handshakes"] == {"full": 1, "resumed": 0, "failed": 0}

@@ -219,20 +219,23 @@ def ask() -> Iterator[Ask]:
         thread.join()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(("--cert", "adhoc"), id="tls"),
-        pytest.param(
-            ("--request-handler", "werkzeug.serving:WSGIRequestHandler"), id="werkzeug"
-        ),
-    ],
-)
-def test_who_cannot_be_parked(
-    serve: Serve, gate: Gate, ask: Ask, options: tuple[str, ...]
-) -> None:
+def test_over_tls(serve: Serve, gate: Gate, ask: Ask) -> None:
+    server = serve("limited", *FOUR, "--cert", "adhoc")
+    requests = [ask(server, gate.path) for _ in range(3)]
+    held = gate.wait_for(2)
+    for _ in range(8):
+        assert ask(server, "/").result(DEADLINE) == 200
+    assert gate.is_empty()
+    for one in held:
+        one.release()
+    gate.wait_for_one().release()
+    assert {one.result(DEADLINE) for one in requests} == {200}
+
+
+def test_who_cannot_be_parked(serve: Serve, gate: Gate, ask: Ask) -> None:
     """There is an answer at once."""
-    server = serve("limited", *FOUR, *options)
+    handler = "werkzeug.serving:WSGIRequestHandler"
+    server = serve("limited", *FOUR, "--request-handler", handler)
     first = [ask(server, gate.path) for _ in range(2)]
     held = gate.wait_for(2)
     assert ask(server, gate.path).result(DEADLINE) == 503

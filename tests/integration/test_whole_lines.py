@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from .gate import DEADLINE
 from .gate import Gate
 from .server import assert_group_ends
 from .server import command
@@ -36,7 +37,11 @@ F_SETPIPE_SZ = 1031
 class Log:
     """What a server writes to, and a reader that takes a little at a time."""
 
+    #: Those that a test has made.
+    made: t.ClassVar[list[Log]] = []
+
     def __init__(self, kind: str, path: Path) -> None:
+        self.made.append(self)
         self.path = path
         self._found = bytearray()
         self._reader = -1
@@ -47,8 +52,10 @@ class Log:
             ends = [end.detach() for end in socket.socketpair()]
         elif kind == "named pipe":
             os.mkfifo(path)
-            ends = [os.open(path, os.O_RDWR)]
-            ends.append(os.dup(ends[0]))
+            # Without waiting for a writer.
+            ends = [os.open(path, os.O_RDONLY | os.O_NONBLOCK)]
+            ends.append(os.open(path, os.O_WRONLY))
+            os.set_blocking(ends[0], True)
         else:
             ends = [*os.pipe()]
         self._reader, self.writer = ends
@@ -61,6 +68,13 @@ class Log:
     def _read(self) -> None:
         while data := os.read(self._reader, 1000):
             self._found += data
+
+    def close(self) -> None:
+        """Nobody else writes, and the thread ends."""
+        os.close(self.writer)
+        if self._reader >= 0:
+            self._thread.join(DEADLINE)
+            os.close(self._reader)
 
     def text(self) -> str:
         """What was written by now."""
@@ -75,6 +89,13 @@ class Log:
             return found if len(found) >= count else []
 
         return wait_for(look)
+
+
+@pytest.fixture(autouse=True)
+def _close_logs() -> Iterator[None]:
+    yield
+    while Log.made:
+        Log.made.pop().close()
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ SAMPLE = Snapshot(
     parked_by_state={"idle": 11, "head": 1, "body": 4, "lingering": 0, "ready": 1},
     spooled=5 * MIB,
     delivering=2,
+    tls_connections=12,
     waiting=4,
     limits=(LimitView("/report/<name>", 2, 2, 5, 1), LimitView("chat", 0, 3, 0, 0)),
     totals=Totals(
@@ -81,6 +82,8 @@ SAMPLE = Snapshot(
         queued=120.5,
         queue_buckets=(100, 50, 300, 900, 500, 50, 30, 10, 5, 2, 1, 0, 0, 0),
         shed={"queue-timeout": 3, "max-queue": 0, "limit": 1},
+        tls_handshakes={"full": 70, "resumed": 20, "failed": 1},
+        tls_aborted={"cut": 2, "lost": 0},
     ),
     history=(
         PoolSample(300.0, 3, 1, 0, 70_000, (7000, 40_000, 20_000, 3000, *[0] * 10)),
@@ -140,6 +143,8 @@ totals = st.builds(
     queued=seconds,
     queue_buckets=_buckets,
     shed=st.dictionaries(st.text(), counts, max_size=3),
+    tls_handshakes=st.dictionaries(st.text(), counts, max_size=3),
+    tls_aborted=st.dictionaries(st.text(), counts, max_size=2),
 )
 limits = st.builds(
     LimitView,

@@ -267,7 +267,7 @@ def test_possible_settings() -> None:
 
 
 def listen(port: int, agent: str) -> service.ServiceHost:
-    around = service.StartOptions("127.0.0.1", port, "http", (), Notifier({}))
+    around = service.StartOptions("127.0.0.1", port, (), (), Notifier({}))
     made = service.ServiceHost(around, lambda: 0.0)
     for listener in made.listen(16, None, agent):
         listener.close()

@@ -39,6 +39,8 @@ served     100,000 requests (2 without a response, 99,000 2xx, 500 3xx, 398 4xx,
            parked
 processes  12 started, 5 retired, 3 died (1 signal, 2 timeout); 1 reload
 sender     64 responses (60 complete, 4 incomplete)
+tls        12 connections, 91 handshakes (70 full, 20 resumed, 1 failed), 2
+           aborted (2 cut)
 shed       4 requests (3 queue-timeout, 1 limit)
 limits     /report/<name> 2 of 2 running, 5 waiting, 1 refused; chat 3 running,
            0 waiting, 0 refused

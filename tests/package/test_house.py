@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "zygote": {"worker", "http", *SHARED},
     "worker": {"http", *SHARED},
     "relay": SHARED,
+    "tlsproxy": SHARED,
     "observe": {"http", *SHARED},
     "ipc": {"settings", "system"},
     "settings": {"system"},

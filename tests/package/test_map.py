@@ -36,6 +36,7 @@ RUNS = {
     "worker": {"worker", "http", "zygote/lifecycle.py", *SHARED},
     "observer": {"observe", *SHARED},
     "sender": {"relay", *SHARED},
+    "tlsproxy": {"tlsproxy", *SHARED},
 }
 ARROWS = {"frame", "signal", "fork", "exec", "exit", "connect", "file"}
 #: By which names a process starts another one.

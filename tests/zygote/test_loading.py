@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import typing as t
 from collections.abc import Iterator
 from dataclasses import replace
@@ -161,10 +160,10 @@ def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 # Servers
 
 
-def make(sock: socket.socket, cert: t.Any = None, **values: t.Any) -> t.Any:
+def make(sock: socket.socket, public_name: t.Any = None, **values: t.Any) -> t.Any:
     app = Flask(__name__)
-    maker = loading.server_maker(app, settings(**values), cert, False, "127.0.0.1")
-    return maker(sock, "127.0.0.1")
+    maker = loading.server_maker(app, settings(**values), False, "127.0.0.1")
+    return maker(sock, "127.0.0.1", public_name)
 
 
 def test_a_server_has_the_settings(sock: socket.socket) -> None:
@@ -177,7 +176,7 @@ def test_a_server_has_the_settings(sock: socket.socket) -> None:
     limits = server.context.limits
     assert (limits.fields, limits.keep_alive) == (7, 3.0)
     assert server.RequestHandlerClass is Handler
-    assert server.ssl_context is None
+    assert not server.is_tls
 
 
 @pytest.mark.parametrize(
@@ -212,9 +211,12 @@ def test_an_access_log_that_can_not_be_written(
         make(sock, access_logfile=str(tmp_path))
 
 
-def test_a_certificate_that_is_made_on_the_fly(sock: socket.socket) -> None:
-    context = make(sock, "adhoc").ssl_context
-    assert isinstance(context, ssl.SSLContext)
+def test_a_server_behind_the_tls_proxy(sock: socket.socket) -> None:
+    server = make(sock, ["192.0.2.1", 443])
+    assert server.is_tls
+    environ = server.context.base_environ
+    assert environ["wsgi.url_scheme"] == "https"
+    assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("192.0.2.1", "443")
 
 
 @pytest.mark.parametrize(("workers", "has_console"), [(1, True), (2, False)])
@@ -222,7 +224,7 @@ def test_the_debuggers_console_needs_a_single_worker(
     sock: socket.socket, workers: int, has_console: bool
 ) -> None:
     chosen = replace(settings(), max_workers=workers)
-    maker = loading.server_maker(Flask(__name__), chosen, None, True, "a.test")
+    maker = loading.server_maker(Flask(__name__), chosen, True, "a.test")
     debugger: t.Any = maker(sock, "127.0.0.1").app
     assert debugger.evalex is has_console
     assert "a.test" in debugger.trusted_hosts

@@ -126,7 +126,7 @@ class Dispatcher:
                 Zygote(
                     Inherited(self._theirs, 1),
                     settings,
-                    lambda sock, host: t.cast(
+                    lambda sock, host, name: t.cast(
                         t.Any, types.SimpleNamespace(socket=sock)
                     ),
                     self._work,
@@ -152,7 +152,7 @@ class Dispatcher:
         frame, fds = self.receive()
         assert isinstance(frame, Loaded)
         board = scoreboard.create()
-        document = write_document([("127.0.0.1", False)])
+        document = write_document([("127.0.0.1", False, None)])
         fds += [document, board]
         send_one(self.control, Listen(1), [document, board, self.listener.fileno()])
         for fd in fds:

@@ -60,6 +60,8 @@
  * @property {Object<string, number>} deliveries
  * @property {number[]} queue_buckets
  * @property {Object<string, number>} shed
+ * @property {Object<string, number>} tls_handshakes
+ * @property {Object<string, number>} tls_aborted
  *
  * @typedef {object} Snapshot
  * @property {number} pid
@@ -82,6 +84,7 @@
  * @property {Object<string, number>} parked_by_state
  * @property {number} spooled
  * @property {number} delivering
+ * @property {number} tls_connections
  * @property {Totals} totals
  * @property {Sample[]} history
  *

@@ -11,7 +11,7 @@ import { bytes, count, duration, period, short, sum } from "./figures.js";
 const CLASSES = ["no response", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /** @param {Snapshot} snapshot */
-export function drawTotals({ totals, limits }) {
+export function drawTotals({ totals, limits, tls_connections: connected }) {
   const groups = [
     { name: "Deaths", facts: deaths(totals) },
     { name: "Workers", facts: lives(totals) },
@@ -19,6 +19,8 @@ export function drawTotals({ totals, limits }) {
     { name: "Traffic", facts: traffic(totals) },
     { name: "Sender", facts: sender(totals) },
     { name: "Shed", facts: shed(totals) },
+    ...(connected || sum(Object.values(totals.tls_handshakes))
+      ? [{ name: "TLS", facts: tls(totals, connected) }] : []),
     ...(limits.length ? [{ name: "Limits of routes", facts: limits.map(limited) }] : []),
   ];
   const box = byId("totals");
@@ -120,6 +122,17 @@ const sender = ({ deliveries }) => Object.entries(deliveries)
  */
 const shed = ({ shed: reasons }) => Object.entries(reasons)
   .map(([reason, many]) => [`by ${reason}`, count(many)]);
+
+/**
+ * @param {Totals} totals
+ * @param {number} connected
+ * @returns {[string, string][]}
+ */
+const tls = ({ tls_handshakes: handshakes, tls_aborted: aborted }, connected) => [
+  ["connections", count(connected)],
+  ...Object.entries(handshakes).map(([result, many]) => [`handshakes ${result}`, count(many)]),
+  ...Object.entries(aborted).map(([reason, many]) => [`connections ${reason}`, count(many)]),
+];
 
 /**
  * @param {import("./figures.js").Limit} limit

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.http.proxy_protocol import from_tag
-from flask_prefork.http.proxy_protocol import MalformedHeader
-from flask_prefork.http.proxy_protocol import read
-from flask_prefork.http.proxy_protocol import Source
+from flask_prefork.system.proxy_protocol import from_tag
+from flask_prefork.system.proxy_protocol import MalformedHeader
+from flask_prefork.system.proxy_protocol import read
+from flask_prefork.system.proxy_protocol import Source
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 

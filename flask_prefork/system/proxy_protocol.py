@@ -32,12 +32,39 @@ _UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
 _FAMILIES = {1: (socket.AF_INET, 4, 12), 2: (socket.AF_INET6, 16, 36)}
 _UNIX, _UNIX_SIZE = 3, 216
 
+#: Bytes of a header of version 2 without what it tells.
+HEAD_SIZE = _HEAD_2.size
+#: Of a TLV, type and length; and the types of ours (PP2_TYPE_MIN_CUSTOM and up).
+_TLV = struct.Struct("!BH")
+_ARRIVED, _AT, _CERTIFICATE = 0xE0, 0xE1, 0xE2
+#: What is passed over (PP2_TYPE_NOOP).
+_NOOP = 0x04
+#: Bytes of a :class:`Secured` header without a certificate: the longest, with an IPv6
+#: address and a time, and room for a TLV that makes the others as long. So most are
+#: read by one call.
+SECURED_SIZE = HEAD_SIZE + 36 + (3 + 8) + 3
+
 _TAG_SOCKET, _TAG_LOCAL = b"\0", b"\1"
 _TAGS = {4: socket.AF_INET, 16: socket.AF_INET6}
+#: What follows in a tag for a client with a certificate; such tags have lengths of
+#: their own.
+_PLACE = struct.Struct("!HI")
+_WITH_PLACE = tuple(size + _PLACE.size for size in (1, 4 + 2, 16 + 2))
 
 
 class MalformedHeader(ValueError):
     """What no further byte makes a header; says why in one phrase of ours."""
+
+
+class CertificatePlace(t.NamedTuple):
+    """Where a client's certificate is.
+
+    :param proxy: The number of the TLS proxy that has it.
+    :param slot: Where in that one's file.
+    """
+
+    proxy: int
+    slot: int
 
 
 class Source(t.NamedTuple):
@@ -47,20 +74,24 @@ class Source(t.NamedTuple):
         the proxy itself.
     :param host: An IP address; empty for a unix socket's peer.
     :param port: Its TCP port.
+    :param certificate: Where its certificate is, if it has given one to a TLS proxy.
     """
 
     known: bool
     host: str = ""
     port: int = 0
+    certificate: CertificatePlace | None = None
 
     def tag(self) -> bytes:
         """A few bytes, never none, for who keeps the connection for a while."""
+        place = b"" if self.certificate is None else _PLACE.pack(*self.certificate)
         if not self.known:
-            return _TAG_SOCKET
+            return _TAG_SOCKET + place
         if not self.host:
-            return _TAG_LOCAL
+            return _TAG_LOCAL + place
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        return socket.inet_pton(family, self.host) + struct.pack("!H", self.port)
+        packed = socket.inet_pton(family, self.host)
+        return packed + struct.pack("!H", self.port) + place
 
 
 def from_tag(tag: bytes) -> Source:
@@ -68,6 +99,9 @@ def from_tag(tag: bytes) -> Source:
 
     :raises ValueError: It is none.
     """
+    place = certificate_place(tag)
+    if place is not None:
+        return from_tag(tag[: -_PLACE.size])._replace(certificate=place)
     if tag == _TAG_SOCKET:
         return Source(False)
     if tag == _TAG_LOCAL:
@@ -77,6 +111,87 @@ def from_tag(tag: bytes) -> Source:
         raise ValueError(f"{tag!r} is no tag of a connection's source")
     (port,) = struct.unpack("!H", tag[-2:])
     return Source(True, socket.inet_ntop(family, tag[:-2]), port)
+
+
+class Secured(t.NamedTuple):
+    """What the TLS proxy says of a connection that it hands over.
+
+    :param source: Whom it is from.
+    :param arrived: When its first bytes had arrived, by the system's monotonic clock.
+    :param certificate: The client's certificate as DER, if it has given one.
+    """
+
+    source: Source
+    arrived: float
+    certificate: bytes | None = None
+
+    def header(self) -> bytes:
+        """A header of version 2 that says so."""
+        source, data = self.source, b""
+        kind = 0
+        if source.host:
+            family = socket.AF_INET6 if ":" in source.host else socket.AF_INET
+            kind = 0x21 if family == socket.AF_INET6 else 0x11
+            host = socket.inet_pton(family, source.host)
+            data = host + bytes(len(host)) + struct.pack("!HH", source.port, 0)
+        data += _TLV.pack(_ARRIVED, 8) + struct.pack("!d", self.arrived)
+        if source.certificate is not None and self.certificate is not None:
+            data += _TLV.pack(_AT, _PLACE.size) + _PLACE.pack(*source.certificate)
+            data += _TLV.pack(_CERTIFICATE, len(self.certificate)) + self.certificate
+        missing = SECURED_SIZE - HEAD_SIZE - len(data)
+        if missing > 0:
+            # Never shorter, for what follows is the client's.
+            empty = bytes(max(missing - _TLV.size, 0))
+            data += _TLV.pack(_NOOP, len(empty)) + empty
+        return _HEAD_2.pack(_FIRST_2, 0x21, kind, len(data)) + data
+
+
+def rest_size(head: bytes) -> int:
+    """How many bytes follow the head of a header of version 2.
+
+    :param head: Its first :data:`HEAD_SIZE` bytes.
+    :raises MalformedHeader: It is none.
+    """
+    if len(head) < HEAD_SIZE or not head.startswith(_FIRST_2):
+        raise MalformedHeader("no PROXY header")
+    return int(_HEAD_2.unpack(head)[3])
+
+
+def read_secured(data: bytes) -> Secured:
+    """What :meth:`Secured.header` was made of.
+
+    :raises MalformedHeader: It is none.
+    """
+    try:
+        family = data[13] >> 4
+        source = Source(True)
+        at = HEAD_SIZE
+        if family:
+            source = _source(data, family)
+            at += _FAMILIES[family][2]
+        found: dict[int, bytes] = {}
+        while at < len(data):
+            kind, size = _TLV.unpack_from(data, at)
+            at += _TLV.size
+            found[kind] = data[at : at + size]
+            at += size
+        (arrived,) = struct.unpack("!d", found[_ARRIVED])
+        if _AT in found:
+            place = CertificatePlace(*_PLACE.unpack(found[_AT]))
+            source = source._replace(certificate=place)
+        return Secured(source, arrived, found.get(_CERTIFICATE))
+    except (LookupError, struct.error, ValueError) as e:
+        raise MalformedHeader(f"malformed header of the TLS proxy: {e}") from None
+
+
+def certificate_place(tag: bytes) -> CertificatePlace | None:
+    """Where the certificate is of the client of a connection, if it has given one.
+
+    :param tag: As :meth:`Source.tag` made it; or any bytes.
+    """
+    if len(tag) not in _WITH_PLACE:
+        return None
+    return CertificatePlace(*_PLACE.unpack(tag[-_PLACE.size :]))
 
 
 def read(data: bytes) -> tuple[Source, int] | None:
