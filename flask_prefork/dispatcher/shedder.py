@@ -175,7 +175,7 @@ class Shedder:
         """
         data = self._make_response(int(now))
         try:
-            sock = socket_modes.look_at(fd)
+            sock = socket_modes.look_into(fd)
         except OSError:
             return False
         try:

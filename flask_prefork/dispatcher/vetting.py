@@ -29,6 +29,8 @@ from ..system.parked import MAX_WAKES
 from ..system.parked import Parked
 from ..system.parked import Wait
 
+#: Only Linux can be asked for a socket's family.
+_SO_DOMAIN = getattr(socket, "SO_DOMAIN", None)
 #: The longest document that a zygote sends, in bytes: its settings.
 _LONGEST = 1 << 20
 #: The longest file, in bytes (``lseek(2)``).
@@ -111,17 +113,22 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     :raises ValueError: It is something else.
     """
     try:
-        sock = socket_modes.look_at(fd)
+        sock = socket_modes.look_into(fd)
     except OSError as e:
         raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
     try:
-        if sock.type != socket.SOCK_STREAM or sock.family not in families:
+        kind: int = sock.type
+        family: int = sock.family
+        if _SO_DOMAIN is not None:
+            kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+            family = sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
+        if kind != socket.SOCK_STREAM or family not in families:
             raise ValueError("what is to be parked is no connection of ours")
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ValueError("what is to be parked is a listening socket")
         try:
             sock.getpeername()
         except OSError:
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ValueError("what is to be parked is a listening socket") from None
             return False
     finally:
         # It is the caller's. No other is opened: there may be none left.

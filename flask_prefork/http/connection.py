@@ -260,16 +260,21 @@ class ConnectionHandler(WSGIRequestHandler):
         slice_end = persistence.slice_end = start + limits.slice
         deadline = start + limits.header_timeout
         waiting: Parked | Collecting | t.Literal[True] | None
+        data = None
         if resumed is not None and resumed.wait in _WAITS_FOR_REQUEST:
             if resumed.mark > 1:
                 self.wire.low_water(1)
             deadline = resumed.deadline
         elif resumed is not None:
-            waiting = self._wait_idle(resumed.deadline)
-            if waiting is not True:
-                return waiting
+            # It was handed over because something has come.
+            data = self.wire.peek()
+            if data is None:
+                waiting = self._wait_idle(resumed.deadline)
+                if waiting is not True:
+                    return waiting
         while True:
-            waiting = self._read_head(deadline)
+            waiting = self._read_head(deadline, data)
+            data = None
             if waiting is not True:
                 return waiting
             self.handle_one_request()
@@ -329,14 +334,20 @@ class ConnectionHandler(WSGIRequestHandler):
         return None
 
     def _read_head(
-        self, deadline: float
+        self, deadline: float, data: bytes | None
     ) -> Parked | Collecting | t.Literal[True] | None:
-        """Read the next request's head, all of it before the deadline."""
+        """Read the next request's head, all of it before the deadline.
+
+        :param data: What is there of it, if somebody has looked.
+        """
         wire = self.wire
         waited = False
         while True:
             suspended = self._suspended
-            data = wire.peek() if suspended is None else suspended.head
+            if suspended is not None:
+                data = suspended.head
+            elif data is None:
+                data = wire.peek()
             if data:
                 try:
                     found = read(data, self.context.limits)
@@ -360,7 +371,7 @@ class ConnectionHandler(WSGIRequestHandler):
             waiting = self._wait_head(data or b"", deadline, waited)
             if waiting is not True:
                 return waiting
-            waited = True
+            waited, data = True, None
             # Its data comes only now.
             self.queue_time = 0.0
 

@@ -184,6 +184,16 @@ class PreforkServer(HandlerServer):
             connection.setblocking(True)
         return connection, address
 
+    def adopt(self, fd: int) -> socket.socket:
+        """Own a connection that was accepted from this listener, and parked.
+
+        :raises OSError: If it is no socket.
+        """
+        connection = socket.socket(*self._kind, fd)
+        # The sender shares the open file, and doesn't wait.
+        connection.setblocking(True)
+        return connection
+
     def _make_base_environ(self, local: bool, scheme: str) -> WSGIEnvironment:
         """What all environs of this server have in common."""
         if local:
@@ -227,7 +237,9 @@ class PreforkServer(HandlerServer):
         """
         if not address:
             address = (LOCAL, 0)
-        if queue_time and spool < 0 and not bytes_unread(connection.fileno()):
+        # A parked one is handed over when its data is there.
+        is_new = resumed is None and spool < 0
+        if queue_time and is_new and not bytes_unread(connection.fileno()):
             # The client has only connected, and its request is yet to come.
             queue_time = 0.0
         self.context.queue_time = queue_time

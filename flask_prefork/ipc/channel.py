@@ -140,8 +140,19 @@ def send_one(sock: socket.socket, frame: Frame, fds: t.Sequence[int] = ()) -> bo
 
     :return: ``False`` if the dispatcher is gone.
     """
+    return send_fds(sock, [frame], fds)
+
+
+def send_fds(
+    sock: socket.socket, frames: t.Sequence[Frame], fds: t.Sequence[int]
+) -> bool:
+    """Send frames by one call, and wait until they are taken.
+
+    :param fds: Descriptors of the first one.
+    :return: ``False`` if the dispatcher is gone.
+    """
     try:
-        socket.send_fds(sock, [encode(frame)], fds)
+        socket.send_fds(sock, [encode(frame) for frame in frames], fds)
     except OSError:
         return False
     return True

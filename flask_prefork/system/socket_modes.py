@@ -74,6 +74,17 @@ def look_at(fd: int) -> socket.socket:
     return socket.socket(type=kind | _NONBLOCK, fileno=probe.detach())
 
 
+def look_into(fd: int) -> socket.socket:
+    """The same as :func:`look_at` without asking what it is, for calls that don't
+    depend on it. The object's own family, type and protocol say nothing.
+
+    :raises OSError: If it is no socket.
+    """
+    if not _NONBLOCK:
+        return socket.socket(fileno=fd)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _NONBLOCK, 0, fd)
+
+
 def _state(sock: socket.socket, blocking: bool) -> socket.socket:
     sock.setblocking(blocking)
     return sock

@@ -140,7 +140,7 @@ def _report_finishing(worker: Worker) -> None:
     To report it twice does no harm.
     """
     if leaving.is_at_work():
-        worker.send(Finishing(worker.generation, worker.slot))
+        worker.reports.send(Finishing(worker.generation, worker.slot))
 
 
 def _listen_to_signals(worker: Worker, dump: int) -> None:

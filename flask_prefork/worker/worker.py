@@ -40,17 +40,10 @@ from ..http import app_socket
 from ..http.errors import RequestTimeout
 from ..http.handback import Collecting
 from ..http.handback import Delivery
-from ..ipc.channel import close_all
 from ..ipc.channel import receive_one
-from ..ipc.channel import send_one
-from ..ipc.frames import Busy
-from ..ipc.frames import Deliver
-from ..ipc.frames import encode
 from ..ipc.frames import Frame
-from ..ipc.frames import Idle
 from ..ipc.frames import LimitRefused
 from ..ipc.frames import Order
-from ..ipc.frames import Park
 from ..ipc.frames import PermitAnswer
 from ..ipc.frames import PermitRelease
 from ..ipc.frames import PermitRequest
@@ -69,7 +62,6 @@ from ..system import faults
 from ..system import forks
 from ..system import socket_modes
 from ..system.parked import Parked
-from ..system.parked import Size
 from ..system.parked import Wait
 from ..system.proxy_protocol import certificate_place
 from ..system.socket_state import arrival
@@ -78,6 +70,7 @@ from ..system.socket_state import NOTHING_KNOWN
 from ..system.socket_state import tcp_arrival
 from . import memory_sampler
 from .memory_sampler import MemorySampler
+from .reports import Reports
 
 if t.TYPE_CHECKING:
     from ..http.server import PreforkServer
@@ -90,8 +83,6 @@ _PAUSE = 0.05
 _MOMENT = 1
 #: How long the dispatcher may take to answer, in seconds.
 _ANSWER = 1.0
-#: What a client's further bytes put an end to.
-_WAITS_FOR_BYTES = (Wait.HEAD, Wait.KEEP_ALIVE, Wait.BODY)
 
 
 class Worker:
@@ -120,6 +111,7 @@ class Worker:
         self.slot = slot
         self.generation = generation
         self.channel = channel
+        self.reports = Reports(channel, generation, slot)
         self.bank = bank
         self.servers = servers
         self.settings = settings
@@ -172,7 +164,7 @@ class Worker:
 
         :param limit: The limit's number.
         """
-        if not self.send(PermitRequest(self.generation, self.slot, limit)):
+        if not self.reports.send(PermitRequest(self.generation, self.slot, limit)):
             return False
         deadline = time.monotonic() + _ANSWER
         poll = select.poll()
@@ -198,11 +190,11 @@ class Worker:
 
         :param limit: The limit's number.
         """
-        self.send(LimitRefused(self.generation, self.slot, limit))
+        self.reports.send(LimitRefused(self.generation, self.slot, limit))
 
     def release_permit(self) -> None:
         """The request is over that had a permit."""
-        self.send(PermitRelease(self.generation, self.slot))
+        self.reports.send(PermitRelease(self.generation, self.slot))
 
     def progress(self) -> None:
         """Something of the request was read or written."""
@@ -361,8 +353,11 @@ class Worker:
         elif isinstance(frame, Resume) and fds:
             if not self._report_busy(resumed=True):
                 return False
+            is_blocking = self.settings.dispatch == "blocking"
+            # Otherwise others are served before it is idle.
+            self.reports.parks_when_idle = not is_blocking
             self._resume(frame, *fds)
-            if self.settings.dispatch == "blocking":
+            if is_blocking:
                 self._serve_each_listener()
         elif isinstance(frame, Promote) and fds:
             control = socket_modes.adopt(fds[0], blocking=True)
@@ -378,7 +373,7 @@ class Worker:
         :param more: The descriptors of its spool and of the file with its client's
             certificate, if it has those.
         """
-        connection = socket_modes.adopt(fd, blocking=True)
+        connection = self.servers[frame.listener].adopt(fd)
         parked, certificate = frame.parked, None
         fds = list(more)
         place = certificate_place(parked.tag)
@@ -440,64 +435,12 @@ class Worker:
         if found is None:
             return
         if isinstance(found, Delivery):
-            self._deliver(index, connection, found)
+            self.reports.deliver(index, connection, found)
         elif isinstance(found, Collecting):
-            self._park(index, connection, found.parked, resumed, found.spool.detach())
+            parked = found.parked.after(resumed)
+            self.reports.park(index, connection, parked, found.spool.detach())
         else:
-            self._park(index, connection, found, resumed)
-
-    def _park(
-        self,
-        index: int,
-        connection: socket.socket,
-        parked: Parked,
-        resumed: Parked | None,
-        spool: int = -1,
-    ) -> None:
-        """Hand a connection back, to wait.
-
-        :param spool: The descriptor of its spool, if it has one; it is closed.
-        """
-        if parked.mark > 1 and parked.wait in _WAITS_FOR_BYTES:
-            try:
-                # Quiet until there is so much, or the end (socket(7)).
-                connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVLOWAT, parked.mark
-                )
-            except OSError:
-                pass
-        frame = Park(self.generation, self.slot, index, parked.after(resumed))
-        fds = [connection.fileno(), *([spool] if spool >= 0 else ())]
-        send_one(self.channel, frame, fds)
-        connection.close()
-        close_all(fds[1:])
-
-    def _deliver(
-        self, index: int, connection: socket.socket, delivery: Delivery
-    ) -> None:
-        """Hand a connection on whose client is slow to take its response."""
-        spooled, fds = 0, [connection.fileno()]
-        if delivery.spool is not None:
-            spooled = delivery.spool.size
-            fds.append(delivery.spool.detach())
-        if delivery.file >= 0:
-            fds.append(delivery.file)
-        frame = Deliver(
-            self.generation,
-            self.slot,
-            index,
-            0,
-            delivery.rate,
-            Size(spooled),
-            Size(delivery.sent),
-            Size(delivery.offset),
-            Size(delivery.length),
-            delivery.seconds,
-            Parked(delivery.wait, 0.0, tag=delivery.tag),
-        )
-        send_one(self.channel, frame, fds)
-        connection.close()
-        close_all(fds[1:])
+            self.reports.park(index, connection, found.after(resumed))
 
     def _serve_run(
         self, index: int, length: int, ordered: bool, is_busy: bool = False
@@ -567,7 +510,7 @@ class Worker:
         """Report this worker's own memory."""
         frame = sampler.frame(self.generation, self.slot)
         self.entry.grow(sampler.growth.most())
-        self.send(frame)
+        self.reports.send(frame)
 
     def _report_idle(self) -> bool:
         """Report that it waits for orders.
@@ -578,7 +521,7 @@ class Worker:
         :return: ``False`` if the dispatcher is gone.
         """
         served, self._reported = self.requests - self._reported, self.requests
-        return self.send(Idle(self.generation, self.slot, served))
+        return self.reports.idle(served)
 
     def _report_busy(self, resumed: bool = False) -> bool:
         """Report that it serves, see :class:`.Busy`.
@@ -586,12 +529,4 @@ class Worker:
         :return: ``False`` if the dispatcher is gone.
         """
         self.entry.clear_about_to_accept()
-        return self.send(Busy(self.generation, self.slot, resumed))
-
-    def send(self, frame: Frame) -> bool:
-        """Send a frame; ``False`` if the dispatcher is gone."""
-        try:
-            os.write(self.channel.fileno(), encode(frame))
-        except OSError:
-            return False
-        return True
+        return self.reports.busy(resumed)

@@ -12,11 +12,11 @@ import socket
 from held import app
 
 from flask_prefork.http.handback import Delivery
-from flask_prefork.worker.worker import Worker
+from flask_prefork.worker.reports import Reports
 
 __all__ = ["app"]
 
-_deliver = Worker._deliver
+_deliver = Reports.deliver
 dies = False
 
 
@@ -34,7 +34,7 @@ def respond_and_die(size: int) -> bytes:
 
 
 def deliver(
-    self: Worker, index: int, connection: socket.socket, delivery: Delivery
+    self: Reports, index: int, connection: socket.socket, delivery: Delivery
 ) -> None:
     """Hand it over."""
     _deliver(self, index, connection, delivery)
@@ -42,4 +42,4 @@ def deliver(
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Worker._deliver = deliver  # type: ignore[method-assign]
+Reports.deliver = deliver  # type: ignore[method-assign]
