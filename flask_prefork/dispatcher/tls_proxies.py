@@ -199,6 +199,7 @@ class TLSProxyHandle(AuxiliaryProcess):
             self.is_closed = True
 
 
+#: Makes a handle: with the settings, the listeners, and its number.
 Make = t.Callable[[dict[str, t.Any], Sequence[TLSListener], int], TLSProxyHandle]
 
 
@@ -211,9 +212,7 @@ class TLSProxies:
 
     def __init__(
         self,
-        make: t.Callable[
-            [dict[str, t.Any], Sequence[TLSListener], int], TLSProxyHandle
-        ],
+        make: Make,
         clock: t.Callable[[], float],
     ) -> None:
         self._make = make
