@@ -143,6 +143,8 @@ class PreforkServer(HandlerServer):
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
         self._accept = listener._accept  # type: ignore[attr-defined]
+        #: Whether a connection's first bytes are a head for a handler of ours.
+        self._is_plain = self._is_own_handler and proxies is None and not self.is_tls
         self._kind = int(listener.family), int(listener.type), listener.proto
         self.context = HandlerContext(
             limits or Limits(),
@@ -237,8 +239,9 @@ class PreforkServer(HandlerServer):
         """
         if not address:
             address = (LOCAL, 0)
-        # A parked one is handed over when its data is there.
-        is_new = resumed is None and spool < 0
+        # A parked one is handed over when its data is there, and our handler sees
+        # that by itself.
+        is_new = resumed is None and spool < 0 and not self._is_plain
         if queue_time and is_new and not bytes_unread(connection.fileno()):
             # The client has only connected, and its request is yet to come.
             queue_time = 0.0

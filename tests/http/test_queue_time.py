@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import request_start
+from flask_prefork.http import server
 from flask_prefork.http.access_logger import AccessLogger
 from flask_prefork.http.log_format import compile_format
 from flask_prefork.http.request_start import parse
 from flask_prefork.http.server import PreforkRequestHandler
+from flask_prefork.http.wire import Wire
 from flask_prefork.system import peers
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Wait
-from flask_prefork.system.socket_state import bytes_unread
 
 KEY = "flask_prefork.queue_time"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -77,19 +78,32 @@ def test_only_the_first_request(make_site: t.Any, app: Seen) -> None:
     assert counted(site) == [0.5]
 
 
-@pytest.mark.parametrize("handler", [PreforkRequestHandler, WSGIRequestHandler])
+@pytest.mark.parametrize(
+    ("handler", "place", "name"),
+    [
+        (PreforkRequestHandler, Wire, "peek"),
+        (WSGIRequestHandler, server, "bytes_unread"),
+    ],
+)
 def test_nothing_had_come(
-    make_site: t.Any, app: Seen, handler: t.Any, monkeypatch: pytest.MonkeyPatch
+    make_site: t.Any,
+    app: Seen,
+    handler: t.Any,
+    place: t.Any,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The client has connected, and sends its request once the worker has asked."""
+    """The client has connected, and sends its request once the worker has looked."""
     line = Line(make_site(app, handler))
+    look = getattr(place, name)
 
-    def unread(fd: int) -> int:
-        found = bytes_unread(fd)
+    def look_once(*args: t.Any) -> t.Any:
+        monkeypatch.setattr(place, name, look)
+        found = look(*args)
         line.send(GET + LAST)
         return found
 
-    monkeypatch.setattr("flask_prefork.http.server.bytes_unread", unread)
+    monkeypatch.setattr(place, name, look_once)
     line.serve(queue_time=0.5)
     assert app.times == [0.0]
     assert counted(line.site) == []
