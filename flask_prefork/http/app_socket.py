@@ -86,7 +86,9 @@ class AppSocket(TakeoverSocket):
                 raise
             self._has_descriptor = True
             _duplicated.add(self)
-            if self._wire is not wire:
+            # Who has a copy of this one would keep the connection open.
+            wire.is_last = False
+            if self._wire is not wire or sock.fileno() < 0:
                 # It was over meanwhile.
                 self._closed = True
                 socket.socket._real_close(self)  # type: ignore[attr-defined]

@@ -79,6 +79,8 @@ class PreforkRequestHandler(LoggingHandler):
     protocol_version = "HTTP/1.1"
     server_version = SOFTWARE
     _dispatches = False
+    #: Whether nothing is overridden, and so nobody else looks at the connection.
+    _is_plain = True
     #: What was made on demand for this request.
     lazy_values: dict[str, t.Any]
     #: What werkzeug's address_string() looks into.
@@ -99,6 +101,7 @@ class PreforkRequestHandler(LoggingHandler):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls._is_plain = False
         cls._dispatches = any(name.startswith("do_") for name in dir(cls))
 
     # What others read.
@@ -366,13 +369,16 @@ class PreforkRequestHandler(LoggingHandler):
 
     def handle_one_request(self) -> None:
         """Serve the request that was read, and settle how the connection goes on."""
-        context, wire = self.context, self.wire
+        context, wire, head = self.context, self.wire, self.head
+        assert head is not None
         monitor: Monitor = context.monitor
         if context.access_logger is not None:
             self._start_clock()
         monitor.begin(self.command, self.path)
         if self._timeout is not None:
             monitor.set_timeout(self._timeout)
+        if self._is_plain and not (head.keep_alive or self._excess or self._body):
+            wire.is_last = True
         before = wire.sent
         self.close_connection = True
         try:

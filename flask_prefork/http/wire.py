@@ -10,8 +10,9 @@ request is consumed, so that the rest stays in the kernel and the connection can
 another process at any time. TLS has no such look: there, and where a connection
 stays with its process anyway, what comes is kept in a buffer here.
 
-Never done here: parse; close the socket, which is for who has accepted it; wait for
-longer than the caller or the client's budget allows.
+Never done here: parse; close the socket, which is for who has accepted it, but where
+nothing can follow the last byte; wait for longer than the caller or the client's budget
+allows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 import typing as t
 from collections.abc import Callable
 
+from ..system import forks
 from ..system.slow_client import SlowClientBudget
 from ..system.socket_state import bytes_queued
 from .errors import ClientDisconnected
@@ -134,6 +136,9 @@ class Wire:
     buffered: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
+    #: Whether the client has asked for the end after this response, and has sent
+    #: nothing that wasn't taken. Then the last byte may be followed by a close.
+    is_last = False
     #: Whether more of a body is waited for, or was when the request was aborted.
     awaits_body = False
     #: Whether the app has the connection; and what is called before anything is sent.
@@ -156,6 +161,7 @@ class Wire:
         self.contended = contended
         self.local = local
         self.progress = progress
+        self._forks = forks.count
 
     def _receive(self, size: int, flags: int = _NOW) -> bytes | None:
         try:
@@ -471,13 +477,19 @@ class Wire:
     # Closing.
 
     def finish(self) -> None:
-        """Say that nothing more will be sent. The app may have forked, and a
-        copy of the descriptor would keep a mere close from being seen."""
+        """Say that nothing more will be sent.
+
+        A close says that too. But if the app has forked meanwhile, a copy of the
+        descriptor would keep that from being seen.
+        """
         if self.finished:
             return
         self.finished = True
         try:
-            self.sock.shutdown(socket.SHUT_WR)
+            if self.is_last and forks.count == self._forks:
+                self.sock.close()
+            else:
+                self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 

@@ -15,6 +15,8 @@ import signal
 import threading
 import typing as t
 
+#: How many forks have begun in this process, the server's own included.
+count = 0
 #: Handlers of the server's own in this process, by their signals.
 _handlers: dict[int, t.Callable[[int, t.Any], None]] = {}
 #: Called in each child of the app's.
@@ -109,6 +111,8 @@ def _open_null() -> int:
 
 def _before() -> None:
     """Before each fork: a signal to the child waits until it is no more ours."""
+    global count
+    count += 1
     me = threading.get_ident()
     if _handlers and _forking != me:
         _masks[me] = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)

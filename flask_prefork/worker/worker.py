@@ -133,8 +133,8 @@ class Worker:
         self.sampler = memory_sampler.of(settings)
         self.promotion: Inherited | None = None
         self.deadline: float | None = None
-        #: The descriptor of the connection that is served, or -1.
-        self._serving = -1
+        #: The connection that is served. It may be closed before that is over.
+        self._serving: socket.socket | None = None
         self._waiter: Waiter | None = None
         #: Frames that came while an answer was waited for, and their descriptors.
         self._unhandled: deque[tuple[Frame, list[int]]] = deque()
@@ -257,9 +257,10 @@ class Worker:
         """
         ours = [self.channel, *(server.socket for server in self.servers)]
         waiter = self._waiter.fileno() if self._waiter is not None else -1
+        serving = self._serving.fileno() if self._serving is not None else -1
         # Before its connection is gone, which the kernel is asked about.
         offered = app_socket.duplicated_descriptors()
-        fds = [self._serving, waiter, *offered, *(one.fileno() for one in ours)]
+        fds = [serving, waiter, *offered, *(one.fileno() for one in ours)]
         forks.redirect_to_null(fds)
         self.entry.release()
         self.bank.detach()
@@ -421,13 +422,13 @@ class Worker:
         certificate: bytes | None = None,
     ) -> None:
         """Serve a connection until it ends or has to wait."""
-        self._serving = connection.fileno()
+        self._serving = connection
         if self._serve_fault is not None:
             self._serve_fault()
         found = self.servers[index].serve(
             connection, address, resumed, spool, queue_time, certificate
         )
-        self._serving = -1
+        self._serving = None
         if forks.is_foreign():
             # The app has forked, and this is its child, not the worker
             # (SpamAssassin bug 4370).
