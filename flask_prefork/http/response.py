@@ -68,32 +68,18 @@ class Response:
     :ivar head: The head as it was sent, empty before.
     """
 
-    __slots__ = (
-        "_before",
-        "_body",
-        "_bodyless",
-        "_chunked",
-        "_code",
-        "_context",
-        "_fields",
-        "_framing",
-        "_length",
-        "_line",
-        "_monitor",
-        "_budget",
-        "_outbox",
-        "_persistence",
-        "_rate",
-        "_request",
-        "_server",
-        "_wire",
-        "head",
-        "keep_alive",
-        "missing",
-        "overlong",
-        "persists",
-        "status",
-    )
+    _budget: SlowClientBudget | None = None
+    _outbox: Outbox | None = None
+    #: The status line, once start_response was called.
+    _line: bytes | None = None
+    _chunked = _bodyless = False
+    #: Bytes of what frames the chunks.
+    _framing = 0
+    status = 0
+    keep_alive = True
+    persists = overlong = False
+    missing: int | None = None
+    head = b""
 
     def __init__(
         self,
@@ -112,14 +98,6 @@ class Response:
         self._body = body
         self._persistence = persistence
         self._server = server
-        self._budget: SlowClientBudget | None = None
-        self._outbox: Outbox | None = None
-        self._line: bytes | None = None
-        self.missing: int | None = None
-        self._chunked = self._bodyless = self.overlong = self.persists = False
-        self._framing = self.status = 0
-        self.head = b""
-        self.keep_alive = True
 
     # What the app calls.
 
@@ -159,6 +137,16 @@ class Response:
         if not data:
             return
         head = b"" if self.status else self._start_body(None)
+        size = len(data)
+        if size == self.missing and size <= _JOIN:
+            # Nearly always: the response is whole.
+            self.missing = 0
+            self._send_last(head + data)
+        else:
+            self._write_part(head, data)
+
+    def _write_part(self, head: bytes, data: bytes) -> None:
+        """Send a part of the body, with what is yet to be sent before it."""
         left = self.missing
         last = False
         if left is not None:
@@ -210,18 +198,23 @@ class Response:
         if type(iterable) is FileWrapper and self._send_file(iterable.file):
             return
         if isinstance(iterable, (list, tuple)) and not self.status:
-            # Of a sequence the length is known before the head goes out. To HEAD only
-            # the app can know what GET's would be, unless it gives it all the same.
-            iterable = (b"".join(iterable),)
-            is_known = iterable[0] or self._request.method != "HEAD"
-            if is_known and self._line is not None and self._length is None:
-                self._length = len(iterable[0])
+            iterable = (self._join(iterable),)
         for data in iterable:
             self.write(data)
             if self.overlong or self._bodyless:
                 break
         if self.missing != 0:
             self._finish()
+
+    def _join(self, parts: t.Iterable[bytes]) -> bytes:
+        """The body, where the app has given all of it before the head goes out, and
+        so its length is known. To HEAD only the app can know what GET's would be,
+        unless it gives it all the same."""
+        body = b"".join(parts)
+        if self._line is not None and self._length is None:
+            if body or self._request.method != "HEAD":
+                self._length = len(body)
+        return body
 
     def reset(self) -> None:
         """Forget what start_response set, for an error's response in its place."""
@@ -230,17 +223,27 @@ class Response:
     def _finish(self) -> None:
         """End a response whose last byte wasn't known to be that."""
         if not self.status:
-            head = self._start_body(0)
-            self._announce_end()
-            self._send(head, self._ends_connection())
+            self._send_last(self._start_body(0))
         elif self._chunked:
             self._framing += 5
-            self._announce_end()
-            self._send(b"0\r\n\r\n", self._ends_connection())
+            self._send_last(b"0\r\n\r\n")
         if self.missing:
-            self.keep_alive = False
+            self.keep_alive = self.persists = False
         else:
             self.persists = self.keep_alive
+
+    def _send_last(self, data: bytes) -> None:
+        """Send the last bytes of the response."""
+        wire = self._wire
+        self._monitor.about_to_accept()
+        self._budget = wire.write(
+            data,
+            self._budget,
+            self._rate,
+            not self.keep_alive and not wire.shared,
+            self._overflow,
+        )
+        self.persists = self.keep_alive
 
     def _start_body(self, length: int | None) -> bytes:
         """Decide on the framing, and make the head.
@@ -270,9 +273,9 @@ class Response:
                 framing = b""
         fields = self._fields
         persists = (
-            self.keep_alive
+            request.keep_alive
+            and self.keep_alive
             and not fields.closes
-            and request.keep_alive
             and not self._wire.shared
             and self._persistence.may_persist()
         )
