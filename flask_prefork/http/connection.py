@@ -133,6 +133,8 @@ class ConnectionHandler(WSGIRequestHandler):
     outcome: Parked | Collecting | Delivery | None = None
     #: How long the request has waited until a worker took its connection, in seconds.
     queue_time = 0.0
+    #: As the connection was parked, while its first request is served.
+    _resumed: Parked | None = None
     #: The number of the limit of which the request has a permit; 0 is none.
     _permit = 0
     #: The request whose body was being collected when the connection was parked.
@@ -161,21 +163,26 @@ class ConnectionHandler(WSGIRequestHandler):
         self.wire = context.make_wire(request)
         self.persistence = Persistence(context, self.wire)
         self.queue_time = context.queue_time
-        if resumed is not None and resumed.wait is Wait.PERMIT:
-            # It was the server that has let it wait.
-            deadline = time.monotonic() + context.limits.header_timeout
-            resumed = resumed._replace(deadline=deadline)
-            self._permit = resumed.limit
-        self._resumed = resumed
         self.setup()
-        if spool is not None and resumed is not None:
-            self._suspended = restore(spool, resumed)
+        if resumed is not None:
+            self._resume(resumed, spool)
         try:
             self.handle()
         finally:
             if self._suspended is not None or self._collected is not None:
                 self._close_files()
             self.finish()
+
+    def _resume(self, resumed: Parked, spool: Spool | None) -> None:
+        """Be as the connection was when it was parked."""
+        if resumed.wait is Wait.PERMIT:
+            # It was the server that has let it wait.
+            deadline = time.monotonic() + self.context.limits.header_timeout
+            resumed = resumed._replace(deadline=deadline)
+            self._permit = resumed.limit
+        self._resumed = resumed
+        if spool is not None:
+            self._suspended = restore(spool, resumed)
 
     def setup(self) -> None:
         """Called before the first request."""
@@ -261,17 +268,18 @@ class ConnectionHandler(WSGIRequestHandler):
         deadline = start + limits.header_timeout
         waiting: Parked | Collecting | t.Literal[True] | None
         data = None
-        if resumed is not None and resumed.wait in _WAITS_FOR_REQUEST:
-            if resumed.mark > 1:
-                self.wire.low_water(1)
-            deadline = resumed.deadline
-        elif resumed is not None:
-            # It was handed over because something has come.
-            data = self.wire.peek()
-            if data is None:
-                waiting = self._wait_idle(resumed.deadline)
-                if waiting is not True:
-                    return waiting
+        if resumed is not None:
+            if resumed.wait in _WAITS_FOR_REQUEST:
+                if resumed.mark > 1:
+                    self.wire.low_water(1)
+                deadline = resumed.deadline
+            else:
+                # It was handed over because something has come.
+                data = self.wire.peek()
+                if data is None:
+                    waiting = self._wait_idle(resumed.deadline)
+                    if waiting is not True:
+                        return waiting
         while True:
             waiting = self._read_head(deadline, data)
             data = None

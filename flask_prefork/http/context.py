@@ -87,10 +87,11 @@ class HandlerContext:
         """
         return AppSocket(wire, self.monitor, self.limits, fields)
 
-    @property
-    def changes_environ(self) -> bool:
-        """Whether :meth:`add_forwarded` has anything to do."""
-        return (
+    #: Whether :meth:`add_forwarded` has anything to do.
+    changes_environ: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.changes_environ = (
             self.forwarders is not None
             or self.request_ids is not None
             or self.request_start

@@ -14,6 +14,7 @@ Never done here: fork, poll the listening socket, accept unasked, or start a thr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -237,61 +238,75 @@ class PreforkServer(HandlerServer):
         :return: ``None`` when the connection is over, or what is to become of it: then
             it is for the caller to close, and so are the files that go with it.
         """
-        if not address:
-            address = (LOCAL, 0)
-        # A parked one is handed over when its data is there, and our handler sees
-        # that by itself.
-        is_new = resumed is None and spool < 0 and not self._is_plain
-        if queue_time and is_new and not bytes_unread(connection.fileno()):
-            # The client has only connected, and its request is yet to come.
-            queue_time = 0.0
         self.context.queue_time = queue_time
         self.context.certificate = certificate
-        tag = b""
-        # Who goes on with it takes the descriptor out of this.
-        spooled = None
-        if spool >= 0:
-            spooled = Spool.adopt(spool, resumed.spooled if resumed is not None else 0)
+        found: Parked | Collecting | Delivery | None
         try:
-            if self.is_tls and not (resumed is not None and resumed.tag):
-                resumed = self._read_tls_header(connection, resumed)
-                if resumed is None:
-                    connection.close()
-                    return None
-            if self.proxies is not None or (resumed is not None and resumed.tag):
-                client = self._read_proxy_header(connection, address, resumed)
-                if client is None:
-                    connection.close()
-                if not isinstance(client, ProxiedClient):
-                    return client
-                address, resumed = client
-                tag = resumed.tag
-            if spooled is not None and not self._is_own_handler:
-                # It was parked before a reload, and its head is in the spool.
-                connection.close()
-                return None
-            if not self._is_own_handler:
-                serve_monitored(connection, address, self, self._handler, resumed)
-                return None
-            if spooled is None:
-                handler = self._handler(connection, address, self, resumed)
+            if resumed is None and spool < 0 and self._is_plain:
+                found = self._handler(connection, address, self).outcome
             else:
-                handler = self._handler(connection, address, self, resumed, spooled)
-            found: Parked | Collecting | Delivery | None = handler.outcome
+                found = self._serve_other(connection, address, resumed, spool)
         except Exception:
             self.handle_error(connection, address)
             found = None
         except BaseException:
             connection.close()
             raise
-        finally:
-            if spooled is not None:
-                spooled.close()
         if found is None:
             connection.close()
-        elif tag:
-            found = with_tag(found, tag)
         return found
+
+    def _serve_other(
+        self,
+        connection: socket.socket,
+        address: t.Any,
+        resumed: Parked | None,
+        spool: int,
+    ) -> Parked | Collecting | Delivery | None:
+        """Serve one that was parked, or whose first bytes are no head for a handler of
+        ours."""
+        if spool < 0:
+            return self._read_headers_and_serve(connection, address, resumed, None)
+        # Who goes on with it takes the descriptor out of this.
+        before = resumed.spooled if resumed is not None else 0
+        with contextlib.closing(Spool.adopt(spool, before)) as spooled:
+            return self._read_headers_and_serve(connection, address, resumed, spooled)
+
+    def _read_headers_and_serve(
+        self,
+        connection: socket.socket,
+        address: t.Any,
+        resumed: Parked | None,
+        spooled: Spool | None,
+    ) -> Parked | Collecting | Delivery | None:
+        """Read what comes before the first head, if anything does."""
+        address = address or (LOCAL, 0)
+        context = self.context
+        # A parked one is handed over when its data is there.
+        is_new = resumed is None and spooled is None
+        if is_new and context.queue_time and not bytes_unread(connection.fileno()):
+            # The client has only connected, and its request is yet to come.
+            context.queue_time = 0.0
+        if self.is_tls and not (resumed is not None and resumed.tag):
+            resumed = self._read_tls_header(connection, resumed)
+            if resumed is None:
+                return None
+        tag = b""
+        if self.proxies is not None or (resumed is not None and resumed.tag):
+            client = self._read_proxy_header(connection, address, resumed)
+            if not isinstance(client, ProxiedClient):
+                return client
+            address, resumed = client
+            tag = resumed.tag
+        if not self._is_own_handler:
+            # With a spool it was parked before a reload, and its head is in there.
+            if spooled is None:
+                serve_monitored(connection, address, self, self._handler, resumed)
+            return None
+        more = (resumed,) if spooled is None else (resumed, spooled)
+        found: Parked | Collecting | Delivery | None
+        found = self._handler(connection, address, self, *more).outcome
+        return with_tag(found, tag) if tag and found is not None else found
 
     def _read_proxy_header(
         self, connection: socket.socket, address: t.Any, resumed: Parked | None
