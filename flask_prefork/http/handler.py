@@ -552,20 +552,20 @@ class PreforkRequestHandler(LoggingHandler):
         head = self.head
         assert head is not None
         context = self.context
-        self._app_socket = context.make_app_socket(self.wire, head.fields)
-        environ: WSGIEnvironment = {
-            **context.base_environ,
-            "wsgi.input": self.rfile,
-            "wsgi.errors": sys.stderr,
-            "werkzeug.socket": self._app_socket,
-            "SERVER_SOFTWARE": self.server_version,
-            "REQUEST_METHOD": self.command,
-            "REMOTE_ADDR": self.address_string(),
-            # A number in werkzeug's environ, but CGI's are strings (PEP 3333).
-            "REMOTE_PORT": str(self.port_integer()),
-            "SERVER_PROTOCOL": self.request_version,
-            "flask_prefork.queue_time": self.queue_time,
-        }
+        # Not a display with ** in it: that grows, and takes longer.
+        environ: WSGIEnvironment = context.base_environ.copy()
+        environ["wsgi.input"] = self.rfile
+        environ["wsgi.errors"] = sys.stderr
+        environ["werkzeug.socket"] = self._app_socket = context.make_app_socket(
+            self.wire, head.fields
+        )
+        environ["SERVER_SOFTWARE"] = self.server_version
+        environ["REQUEST_METHOD"] = self.command
+        environ["REMOTE_ADDR"] = self.address_string()
+        # A number in werkzeug's environ, but CGI's variables are strings (PEP 3333).
+        environ["REMOTE_PORT"] = str(self.port_integer())
+        environ["SERVER_PROTOCOL"] = self.request_version
+        environ["flask_prefork.queue_time"] = self.queue_time
         add_fields(environ, head.fields)
         if not head.minor:
             # HTTP/1.0 has no such thing (RFC 9110, 7.8).

@@ -135,6 +135,11 @@ def read(data: bytes, limits: Limits) -> tuple[Head, int] | None:
         come.
     :raises Refused: 400, 414, 417, 431, 501 or 505.
     """
+    line = _HEAD.match(data)
+    if line is not None:
+        # Nearly always.
+        end = line.end()
+        return parse(data if end == len(data) else data[:end], limits, line), end
     start = 0
     while data.startswith(b"\r\n", start) and start < 2 * _BLANK:
         start += 2
@@ -211,13 +216,16 @@ class _Collector:
         self.fields.append((name, value.strip(b" \t")))
 
 
-def parse(raw: bytes, limits: Limits) -> Head:
+def parse(raw: bytes, limits: Limits, line: re.Match[bytes] | None = None) -> Head:
     """Parse a whole head, up to and including its empty line.
 
+    :param line: What the grammar has found in it, if somebody has looked.
     :raises Refused: 400, 414, 417, 431, 501 or 505.
     """
-    line = _HEAD.fullmatch(raw)
-    if line is None or len(raw) > limits.request_line or len(raw) > limits.field_size:
+    if line is None:
+        line = _HEAD.fullmatch(raw)
+    size = len(raw)
+    if line is None or size > limits.request_line or size > limits.field_size:
         check(raw, limits)
     if line is None:
         raise Refused(400, "malformed head")

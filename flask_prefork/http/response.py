@@ -211,9 +211,9 @@ class Response:
         so its length is known. To HEAD only the app can know what GET's would be,
         unless it gives it all the same."""
         body = b"".join(parts)
-        if self._line is not None and self._length is None:
-            if body or self._request.method != "HEAD":
-                self._length = len(body)
+        is_known = body or self._request.method != "HEAD"
+        if is_known and self._line is not None and self._length is None:
+            self._length = len(body)
         return body
 
     def reset(self) -> None:
