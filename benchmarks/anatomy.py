@@ -26,6 +26,7 @@ from floor import RESPONSE
 from load import find_wrk
 from werkzeug import serving
 
+import flask_prefork
 from flask_prefork.http.head import read
 from flask_prefork.http.limits import Limits
 from flask_prefork.http.server import PreforkServer
@@ -53,6 +54,9 @@ class Nothing:
 
     def send(self, data: bytes, flags: int = 0) -> int:
         return len(data)
+
+    def fileno(self) -> int:
+        return -1
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: None
@@ -165,7 +169,7 @@ def steps() -> Iterator[tuple[str, float]]:
 def bytecodes(name: str) -> tuple[int, int]:
     """How many bytecodes of Python a request takes: ours and Werkzeug's server's, and
     all together."""
-    package = os.path.dirname(scoreboard.__file__)
+    package = os.path.dirname(flask_prefork.__file__)
     counts = {True: 0, False: 0}
 
     def trace(frame: t.Any, event: str, argument: object) -> t.Any:

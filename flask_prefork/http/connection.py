@@ -194,7 +194,7 @@ class ConnectionHandler(WSGIRequestHandler):
         """Serve requests until the connection ends or has to wait."""
         try:
             self.outcome = self._serve()
-            if self.outcome is None:
+            if self.outcome is None and not self.wire.closed:
                 self._end()
         except ClientDisconnected as e:
             self.connection_dropped(e)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-import typing as t
 from email.utils import formatdate
 
 #: For the Server field and SERVER_SOFTWARE. No version: that is nobody's business.
@@ -74,27 +73,16 @@ def date_line() -> bytes:
     return _now[1]
 
 
-class Fields(t.NamedTuple):
-    """An app's header fields.
-
-    :param lines: Those that are sent, but for the Content-Length.
-    :param length: That, if there is one.
-    :param closes: Whether the app wants the connection to end.
-    :param upgrades: Whether it names a protocol to upgrade to: ``Connection`` has to
-        name that field (RFC 9110, 7.8).
-    """
-
-    lines: bytes
-    length: int | None
-    closes: bool = False
-    upgrades: bool = False
-
-
-def render(headers: list[tuple[str, str]], software: str) -> Fields:
+def render(
+    headers: list[tuple[str, str]], software: str
+) -> tuple[bytes, int | None, bool, bool]:
     """Make the lines of the header fields.
 
     :param headers: As PEP 3333 has them.
     :param software: For the Server field, unless the app has set one.
+    :return: The lines that are sent, but for the Content-Length; that, if there is one;
+        whether the app wants the connection to end; and whether it names a protocol to
+        upgrade to, which ``Connection`` then has to do too (RFC 9110, 7.8).
     :raises TypeError: For what is no string.
     :raises ValueError: For what can't be sent, or isn't the app's to send.
     """
@@ -137,7 +125,7 @@ def render(headers: list[tuple[str, str]], software: str) -> Fields:
     # The line ends are the only control characters, if all is well.
     if len(fields) - len(fields.translate(None, _CONTROL)) != 2 * len(lines) - 2:
         raise ValueError("control character in a header's value")
-    return Fields(fields if date else date_line() + fields, length, closes, upgrades)
+    return fields if date else date_line() + fields, length, closes, upgrades
 
 
 def _asks_for_end(name: str, value: str, meaning: int) -> bool:

@@ -381,12 +381,12 @@ class PreforkRequestHandler(LoggingHandler):
         before = wire.sent
         self.close_connection = True
         try:
-            if self._dispatches and self.path != "*":
-                getattr(self, f"do_{self.command}")()
-            elif self.path != "*":
-                self.run_wsgi()
-            else:
+            if self.path == "*":
                 self._answer_options()
+            elif self._dispatches:
+                getattr(self, f"do_{self.command}")()
+            else:
+                self.run_wsgi()
         except SystemExit:
             # The process ends, and who tells of it looks for this request.
             monitor = NullMonitor()
@@ -450,7 +450,8 @@ class PreforkRequestHandler(LoggingHandler):
         response = self._respond()
         try:
             environ = self.make_environ()
-            self._check_queue_time()
+            if self._longest is not None:
+                self._check_queue_time(*self._longest)
         except Refused as e:
             self._send_simple(e, self.command == "HEAD")
             response.status = e.status
@@ -530,14 +531,13 @@ class PreforkRequestHandler(LoggingHandler):
             response.status = refused.status
         self.close_connection = not response.persists
 
-    def _check_queue_time(self) -> None:
+    def _check_queue_time(self, longest: float, number: int) -> None:
         """See that the request hasn't waited longer than its route's limit lets it.
 
+        :param longest: In seconds.
+        :param number: The limit's.
         :raises Refused: It has.
         """
-        if self._longest is None:
-            return
-        longest, number = self._longest
         if self.queue_time > longest:
             self.context.monitor.refused(number)
             raise Refused(503, "waited too long", retry_after=RETRY_AFTER)
@@ -563,7 +563,7 @@ class PreforkRequestHandler(LoggingHandler):
         environ["REQUEST_METHOD"] = self.command
         environ["REMOTE_ADDR"] = self.address_string()
         # A number in werkzeug's environ, but CGI's variables are strings (PEP 3333).
-        environ["REMOTE_PORT"] = str(self.port_integer())
+        environ["REMOTE_PORT"] = str(self.client_address[1])
         environ["SERVER_PROTOCOL"] = self.request_version
         environ["flask_prefork.queue_time"] = self.queue_time
         add_fields(environ, head.fields)

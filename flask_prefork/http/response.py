@@ -122,8 +122,9 @@ class Response:
             raise AssertionError("start_response() was called before")
         # Not stored before the fields are found good too.
         checked = statuses[status]
-        self._fields = fields = render(headers, self._server)
-        self._length = fields.length
+        self._fields, self._length, self._closes, self._upgrades = render(
+            headers, self._server
+        )
         self._code, self._line = checked
         return self.write
 
@@ -271,11 +272,10 @@ class Response:
             else:
                 self.keep_alive = False
                 framing = b""
-        fields = self._fields
         persists = (
             request.keep_alive
             and self.keep_alive
-            and not fields.closes
+            and not self._closes
             and not self._wire.shared
             and self._persistence.may_persist()
         )
@@ -288,11 +288,11 @@ class Response:
             connection = b"\r\n"
         else:
             connection = b"Connection: keep-alive\r\n\r\n"
-        if fields.upgrades:
+        if self._upgrades:
             connection = _add_upgrade(connection)
         self.status = code
         self._before = self._wire.sent
-        self.head = head = self._line + fields.lines + framing + connection
+        self.head = head = self._line + self._fields + framing + connection
         return head
 
     def _settle_body(self, body: Body, persists: bool) -> bool:

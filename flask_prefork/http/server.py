@@ -252,7 +252,7 @@ class PreforkServer(HandlerServer):
         except BaseException:
             connection.close()
             raise
-        if found is None:
+        if found is None and connection.fileno() >= 0:
             connection.close()
         return found
 

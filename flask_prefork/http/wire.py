@@ -136,6 +136,8 @@ class Wire:
     buffered: bytearray | None = None
     #: Whether the client was told that nothing more will be sent.
     finished = False
+    #: Whether it has been closed, which nothing can follow.
+    closed = False
     #: Whether the client has asked for the end after this response, and has sent
     #: nothing that wasn't taken. Then the last byte may be followed by a close.
     is_last = False
@@ -246,10 +248,13 @@ class Wire:
         """
         if self.buffered is None:
             # Nearly always enough, and cheaper to make room for.
-            data = self._receive(_USUAL, _PEEK)
-            if data is not None and len(data) == _USUAL:
-                data = self._receive(CHUNK, _PEEK)
-            return data
+            try:
+                found = self.sock.recv(_USUAL, _PEEK)
+            except BlockingIOError:
+                return None
+            except OSError as e:
+                raise ClientDisconnected(str(e)) from None
+            return found if len(found) < _USUAL else self._receive(CHUNK, _PEEK)
         data = self._receive(CHUNK, _PEEK)
         return bytes(self.buffered + data) if data else bytes(self.buffered) or data
 
@@ -487,6 +492,7 @@ class Wire:
         self.finished = True
         try:
             if self.is_last and forks.count == self._forks:
+                self.closed = True
                 self.sock.close()
             else:
                 self.sock.shutdown(socket.SHUT_WR)
