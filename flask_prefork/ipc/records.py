@@ -135,6 +135,11 @@ class RecordWriter:
     :param mark: Where the byte is that tells that the worker is about to accept.
     """
 
+    #: When the current request began.
+    _began = 0.0
+    #: Whether it has a timeout of its own, or its connection was taken over.
+    _is_special = False
+
     def __init__(self, board: mmap.mmap, start: int, mark: int) -> None:
         self._mark = memoryview(board)[mark : mark + 1]
         self._last_mark = 0
@@ -178,7 +183,7 @@ class RecordWriter:
         counts[_LENGTH] = length = len(line)
         self._text[:length] = line
         times[_MOVED] = 0.0
-        times[_BEGAN] = moment
+        times[_BEGAN] = self._began = moment
 
     def move(self, moment: float) -> None:
         """Note that the request makes progress."""
@@ -191,6 +196,7 @@ class RecordWriter:
 
     def set_timeout(self, seconds: float) -> None:
         """Note the timeout of the current request's route, see :class:`Record`."""
+        self._is_special = True
         self._times[_TIMEOUT] = seconds
 
     def grow(self, grown: Grown) -> None:
@@ -202,6 +208,7 @@ class RecordWriter:
 
     def upgrade(self, moment: float) -> None:
         """Note that the app takes the request's connection over."""
+        self._is_special = True
         self._times[_UPGRADED] = moment
 
     def end(self, moment: float, status: int, sent: int) -> None:
@@ -211,11 +218,12 @@ class RecordWriter:
         :param sent: Bytes sent.
         """
         counts, times = self._counts, self._times
-        if times[_UPGRADED]:
-            moment = times[_UPGRADED]
-            times[_UPGRADED] = 0.0
-        spent = moment - times[_BEGAN]
-        times[_BEGAN] = times[_TIMEOUT] = 0.0
+        if self._is_special:
+            moment = times[_UPGRADED] or moment
+            times[_UPGRADED] = times[_TIMEOUT] = 0.0
+            self._is_special = False
+        spent = moment - self._began
+        times[_BEGAN] = 0.0
         times[_SPENT] += spent
         counts[_REQUESTS] += 1
         counts[_SENT] += sent
