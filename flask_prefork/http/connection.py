@@ -265,7 +265,7 @@ class ConnectionHandler(WSGIRequestHandler):
         persistence, resumed = self.persistence, self._resumed
         start = time.monotonic()
         slice_end = persistence.slice_end = start + limits.slice
-        deadline = start + limits.header_timeout
+        deadline: float | None = start + limits.header_timeout
         waiting: Parked | Collecting | t.Literal[True] | None
         data = None
         if resumed is not None:
@@ -297,7 +297,7 @@ class ConnectionHandler(WSGIRequestHandler):
             if waiting is not True:
                 return waiting
             self.reset_request()
-            deadline = time.monotonic() + limits.header_timeout
+            deadline = None
 
     def _deliver(self, outbox: UnsentData) -> Delivery:
         """Let the sender go on, because the client is slow to take its response."""
@@ -342,10 +342,11 @@ class ConnectionHandler(WSGIRequestHandler):
         return None
 
     def _read_head(
-        self, deadline: float, data: bytes | None
+        self, deadline: float | None, data: bytes | None
     ) -> Parked | Collecting | t.Literal[True] | None:
         """Read the next request's head, all of it before the deadline.
 
+        :param deadline: ``None`` if its first byte has only just come.
         :param data: What is there of it, if somebody has looked.
         """
         wire = self.wire
@@ -367,6 +368,8 @@ class ConnectionHandler(WSGIRequestHandler):
                     return None
             elif data is not None:
                 return None
+            if deadline is None:
+                deadline = time.monotonic() + self.context.limits.header_timeout
             have = len(data or b"")
             left_there = have - len(wire.buffered or b"")
             # A moment for each is long for those behind a burst of beginnings.

@@ -436,6 +436,8 @@ class PreforkRequestHandler(LoggingHandler):
         if self._app_socket is not None:
             self._app_socket.release()
             self._app_socket = None
+        if self.wire.closed:
+            return
         if self._file is not None and getattr(self._file, "used", True):
             self.close_connection = True
         body = self._body

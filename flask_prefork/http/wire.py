@@ -150,7 +150,9 @@ class Wire:
     outbox: UnsentData | None = None
     #: Whether somebody else than the response may write to the client (``wfile``).
     shared = False
-    _poll: select.poll | None = None
+    #: What :meth:`wait` has waited for last.
+    _events = 0
+    _poll: select.poll
 
     def __init__(
         self,
@@ -197,12 +199,18 @@ class Wire:
         :param seconds: For at most so long.
         :param events: What to wait for, if it is something else.
         """
-        if self._poll is None:
-            self._poll = select.poll()
-        self._poll.register(self.sock, events)
+        if events != self._events:
+            self._register(events)
         # Rounded up: a wait of 0 would be a spin. No further: while a millisecond is
         # waited for the next request, the worker is nobody else's.
         return bool(self._poll.poll(math.ceil(max(seconds, 0.0) * 1000)))
+
+    def _register(self, events: int) -> None:
+        """Wait for other events from now on."""
+        if not self._events:
+            self._poll = select.poll()
+        self._poll.register(self.sock, events)
+        self._events = events
 
     def wait_writable(self, seconds: float) -> bool:
         """Wait until something can be written, or the client has left.
