@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sys
 import types
 import typing as t
 from functools import lru_cache
@@ -32,23 +33,12 @@ _of_handler = attrgetter(
     "terminator",
     "stream",
     "stream.__dict__",
-    "stream.line_buffering",
 )
+_of_stream = attrgetter("__dict__", "line_buffering")
 #: What others put something in place of: Sentry, OpenTelemetry, New Relic, for example.
-_of_logging = attrgetter(
-    "_logRecordFactory",
-    "_defaultFormatter",
-    "Logger.info",
-    "Logger._log",
-    "Logger.handle",
-    "Logger.makeRecord",
-    "Logger.callHandlers",
-    "Handler.handle",
-    "Handler.format",
-    "StreamHandler.emit",
-    "LogRecord.getMessage",
-    "Formatter.format",
-)
+_of_module = attrgetter("_logRecordFactory", "_defaultFormatter")
+_of_logger_class = attrgetter("info", "_log", "handle", "makeRecord", "callHandlers")
+_of_handler_class = attrgetter("handle", "format", "emit")
 #: The classes that make a line of a record.
 _CLASSES = (
     logging.Logger,
@@ -85,7 +75,10 @@ class DirectLog:
         self._handler: t.Any = None
         self._expected: tuple[t.Any, ...] = ()
         self._write: t.Callable[[str], t.Any] = len
-        #: What a file's handler looks after: its path, device and inode.
+        #: The stream, and whether escape sequences are removed on the way to it.
+        self._stream: t.Any = None
+        self._strips = False
+        #: What a file's handler looks after.
         self._path: str | None = None
 
     def can_write(self) -> bool:
@@ -93,14 +86,7 @@ class DirectLog:
         logger, handler = self._logger, self._handler
         if not logger.isEnabledFor(logging.INFO):
             return False
-        if handler is not None and self._expected == (
-            _of_logger(logger),
-            len(logger.__dict__),
-            _of_handler(handler),
-            len(handler.__dict__),
-            logging.root.handlers,
-            _of_logging(logging),
-        ):
+        if handler is not None and self._expected == self._look(handler):
             return True
         return self._examine()
 
@@ -116,60 +102,75 @@ class DirectLog:
                 handler = self._handler
                 if found.st_ino != handler.ino or found.st_dev != handler.dev:
                     return False
+            elif self._strips and "\x1b" in line:
+                return False
             self._write(line)
         except (OSError, ValueError):
             # Moved away; closed, or another encoding that lacks a character.
             return False
         return True
 
+    def _look(self, handler: t.Any) -> tuple[t.Any, ...]:
+        logger = self._logger
+        return (
+            _of_logger(logger),
+            len(logger.__dict__),
+            _of_handler(handler),
+            len(handler.__dict__),
+            _of_stream(self._stream),
+            logging.root.handlers,
+            _of_module(logging),
+            _of_logger_class(logging.Logger),
+            _of_handler_class(logging.StreamHandler),
+        )
+
     def _examine(self) -> bool:
         """Look at everything, after something was changed."""
         self._handler = None
         logger = self._logger
-        if len(logger.handlers) != 1:
+        if len(logger.handlers) != 1 or (logger.propagate and logging.root.handlers):
             return False
         handler: t.Any = logger.handlers[0]
-        if type(handler) not in self._types:
+        if type(handler) not in self._types or not _is_plain(handler.formatter):
             return False
-        stream = handler.stream
-        if type(stream) is not TextIOWrapper or not _is_plain(handler.formatter):
-            return False
-        # A method may have been replaced in one object.
-        for one in (logger, handler, stream):
-            if any(callable(getattr(type(one), name, None)) for name in vars(one)):
+        outer = stream = handler.stream
+        self._strips = False
+        if _is_colorama(outer):
+            stream = outer.wrapped
+            self._strips = outer.strip
+            if outer.convert or outer.autoreset:
                 return False
+        if type(stream) is not TextIOWrapper:
+            return False
         if not isinstance(stream.buffer, WholeLines):
             return False
-        if logger.propagate and logger.parent is not logging.root:
-            return False
-        if not _is_original(_of_logging(logging)):
-            return False
-        expected = (
-            (logging.Logger, False, [], [handler], logger.propagate, logger.parent),
+        self._stream = stream
+        parent = logging.root if logger.propagate else logger.parent
+        expected: tuple[t.Any, ...] = (
+            (logging.Logger, False, [], [handler], logger.propagate, parent),
             len(logger.__dict__),
             (
                 type(handler),
-                handler.level,
+                min(handler.level, logging.INFO),
                 [],
                 handler.formatter,
                 "\n",
-                stream,
-                dict(vars(stream)),
-                stream.line_buffering,
+                outer,
+                dict(vars(outer)),
             ),
             len(handler.__dict__),
+            (dict(vars(stream)), stream.line_buffering),
             [] if logger.propagate else logging.root.handlers,
-            _of_logging(logging),
+            _of_module(logging),
+            _of_logger_class(logging.Logger),
+            _of_handler_class(logging.StreamHandler),
         )
-        if handler.level > logging.INFO or expected != (
-            _of_logger(logger),
-            expected[1],
-            _of_handler(handler),
-            expected[3],
-            logging.root.handlers,
-            expected[5],
-        ):
+        if expected != self._look(handler) or not _is_original(expected[-3:]):
             return False
+        # A method may have been replaced in one object.
+        for one in (logger, handler, outer, stream):
+            if any(callable(getattr(type(one), name, None)) for name in vars(one)):
+                return False
         self._expected = expected
         self._handler = handler
         self._path = None
@@ -203,6 +204,12 @@ class _Written:
         self._write(line.encode("utf-8", "backslashreplace"))
 
 
+def _is_colorama(stream: object) -> bool:
+    """Whether it is what werkzeug gives its handler where colorama is installed."""
+    module = sys.modules.get("colorama.ansitowin32")
+    return module is not None and type(stream) is module.AnsiToWin32
+
+
 def _is_plain(formatter: logging.Formatter | None) -> bool:
     """Whether it makes the mere message of a record."""
     if formatter is None:
@@ -221,10 +228,10 @@ def _is_original(seen: tuple[t.Any, ...]) -> bool:
 
     :param seen: What of it is looked at for each line.
     """
-    return seen[0] is logging.LogRecord and all(
+    return seen[0][0] is logging.LogRecord and all(
         value.__code__.co_filename in _FILES
         if isinstance(value, types.FunctionType)
-        else type(value).__module__ in ("builtins", "re")
+        else type(value).__module__ in ("builtins", "re", "logging")
         for kind in _CLASSES
         for value in vars(kind).values()
     )
