@@ -33,6 +33,8 @@ def escape(text: str) -> str:
     """Escape whatever could do something to a terminal: control characters, as
     werkzeug escapes them, and what else isn't printable, for example the marks
     that turn the direction of writing."""
+    if text.isprintable() and "\\" not in text:
+        return text
     text = text.translate(_CONTROL)
     if text.isprintable():
         return text

@@ -12,6 +12,7 @@ import sys
 import typing as t
 from logging.handlers import WatchedFileHandler
 
+from .direct_log import DirectLog
 from .log_format import Format
 from .log_format import LogEntry
 
@@ -32,9 +33,13 @@ class AccessLogger:
         self.asks_for_id = format.asks_for_id
         self._render = format.render
         self._logger = logging.getLogger(NAME)
+        self._direct = DirectLog(self._logger, _HANDLERS)
 
     def log(self, entry: LogEntry) -> None:
         """Log a request that is over."""
+        direct = self._direct
+        if direct.can_write() and direct.write(self._render(entry) + "\n"):
+            return
         logger = self._logger
         if logger.isEnabledFor(logging.INFO):
             # Not info(), which would look for who has called it.
@@ -55,6 +60,10 @@ class _FileHandler(WatchedFileHandler):
 
     def _open(self) -> t.Any:
         return self._open_(self.baseFilename)
+
+
+#: Handlers that write the mere lines.
+_HANDLERS = frozenset({logging.StreamHandler, _FileHandler})
 
 
 def set_up(path: str | None, open_: Open) -> None:

@@ -9,18 +9,26 @@ import logging
 import time
 import typing as t
 
+from werkzeug._internal import _ColorStreamHandler
 from werkzeug._internal import _log
 from werkzeug.debug.tbtools import DebugTraceback
 
 from . import access_log
 from .connection import ConnectionHandler
+from .direct_log import DirectLog
 from .fields import SOFTWARE
 from .log_format import LogEntry
+from .log_format import make_entry
 
 if t.TYPE_CHECKING:
     from .response import Response
 
 _logger = logging.getLogger(SOFTWARE)
+#: Where werkzeug's lines go, as long as nobody has configured its logger.
+_direct = DirectLog(
+    logging.getLogger("werkzeug"),
+    frozenset({logging.StreamHandler, _ColorStreamHandler}),
+)
 
 
 class LoggingHandler(ConnectionHandler):
@@ -82,26 +90,39 @@ class LoggingHandler(ConnectionHandler):
             )
         else:
             text = access_log.escape(self.requestline)
-        self.log("info", '"%s" %s %s', access_log.color(text, status), status, size)
+        text = access_log.color(text, status)
+        own = type(self)
+        if (
+            own.log is _log_method
+            and own.log_date_time_string is _date_method
+            and _direct.can_write()
+        ):
+            address = access_log.escape(self.address_string())
+            time = self.log_date_time_string()
+            if _direct.write(f'{address} - - [{time}] "{text}" {status} {size}\n'):
+                return
+        self.log("info", '"%s" %s %s', text, status, size)
 
     def _entry(self, status: int) -> LogEntry:
         monitor = self.context.monitor
         method, target, version = self.command, self.path, self.request_version
         head, sent, seconds = self._outcome
-        return LogEntry(
-            self.environ or {},
-            self.address_string(),
-            f"{method} {target} {version}" if target else self.requestline,
-            method,
-            target,
-            version,
-            status,
-            sent,
-            head,
-            seconds,
-            monitor.slot,
-            monitor.generation,
-            self.queue_time,
+        return make_entry(
+            (
+                self.environ or {},
+                self.address_string(),
+                f"{method} {target} {version}" if target else self.requestline,
+                method,
+                target,
+                version,
+                status,
+                sent,
+                head,
+                seconds,
+                monitor.slot,
+                monitor.generation,
+                self.queue_time,
+            )
         )
 
     def address_string(self) -> str:
@@ -119,3 +140,8 @@ class LoggingHandler(ConnectionHandler):
         address = access_log.escape(self.address_string()).replace("%", "%%")
         time = self.log_date_time_string()
         _log(type, f"{address} - - [{time}] {message}\n", *args)
+
+
+#: What makes the line of a request, unless a subclass does.
+_log_method = LoggingHandler.log
+_date_method = LoggingHandler.log_date_time_string

@@ -99,6 +99,24 @@ class Output:
 
         :return: ``False`` if it is lost.
         """
+        if (
+            self._is_file
+            and self.index >= 0
+            and not self.lost
+            and not _postponed
+            and len(data) <= select.PIPE_BUF
+            and not self.shared.is_cut(self.index)
+        ):
+            # By far the most are such: one write, which nothing has to be locked for.
+            try:
+                sent = os.write(self.fd, data)
+            except OSError:
+                sent = 0
+            if sent == len(data):
+                return True
+            if sent:
+                # A disk that is full now.
+                self.shared.set_cut(self.index, True)
         with _threads:
             if self.index < 0 and not self.inspect():
                 return self.count_lost(data)

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork.http import access_logger
+from flask_prefork.http import log_format
 from flask_prefork.http.access_logger import AccessLogger
 from flask_prefork.http.log_format import compile_format
 from flask_prefork.http.log_format import LogEntry
@@ -202,6 +203,15 @@ def test_no_byte_of_a_client_reaches_the_terminal(entry: LogEntry) -> None:
     line = render("combined", entry)
     # Quotes are where they belong, so that the fields can be told apart.
     assert len(re.findall(r'(?<!\\)(?:\\\\)*"', line)) == 6
+
+
+@given(_entries)
+def test_named_formats_are_what_their_atoms_are(entry: LogEntry) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_format, "_times", lambda: (0, "[time]", ""))
+        for text in (log_format.COMMON, log_format.COMBINED):
+            # With anything before it, it is the named one no more.
+            assert render(text, entry) == render(f"-{text}", entry)[1:]
 
 
 @given(_entries)
