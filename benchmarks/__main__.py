@@ -4,6 +4,7 @@
 output, in Markdown, and to ``docs/benchmarks/results``; progress goes to the standard
 error. Ctrl-C stops all servers. The results up to then are kept and shown, and
 ``--resume`` continues from there.
+``anatomy`` is about this server alone, and only prints.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import signal
 import sys
 
+import anatomy
 from load import LoadError
+from options import ANATOMY
 from options import parse
 from options import RENDER
 from pages import markdown
 from pages import write
+from process import StartError
 from results import ResumeError
 from results import Store
 from runner import run
@@ -31,6 +35,9 @@ def main() -> int:
     command, chosen = parse(SUITES)
     # Whoever ends us with TERM wants the servers ended as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    if command == ANATOMY:
+        return _anatomy(chosen[ANATOMY])
 
     for name, options in chosen.items():
         store = Store(options.cache / f"{name}.jsonl")
@@ -51,6 +58,21 @@ def main() -> int:
 
         if interrupted:
             return 130
+
+    return 0
+
+
+def _anatomy(options: Options) -> int:
+    seconds = 1 if options.smoke else options.seconds
+
+    try:
+        for line in anatomy.lines(seconds, options.smoke):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except (LoadError, StartError) as error:
+        say(f"{ANATOMY}: {error}")
+        return 1
 
     return 0
 

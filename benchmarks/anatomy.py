@@ -1,6 +1,8 @@
-"""Where the microseconds of a request go: ``python benchmarks/anatomy.py``.
+"""Where the microseconds of a request go: ``python benchmarks anatomy``.
 
-First a worker serves connections of wrk, in this process. Its CPU time is compared with
+First servers run, see ``in_server.py``: what a request costs there, and its steps.
+
+Then a worker serves connections of wrk, in this process. Its CPU time is compared with
 that of a loop that only accepts, receives and sends. Then each step of a request is
 measured alone, with a socket that does nothing. These steps run again and again with
 warm caches, so their sum is less than what they take in a server. Last, the bytecodes
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 
 import alone
 import apps
+import in_server
 from floor import RESPONSE
 from load import find_wrk
 from werkzeug import serving
@@ -191,22 +194,31 @@ def bytecodes(name: str) -> tuple[int, int]:
     return counts[True], sum(counts.values())
 
 
-def main() -> None:
-    print(f"CPU microseconds of a connection, {CLIENTS} clients:")
+def lines(seconds: float, smoke: bool) -> Iterator[str]:
+    """What is measured, as it is.
+
+    :param seconds: Of each case in a server.
+    :param smoke: Only that, and the bytecodes.
+    :raises StartError: A server doesn't start.
+    :raises LoadError: wrk can't be run.
+    """
+    yield from in_server.table(in_server.measure(seconds))
+    if not smoke:
+        yield from _warm()
+    yield "Bytecodes of a request:"
+    for name in ("bare", "hello"):
+        own, every = bytecodes(name)
+        yield f"  {f'the app {name}: the server, all together':48}{own:6}{every:6}"
+
+
+def _warm() -> Iterator[str]:
+    yield f"CPU microseconds of a connection, {CLIENTS} clients:"
     for name, cost in connections():
-        print(f"  {name:48}{cost:6.1f}")
+        yield f"  {name:48}{cost:6.1f}"
     for name in ("bare", "hello"):
         line = [sys.executable, alone.__file__, name]
         cost = float(subprocess.check_output(line, env=os.environ))
-        print(f"  {f'a call of {name}, warm':48}{cost:6.1f}")
-    print("Microseconds of a step, warm:")
+        yield f"  {f'a call of {name}, warm':48}{cost:6.1f}"
+    yield "Microseconds of a step, warm:"
     for name, cost in steps():
-        print(f"  {name:48}{cost:6.2f}")
-    print("Bytecodes of a request:")
-    for name in ("bare", "hello"):
-        own, every = bytecodes(name)
-        print(f"  {f'the app {name}: the server, all together':48}{own:6}{every:6}")
-
-
-if __name__ == "__main__":
-    main()
+        yield f"  {name:48}{cost:6.2f}"

@@ -24,6 +24,7 @@ RESULTS = CACHE / "bench"
 DOCS = HERE.parent / "docs" / "benchmarks" / "results"
 ALL = "all"
 RENDER = "render"
+ANATOMY = "anatomy"
 
 SMOKE = {"rounds": 1, "seconds": 0.3}
 
@@ -113,7 +114,8 @@ def parse(
 ) -> tuple[str, dict[str, argparse.Namespace]]:
     """The command line.
 
-    :return: The command, and the options of each suite that it is about.
+    :return: The command, and the options of each suite that it is about; of
+        :data:`ANATOMY`, which is no suite, its own.
     """
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
@@ -124,6 +126,9 @@ def parse(
     commands = parser.add_subparsers(dest="suite", metavar="COMMAND", required=True)
     about = {ALL: "every suite, as it is", RENDER: "write tables and plots anew"}
     about |= {name: suite.title for name, suite in suites.items()}
+    anatomy = commands.add_parser(ANATOMY, help="where a request's microseconds go")
+    _add_seconds(anatomy, "5")
+    _add_smoke(anatomy)
     parsers = {
         name: commands.add_parser(name, help=text) for name, text in about.items()
     }
@@ -134,6 +139,10 @@ def parse(
 
     options = parser.parse_args(words)
     command = str(options.suite)
+
+    if command == ANATOMY:
+        return command, {ANATOMY: options}
+
     chosen = [command] if command in suites else list(suites)
     return command, {
         name: _parsed(parsers[name], suites[name], words, options.smoke)
@@ -173,23 +182,31 @@ def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> 
         )
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    default = " (default: %(default)s)"
-    add("--rounds", type=positive, default="3", metavar="N", help="how many" + default)
-    add(
+def _add_seconds(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
         "--seconds",
         type=seconds,
-        default="3",
+        default=default,
         metavar="S",
-        help="of one measurement" + default,
+        help="of one measurement (default: %(default)s)",
     )
-    add("--resume", action="store_true", help="continue an interrupted run")
-    add(
+
+
+def _add_smoke(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--smoke",
         action="store_true",
         help="very short runs, to check that all works; the docs don't change",
     )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    default = " (default: %(default)s)"
+    add("--rounds", type=positive, default="3", metavar="N", help="how many" + default)
+    _add_seconds(parser, "3")
+    add("--resume", action="store_true", help="continue an interrupted run")
+    _add_smoke(parser)
     add(
         "--out",
         type=Path,

@@ -1,0 +1,77 @@
+"""``benchmarks anatomy``: it runs, and its stamps are where the server is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import stamps
+from in_server import Case
+from in_server import Cost
+from in_server import Measured
+from in_server import table
+
+BENCHMARKS = Path(stamps.__file__).parent
+#: Who has enough to do may never get there.
+MAY_MISS = ("wait for a connection",)
+STEP = stamps.Step(stamps.OURS, "parse the head")
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="There is no wrk here.")
+def test_it_measures_each_step_in_a_server() -> None:
+    line = [sys.executable, str(BENCHMARKS), "anatomy", "--smoke"]
+    run = subprocess.run(line, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    for step in stamps.STEPS:
+        if step != stamps.STAMP and step.name not in MAY_MISS:
+            assert f"  {step.name}  " in run.stdout
+    assert "Bytecodes" in run.stdout
+
+
+def test_the_stamps_own_time_is_no_step(tmp_path: Path) -> None:
+    times = stamps.Times(tmp_path / "times", 2)
+    for slot in range(2):
+        # 10 requests, each with a step of 1 us that is done twice.
+        for step, count, taken in ((stamps.STAMP, 10, 5_000), (STEP, 20, 30_000)):
+            start = times.start(slot, step)
+            times.view[start], times.view[start + 1] = count, taken
+    assert times.found() == {STEP: 2.0}
+    times.clear()
+    assert times.found() == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "flask_prefork.nowhere:Wire.finish",
+        "flask_prefork.http.wire:Nobody.finish",
+        "flask_prefork.http.wire:Wire.finnish",
+    ],
+)
+def test_a_method_that_is_gone_is_named(path: str) -> None:
+    with pytest.raises(SystemExit, match=f"There is no {path} any more: name what"):
+        stamps.find(path)
+
+
+def test_all_methods_are_there() -> None:
+    for boundary in stamps.BOUNDARIES:
+        stamps.find(boundary.path)
+
+
+def test_a_step_that_a_case_has_not_is_no_zero() -> None:
+    cost = Cost(1000.0, 30.0, 10.0, 2.0, 1.0)
+    log = stamps.Step(stamps.OURS, "log")
+    found = {
+        Case("one", 1, keep_alive=False): Measured(cost, {STEP: 2.0}),
+        Case("other", 1, keep_alive=False): Measured(cost, {STEP: 2.0, log: 3.0}),
+    }
+    rows = [line.split("  ") for line in table(found)]
+    shown = {row[2]: [one.strip() for one in row[3:] if one] for row in rows if row[2:]}
+    assert shown["log"] == ["3.0"]
+    assert shown["parse the head"] == ["2.0", "2.0"]
