@@ -228,3 +228,12 @@ def touch_memory() -> str:
     _memory[::PAGE_SIZE] = os.urandom(1) * (TOUCHED // PAGE_SIZE)
     time.sleep(float(request.args.get("hold", "0")))
     return f"{os.getpid()}\n"
+
+
+whose = Flask("whose")
+
+
+@whose.get("/")
+def say_whose() -> str:
+    """Say which process has served the request."""
+    return f"{os.getpid()}\n"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from .extension import Prefork
-from .zygote.hooks import current_worker
-from .zygote.hooks import pool_resized
-from .zygote.hooks import reloaded
-from .zygote.hooks import worker_exiting
-from .zygote.hooks import worker_started
+import importlib
+import typing as t
+
+if t.TYPE_CHECKING:
+    from .extension import Prefork
+    from .zygote.hooks import current_worker
+    from .zygote.hooks import pool_resized
+    from .zygote.hooks import reloaded
+    from .zygote.hooks import worker_exiting
+    from .zygote.hooks import worker_started
 
 __all__ = [
     "Prefork",
@@ -17,3 +21,18 @@ __all__ = [
     "worker_exiting",
     "worker_started",
 ]
+
+
+def __getattr__(name: str) -> t.Any:
+    """Import what apps use when they use it (PEP 562).
+
+    The sender and the TLS proxy, interpreters of their own, use none of it. They would
+    have werkzeug for it.
+
+    :raises AttributeError: As usual.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = ".extension" if name == "Prefork" else ".zygote.hooks"
+    value = globals()[name] = getattr(importlib.import_module(module, __name__), name)
+    return value

@@ -1,10 +1,14 @@
-"""Few hot workers or many lukewarm ones: when memory is short, and by PSS."""
+"""Few hot workers or many lukewarm ones: when memory is short, and by PSS.
+
+And what a worker costs once it has served.
+"""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
 import contextlib
+import http.client
 import statistics
 import time
 import typing as t
@@ -53,6 +57,22 @@ OURS = "prefork-ordered"
 SHORT_OF_IT = (OURS, "prefork-blocking", "gunicorn-sync", "uwsgi")
 FREEZING = ("--gc-freeze", "--no-gc-freeze")
 
+SERVED = "after requests"
+PRELOADED = {
+    OURS: ("--run-length", "1"),
+    "gunicorn-sync": ("--preload",),
+    "gunicorn-gthread": ("--preload",),
+}
+"""Servers that load the app before they fork. Ours gives each connection to another
+worker, so that all serve."""
+
+POOLS = (2, 10)
+IN_A_ROW = 10
+"""Requests on a connection that is kept alive, and as many on one each."""
+
+UNEQUAL = 20
+"""A worker that gets this part of its share isn't waited for."""
+
 
 def _contenders(options: Options) -> list[Contender]:
     short = [
@@ -66,13 +86,21 @@ def _contenders(options: Options) -> list[Contender]:
         for option in FREEZING
         if OURS in options.servers
     ]
-    return short + freezing
+    served = [
+        Contender(f"{name}, {count} workers", name, workers=count, options=options_)
+        for count in POOLS
+        for name, options_ in PRELOADED.items()
+        if name in options.servers
+    ]
+    return short + freezing + served
 
 
 def _cases(options: Options) -> dict[str, list[str]]:
     names = [one.name for one in _contenders(options)]
     freezing = [name for name in names if name in FREEZING]
-    return {SHORT: [one for one in names if one not in freezing], FREEZE: freezing}
+    served = [name for name in names if name.endswith(" workers")]
+    short = [name for name in names if name not in freezing + served]
+    return {SHORT: short, FREEZE: freezing, SERVED: served}
 
 
 def _cost(trial: Trial, options: Options) -> float:
@@ -82,6 +110,9 @@ def _cost(trial: Trial, options: Options) -> float:
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
     if trial.case == FREEZE:
         return [_freeze(trial, lab)]
+
+    if trial.case == SERVED:
+        return [_after_requests(trial, lab)]
 
     if why := short_memory.unfit():
         raise LoadError(why)
@@ -180,6 +211,62 @@ def _freeze(trial: Trial, lab: Lab) -> Figures:
         return _hot_and_cold(workers, served)
 
 
+def _after_requests(trial: Trial, lab: Lab) -> Figures:
+    count = lab.contenders[trial.contender].workers
+
+    with lab.running(trial.contender, "whose", keep_alive=True) as running:
+        served = _serve_by_each(running.port, count, lab.options.requests)
+        memory = running.memory()
+
+    workers = [one for pid, one in memory.items() if pid in served]
+    others = [one for pid, one in memory.items() if pid not in served]
+    return {
+        "requests": sum(served.values()),
+        "private": statistics.median(one.private for one in workers),
+        "pss": statistics.median(one.pss for one in workers),
+        "others": sum(one.private for one in others),
+        "all": sum(one.pss for one in memory.values()),
+    }
+
+
+def _serve_by_each(port: int, workers: int, least: int) -> collections.Counter[int]:
+    """Send requests, half of them kept alive, until each worker has served enough.
+
+    :return: How many each has served, by pid.
+    :raises LoadError: Some get too few, or none.
+    """
+    served: collections.Counter[int] = collections.Counter()
+    most = UNEQUAL * least * workers
+
+    def is_over() -> bool:
+        counts = list(served.values())
+        return sum(counts) > most or len(counts) >= workers and min(counts) >= least
+
+    def client(_: int) -> None:
+        while not is_over():
+            kept = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+
+            with contextlib.closing(kept):
+                for _ in range(IN_A_ROW):
+                    # It connects again if the server has closed.
+                    kept.request("GET", "/")
+                    served[int(kept.getresponse().read())] += 1
+
+            for _ in range(IN_A_ROW):
+                served[int(ask.by_http(port, "", PATIENCE))] += 1
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            list(pool.map(client, range(workers)))
+    except (OSError, http.client.HTTPException, ask.BadAnswer) as error:
+        raise LoadError(f"a request failed: {error}") from None
+
+    if len(served) < workers or min(served.values()) < least:
+        raise LoadError(f"not each worker has served: {sorted(served.values())}")
+
+    return served
+
+
 def _hot_and_cold(
     memory: Mapping[int, Memory], served: Mapping[int, int]
 ) -> dict[str, t.Any]:
@@ -204,7 +291,7 @@ def _hot_and_cold(
 
 
 def _tables(results: Results) -> list[Table]:
-    made = {SHORT: _short, FREEZE: _frozen}
+    made = {SHORT: _short, FREEZE: _frozen, SERVED: _served}
     return [make(results) for case, make in made.items() if results.contenders(case)]
 
 
@@ -296,6 +383,36 @@ def _frozen(results: Results) -> Table:
     )
 
 
+def _served(results: Results) -> Table:
+    rows = _rows(results, SERVED)
+    columns = {
+        "a worker: private": "private",
+        "PSS": "pss",
+        "other processes: private": "others",
+        "all: PSS": "all",
+    }
+    least = results.meta.options["requests"]
+    return Table(
+        title=f"Memory after {least:,} requests for each worker, MB",
+        columns=["server", *columns],
+        rows=[
+            [
+                name,
+                *(
+                    spread([one[key] / 1024 for one in rows[name]], ",.1f")
+                    for key in columns.values()
+                ),
+            ]
+            for name in rows
+        ],
+        notes=[
+            "A Flask app that says hello, loaded before the fork (gunicorn:"
+            " `--preload`). Half of the requests are kept alive. A worker's figures are"
+            " medians of the workers; all processes' PSS is what the machine gives."
+        ],
+    )
+
+
 def _charts(results: Results) -> list[Chart]:
     rows = _rows(results, SHORT)
 
@@ -332,8 +449,9 @@ MEMORY = Suite(
     options=(
         CHOOSE_SERVERS,
         Option("--limit", positive, "300", "MB", "of memory for a server"),
+        Option("--requests", positive, "1000", "N", "that each worker serves"),
     ),
-    smoke={"seconds": 0.5},
+    smoke={"seconds": 0.5, "requests": 20},
     contenders=_contenders,
     cases=_cases,
     cost=_cost,

@@ -17,9 +17,6 @@ import time
 import typing as t
 from collections.abc import Sequence
 
-from werkzeug.serving import generate_adhoc_ssl_pair
-from werkzeug.utils import import_string
-
 from ..settings.certificates import ADHOC
 from ..settings.certificates import Certificate
 from ..system import memory_file
@@ -111,6 +108,9 @@ def _no_password() -> t.NoReturn:
 
 def _import(name: str) -> ssl.SSLContext:
     """Import a context of the user's own."""
+    # Here, for most certificates are files, and werkzeug is megabytes.
+    from werkzeug.utils import import_string
+
     # Last, so that it has nothing in place of a module of the server's.
     sys.path.append(os.getcwd())
     try:
@@ -144,6 +144,7 @@ def _import(name: str) -> ssl.SSLContext:
 def _load_adhoc(context: ssl.SSLContext) -> None:
     """Make a certificate."""
     from cryptography.hazmat.primitives import serialization
+    from werkzeug.serving import generate_adhoc_ssl_pair
 
     certificate, key = generate_adhoc_ssl_pair()
     encoding = serialization.Encoding.PEM

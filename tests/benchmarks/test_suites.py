@@ -129,6 +129,7 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
         "served": [90, 10],
         "hot": _group(2048),
         "cold": {"workers": 0},
+        **{"private": 6000, "pss": 13000, "others": 25000, "all": 60000},
     },
 }
 

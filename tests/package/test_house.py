@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -212,6 +214,15 @@ def test_dispatcher_knows_nothing_of_apps_and_requests() -> None:
     found = of_all(f"{PACKAGE}.dispatcher.loop")
     roots = {module.partition(".")[0] for module in found}
     assert not roots & {"flask", "werkzeug", "httptools"}
+
+
+@pytest.mark.parametrize(
+    "name", ["dispatcher.loop", "relay.sender", "tlsproxy.process"]
+)
+def test_process_without_app_has_no_framework_in_memory(name: str) -> None:
+    code = f"import {PACKAGE}.{name}, sys; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"flask", "werkzeug", "jinja2"} & set(loaded)
 
 
 @pytest.mark.parametrize("name", MODULES)
