@@ -30,10 +30,10 @@ class Step(enum.Enum):
     DRAIN = "drain"
     #: Accept nothing more; workers finish what they serve.
     CLOSE = "close"
-    #: Accept nothing more; what is served is killed, other workers end by themselves.
-    CUT = "cut"
     #: Log where workers are that should have ended.
     SHOW_WORKERS = "show workers"
+    #: Accept nothing more; what is served is killed, other workers end by themselves.
+    CUT = "cut"
     #: Kill every worker, and the sender.
     KILL_WORKERS = "kill workers"
     #: Let zygotes, observer and sender end.
@@ -131,7 +131,8 @@ class Ending:
         if killed or self.phase is Phase.STOPPED:
             return None  # nothing is harder; and no signal puts the end off
         served = self.phase in (Phase.SERVING, Phase.DRAINING) or (
-            self.phase is Phase.CLOSING and self._graceful
+            # And not all workers are killed yet.
+            self.phase is Phase.CLOSING and self._graceful and bool(self._harder)
         )
         self._graceful, self.drain_at = False, None
         self._due = self._until = now + GRACE

@@ -130,6 +130,21 @@ def test_a_signal_while_the_app_loads() -> None:
         assert ending.interrupt(2.0) is None
 
 
+def test_an_interrupt_between_the_last_steps() -> None:
+    """After workers were shown, the rest is cut off; after they were killed, all is."""
+    for waits, step in ((2, Step.CUT), (3, Step.KILL)):
+        ending = Ending()
+        ending.serve()
+        assert ending.term(0.0, 0.0, 0.0) is Step.DRAIN
+        done: list[Step] = []
+        now = 0.0
+        for _ in range(waits):
+            now = ending.deadline() or now
+            done += steps(ending, now, Left(False, 1, 0, 1))
+        assert done[1:] == [Step.SHOW_WORKERS, Step.KILL_WORKERS][: waits - 1]
+        assert ending.interrupt(now) is step
+
+
 class Machine(RuleBasedStateMachine):
     """Signals and deaths at any time, and processes that do nothing they are told."""
 
