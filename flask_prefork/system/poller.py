@@ -6,9 +6,11 @@ in with a callback, and takes it out before closing it.
 
 from __future__ import annotations
 
+import contextlib
 import select
-import selectors
 import typing as t
+
+from . import polling
 
 Callback = t.Callable[[], None]
 
@@ -18,16 +20,15 @@ _LONGEST = 86400.0
 
 
 class Poller:
-    """Level-triggered readiness to read, by the system's best call (:mod:`selectors`).
+    """Level-triggered readiness to read.
 
     What it reports is a hint: within one batch a callback may have closed the
     descriptor of a later one. So all callbacks read without blocking.
     """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        # The selector's map answers in ten times the time.
-        self._watched: set[int] = set()
+        self._poll = polling.make()
+        self._callbacks: dict[int, Callback] = {}
         #: Those that are watched for their end only, in a poll set of their own.
         self._hang_ups: dict[int, Callback] = {}
         self._hang_up_poll: t.Any = None
@@ -37,8 +38,8 @@ class Poller:
 
         :raises OSError: There is no memory for one more (``epoll_ctl(2)``).
         """
-        self._selector.register(fd, selectors.EVENT_READ, callback)
-        self._watched.add(fd)
+        self._poll.register(fd, polling.IN)
+        self._callbacks[fd] = callback
 
     def watch_hang_up(
         self, fd: int, callback: Callback, half_closed: bool = True
@@ -70,15 +71,15 @@ class Poller:
 
     def forget(self, fd: int) -> None:
         """Take the descriptor out; before it is closed."""
-        if fd in self._watched:
-            self._watched.remove(fd)
-            self._selector.unregister(fd)
+        if self._callbacks.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):  # it was closed already
+                self._poll.unregister(fd)
         elif self._hang_ups.pop(fd, None) is not None:
             self._hang_up_poll.unregister(fd)
 
     def is_watched(self, fd: int) -> bool:
         """Whether the descriptor is in the set, to be read."""
-        return fd in self._watched
+        return fd in self._callbacks
 
     def wait(self, seconds: float | None) -> list[Callback]:
         """Wait for the next events.
@@ -89,10 +90,11 @@ class Poller:
         if seconds is not None:
             # What is no number is no reason to sleep.
             seconds = min(seconds, _LONGEST) if seconds > 0 else 0.0
-        return [key.data for key, _ in self._selector.select(seconds)]
+        found = (self._callbacks.get(fd) for fd, _ in self._poll.poll(seconds))
+        return [callback for callback in found if callback is not None]
 
     def close(self) -> None:
         """Close the poll set's own descriptors."""
-        self._selector.close()
+        self._poll.close()
         if self._hang_up_poll is not None:
             self._hang_up_poll.close()

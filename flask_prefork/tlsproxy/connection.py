@@ -24,13 +24,13 @@ import socket
 import ssl
 import typing as t
 
+from ..system.polling import GONE
+from ..system.polling import IN
+from ..system.polling import OUT
 from ..system.proxy_protocol import MalformedHeader
 from ..system.proxy_protocol import read
 from ..system.proxy_protocol import Source
 from ..system.socket_state import bytes_queued
-from .polling import GONE
-from .polling import IN
-from .polling import OUT
 from .session import HandshakeTooLong
 from .session import RECORD
 from .session import Session

@@ -21,21 +21,21 @@ from ..ipc.frames import MakeRoom
 from ..ipc.frames import NOTHING_COUNTED
 from ..ipc.frames import Ping
 from ..ipc.frames import TLSCounts
+from ..system import polling
 from ..system import socket_modes
 from ..system.client_certificates import ClientCertificates
 from ..system.log import logger
 from ..system.peers import LOCAL
 from ..system.peers import Peers
+from ..system.polling import EXCLUSIVE
+from ..system.polling import IN
 from ..system.proxy_protocol import CertificatePlace
 from ..system.proxy_protocol import Secured
 from ..system.proxy_protocol import Source
 from ..system.timers import Deadlines
-from . import polling
 from .connection import CHUNK
 from .connection import Outcome
 from .connection import TLSConnection
-from .polling import EXCLUSIVE
-from .polling import IN
 from .session import RECORD
 from .session import Session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import selectors
+import select
 import socket
 import time
 import typing as t
@@ -13,20 +13,19 @@ from functools import partial
 
 import pytest
 
+from flask_prefork.system import polling
 from flask_prefork.system.poller import Poller
 
 Pair = tuple[socket.socket, socket.socket]
 
 
-SELECTORS = ["EpollSelector", "KqueueSelector", "PollSelector"]
-
-
-@pytest.fixture(params=[name for name in SELECTORS if hasattr(selectors, name)])
+@pytest.fixture(params=[name for name in ("epoll", "poll") if hasattr(select, name)])
 def poller(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Poller]:
     """A poll set by each system call that there is."""
-    monkeypatch.setattr(selectors, "DefaultSelector", getattr(selectors, request.param))
+    if request.param == "poll":
+        monkeypatch.setattr(polling, "make", polling.SystemPoll)
     poller = Poller()
     yield poller
     poller.close()
@@ -109,16 +108,16 @@ def test_all_that_are_ready_come_in_one_batch(poller: Poller) -> None:
         theirs.close()
 
 
-class Calls(selectors.DefaultSelector):
+class Calls(polling.SystemPoll):
     """Takes the timeouts down."""
 
     def __init__(self) -> None:
         super().__init__()
         self.timeouts: list[float | None] = []
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def poll(
+        self, timeout: float | None = None, most: int = -1
+    ) -> list[tuple[int, int]]:
         self.timeouts.append(timeout)
         return []
 
@@ -139,10 +138,10 @@ class Calls(selectors.DefaultSelector):
 def test_how_long_it_waits(
     monkeypatch: pytest.MonkeyPatch, seconds: float | None, waits: float | None
 ) -> None:
-    monkeypatch.setattr(selectors, "DefaultSelector", Calls)
+    monkeypatch.setattr(polling, "make", Calls)
     poller = Poller()
     poller.wait(seconds)
-    assert t.cast(Calls, poller._selector).timeouts == [waits]
+    assert t.cast(Calls, poller._poll).timeouts == [waits]
     poller.close()
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from flask_prefork.ipc.frames import Closed
+from flask_prefork.system import polling
 from flask_prefork.system.peers import parse
 from flask_prefork.system.proxy_protocol import Source
 from flask_prefork.system.socket_state import bytes_unread
 from flask_prefork.tlsproxy import connection
-from flask_prefork.tlsproxy import polling
 from flask_prefork.tlsproxy import proxy
 from flask_prefork.tlsproxy.session import Session
 

@@ -1,4 +1,4 @@
-"""How the TLS proxy polls: by ``epoll(7)``, or ``poll(2)`` where there is none.
+"""A poll set: by ``epoll(7)``, or by ``poll(2)`` where there is none.
 
 Both report the same events by the same names.
 """
@@ -27,13 +27,18 @@ class Poll(t.Protocol):
     def unregister(self, fd: int) -> None:
         """Poll it no more; before it is closed."""
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+    def poll(
+        self, timeout: float | None = None, most: int = -1
+    ) -> list[tuple[int, int]]:
         """Wait for events.
 
-        :param timeout: In seconds.
-        :param most: How many events are reported at a time.
+        :param timeout: In seconds; ``None`` is for ever.
+        :param most: How many events are reported at a time; -1 leaves it to the system.
         :return: Descriptors and their events.
         """
+
+    def close(self) -> None:
+        """Close its own descriptor, if it has one."""
 
 
 class SystemPoll:
@@ -45,9 +50,15 @@ class SystemPoll:
         self.modify = self._poll.modify
         self.unregister = self._poll.unregister
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+    def poll(
+        self, timeout: float | None = None, most: int = -1
+    ) -> list[tuple[int, int]]:
         """See :class:`Poll`; those that are too many are reported next time."""
-        return self._poll.poll(timeout * 1000)[:most]
+        events = self._poll.poll(None if timeout is None else timeout * 1000)
+        return events if most < 0 else events[:most]
+
+    def close(self) -> None:
+        """See :class:`Poll`."""
 
 
 def make() -> Poll:
