@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 import traceback
 import typing as t
@@ -55,6 +56,8 @@ from .werkzeug_handler import MonitoredApp
 from .werkzeug_handler import serve_monitored
 from .werkzeug_handler import without_version
 from .wire import Wire
+
+_IS_LINUX = sys.platform == "linux"
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -181,20 +184,19 @@ class PreforkServer(HandlerServer):
         :raises OSError: As ``accept(2)``.
         """
         fd, address = self._accept()
-        connection = socket.socket(*self._kind, fd)
-        if socket.getdefaulttimeout() is not None:
-            # The app's default, by which each read without a wait would wait.
-            connection.setblocking(True)
-        return connection, address
+        return self.adopt(fd), address
 
     def adopt(self, fd: int) -> socket.socket:
-        """Own a connection that was accepted from this listener, and parked.
+        """Own a connection that was accepted from this listener: now, or before it was
+        parked. Who has parked it has left it blocking.
 
         :raises OSError: If it is no socket.
         """
         connection = socket.socket(*self._kind, fd)
-        # The sender shares the open file, and doesn't wait.
-        connection.setblocking(True)
+        if socket.getdefaulttimeout() is not None or not _IS_LINUX:
+            # The app's default, by which each read without a wait would wait; or the
+            # listener's own mode, which others than Linux pass on (accept(2)).
+            connection.setblocking(True)
         return connection
 
     def _make_base_environ(self, local: bool, scheme: str) -> WSGIEnvironment:

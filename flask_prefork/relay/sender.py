@@ -266,6 +266,8 @@ class Sender:
     def _hand_back(self, transfer: Transfer) -> None:
         """Let the connection wait as the dispatcher was told."""
         self._forget(transfer)
+        # Whoever serves it shares the open file's mode.
+        transfer.sock.setblocking(True)
         deadline = self._clock() + transfer.seconds
         parked = transfer.parked._replace(deadline=deadline)
         frame = Delivered(0, transfer.number, Size(transfer.sent), parked)

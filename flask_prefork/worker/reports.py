@@ -74,6 +74,12 @@ class Reports:
         (park, fds), self._to_park = self._to_park, None
         return self._hand_over([park, frame], fds)
 
+    def flush(self) -> None:
+        """Hand over what waits for the report of being idle, which doesn't come yet."""
+        if self._to_park is not None:
+            (park, fds), self._to_park = self._to_park, None
+            self._hand_over([park], fds)
+
     def park(
         self, index: int, connection: socket.socket, parked: Parked, spool: int = -1
     ) -> None:
@@ -90,9 +96,12 @@ class Reports:
                 )
             except OSError:
                 pass
+        if connection.gettimeout() is not None:
+            connection.setblocking(True)
         frame = Park(self._generation, self._slot, index, parked)
         fds = [connection.detach(), *([spool] if spool >= 0 else ())]
         if self.parks_when_idle:
+            self.flush()
             self._to_park = frame, fds
         else:
             self._hand_over([frame], fds)
