@@ -34,6 +34,7 @@ from flask_prefork.http.head import read
 from flask_prefork.http.limits import Limits
 from flask_prefork.http.server import PreforkServer
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.settings.table import resolve
 from flask_prefork.worker.worker import Worker
 
@@ -86,7 +87,8 @@ def make_worker(app: t.Any, listener: socket.socket) -> Worker:
     server = PreforkServer(app, listener, limits=Limits(), access_log=False)
     channel, _ = socket.socketpair()  # nobody is told
     bank = scoreboard.Bank(scoreboard.create(), 1)
-    return Worker(0, 1, channel, bank, [server], resolve({}, None, {}))
+    ready = ReadyQueueOwner()
+    return Worker(0, 1, channel, bank, ready, [server], resolve({}, None, {}))
 
 
 def timed(

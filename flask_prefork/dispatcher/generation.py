@@ -144,10 +144,12 @@ class Generation:
         self._sizing = Sizing(self.workers, clock, summary)
         self._summary = summary
         self._others_wait = False
+        self._has_ready = False
         self._serves = False
         self._size = 0
         self._size_is_acknowledged = True
         self._scoreboard = scoreboard
+        self._parked = parked
 
     # What the dispatcher asks
 
@@ -275,7 +277,8 @@ class Generation:
         except OSError as e:
             self.zygote.kill(f"Can't send the zygote its listeners: {e}.")
             return
-        fds = [document, self._scoreboard, *(one.fd for one in listeners)]
+        shared = (self._scoreboard, *self._parked.ready_queue.fds)
+        fds = [document, *shared, *(one.fd for one in listeners)]
         self._send(Listen(self.number), fds)
         os.close(document)
         self._sizing.begin()
@@ -312,10 +315,21 @@ class Generation:
         self.workers.bank.set_spooled(size)
 
     def set_others_wait(self, wait: bool) -> None:
-        """Show the workers whether parked connections wait for their turn."""
+        """Show the workers whether parked connections wait for one that is idle."""
         if wait != self._others_wait:
             self._others_wait = wait
             self.bank.set_others_wait(wait)
+
+    def set_ready(self, ready: bool) -> bool:
+        """Show the workers whether connections are in the ready queue.
+
+        :return: Whether that is news.
+        """
+        if ready == self._has_ready:
+            return False
+        self._has_ready = ready
+        self.bank.set_ready(ready)
+        return True
 
     def notify_ready(self, follows: bool) -> None:
         """Report to the app, once, that the generation serves.

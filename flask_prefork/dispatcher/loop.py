@@ -8,12 +8,14 @@ Each turn of the loop:
 1. :meth:`.Poller.wait`, at most until the next deadline (``_timeout``).
 2. The callbacks of what is readable: signals, zygotes, workers, observer, listeners,
    parked connections. They take reports in, and decide nothing about others.
-3. ``_turn`` decides and acts, once all reports were read: bind when the app is loaded
-   (``_open``), :meth:`.Generations.advance`, :meth:`.Generations.refork`,
-   :meth:`.Generations.recycle`, :meth:`.Queues.dispatch`, :meth:`.Generations.step`,
-   :meth:`.Queues.serve_left_behind`, :meth:`.ObserverHandle.step`,
-   :meth:`.SenderHandle.step`, :meth:`.TLSProxies.step`, :meth:`.Shutdown.step`, and
-   last the summary for the observer.
+3. ``_turn`` decides and acts, once all reports were read. Before the dispatch
+   (``_prepare``): bind when the app is loaded (``_open``),
+   :meth:`.Generations.advance`, :meth:`.Generations.refork` and
+   :meth:`.Generations.recycle`. Then :meth:`.Queues.dispatch`. After it (``_manage``):
+   :meth:`.Generations.step`, :meth:`.Queues.serve_left_behind`,
+   :meth:`.ObserverHandle.step`, :meth:`.SenderHandle.step`, :meth:`.TLSProxies.step`,
+   :meth:`.Shutdown.step`, and last the summary for the observer. While the server
+   serves, turns that follow each other closely only dispatch.
 
 SIGCHLD calls :meth:`.Reaper.reap`, which calls ``_zygote_exited`` and
 ``_orphan_exited``.
@@ -68,6 +70,8 @@ _WORKERS_DESCRIPTORS = 4
 _LONGEST_WAIT = 0.25
 #: How long the first idle worker waits for the others of the start, in seconds.
 _WARM_UP = 0.5
+#: While turns follow each other, all but the dispatch is done this often, in seconds.
+_MANAGE_INTERVAL = 0.005
 
 
 class Dispatcher:
@@ -112,6 +116,9 @@ class Dispatcher:
             self.queues.tls = self.tls
         self._announced = False
         self._first_idle: float | None = None
+        #: When to do more than dispatch again, and whether that is yet to be done.
+        self._manage_at = 0.0
+        self._is_unmanaged = False
         self._actions: dict[int, t.Callable[[], None]] = {
             signal.SIGTERM: self.drain,
             signal.SIGINT: self.stop,
@@ -176,6 +183,9 @@ class Dispatcher:
 
     def _timeout(self) -> float | None:
         clock, machine = self.clock, self.clock.machine
+        if self._is_unmanaged:
+            left = _left(machine, self.queues.deadline())
+            return min([self._manage_at - clock(), *left])
         left = _left(clock, self.ending.deadline(), self.generations.deadline())
         if left:
             left.append(_LONGEST_WAIT)
@@ -193,6 +203,25 @@ class Dispatcher:
 
     def _turn(self, now: float) -> None:
         """After all reports were read: decide and act."""
+        is_serving = self._announced and self.phase is Phase.SERVING
+        current = self.generations.current
+        # A worker that is to be replaced is idle in this turn only.
+        is_managed = not is_serving or current.recycles or now >= self._manage_at
+        is_managed = is_managed or self.queues.are_left_behind
+        self._is_unmanaged = not is_managed
+        if self._is_unmanaged:
+            self.queues.dispatch(current)
+            return
+        self._prepare(now)
+        if self.phase is Phase.DRAINING or (
+            self._announced and self.phase is Phase.SERVING
+        ):
+            self.queues.dispatch(self.generations.current)
+        self._manage(now)
+        self._manage_at = now + _MANAGE_INTERVAL
+
+    def _prepare(self, now: float) -> None:
+        """See to who is there to be ordered."""
         if self.service.deadline() is not None:
             self.service.notify(self.clock.machine(), self._state())
         if self.phase is Phase.LOADING and self.generations.current.loaded:
@@ -210,9 +239,9 @@ class Dispatcher:
                 self.generations.refork()
                 self.tls.configure(self._tls_settings())
         self.generations.recycle(now)
-        draining = self.phase is Phase.DRAINING
-        if draining or (self._announced and self.phase is Phase.SERVING):
-            self.queues.dispatch(self.generations.current)
+
+    def _manage(self, now: float) -> None:
+        """See to the number of workers, to the other processes, and to the end."""
         waiting = self.queues.unanswered(self.generations.current)
         self.generations.step(now, waiting)
         # Whoever was asked to retire in this turn is among them.
@@ -273,7 +302,8 @@ class Dispatcher:
     def _waiting(self) -> Waiting:
         """Who has no worker, as the observer is to show it."""
         queues = self.queues
-        parked = queues.parked.by_state(len(queues.permits))
+        shared = queues.ready_queue.count
+        parked = queues.parked.by_state(len(queues.permits), shared)
         connections = self.tls.connections
         return Waiting(parked, queues.spooled, self.sender.count, connections)
 

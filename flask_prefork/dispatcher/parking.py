@@ -19,6 +19,7 @@ from ..ipc.frames import Deliver
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
+from ..ipc.ready_queue import ReadyQueueOwner
 from ..ipc.stats import Summary
 from ..system import socket_modes
 from ..system.log import logger
@@ -58,7 +59,7 @@ class Parking:
         descriptors: int,
         summary: Summary | None = None,
     ) -> None:
-        self.listeners: Sequence[Listener] = ()
+        self._listeners: Sequence[Listener] = ()
         self.parked = ParkedConnections()
         #: The spools of parked connections, and of those that are on their way to a
         #: worker.
@@ -67,22 +68,39 @@ class Parking:
         self.permits = Permits()
         #: Sends the rest of responses whose clients are slow; set once.
         self.sender: SenderHandle | None = None
+        #: Those of the ready ones that any worker may take.
+        self.ready_queue = ReadyQueueOwner()
         #: Refuses who has waited too long.
         self.shedder = Shedder(
             self.parked,
+            self.ready_queue,
+            self.take_back,
             clock,
             summary,
             self._park_lingering,
             self._close,
             self._make_room,
         )
+        self._summary = summary
         self._poller = poller
         self._clock = clock
         self._descriptors = descriptors
         self._reserved = 0
         self._full = False
         #: The listeners' families, also when these are closed.
-        self._families: set[int] = set()
+        self._families: frozenset[int] = frozenset()
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """What workers accept from; none before they are bound, or at the end."""
+        return self._listeners
+
+    @listeners.setter
+    def listeners(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+        if listeners:
+            # Workers that finish what they serve may hand over a connection yet.
+            self._families = frozenset(int(one.sock.family) for one in listeners)
 
     @property
     def spooled(self) -> int:
@@ -110,11 +128,11 @@ class Parking:
             one worker got wrong is the next one's trouble.
         """
         vetting.parked(state, self._clock() + vetting.LONGEST_WAIT)
-        if self.listeners and listener >= len(self.listeners):
+        listeners = self._listeners
+        if listeners and listener >= len(listeners):
             raise ValueError(f"there is no listener {listener}")
         size = vetting.file_size(spool) if spool >= 0 else 0
-        families = {one.sock.family for one in self.listeners}
-        if not families or not vetting.connection(fd, families):
+        if not listeners or not vetting.connection(fd, self._families):
             # Nobody is served any more; or the client has gone.
             close_all((fd,) if spool < 0 else (fd, spool))
             return
@@ -144,7 +162,6 @@ class Parking:
         :raises ValueError: It can't be: it stays the worker's.
         """
         size = vetting.delivery(frame, fds)
-        self._families |= {one.sock.family for one in self.listeners}
         if self.sender is None or (
             self.listeners and frame.listener >= len(self.listeners)
         ):
@@ -158,6 +175,51 @@ class Parking:
         if not self._has_room():
             # While the sender takes nothing; others' descriptors go before.
             self.sender.drop_last()
+
+    def take_back(self) -> bool:
+        """Take the first connection out of the ready queue: it is ready here again.
+
+        :return: Whether there was one.
+        """
+        if not self._make_room():
+            return False
+        try:
+            taken = self.ready_queue.take()
+        except OSError as e:
+            logger.error("Can't take a connection back: %s.", e.strerror)
+            return False
+        if taken is None:
+            return False
+        frame, fd = taken
+        try:
+            # Workers put connections there, too.
+            vetting.parked(frame.parked, self._clock() + vetting.LONGEST_WAIT)
+            if frame.parked.spooled or frame.parked.limit:
+                raise ValueError("whoever takes it is to be accounted for")
+            if frame.listener >= len(self.listeners) or not vetting.connection(
+                fd, self._families
+            ):
+                raise ValueError("nobody is served by it")
+        except ValueError:
+            os.close(fd)
+            return True
+        connection = Connection(fd, frame.listener, frame.parked)
+        connection.is_counted = True
+        self.parked.add_ready(connection)
+        return True
+
+    def share(self, connection: Connection) -> bool:
+        """Put a connection into the ready queue. It is held here no more.
+
+        :return: ``False`` if there is no room.
+        """
+        fd, listener, state = connection.fd, connection.listener, connection.state
+        if not self.ready_queue.put(fd, listener, state):
+            return False
+        os.close(fd)
+        if self._summary is not None and not connection.is_counted:
+            self._summary.resumed += 1
+        return True
 
     def put_back(self, connection: Connection) -> None:
         """A worker died before it took the connection: it is the next one's."""

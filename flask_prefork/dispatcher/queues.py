@@ -99,27 +99,37 @@ class Queues(Parking):
             self.shedder.refuse(connection, ShedReason.LIMIT)
         self._grant()
         self._dispatch_at = None
-        ordered = generation.is_ordered
+        pool, ordered = generation.pool, generation.is_ordered
         if self.parked.ready_count:
             self._alternate(generation, ordered)
         elif ordered:
-            for index in self._rotation():
-                if not generation.pool.idle:
-                    break
-                waiting = self._unordered(generation, index)
-                if waiting > 0:
-                    generation.order(waiting, index)
-        pool = generation.pool
+            self._order_waiting(generation)
+        # These last: whoever is done with an accept queue goes on with the ready queue.
+        # Workers take from it, and put into it; to ask is a system call.
+        if pool.idle and len(self.ready_queue):
+            self._take_back(pool.idle)
+            self._alternate(generation, ordered)
         idle = pool.idle
         if idle and not ordered and self.waiting():
             # Who blocks in accept would have taken it, but may be stopped.
             idle = 0
         self.shedder.step(self.listeners, pool.outstanding, idle)
-        generation.set_others_wait(self.parked.ready_count > 0)
+        if ordered and not pool.idle:
+            self._share()
+        self._show_waiting(generation, ordered)
         generation.set_spooled(self.spooled)
         self._readable.clear()
         if ordered:
             self._arm(generation)
+
+    def _order_waiting(self, generation: Generation) -> None:
+        """Order workers to accept who waits."""
+        for index in self._rotation():
+            if not generation.pool.idle:
+                break
+            waiting = self._unordered(generation, index)
+            if waiting > 0:
+                generation.order(waiting, index)
 
     def _configure(self, generation: Generation) -> None:
         """Go by the limits of the generation that serves."""
@@ -146,8 +156,7 @@ class Queues(Parking):
         waiting: dict[int, int] = {}
         if ordered and generation.pool.idle:
             for index in self._rotation():
-                # Not only readable ones: while nobody is idle, nobody polls them.
-                waiting[index] = self._unordered(generation, index, look=True)
+                waiting[index] = self._unordered(generation, index)
         held = self.parked.held()
         while generation.pool.idle:
             # Who was accepted from a queue comes before the rest of it.
@@ -168,6 +177,38 @@ class Queues(Parking):
             else:
                 break
             self._parked_turn = not self._parked_turn
+
+    def _show_waiting(self, generation: Generation, ordered: bool) -> None:
+        """Show the workers where others wait for them."""
+        ready = self.parked.ready
+        # Of those that only find no room in the ready queue they need not know.
+        accounted = ready and not (ordered and self._is_plain(ready[0]))
+        generation.set_others_wait(bool(self.parked.granted or accounted))
+        has_ready = self.ready_queue.count > 0
+        if generation.set_ready(has_ready) and not has_ready and len(self.ready_queue):
+            # A worker has put one there before it could see that.
+            generation.set_ready(True)
+            self._dispatch_at = self._clock()
+
+    def _take_back(self, count: int) -> None:
+        """Take connections out of the ready queue, to hand them to idle workers.
+
+        :param count: How many are to be ready here.
+        """
+        while self.parked.ready_count < count and self.take_back():
+            pass
+
+    def _share(self) -> None:
+        """Let the workers take who is ready, since nobody is idle."""
+        ready = self.parked.ready
+        while ready and self._is_plain(ready[0]) and self.share(ready[0]):
+            ready.popleft()
+
+    def _is_plain(self, connection: Connection) -> bool:
+        """Whether the dispatcher needs not know which worker takes a connection."""
+        if connection.spool >= 0 or connection.limit or connection.is_front:
+            return False
+        return self.tls is None or certificate_place(connection.state.tag) is None
 
     def _resume(self, connection: Connection, generation: Generation) -> None:
         """Hand a connection to a worker."""
@@ -194,11 +235,12 @@ class Queues(Parking):
         start = self._next_listener
         return [*range(start, count), *range(start)]
 
-    def _unordered(self, generation: Generation, index: int, look: bool = False) -> int:
+    def _unordered(self, generation: Generation, index: int) -> int:
         """Connections on a listener that nobody was ordered to take."""
         listener = self.listeners[index]
         outstanding = generation.pool.outstanding[index]
-        unsure = look or outstanding or listener.fd in self._readable
+        unsure = outstanding or listener.fd in self._readable
+        # While nobody is idle, nobody polls it.
         if not unsure and self._poller.is_watched(listener.fd):
             return 0  # it would be readable
         waiting = listener.waiting() - outstanding
@@ -258,12 +300,18 @@ class Queues(Parking):
             self._clock(), current, generations, self.listeners, self._rotation
         )
 
+    @property
+    def are_left_behind(self) -> bool:
+        """Whether :meth:`serve_left_behind` has something to do soon."""
+        return self._left_behind.deadline is not None
+
     def unanswered(self, generation: Generation) -> int:
         """Connections for which nobody is idle."""
         if generation.pool.idle:
             return 0
         outstanding = generation.pool.outstanding
-        return self.parked.ready_count + sum(
+        ready = self.parked.ready_count + len(self.ready_queue)
+        return ready + sum(
             max(0, listener.waiting() - outstanding[index])
             for index, listener in enumerate(self.listeners)
         )
@@ -274,7 +322,8 @@ class Queues(Parking):
 
     def all_waiting(self) -> int:
         """How many connections wait for a worker, wherever they wait."""
-        return self.waiting() + self.parked.ready_count
+        ready = self.parked.ready_count + len(self.ready_queue)
+        return self.waiting() + ready
 
     def deadline(self) -> float | None:
         """When to dispatch again if nothing happens before."""
@@ -315,6 +364,7 @@ class Queues(Parking):
             return False
         return not (
             self.parked.ready_count
+            or len(self.ready_queue)
             or self.parked.heads
             or self.parked.bodies
             or self.parked.lingering
@@ -332,8 +382,7 @@ class Queues(Parking):
         # First: their descriptors may be wanted for who waits at a listener.
         for connection in (*self.parked.clear(), *self.permits.clear()):
             self._close(connection)
-        # Workers that finish what they serve may hand over a connection yet.
-        self._families |= {one.sock.family for one in self.listeners}
+        self.ready_queue.close()
         for listener in self.listeners:
             self._poller.forget(listener.fd)
             listener.shut()

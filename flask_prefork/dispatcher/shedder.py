@@ -19,6 +19,7 @@ from email.utils import formatdate
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.parked import ParkedConnections
+from ..ipc.ready_queue import ReadyQueueOwner
 from ..ipc.stats import Summary
 from ..system import socket_modes
 from ..system.log import logger
@@ -43,6 +44,8 @@ class Shedder:
     """Holds the front of the accept queues, and refuses who waits too long.
 
     :param parked: All parked connections.
+    :param ready_queue: Where ready ones are that any worker may take.
+    :param take_back: Takes the first of these back, and returns whether there was one.
     :param clock: The machine's monotonic seconds.
     :param summary: Where the refused ones are counted, and the accepted ones.
     :param linger: Parks a connection that has had its last response.
@@ -54,6 +57,8 @@ class Shedder:
     def __init__(
         self,
         parked: ParkedConnections,
+        ready_queue: ReadyQueueOwner,
+        take_back: Callable[[], bool],
         clock: Callable[[], float],
         summary: Summary | None,
         linger: Callable[[Connection], None],
@@ -64,6 +69,8 @@ class Shedder:
         #: Seconds for the header section of a connection that is accepted here.
         self.header_timeout = 10.0
         self._parked = parked
+        self._ready_queue = ready_queue
+        self._take_back = take_back
         self._clock = clock
         self._summary = summary
         self._linger = linger
@@ -114,11 +121,17 @@ class Shedder:
                     zip(lengths, listeners, strict=True)
                 )
             ]
-            action = self.shedding.next(now, queues, len(ready), self._oldest())
+            count = len(ready) + len(self._ready_queue)
+            action = self.shedding.next(now, queues, count, self._oldest())
             if action is None:
                 return True
-            if not isinstance(action, Accept):
-                self.refuse(ready.popleft(), action.reason)
+            if not isinstance(action, Accept) and self._ready_queue.count:
+                # Workers may have taken the first of these: decide once more.
+                while self._take_back():
+                    pass
+            elif not isinstance(action, Accept):
+                if ready:
+                    self.refuse(ready.popleft(), action.reason)
             elif self._make_room() and self._accept(action.queue, listeners, now):
                 lengths[action.queue] -= 1
             else:
@@ -128,7 +141,8 @@ class Shedder:
 
     def _oldest(self) -> float | None:
         ready = self._parked.ready
-        return ready[0].state.arrived if ready else None
+        times = [self._ready_queue.oldest(), ready[0].state.arrived if ready else None]
+        return min((moment for moment in times if moment is not None), default=None)
 
     def _accept(self, index: int, listeners: Sequence[Listener], now: float) -> bool:
         """Hold the front of a queue as ready."""

@@ -29,8 +29,11 @@ from ..system.parked import MAX_WAKES
 from ..system.parked import Parked
 from ..system.parked import Wait
 
-#: Only Linux can be asked for a socket's family.
-_SO_DOMAIN = getattr(socket, "SO_DOMAIN", None)
+#: Plain numbers: an enumeration's look themselves up each time.
+_SOL_SOCKET, _SO_TYPE = int(socket.SOL_SOCKET), int(socket.SO_TYPE)
+_STREAM = int(socket.SOCK_STREAM)
+_AF_UNIX, _AF_INET = int(socket.AF_UNIX), int(socket.AF_INET)
+_AF_INET6 = int(socket.AF_INET6)
 #: The longest document that a zygote sends, in bytes: its settings.
 _LONGEST = 1 << 20
 #: The longest file, in bytes (``lseek(2)``).
@@ -117,23 +120,27 @@ def connection(fd: int, families: t.Container[int]) -> bool:
     except OSError as e:
         raise ValueError(f"what is to be parked is no socket: {e.strerror}") from None
     try:
-        kind: int = sock.type
-        family: int = sock.family
-        if _SO_DOMAIN is not None:
-            kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-            family = sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
-        if kind != socket.SOCK_STREAM or family not in families:
+        if sock.getsockopt(_SOL_SOCKET, _SO_TYPE) != _STREAM:
             raise ValueError("what is to be parked is no connection of ours")
         try:
-            sock.getpeername()
+            address = sock.getpeername()
         except OSError:
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if sock.getsockopt(_SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise ValueError("what is to be parked is a listening socket") from None
             return False
+        if _family(address) not in families:
+            raise ValueError("what is to be parked is no connection of ours")
     finally:
         # It is the caller's. No other is opened: there may be none left.
         sock.detach()
     return True
+
+
+def _family(address: t.Any) -> int:
+    """The family of an address, by its shape: one question less to the kernel."""
+    if not isinstance(address, tuple):
+        return _AF_UNIX
+    return {2: _AF_INET, 4: _AF_INET6}.get(len(address), -1)
 
 
 def delivery(frame: Deliver, fds: t.Sequence[int]) -> int:

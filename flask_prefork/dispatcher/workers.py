@@ -363,7 +363,7 @@ class Workers:
         """
         self._show(worker)
         process = self._processes[worker.number]
-        self._summary.resumed += 1
+        self._summary.resumed += not connection.is_counted
         if not process.send_on(connection, self.number):
             self._unsent(process)
 

@@ -201,6 +201,9 @@ class ConnectionHandler(WSGIRequestHandler):
         finally:
             if self.wire.outbox is not None:
                 self.wire.outbox.close()
+            if self._permit:
+                # Its request has never begun, and the worker goes on with others.
+                self.context.monitor.release_permit()
 
     def _close_files(self) -> None:
         if self._suspended is not None:
@@ -291,11 +294,18 @@ class ConnectionHandler(WSGIRequestHandler):
             if self.close_connection:
                 return None
             now = time.monotonic()
-            if persistence.can_park() and now > slice_end and monitor.contended():
-                return self._yield_worker(now)
-            waiting = self._wait_idle(now + limits.keep_alive)
-            if waiting is not True:
-                return waiting
+            is_over = now > slice_end
+            # The accept queues are looked at once only: that is a system call.
+            if persistence.can_park() and (
+                monitor.others_ready() or (is_over and monitor.contended())
+            ):
+                data = self.wire.peek()
+                if not data or is_over:
+                    return self._yield_worker(now, data)
+            else:
+                waiting = self._wait_idle(now + limits.keep_alive)
+                if waiting is not True:
+                    return waiting
             self.reset_request()
             deadline = None
 
@@ -307,10 +317,13 @@ class ConnectionHandler(WSGIRequestHandler):
 
     # Each of these returns what _serve() returns, or True to go on.
 
-    def _yield_worker(self, now: float) -> Parked | None:
-        """Hand the connection back, because others wait and it had its slice."""
+    def _yield_worker(self, now: float, data: bytes | None) -> Parked | None:
+        """Hand the connection back, because others wait. It had its slice, or its next
+        request isn't there.
+
+        :param data: What is there.
+        """
         limits = self.context.limits
-        data = self.wire.peek()
         if data == b"":
             return None
         if data is None:

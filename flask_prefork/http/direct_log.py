@@ -86,9 +86,12 @@ class DirectLog:
         logger, handler = self._logger, self._handler
         if not logger.isEnabledFor(logging.INFO):
             return False
-        if handler is not None and self._expected == self._look(handler):
-            return True
-        return self._examine()
+        try:
+            if handler is not None and self._expected == self._look(handler):
+                return True
+            return self._examine()
+        except AttributeError:
+            return False  # the handler was closed, or taken apart
 
     def write(self, line: str) -> bool:
         """Write a line that :meth:`can_write` has allowed.

@@ -38,7 +38,7 @@ class Limits:
     #: went before, so that none holds a worker; 0 is none.
     buffer_response: int = 0
     #: Seconds a kept-alive connection may hold its worker while others wait.
-    slice: float = 0.005
+    slice: float = 0.0005
 
     @property
     def head(self) -> int:

@@ -80,6 +80,10 @@ class Monitor(t.Protocol):
         """Whether the worker is to end, so that connections must that the app has
         taken over."""
 
+    def others_ready(self) -> bool:
+        """Whether others with a request wait for a worker, as far as it is known
+        without asking."""
+
     def contended(self) -> bool:
         """Whether others wait for a worker."""
 
@@ -130,6 +134,10 @@ class NullMonitor:
         return False
 
     def retiring(self) -> bool:
+        """Never."""
+        return False
+
+    def others_ready(self) -> bool:
         """Never."""
         return False
 

@@ -5,6 +5,7 @@ The handler derives from it, and calls it when a response is over.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import typing as t
@@ -24,11 +25,17 @@ if t.TYPE_CHECKING:
     from .response import Response
 
 _logger = logging.getLogger(SOFTWARE)
-#: Where werkzeug's lines go, as long as nobody has configured its logger.
-_direct = DirectLog(
-    logging.getLogger("werkzeug"),
-    frozenset({logging.StreamHandler, _ColorStreamHandler}),
-)
+
+
+@functools.cache
+def _direct() -> DirectLog:
+    """Where werkzeug's lines go, as long as nobody has configured its logger.
+
+    It is made when it is wanted first, as werkzeug does: configuring an app's logging
+    disables the loggers that are there (:mod:`logging.config`).
+    """
+    handlers = frozenset({logging.StreamHandler, _ColorStreamHandler})
+    return DirectLog(logging.getLogger("werkzeug"), handlers)
 
 
 class LoggingHandler(ConnectionHandler):
@@ -95,11 +102,11 @@ class LoggingHandler(ConnectionHandler):
         if (
             own.log is _log_method
             and own.log_date_time_string is _date_method
-            and _direct.can_write()
+            and _direct().can_write()
         ):
             address = access_log.escape(self.address_string())
             time = self.log_date_time_string()
-            if _direct.write(f'{address} - - [{time}] "{text}" {status} {size}\n'):
+            if _direct().write(f'{address} - - [{time}] "{text}" {status} {size}\n'):
                 return
         self.log("info", '"%s" %s %s', text, status, size)
 

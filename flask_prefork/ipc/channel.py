@@ -30,16 +30,20 @@ _LOOKS = 200
 #: Enough for the most descriptors that ride along with one frame.
 _ANCILLARY_SIZE = socket.CMSG_SPACE(64 * array.array("i").itemsize)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_LOST = int(socket.MSG_CTRUNC)
 
 
-def _receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
     """Read bytes and the descriptors that ride along, which no child inherits.
 
     :func:`socket.recv_fds` takes flags, but doesn't pass them on.
+
+    :return: Both, and whether descriptors were lost: this process has no room for more.
     """
-    data, ancillary, _, _ = sock.recvmsg(size, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+    are_lost = bool(flags & _LOST)
     if not ancillary:
-        return data, []
+        return data, [], are_lost
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -47,7 +51,7 @@ def _receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
     if not _CLOSE_ON_EXEC:
         for fd in fds:
             os.set_inheritable(fd, False)
-    return data, list(fds)
+    return data, list(fds), are_lost
 
 
 class Channel:
@@ -89,7 +93,7 @@ class Channel:
         :raises MalformedFrame: If the peer sent something else than frames.
         """
         try:
-            data, fds = _receive(self.sock, FRAME_SIZE * BATCH)
+            data, fds, _ = receive(self.sock, FRAME_SIZE * BATCH)
         except BlockingIOError:
             return [], []
         except OSError:
@@ -127,7 +131,7 @@ def receive_one(sock: socket.socket) -> tuple[Frame, list[int]] | None:
     :raises MalformedFrame: If the dispatcher sent something else than a frame.
     """
     try:
-        data, fds = _receive(sock, FRAME_SIZE)
+        data, fds, _ = receive(sock, FRAME_SIZE)
     except ConnectionError:
         return None
     if not data:

@@ -20,6 +20,9 @@ from ..system.slow_client import SlowClientBudget
 from ..system.timers import Deadlines
 from .frames import Deliver
 
+if t.TYPE_CHECKING:
+    from .ready_queue import ReadyQueueOwner
+
 #: A connection that was woken for nothing is not watched for so long, doubled
 #: each time, in seconds: thousands of clients that send a byte a second must
 #: not keep the pool busy looking.
@@ -37,6 +40,7 @@ class Connection:
     :ivar limit: The name of the limit that it wants or has a permit of.
     :ivar is_front: It was accepted by the dispatcher, before all that are still in its
         accept queue.
+    :ivar is_counted: It was counted as handed to a worker.
     :ivar certificates: A descriptor of somebody else's: the file with the certificate
         of its client, if it has given one; -1 otherwise.
     """
@@ -44,6 +48,7 @@ class Connection:
     __slots__ = (
         "certificates",
         "fd",
+        "is_counted",
         "is_front",
         "limit",
         "listener",
@@ -66,6 +71,7 @@ class Connection:
         self.spool = spool
         self.limit = limit
         self.is_front = is_front
+        self.is_counted = False
         self.certificates = -1
 
     @property
@@ -141,10 +147,11 @@ class ParkedConnections:
         """How many have had their last response."""
         return len(self._waiting[Wait.LINGER])
 
-    def by_state(self, permit: int = 0) -> dict[str, int]:
+    def by_state(self, permit: int = 0, shared: int = 0) -> dict[str, int]:
         """How many wait for what (:data:`.figures.PARKED_STATES`).
 
         :param permit: How many wait for a permit; they aren't here.
+        :param shared: How many are in the ready queue.
         """
         return {
             "idle": self.idle,
@@ -152,7 +159,7 @@ class ParkedConnections:
             "body": self.bodies,
             "lingering": self.lingering,
             "permit": permit,
-            "ready": self.ready_count,
+            "ready": self.ready_count + shared,
         }
 
     def last_idle_since(self) -> float | None:
@@ -295,7 +302,12 @@ class ParkedConnections:
 
 
 class ParkedHolder(t.Protocol):
-    """Where connections wait for their client: :class:`.queues.Queues`."""
+    """Where connections wait for their client: :class:`.queues.Queues`.
+
+    :ivar ready_queue: Where those are that any worker may take.
+    """
+
+    ready_queue: ReadyQueueOwner
 
     def park(
         self,

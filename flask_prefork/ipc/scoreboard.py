@@ -18,8 +18,8 @@ dispatcher
     * a slot's state: at each transition (``workers.py``, by ``pool.py``);
     * a slot's request to end its standing order: when the worker is to be replaced or
       to finish (``workers.py``);
-    * the bank's flags *others wait* and *draining* (``generation.py``), and the word
-      *spooled* of both banks (``queues.py``);
+    * the bank's flags *others wait*, *has ready* and *draining* (``generation.py``),
+      and the word *spooled* of both banks (``queues.py``);
     * all of a slot, its record included: before a worker is started in it and when one
       has exited (:meth:`Bank.clear`), at which times no process writes there.
 
@@ -79,7 +79,8 @@ _ABOUT_TO_ACCEPT = _STOPS + MAX_SLOTS
 #: One byte each for the whole bank.
 _OTHERS = _ABOUT_TO_ACCEPT + MAX_SLOTS
 _DRAINING = _OTHERS + 1
-_RECORDS = -(-(_DRAINING + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+_READY = _DRAINING + 1
+_RECORDS = -(-(_READY + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
 #: The dispatcher's header, before the banks (:mod:`.stats`), and at its end one word
 #: for all workers: the bytes of all spools. Most of it are the limits of routes.
@@ -126,10 +127,12 @@ class Bank:
         self._about_to_accept = self._base + _ABOUT_TO_ACCEPT
         self._others = self._base + _OTHERS
         self._draining = self._base + _DRAINING
+        self._ready = self._base + _READY
 
     def reset(self) -> None:
         """Clear the flags that an earlier generation of the same parity has set."""
         self._map[self._others] = self._map[self._draining] = 0
+        self._map[self._ready] = 0
 
     def close(self) -> None:
         """Unmap it."""
@@ -159,8 +162,12 @@ class Bank:
         self._map[self._stops + slot] = 1
 
     def set_others_wait(self, wait: bool) -> None:
-        """Show that parked connections wait for their turn."""
+        """Show that parked connections wait for a worker's report that it is idle."""
         self._map[self._others] = wait
+
+    def set_ready(self, ready: bool) -> None:
+        """Show whether connections are in the ready queue."""
+        self._map[self._ready] = ready
 
     def set_draining(self) -> None:
         """Show that the server drains: no connection is to be kept alive."""
@@ -197,8 +204,12 @@ class Bank:
         return self._map[self._states + slot] == _RETIRING
 
     def others_wait(self) -> bool:
-        """Whether parked connections wait for their turn."""
+        """Whether parked connections wait for a worker's report that it is idle."""
         return self._map[self._others] != 0
+
+    def has_ready(self) -> bool:
+        """Whether connections are in the ready queue."""
+        return self._map[self._ready] != 0
 
     def is_draining(self) -> bool:
         """Whether the server drains."""

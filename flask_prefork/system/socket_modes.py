@@ -43,12 +43,15 @@ def accept(listener: socket.socket) -> tuple[socket.socket, t.Any]:
     return _state(socket.socket(*kind, fileno=fd), False), address
 
 
-def pair(*, blocking: bool = True) -> tuple[socket.socket, socket.socket]:
-    """Make two stream sockets that are connected.
+def pair(
+    *, blocking: bool = True, kind: int = socket.SOCK_STREAM
+) -> tuple[socket.socket, socket.socket]:
+    """Make two unix sockets that are connected.
 
+    :param kind: As ``SOCK_STREAM``.
     :raises OSError: As ``socketpair(2)``.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=kind)
     return _state(ours, blocking), _state(theirs, blocking)
 
 

@@ -28,6 +28,7 @@ from ..http.server import PreforkServer
 from ..ipc import dumps
 from ..ipc import spawn
 from ..ipc.frames import Finishing
+from ..ipc.ready_queue import ReadyQueue
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings.table import Settings
@@ -62,6 +63,7 @@ def serve(
     channel: socket.socket,
     dump: int,
     bank: Bank,
+    ready_queue: ReadyQueue,
     servers: Sequence[PreforkServer],
     settings: Settings,
     life: Life,
@@ -81,7 +83,7 @@ def serve(
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         spawn.ignore_foreign_signals()
-        worker = Worker(slot, generation, channel, bank, servers, settings)
+        worker = Worker(slot, generation, channel, bank, ready_queue, servers, settings)
         forks.when_app_forks(worker.release_in_child)
         _listen_to_signals(worker, dump)
         at_exit.begin_in_libraries()
@@ -182,6 +184,7 @@ def _fork_zygote(worker: Worker, begin: Inherited, dump: int) -> Inherited | Non
         worker.sampler.close()
     worker.entry.release()
     worker.bank.close()
+    worker.ready_queue.close()
     for server in worker.servers:
         server.socket.close()
     return begin

@@ -11,7 +11,8 @@ and :meth:`Worker.upgrade` are called by threads of the app too. In order:
     channel.
 3.  :class:`.Order`: ``_serve_run`` accepts, reports *busy* and calls
     ``PreforkServer.serve``, which calls the app. :class:`.Resume`: the same with a
-    parked connection. With ``--dispatch blocking`` it accepts without an order.
+    parked connection. With ``--dispatch blocking`` it accepts without an order. After
+    either it serves what is in the ready queue (:mod:`.ready_connections`).
 4.  While ``serve`` runs, the server calls the methods of ``http.monitor.Monitor``.
     They write this worker's record on the scoreboard, and no other record.
 5.  A connection that has to wait is sent back (:class:`.Park`). Then the worker reports
@@ -52,6 +53,7 @@ from ..ipc.frames import Resume
 from ..ipc.frames import Retire
 from ..ipc.listener import Listener
 from ..ipc.listener import Waiter
+from ..ipc.ready_queue import ReadyQueue
 from ..ipc.records import NEVER
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
@@ -70,6 +72,7 @@ from ..system.socket_state import NOTHING_KNOWN
 from ..system.socket_state import tcp_arrival
 from . import memory_sampler
 from .memory_sampler import MemorySampler
+from .ready_connections import ReadyConnections
 from .reports import Reports
 
 if t.TYPE_CHECKING:
@@ -81,6 +84,9 @@ _PAUSE = 0.05
 #: How long a worker waits for the next connection of its standing order before
 #: it reports that it is idle, in milliseconds.
 _MOMENT = 1
+#: While connections wait in the ready queue and in accept queues, a worker serves one
+#: kind for so long, or for one connection, in seconds.
+_READY_RUN = 0.005
 #: How long the dispatcher may take to answer, in seconds.
 _ANSWER = 1.0
 
@@ -92,6 +98,7 @@ class Worker:
     :param generation: The generation it is of.
     :param channel: Its end of the back channel, blocking.
     :param bank: Its generation's half of the scoreboard.
+    :param ready_queue: Where it finds ready connections while nobody is idle.
     :param servers: One for each listening socket, in the dispatcher's order.
     :param settings: All settings.
 
@@ -105,6 +112,7 @@ class Worker:
         generation: int,
         channel: socket.socket,
         bank: Bank,
+        ready_queue: ReadyQueue,
         servers: Sequence[PreforkServer],
         settings: Settings,
     ) -> None:
@@ -113,6 +121,8 @@ class Worker:
         self.channel = channel
         self.reports = Reports(channel, generation, slot)
         self.bank = bank
+        self.ready_queue = ready_queue
+        self._ready = ReadyConnections(ready_queue, bank, len(servers))
         self.servers = servers
         self.settings = settings
         self._spool_limit = size.parse(settings.buffer_total) or sys.maxsize
@@ -127,6 +137,7 @@ class Worker:
             wait.register(server.socket, select.POLLIN)
             self.waits.append(wait)
             server.watch(self)
+        self._is_ordered = settings.dispatch == "ordered"
         self.requests = 0
         self.connections = 0
         self._reported = 0
@@ -225,13 +236,17 @@ class Worker:
         """Whether connections should end that the app has taken over."""
         return self.bank.is_draining() or self.bank.is_retiring(self.slot)
 
+    def others_ready(self) -> bool:
+        """Whether parked connections wait for a worker."""
+        return self.bank.has_ready() or self.bank.others_wait()
+
     def contended(self) -> bool:
         """Whether others wait for a worker."""
-        bank, limit = self.bank, self.settings.max_requests
+        limit = self.settings.max_requests
         return (
             # The dispatcher replaces it after its next report, not while it serves.
             (limit and self.requests - self._reported >= limit)
-            or bank.others_wait()
+            or self.others_ready()
             or self._is_stopped()
             or any(queue.is_waited_on() for queue in self.queues)
         )
@@ -261,6 +276,7 @@ class Worker:
         # Before its connection is gone, which the kernel is asked about.
         offered = app_socket.duplicated_descriptors()
         fds = [serving, waiter, *offered, *(one.fileno() for one in ours)]
+        fds += self.ready_queue.fds
         forks.redirect_to_null(fds)
         self.entry.release()
         self.bank.detach()
@@ -351,15 +367,16 @@ class Worker:
             if self._fault is not None:
                 self._fault()
             self._serve_run(frame.listener, frame.run_length, ordered=True)
+            self._serve_ready(frame.run_length)
         elif isinstance(frame, Resume) and fds:
             if not self._report_busy(resumed=True):
                 return False
             is_blocking = self.settings.dispatch == "blocking"
-            # Otherwise others are served before it is idle.
-            self.reports.parks_when_idle = not is_blocking
             self._resume(frame, *fds)
             if is_blocking:
                 self._serve_each_listener()
+            else:
+                self._serve_ready(self.settings.run_length)
         elif isinstance(frame, Promote) and fds:
             control = socket_modes.adopt(fds[0], blocking=True)
             self.promotion = Inherited(control, frame.next_generation)
@@ -374,7 +391,11 @@ class Worker:
         :param more: The descriptors of its spool and of the file with its client's
             certificate, if it has those.
         """
-        connection = self.servers[frame.listener].adopt(fd)
+        try:
+            connection = self.servers[frame.listener].adopt(fd)
+        except OSError:
+            os.close(fd)  # it is no socket
+            return
         parked, certificate = frame.parked, None
         fds = list(more)
         place = certificate_place(parked.tag)
@@ -400,6 +421,35 @@ class Worker:
             queue_time = max(time.monotonic() - parked.arrived, 0.0)
         self._serve_one(
             frame.listener, connection, address, parked, spool, queue_time, certificate
+        )
+
+    def _serve_ready(self, length: int) -> None:
+        """Serve connections from the ready queue, as on a standing order.
+
+        :param length: After how many requests the accept queues have their turn.
+        """
+        end, until = self.requests + length, time.monotonic() + _READY_RUN
+        while self.requests < end and self._may_take_ready():
+            # It was to go with the report.
+            self.reports.flush()
+            taken = self._ready.take()
+            if taken is None:
+                return
+            self._resume(*taken)
+            if time.monotonic() > until:
+                return
+
+    def _may_take_ready(self) -> bool:
+        """Whether the ready queue comes before the next report."""
+        bank, limit = self.bank, self.settings.max_requests
+        return (
+            bank.has_ready()
+            and not self._ready.must_report
+            and not (limit and self.requests >= limit)
+            and not bank.others_wait()
+            and not self._is_stopped()
+            and not bank.is_retiring(self.slot)
+            and not bank.lower_is_idle(self.slot)
         )
 
     def _serve_each_listener(self) -> None:
@@ -435,12 +485,21 @@ class Worker:
             os._exit(0)
         if found is None:
             return
+        is_next = self._is_ordered and self._may_take_ready()
+        # Then it waits no longer than for the report.
+        self.reports.parks_when_idle = (
+            resumed is not None and self._is_ordered and not is_next
+        )
         if isinstance(found, Delivery):
             self.reports.deliver(index, connection, found)
         elif isinstance(found, Collecting):
             parked = found.parked.after(resumed)
             self.reports.park(index, connection, parked, found.spool.detach())
-        else:
+        elif not (
+            is_next
+            and found.wait is Wait.WORKER
+            and self._ready.put(connection, index, found)
+        ):
             self.reports.park(index, connection, found.after(resumed))
 
     def _serve_run(
@@ -450,7 +509,7 @@ class Worker:
 
         :param is_busy: It has reported that it is busy.
         """
-        server = self.servers[index]
+        server, until = self.servers[index], time.monotonic() + _READY_RUN
         ask = arrival if server.context.is_local else tcp_arrival
         for accepted in range(length):
             has_waited = True
@@ -487,7 +546,9 @@ class Worker:
                 connection.close()
             else:
                 self._serve_one(index, connection, address, queue_time=queue_time)
-            if self._is_stopped() or self.bank.others_wait():
+            if self._is_stopped() or self.bank.others_wait() or self._ready.must_report:
+                return
+            if self.bank.has_ready() and time.monotonic() > until:
                 return
             if ordered and self.bank.lower_is_idle(self.slot):
                 return
@@ -498,6 +559,8 @@ class Worker:
         No lower-numbered worker is idle, so this one is who would be ordered next,
         and asking for the order costs more than the moment.
         """
+        if self.bank.has_ready():
+            return False
         self.about_to_accept()
         readable = self.waits[index].poll(_MOMENT)
         return bool(readable) and not self._is_stopped()
@@ -521,6 +584,7 @@ class Worker:
 
         :return: ``False`` if the dispatcher is gone.
         """
+        self._ready.must_report = False
         served, self._reported = self.requests - self._reported, self.requests
         return self.reports.idle(served)
 

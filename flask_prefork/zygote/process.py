@@ -65,6 +65,7 @@ from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
 from ..ipc.frames import Status
 from ..ipc.phase import GRACE
+from ..ipc.ready_queue import ReadyQueue
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings import size
@@ -108,6 +109,7 @@ class Work(t.Protocol):
         channel: socket.socket,
         dump: int,
         bank: Bank,
+        ready_queue: ReadyQueue,
         servers: t.Sequence[PreforkServer],
         settings: Settings,
         life: Lifecycle,
@@ -144,6 +146,7 @@ class Zygote:
         self.life = life
         self.servers: list[PreforkServer] = []
         self.bank: Bank | None = None
+        self.ready_queue: ReadyQueue | None = None
         #: The listening sockets that end with the server.
         self.own: list[socket.socket] = []
         #: The dispatcher's pidfd (``pidfd_open(2)``), where there are such; else -1.
@@ -290,6 +293,8 @@ class Zygote:
         hosts = read_document(fds.pop(0))
         self.bank = Bank(fds[0], self.generation)
         close_all([fds.pop(0)])
+        ends = [socket_modes.adopt(fds.pop(0), blocking=False) for _ in range(2)]
+        self.ready_queue = ReadyQueue(*ends)
         for host, inherited, name in hosts:
             sock = socket_modes.adopt(fds.pop(0), blocking=False)
             if not inherited:
@@ -352,6 +357,7 @@ class Zygote:
         self, slot: int, channel: socket.socket, dump: int, mask: t.Iterable[int]
     ) -> t.NoReturn:
         assert self.bank is not None
+        assert self.ready_queue is not None
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -368,6 +374,7 @@ class Zygote:
                 channel,
                 dump,
                 self.bank,
+                self.ready_queue,
                 self.servers,
                 self.settings,
                 self.life,
@@ -435,6 +442,8 @@ class Zygote:
         ours += [server.socket for server in self.servers]
         mine = [self._dispatcher_pidfd, self._spawn_channel]
         mine += [worker.dump for worker in self.workers.values()]
+        if self.ready_queue is not None:
+            mine += self.ready_queue.fds
         forks.redirect_to_null(
             [*mine, *(one.fileno() for one in ours if one is not None)]
         )

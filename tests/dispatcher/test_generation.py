@@ -32,6 +32,7 @@ from flask_prefork.ipc.frames import Release
 from flask_prefork.ipc.frames import Resized
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.frames import Spawn
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
@@ -54,6 +55,9 @@ class FakeReaper(Reaper):
 
 class NothingParked:
     """Takes no connections."""
+
+    def __init__(self) -> None:
+        self.ready_queue = ReadyQueueOwner()
 
     def park(
         self,
@@ -89,12 +93,13 @@ class World:
         self.reaper = FakeReaper(lambda pid, status: None)
         self.exited: list[Generation] = []
         ours, self.zygote = socket.socketpair()
+        self.parked = NothingParked()
         self.generation = Generation(
             ZygoteHandle(pid, ours, NUMBER),
             self.poller,
             self.board,
             RunningClock(lambda: self.now, math.inf),
-            NothingParked(),
+            self.parked,
             self.summary,
             self.reaper,
             lambda pid: False,
@@ -166,6 +171,7 @@ class World:
 
     def close(self) -> None:
         self.generation.close()
+        self.parked.ready_queue.close()
         for sock in (self.zygote, *self.workers.values()):
             sock.close()
         self.summary.close()

@@ -54,6 +54,7 @@ class World(Dispatcher):
         self.ending = Ending()
         self._announced = False
         self._first_idle = None
+        self._is_unmanaged, self._manage_at = False, 0.0
         self.part = self._part("generation", number=1, settings=resolve({}))
         self.part.set(loaded=False, ready=False, failed_to_start=False)
         self.part.set(pool=self._part("pool", idle=0, letters=lambda: "I"))
@@ -64,6 +65,7 @@ class World(Dispatcher):
         generations.set(reloads=0, parts=lambda: [], zygotes={})
         queues = self._part("queues", deadline=none, listeners=())
         queues.set(parked=ParkedConnections(), permits=Permits(), spooled=0)
+        queues.set(ready_queue=self._part("ready queue", count=0))
         queues.set(
             all_waiting=lambda: 3, waiting=lambda: 3, unanswered=lambda generation: 0
         )
@@ -332,6 +334,7 @@ class Turning(Dispatcher):
         self.left: list[float] = []
         self.ending = Ending()
         self._first_idle = None
+        self._is_unmanaged = False
         self.generations = Part("", [], deadline=lambda: self.until)  # type: ignore
         nothing = Part("", [], deadline=lambda: None)
         self.observer = self.sender = self.tls = nothing  # type: ignore[assignment]

@@ -97,21 +97,153 @@ def test_a_late_head_goes_to_a_worker_and_is_not_polled_any_more(
     assert room.is_quiet()
 
 
-def test_ready_ones_wait_for_an_idle_worker_and_others_are_told(
-    hall: MakeHall,
-) -> None:
+def test_while_nobody_is_idle_ready_ones_are_for_any_worker(hall: MakeHall) -> None:
     room = hall(1)
     room.park(Wait.WORKER, have=5)
-    room.park(Wait.WORKER, have=5)
+    room.park(Wait.WORKER, have=6)
     assert len(room.turn()) == 1
-    assert room.generation.told[-1] is True
+    assert room.generation.has_ready
+    assert room.generation.told[-1] is False, "they don't wait for a report"
     assert room.queues.unanswered(room.generation) == 1  # type: ignore[arg-type]
     room.generation.busy(0)
     assert room.turn() == []
-    assert room.generation.told[-1] is True
+    assert room.generation.has_ready
     room.generation.idle(0)
-    assert len(room.turn()) == 1
+    ((_, given),) = room.turn()
+    assert isinstance(given, Connection) and given.state.have == 6
+    assert not room.generation.has_ready
+
+
+def test_who_was_taken_from_the_ready_queue_waits_no_more(hall: MakeHall) -> None:
+    room = hall(1)
+    for have in (5, 6, 7):
+        room.park(Wait.WORKER, have=have)
+    room.turn()
+    room.generation.busy(0)
+    taken = room.queues.ready_queue.take()
+    assert taken is not None and taken[0].parked.have == 6
+    os.close(taken[1])
+    assert room.queues.unanswered(room.generation) == 1  # type: ignore[arg-type]
+    assert room.queues.all_waiting() == 1
+    room.turn()
+    assert room.generation.has_ready
+    taken = room.queues.ready_queue.take()
+    assert taken is not None and taken[0].parked.have == 7
+    os.close(taken[1])
+    room.turn()
+    assert not room.generation.has_ready
+
+
+def test_new_connections_come_before_the_ready_queue(hall: MakeHall) -> None:
+    """Whoever is done with them goes on with that, and not the other way round."""
+    room = hall(1)
+    for _ in range(3):
+        room.park(Wait.WORKER, have=5)
+    room.turn()
+    room.listeners[0].arrive()
+    for given in (0, None):
+        room.generation.busy(0)
+        room.generation.idle(0)
+        ((_, found),) = room.turn()
+        assert found == given if given is not None else isinstance(found, Connection)
+        if given == 0:
+            room.listeners[0].take()
+            assert len(room.queues.ready_queue) == 2, "nobody lost its place"
+    assert len(room.queues.ready_queue) == 1
+
+
+def test_garbage_in_the_ready_queue_keeps_nobody_waiting(hall: MakeHall) -> None:
+    """The first is no connection; the next one is for who is idle."""
+    room = hall(1)
+    for have in (5, 6):
+        room.park(Wait.WORKER, have=have)
+    room.turn()
+    room.generation.busy(0)
+    with open(os.devnull) as file:
+        state = room.state(Wait.WORKER, have=9)
+        assert room.queues.ready_queue.put(file.fileno(), 0, state)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        spooled = state._replace(wait=Wait.BODY, spooled=Size(1))
+        for listener, wrong in ((0, spooled), (5, state)):
+            assert room.queues.ready_queue.put(ours.fileno(), listener, wrong)
+    first = room.queues.ready_queue.take()
+    assert first is not None
+    assert room.queues.ready_queue.put(first[1], 0, first[0].parked)
+    os.close(first[1])
+    room.generation.idle(0)
+    ((_, given),) = room.turn()
+    assert isinstance(given, Connection) and given.state.have == 6
+
+
+def test_those_that_find_no_room_need_no_report(hall: MakeHall) -> None:
+    room = hall(1, descriptors=5000)
+    while not room.queues.parked.ready:
+        for _ in range(100):
+            room.park(Wait.WORKER, have=5)
+        room.turn()
+    assert room.generation.has_ready
     assert room.generation.told[-1] is False
+
+
+def test_who_was_put_there_in_the_last_moment(
+    hall: MakeHall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a worker that saw the flag, just before it was cleared."""
+    room = hall(2)
+    for _ in range(3):
+        room.park(Wait.WORKER, have=5)
+    room.turn()
+    room.generation.busy(0, 1)
+    taken = room.queues.ready_queue.take()
+    assert taken is not None
+    frame, fd = taken
+    set_ready = room.generation.set_ready
+
+    def set_late(ready: bool) -> bool:
+        if not ready and room.generation.has_ready:
+            assert room.queues.ready_queue.put(fd, 0, frame.parked)
+            room.queues.ready_queue.count = 0
+        return set_ready(ready)
+
+    monkeypatch.setattr(room.generation, "set_ready", set_late)
+    room.generation.idle(1)
+    assert room.turn() == []
+    os.close(fd)
+    assert room.generation.has_ready and not room.is_quiet()
+    ((slot, given),) = room.turn()
+    assert slot == 1 and isinstance(given, Connection)
+
+
+def test_whom_the_dispatcher_accounts_for_waits_for_a_report(hall: MakeHall) -> None:
+    """Who has a spool is not for any worker, and nor are those behind it."""
+    room = hall(1)
+    for _ in range(2):
+        room.park(Wait.WORKER, have=5)
+    room.queues.parked.ready[1].spool = os.open(os.devnull, os.O_RDONLY)
+    room.park(Wait.WORKER, have=6)
+    assert len(room.turn()) == 1
+    assert not room.generation.has_ready
+    assert room.generation.told[-1] is True
+    for _ in range(2):
+        room.generation.busy(0)
+        room.generation.idle(0)
+        assert len(room.turn()) == 1
+    assert room.generation.told[-1] is False
+
+
+def test_the_ready_queue_is_part_of_what_is_served_at_the_end(hall: MakeHall) -> None:
+    room = hall(1)
+    for _ in range(2):
+        room.park(Wait.WORKER, have=5)
+    room.turn()
+    room.generation.busy(0)
+    room.generation.looks = False
+    assert not room.queues.is_served(room.generation)  # type: ignore[arg-type]
+    taken = room.queues.ready_queue.take()
+    assert taken is not None
+    os.close(taken[1])
+    assert room.queues.is_served(room.generation)  # type: ignore[arg-type]
 
 
 def test_a_callback_of_a_closed_one_does_nothing(hall: MakeHall) -> None:
@@ -154,6 +286,18 @@ def serve_one(room: Hall) -> int | Connection:
     return given
 
 
+def take_ready(room: Hall) -> bool:
+    """Let a worker take the next connection from the ready queue, as it does after an
+    order.
+
+    :return: Whether there was one.
+    """
+    taken = room.queues.ready_queue.take()
+    if taken is not None:
+        os.close(taken[1])
+    return taken is not None
+
+
 @pytest.mark.parametrize("slot_by_slot", [True, False])
 def test_new_and_parked_connections_take_turns(
     hall: MakeHall, slot_by_slot: bool
@@ -163,10 +307,13 @@ def test_new_and_parked_connections_take_turns(
     for _ in range(6):
         room.park(Wait.WORKER, have=1)
     if slot_by_slot:
-        given = [serve_one(room) for _ in range(12)]
+        kinds = []
+        while len(kinds) < 12:
+            kinds.append(isinstance(serve_one(room), Connection))
+            if not kinds[-1] and take_ready(room):
+                kinds.append(True)
     else:
-        given = [what for _, what in room.turn()]
-    kinds = [isinstance(what, Connection) for what in given]
+        kinds = [isinstance(what, Connection) for _, what in room.turn()]
     assert kinds.count(True) == 6
     for first, second in zip(kinds[::2], kinds[1::2], strict=True):
         assert first is not second
@@ -197,11 +344,12 @@ def test_a_full_accept_queue_does_not_starve_parked_connections(
     for _ in range(5):
         room.park(Wait.WORKER, have=1)
     resumed = 0
-    for _ in range(10):
+    for _ in range(5):
         if isinstance(serve_one(room), Connection):
             resumed += 1
         else:
             room.listeners[0].arrive(1)
+        resumed += take_ready(room)
     assert resumed == 5
 
 

@@ -147,6 +147,7 @@ def test_a_reset_over_tcp(hall: MakeHall) -> None:
         client = socket.create_connection(listener.getsockname())
         connection, _ = listener.accept()
     room.listeners[0].sock = connection
+    room.queues.listeners = room.listeners  # type: ignore[assignment]
     client.sendall(b"GET")
     limit = LIMITS[0].name
     state = room.state(Wait.PERMIT, have=3, arrived=room.now, limit=1)

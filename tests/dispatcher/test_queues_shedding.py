@@ -221,7 +221,7 @@ def test_parked_ones(make: Make) -> None:
     world.turn()
     pairs = [socket.socketpair() for _ in range(2)]
     with pairs[0][1], pairs[1][1]:
-        world.queues._families.add(socket.AF_UNIX)
+        world.queues._families |= {socket.AF_UNIX}
         states = [
             Parked(Wait.WORKER, world.clock() + 60, 3),
             Parked(Wait.KEEP_ALIVE, world.clock() + 60),

@@ -174,8 +174,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     ends: list[socket.socket] = []
     pair = auxiliary.socket_modes.pair
 
-    def make() -> tuple[socket.socket, socket.socket]:
-        ours, theirs = pair()
+    def make(**options: t.Any) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = pair(**options)
         ends.append(theirs.dup())
         return ours, theirs
 

@@ -39,6 +39,7 @@ from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Summary
@@ -66,6 +67,7 @@ class World:
             self.summary,
         )
         self.workers.pool = Pool(1)
+        self.ready_queue = t.cast(ReadyQueueOwner, None)
         #: What the zygote was sent.
         self.sent: list[Frame] = []
         #: What was put back, in the order in which it is to be served.

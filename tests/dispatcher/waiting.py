@@ -73,6 +73,7 @@ class FakeGeneration:
         self.looks = False
         self.told: list[bool] = []
         self.spooled = 0
+        self.has_ready = False
         #: What each worker was given, in order: a listener's index, or a connection.
         self.given: list[tuple[int, int | Connection]] = []
         self.workers = [self.spawn() for _ in range(size)]
@@ -102,6 +103,10 @@ class FakeGeneration:
 
     def set_others_wait(self, wait: bool) -> None:
         self.told.append(wait)
+
+    def set_ready(self, ready: bool) -> bool:
+        before, self.has_ready = self.has_ready, ready
+        return ready != before
 
     def busy(self, *slots: int) -> None:
         for slot in slots:

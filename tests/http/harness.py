@@ -48,7 +48,7 @@ class RecordingMonitor(NullMonitor):
         self.is_draining = False
         self.is_retiring = False
         self.is_upgraded = threading.Event()
-        self.is_contended = False
+        self.has_ready = self.is_contended = False
 
     def begin(self, method: str, path: str) -> None:
         self.calls.append(("begin", method, path))
@@ -68,6 +68,9 @@ class RecordingMonitor(NullMonitor):
 
     def draining(self) -> bool:
         return self.is_draining
+
+    def others_ready(self) -> bool:
+        return self.has_ready
 
     def contended(self) -> bool:
         return self.is_contended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import socket
@@ -41,6 +42,8 @@ BUFFER = 1 << 24
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_lost() -> Iterator[None]:
+    # What tests before this one have left isn't to go meanwhile.
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     yield
     assert len(os.listdir("/proc/self/fd")) == before

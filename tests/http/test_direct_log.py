@@ -134,6 +134,7 @@ CHANGES: dict[str, Change] = {
     ),
     "terminator": lambda s, m: setattr(s.handler, "terminator", "\r\n"),
     "stream": lambda s, m: s.handler.setStream(io.StringIO()),
+    "no stream": lambda s, m: m.setattr(s.handler, "stream", None),
     "method of the handler": lambda s, m: setattr(s.handler, "emit", as_is),
     "method of the stream": lambda s, m: setattr(s.stream, "write", as_is),
     "record factory": lambda s, m: m.setattr(logging, "_logRecordFactory", factory),
@@ -246,7 +247,7 @@ def test_both_ways_make_the_same_line(
         patch.setattr(request_log, "_log", setup.log)
         lines = []
         for direct in (setup.direct, DirectLog(setup.logger, frozenset())):
-            patch.setattr(request_log, "_direct", direct)
+            patch.setattr(request_log, "_direct", lambda direct=direct: direct)
             Request(address, line, path).log_request(status, size)
             lines.append(b"".join(setup.kept.texts))
             setup.kept.texts.clear()
@@ -264,7 +265,7 @@ def test_what_a_subclass_overrides_is_called(
         return "now"
 
     monkeypatch.setattr(request_log, "_log", setup.log)
-    monkeypatch.setattr(request_log, "_direct", setup.direct)
+    monkeypatch.setattr(request_log, "_direct", lambda: setup.direct)
     kind = t.cast(type[Request], type("Own", (Request,), {name: own}))
     kind("1.2.3.4", "", "/").log_request(200)
     assert len(called) == 1
@@ -276,7 +277,7 @@ def test_no_record_is_made_for_a_request(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_log, "_log", as_is)
-    monkeypatch.setattr(request_log, "_direct", setup.direct)
+    monkeypatch.setattr(request_log, "_direct", lambda: setup.direct)
     Request("1.2.3.4", "", "/").log_request(200)
     assert len(setup.kept.texts) == 1
 

@@ -166,6 +166,14 @@ def test_a_permit_of_another_limit_is_given_back(make: Make, target: bytes) -> N
         assert line.answers() == [200]
 
 
+def test_a_permit_is_given_back_if_the_request_never_begins(make: Make) -> None:
+    """The worker may go on with others before it reports again."""
+    line = make()
+    line.end()
+    assert line.serve(Parked(Wait.PERMIT, 0.0, have=10, limit=1)) is None
+    assert names(line) == ["release"]
+
+
 def test_a_timeout(make: Make) -> None:
     line = make()
     line.send(GET.replace(b"/limited", b"/timed"))

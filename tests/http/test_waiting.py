@@ -268,6 +268,26 @@ def test_a_slice_is_for_those_who_wait(make_site: t.Any) -> None:
     line.answers()
 
 
+def test_others_that_are_ready_wait_for_nobody_between_two_requests(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose next request is not there gives its worker up, whatever is left of its
+    slice; whose is there has it."""
+    monkeypatch.setattr(Wire, "wait", None)
+    site.server.context.limits = type(site.server.context.limits)(slice=1000)
+    site.monitor.has_ready = True
+    line = Line(site)
+    line.send(GET * 3)
+    parked = line.serve()
+    assert parked is not None
+    assert (parked.wait, parked.have) == (Wait.KEEP_ALIVE, 0)
+    line.answers(3)
+    line.send(GET)
+    line.end()
+    assert line.serve(parked) is None
+    line.answers(1)
+
+
 @pytest.mark.parametrize("data", [b"", GET[:10]])
 def test_no_moment_for_a_head_while_others_wait(
     line: Line, monkeypatch: pytest.MonkeyPatch, data: bytes

@@ -114,8 +114,8 @@ def test_by_exec_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[socket.socket] = []
     socketpair = socket.socketpair
 
-    def remember() -> tuple[socket.socket, socket.socket]:
-        made.extend(socketpair())
+    def remember(**kind: t.Any) -> tuple[socket.socket, socket.socket]:
+        made.extend(socketpair(**kind))
         return made[0], made[1]
 
     monkeypatch.setattr(socket, "socketpair", remember)

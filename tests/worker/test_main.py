@@ -21,6 +21,7 @@ from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import Idle
 from flask_prefork.ipc.frames import Promote
 from flask_prefork.ipc.frames import Retire
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
 from flask_prefork.system import forks
@@ -71,6 +72,7 @@ class Process:
         for ours in (self.channel, self.control):
             ours.settimeout(DEADLINE)
         self.dump = dumps.create()
+        self.ready_queue = ReadyQueueOwner()
         self.pid = 0
 
     def begin(self) -> None:
@@ -87,6 +89,7 @@ class Process:
                     self._theirs,
                     self.dump,
                     Bank(board, 1),
+                    self.ready_queue,
                     [],
                     resolve({}, {}, {}),
                     self.life,
@@ -132,6 +135,7 @@ class Process:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+        self.ready_queue.close()
         os.close(self.events)
         os.close(self.dump)
 

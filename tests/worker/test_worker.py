@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import socket
@@ -24,11 +25,14 @@ from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import Idle
 from flask_prefork.ipc.frames import MemoryUse
 from flask_prefork.ipc.frames import Order
+from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Resume
 from flask_prefork.ipc.frames import Retire
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked import Parked
+from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
 from flask_prefork.system.socket_state import Arrival
 from flask_prefork.system.socket_state import arrival
@@ -39,7 +43,8 @@ from flask_prefork.worker.worker import Worker
 
 #: How long to wait for what must come, in seconds.
 DEADLINE = 20
-GET = b"GET /%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+KEPT = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+GET = KEPT[:-2] + b"Connection: close\r\n\r\n"
 
 
 class Boss:
@@ -61,10 +66,17 @@ class Boss:
         server = PreforkServer(
             self._app, self.listener, limits=Limits(), access_log=False
         )
+        self.ready_queue = ReadyQueueOwner()
         board = scoreboard.create()
         self.bank = Bank(board, 1)
         self.worker = Worker(
-            0, 1, theirs, Bank(board, 1), [server], resolve(options, {}, {})
+            0,
+            1,
+            theirs,
+            Bank(board, 1),
+            self.ready_queue,
+            [server],
+            resolve(options, {}, {}),
         )
         os.close(board)
         self._thread = threading.Thread(target=self.worker.run)
@@ -98,9 +110,10 @@ class Boss:
         self.clients.append(client)
         return client
 
-    def park(self, number: int) -> socket.socket:
-        """Let a client send a request on a connection that the dispatcher has.
+    def park(self, *numbers: int, closes: bool = True) -> socket.socket:
+        """Let a client send requests on a connection that the dispatcher has.
 
+        :param closes: Whether the last of them is the connection's last.
         :return: The dispatcher's end.
         """
         if self.listener.family == socket.AF_UNIX:
@@ -113,9 +126,20 @@ class Boss:
             with listen() as other:
                 client = connect(other)
                 connection, _ = other.accept()
-        client.sendall(GET % number)
+        requests = [KEPT % number for number in numbers]
+        if closes:
+            requests[-1] = GET % numbers[-1]
+        client.sendall(b"".join(requests))
         self.clients.append(client)
         return connection
+
+    def make_ready(self, *numbers: int) -> None:
+        """Put a connection with requests into the ready queue."""
+        connection = self.park(*numbers)
+        state = Parked(Wait.KEEP_ALIVE, time.monotonic() + 60)
+        assert self.ready_queue.put(connection.fileno(), 0, state)
+        connection.close()
+        self.bank.set_ready(True)
 
     def resume(self, connection: socket.socket, arrived: float = 0.0) -> None:
         """Hand it a connection."""
@@ -128,6 +152,7 @@ class Boss:
         self.channel.close()
         self._thread.join()
         self.theirs.close()
+        self.ready_queue.close()
         self.listener.close()
         for client in self.clients:
             client.close()
@@ -226,6 +251,150 @@ def test_who_is_stopped_in_the_last_moment_of_its_order(
     boss.arrive(1)
     assert boss.hear() is Idle
     assert boss.served == ["/0"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_the_ready_queue_comes_before_the_report(boss: Boss) -> None:
+    """Nobody has to be asked for who is next."""
+    boss.begin()
+    assert boss.hear() is Idle
+    for number in (1, 2):
+        boss.make_ready(number)
+    boss.resume(boss.park(0))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/0", "/1", "/2"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_the_ready_queue_after_an_order(boss: Boss) -> None:
+    boss.begin()
+    assert boss.hear() is Idle
+    for number in (10, 11):
+        boss.arrive(number)
+    boss.make_ready(1)
+    boss.channel.send(encode(Order(1, 0, 0, 64)))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/10", "/11", "/1"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_accept_queues_have_their_turn_after_so_many_ready_ones(boss: Boss) -> None:
+    boss.worker.settings = dataclasses.replace(boss.worker.settings, run_length=2)
+    boss.begin()
+    assert boss.hear() is Idle
+    for number in range(1, 6):
+        boss.make_ready(number)
+    boss.resume(boss.park(0))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/0", "/1", "/2"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+@pytest.mark.parametrize(
+    "reason", ["others wait", "stopped", "retiring", "lower idle", "replaced next"]
+)
+def test_who_takes_nobody_from_the_ready_queue(boss: Boss, reason: str) -> None:
+    boss.worker.slot = 1
+    boss.worker.entry = boss.worker.bank.entry(1)
+    boss.begin()
+    assert boss.hear() is Idle
+    boss.make_ready(1)
+    if reason == "others wait":
+        boss.bank.set_others_wait(True)
+    elif reason == "stopped":
+        boss.bank.set_stop(1)
+    elif reason == "retiring":
+        boss.bank.set_state(1, "R")
+    elif reason == "replaced next":
+        # It has served as many requests as it may when the next one would come.
+        settings = boss.worker.settings
+        boss.worker.settings = dataclasses.replace(settings, max_requests=1)
+    else:
+        boss.bank.set_state(0, "I")
+    boss.resume(boss.park(0))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/0"]
+    assert len(boss.ready_queue) == 1
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_turns_are_given_in_the_ready_queue(boss: Boss) -> None:
+    """Of two clients that always have a next request none has two turns on end."""
+    boss.worker.servers[0].context.limits = dataclasses.replace(Limits(), slice=-1.0)
+    boss.begin()
+    assert boss.hear() is Idle
+    boss.make_ready(*range(10, 14))
+    boss.resume(boss.park(*range(4)))
+    assert boss.hear() is Busy
+    while (heard := boss.hear()) is not Idle:
+        assert heard is Park
+    assert boss.served == [f"/{number}" for number in (0, 10, 1, 11, 2, 12, 3, 13)]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_whose_next_request_is_not_there_gives_its_turn_at_once(boss: Boss) -> None:
+    boss.begin()
+    assert boss.hear() is Idle
+    boss.make_ready(1)
+    boss.resume(boss.park(0, closes=False))
+    assert [boss.hear() for _ in range(3)] == [Busy, Park, Idle]
+    assert boss.served == ["/0", "/1"]
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_who_was_to_be_parked_with_the_report_is_parked_before_the_next(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If others came to the ready queue just then: nobody else knows of it yet."""
+    boss.begin()
+    assert boss.hear() is Idle
+    looks = iter([False, True, False])
+    monkeypatch.setattr(boss.worker, "_may_take_ready", lambda: next(looks))
+    boss.make_ready(1)
+    boss.resume(boss.park(0, closes=False))
+    assert [boss.hear() for _ in range(3)] == [Busy, Park, Idle]
+    assert boss.served == ["/0", "/1"]
+    assert next(looks, None) is None
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_who_puts_a_connection_where_nobody_looks_reports(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatcher has just seen the ready queue empty, and shown that."""
+    boss.worker.servers[0].context.limits = dataclasses.replace(Limits(), slice=-1.0)
+    put = boss.ready_queue.put
+
+    def put_late(*args: t.Any) -> bool:
+        boss.bank.set_ready(False)
+        return put(*args)
+
+    boss.begin()
+    assert boss.hear() is Idle
+    boss.make_ready(9)
+    monkeypatch.setattr(boss.ready_queue, "put", put_late)
+    boss.resume(boss.park(0, 1))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/0"]
+    assert len(boss.ready_queue) == 2
+
+
+@pytest.mark.parametrize("boss", ["ordered"], indirect=True)
+def test_garbage_in_the_ready_queue(boss: Boss) -> None:
+    """Of another worker's app: a file, and a listener that there isn't."""
+    boss.begin()
+    assert boss.hear() is Idle
+    state = Parked(Wait.KEEP_ALIVE, time.monotonic() + 60)
+    with open(os.devnull) as file:
+        assert boss.ready_queue.put(file.fileno(), 0, state)
+    with boss.park(5) as connection:
+        assert boss.ready_queue.put(connection.fileno(), 7, state)
+        spooled = state._replace(spooled=Size(1))
+        assert boss.ready_queue.put(connection.fileno(), 0, spooled)
+    boss.make_ready(1)
+    boss.resume(boss.park(0))
+    assert [boss.hear(), boss.hear()] == [Busy, Idle]
+    assert boss.served == ["/0", "/1"]
 
 
 @pytest.mark.parametrize("boss", ["ordered"], indirect=True)

@@ -34,6 +34,7 @@ from flask_prefork.ipc.frames import Signal
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
+from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.spawn import Inherited
 from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import Settings
@@ -153,8 +154,11 @@ class Dispatcher:
         assert isinstance(frame, Loaded)
         board = scoreboard.create()
         document = write_document([("127.0.0.1", False, None)])
+        ready_queue = ReadyQueueOwner()
+        shared = [document, board, *ready_queue.fds]
+        send_one(self.control, Listen(1), [*shared, self.listener.fileno()])
+        ready_queue.close()
         fds += [document, board]
-        send_one(self.control, Listen(1), [document, board, self.listener.fileno()])
         for fd in fds:
             os.close(fd)
 
