@@ -181,8 +181,10 @@ class Queues(Parking):
     def _show_waiting(self, generation: Generation, ordered: bool) -> None:
         """Show the workers where others wait for them."""
         ready = self.parked.ready
-        # Of those that only find no room in the ready queue they need not know.
-        accounted = ready and not (ordered and self._is_plain(ready[0]))
+        # Of those that only find no room in the ready queue they need not know. If that
+        # is empty, it is of no use any more.
+        is_full = ordered and self.ready_queue.count > 0
+        accounted = ready and not (is_full and self._is_plain(ready[0]))
         generation.set_others_wait(bool(self.parked.granted or accounted))
         has_ready = self.ready_queue.count > 0
         if generation.set_ready(has_ready) and not has_ready and len(self.ready_queue):

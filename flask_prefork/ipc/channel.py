@@ -33,15 +33,19 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _LOST = int(socket.MSG_CTRUNC)
 
 
-def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
+def receive(
+    sock: socket.socket, size: int, flags: int = 0
+) -> tuple[bytes, list[int], bool]:
     """Read bytes and the descriptors that ride along, which no child inherits.
 
     :func:`socket.recv_fds` takes flags, but doesn't pass them on.
 
+    :param flags: Others than that (``recvmsg(2)``).
     :return: Both, and whether descriptors were lost: this process has no room for more.
     """
-    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
-    are_lost = bool(flags & _LOST)
+    flags |= _CLOSE_ON_EXEC
+    data, ancillary, found, _ = sock.recvmsg(size, _ANCILLARY_SIZE, flags)
+    are_lost = bool(found & _LOST)
     if not ancillary:
         return data, [], are_lost
     fds = array.array("i")

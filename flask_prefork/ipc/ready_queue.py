@@ -14,6 +14,7 @@ workers are at.
 
 from __future__ import annotations
 
+import array
 import errno
 import fcntl
 import os
@@ -41,6 +42,8 @@ _KIND = socket.SOCK_SEQPACKET if _IS_LINUX else socket.SOCK_DGRAM
 #: others until there is room.
 _BUFFER = 1 << 18
 _COUNT = struct.Struct("=i")
+#: The mode is the open file's, which an app in any process may change.
+_NOW = socket.MSG_DONTWAIT
 
 
 class ReadyQueue:
@@ -64,8 +67,9 @@ class ReadyQueue:
         :return: ``False`` if there is no room.
         """
         frame = Resume(0, 0, listener, state)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
         try:
-            socket.send_fds(self._sender, [encode(frame)], [fd])
+            self._sender.sendmsg([encode(frame)], [rights], _NOW)
         except OSError:
             return False  # EAGAIN, ENOBUFS, ETOOMANYREFS (unix(7))
         return True
@@ -81,7 +85,7 @@ class ReadyQueue:
         """
         while True:
             try:
-                data, fds, are_lost = receive(self._receiver, FRAME_SIZE)
+                data, fds, are_lost = receive(self._receiver, FRAME_SIZE, _NOW)
             except OSError:
                 return None
             if not data:
@@ -130,7 +134,7 @@ class ReadyQueueOwner(ReadyQueue):
         none."""
         try:
             # Its descriptor stays there.
-            data = self._receiver.recv(FRAME_SIZE, socket.MSG_PEEK)
+            data = self._receiver.recv(FRAME_SIZE, socket.MSG_PEEK | _NOW)
         except OSError:
             return None
         frame = _decode(data)

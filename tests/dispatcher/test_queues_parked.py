@@ -186,6 +186,19 @@ def test_those_that_find_no_room_need_no_report(hall: MakeHall) -> None:
     assert room.generation.told[-1] is False
 
 
+def test_a_ready_queue_that_takes_nobody_is_of_no_use(
+    hall: MakeHall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app has shut it down, say: workers have to report."""
+    room = hall(1)
+    monkeypatch.setattr(room.queues.ready_queue, "put", lambda *args: False)
+    for _ in range(2):
+        room.park(Wait.WORKER, have=5)
+    room.turn()
+    assert not room.generation.has_ready
+    assert room.generation.told[-1] is True
+
+
 def test_who_was_put_there_in_the_last_moment(
     hall: MakeHall, monkeypatch: pytest.MonkeyPatch
 ) -> None:

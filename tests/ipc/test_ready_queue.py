@@ -144,8 +144,10 @@ def test_a_connection_that_is_lost(
     clients = [put(queue, number)[1] for number in (1, 2)]
     receive = ready_queue.receive
 
-    def lose(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
-        data, fds, _ = receive(sock, size)
+    def lose(
+        sock: socket.socket, size: int, flags: int
+    ) -> tuple[bytes, list[int], bool]:
+        data, fds, _ = receive(sock, size, flags)
         close_all(fds)
         return data, [], True
 
@@ -154,6 +156,20 @@ def test_a_connection_that_is_lost(
         queue.take()
     monkeypatch.undo()
     assert take(queue) == 2
+    for client in clients:
+        client.close()
+
+
+def test_it_never_waits(queue: ReadyQueueOwner, worker: ReadyQueue) -> None:
+    """Though an app has made all descriptors blocking, for all processes."""
+    for fd in queue.fds:
+        os.set_blocking(fd, True)
+    assert take(queue) is take(worker) is queue.oldest() is None
+    clients = []
+    has_room = True
+    while has_room:
+        has_room, client = put(worker, 1)
+        clients.append(client)
     for client in clients:
         client.close()
 
