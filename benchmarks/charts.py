@@ -142,6 +142,8 @@ def _bars(axes: t.Any, chart: Chart) -> None:
             width=width,
             label=name,
             color=_colour(number),
+            # Beyond so many colours, bars are hatched.
+            hatch=None if number < len(COLOURS) else "///",
         )
 
     axes.set_xticks(range(len(chart.labels)), chart.labels, rotation=0)

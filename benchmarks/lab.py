@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ask
 from certificate import make_certificate
+from commands import commands
 from load import find_wrk
 from load import Load
 from load import LoadError
@@ -28,6 +29,7 @@ from results import Results
 from servers import lacks
 from servers import SERVERS
 from servers import Setup
+from servers import version_programs
 from suites.suite import Contender
 from suites.suite import Options
 from suites.suite import Suite
@@ -67,7 +69,12 @@ class Lab:
             for server in servers
             if server.package and server.name not in absent
         }
-        failed = self.peers.prepare(sorted(packages), say) if packages else {}
+        extras = {server.extra for server in servers if server.package in packages}
+        wanted = sorted(packages) + sorted(filter(None, extras))
+        failed = self.peers.prepare(wanted, say) if wanted else {}
+
+        for extra in extras & failed.keys():
+            say(f"{extra} can't be installed: {failed[extra]}")
 
         for server in servers:
             if server.package in failed:
@@ -82,17 +89,18 @@ class Lab:
 
     def versions(self) -> dict[str, str]:
         """Of all that is measured, and of what it is measured with."""
-        packages = {SERVERS[one.server].package for one in self.contenders.values()}
+        servers = [SERVERS[one.server] for one in self.contenders.values()]
+        packages = {name for one in servers for name in (one.package, one.extra)}
         peers = {
             name: self.peers.versions[name.lower()]
             for name in sorted(filter(None, packages))
             if name.lower() in self.peers.versions
         }
         programs = {
-            server.program: version
+            name: version
             for one in self.contenders.values()
-            if (server := SERVERS[one.server]).tls_only
-            and (version := program_version(server.program))
+            for name, program in version_programs(SERVERS[one.server]).items()
+            if (version := program_version(program))
         }
         tls = any(one.tls for one in self.contenders.values())
         return {
@@ -102,6 +110,13 @@ class Lab:
             **programs,
             "wrk": wrk_version(self.wrk),
         }
+
+    def commands(self) -> dict[str, list[str]]:
+        """How each contender is started. Who can't be isn't there."""
+        present = [
+            one for one in self.contenders.values() if not lacks(SERVERS[one.server])
+        ]
+        return commands(present, getattr(self.options, "workers", 0))
 
     # In a trial
 
@@ -160,7 +175,7 @@ class Lab:
         least: int = 1,
         tls: bool = False,
     ) -> Load:
-        """Load a server by wrk, which counts whole seconds.
+        """Load a server by wrk.
 
         :param least: Requests that have to be answered.
         :raises LoadError: wrk fails, or fewer are answered.
@@ -169,7 +184,7 @@ class Lab:
             self.wrk,
             f"{'https' if tls else 'http'}://127.0.0.1:{port}/",
             clients=clients,
-            seconds=max(1, round(seconds)),
+            seconds=seconds,
             threads=1,
             keep_alive=keep_alive,
             body=body,

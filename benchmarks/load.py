@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import signal
 import subprocess
+import time
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,22 @@ MISSING = (
 )
 
 
+WARM_UP = 0.3
+"""Seconds of load before a server is measured, so its first requests aren't in it."""
+
+END = 5.0
+"""Seconds that wrk may take beside those of the load."""
+
+
 class LoadError(Exception):
     """wrk could not be run, or didn't end as it should."""
+
+
+class Unfinished(LoadError):
+    """wrk didn't come to its end. It first makes one connection to try the address, and
+    waits for that: for two minutes, if the kernel drops its SYN because the accept
+    queue is full.
+    """
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ def run(
     url: str,
     *,
     clients: int,
-    seconds: int,
+    seconds: float,
     threads: int,
     keep_alive: bool,
     body: int = 0,
@@ -81,13 +98,19 @@ def run(
     """Run wrk once.
 
     :param clients: connections that are open at the same time.
+    :param seconds: how long. wrk knows whole seconds only: it is ended early, as by
+        Ctrl-C, if it has to stop between two of them.
     :param threads: wrk's own threads. They take CPU time from the server.
     :param keep_alive: send many requests on a connection, as long as the server
         lets it, instead of ``Connection: close``.
     :param body: the size of what is sent with each request.
     :raises LoadError: if wrk fails.
+    :raises Unfinished: if it doesn't end.
     """
-    command = [wrk, f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "-s", str(SCRIPT)]
+    whole = math.ceil(seconds)
+    # If it is ended early, not by itself at the same moment.
+    limit = whole if seconds == whole else whole + 1
+    command = [wrk, f"-t{threads}", f"-c{clients}", f"-d{limit}s", "-s", str(SCRIPT)]
 
     if not keep_alive:
         command += ["-H", "Connection: close"]
@@ -106,14 +129,51 @@ def run(
         start_new_session=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=seconds + 60)
+            if limit > seconds:
+                _wait_for_begin(process)
+
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+
+                process.send_signal(signal.SIGINT)
+
+            output, _ = process.communicate(timeout=limit + END)
         except subprocess.TimeoutExpired:
-            raise LoadError("wrk didn't come to its end") from None
+            raise Unfinished("wrk didn't come to its end") from None
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
 
     return _parse(output)
+
+
+def _wait_for_begin(process: subprocess.Popen[str]) -> None:
+    """Wait until wrk handles Ctrl-C, which it does when its threads run.
+
+    :raises Unfinished: It doesn't get there.
+    """
+    status = Path(f"/proc/{process.pid}/status")
+    deadline = time.monotonic() + END
+
+    # Only Linux tells. Elsewhere it has begun soon enough, unless the machine is busy.
+    while status.exists() and not _catches(status, signal.SIGINT):
+        if process.poll() is not None:
+            return
+
+        if time.monotonic() > deadline:
+            raise Unfinished("wrk didn't begin")
+
+        time.sleep(0.005)
+
+
+def _catches(status: Path, number: int) -> bool:
+    """Whether a process has a handler of a signal, see proc_pid_status(5)."""
+    with contextlib.suppress(OSError):
+        for line in status.read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+    return False
 
 
 def _parse(output: str) -> Load:

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from servers import heartbeat
+
 CONFIG = """\
 daemon off;
 {user}
@@ -46,7 +48,8 @@ def main() -> None:
     address = Path(folder) / "gunicorn.sock"
     gunicorn = [
         *(sys.executable, "-m", "gunicorn", "--bind", f"unix:{address}"),
-        *("--workers", workers, "--log-level", "error", f"apps:{app}"),
+        *("--workers", workers, "--log-level", "error", *heartbeat()),
+        f"apps:{app}",
     ]
     running = [subprocess.Popen(gunicorn)]
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servers import HERE
+from soak.server import DEFECTS
 
 if t.TYPE_CHECKING:
     from suites.suite import Option
@@ -21,10 +22,16 @@ if t.TYPE_CHECKING:
 CACHE = HERE.parent / ".cache"
 PEERS = CACHE / "benchmark-peers"
 RESULTS = CACHE / "bench"
+SMOKE_RESULTS = RESULTS / "smoke"
 DOCS = HERE.parent / "docs" / "benchmarks" / "results"
 ALL = "all"
 RENDER = "render"
 ANATOMY = "anatomy"
+SOAK = "soak"
+SOAKED = DOCS / "soak.inc"
+
+ANATOMY_SECONDS = 5
+"""Of each case."""
 
 SMOKE = {"rounds": 1, "seconds": 0.3}
 
@@ -115,7 +122,7 @@ def parse(
     """The command line.
 
     :return: The command, and the options of each suite that it is about; of
-        :data:`ANATOMY`, which is no suite, its own.
+        :data:`ANATOMY` and :data:`SOAK`, which are no suites, their own.
     """
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
@@ -127,21 +134,36 @@ def parse(
     about = {ALL: "every suite, as it is", RENDER: "write tables and plots anew"}
     about |= {name: suite.title for name, suite in suites.items()}
     anatomy = commands.add_parser(ANATOMY, help="where a request's microseconds go")
-    _add_seconds(anatomy, "5")
+    _add_seconds(anatomy, str(ANATOMY_SECONDS))
     _add_smoke(anatomy)
+    _add_out(anatomy)
+    _add_soak(commands.add_parser(SOAK, help="load and faults, all accounted for"))
     parsers = {
         name: commands.add_parser(name, help=text) for name, text in about.items()
     }
 
     for name, one in parsers.items():
         _add_common(one)
-        _add_options(one, suites[name].options if name in suites else ())
+
+        if name in suites:
+            _add_options(one, suites[name].options)
+            # Also for --help.
+            one.set_defaults(**suites[name].defaults)
 
     options = parser.parse_args(words)
     command = str(options.suite)
 
     if command == ANATOMY:
+        options.out = options.out or _out(options.smoke)
         return command, {ANATOMY: options}
+
+    options.command = f"python benchmarks {shlex.join(words)}"
+
+    if command == SOAK and options.out is None and _is_whole(options):
+        options.out = SOAKED
+
+    if command == SOAK:
+        return command, {SOAK: options}
 
     chosen = [command] if command in suites else list(suites)
     return command, {
@@ -154,8 +176,6 @@ def _parsed(
     parser: argparse.ArgumentParser, suite: Suite, words: Sequence[str], smoke: bool
 ) -> argparse.Namespace:
     """A suite's options, also if the command is about all."""
-    parser.set_defaults(**suite.defaults)
-
     if smoke:
         parser.set_defaults(**{**SMOKE, **suite.smoke})
 
@@ -163,12 +183,13 @@ def _parsed(
     options = parser.parse_args(words[1:])
     options.suite = suite.name
     options.command = f"python benchmarks {shlex.join(words)}"
-    options.cache = RESULTS / "smoke" if smoke else RESULTS
-
-    if options.out is None:
-        options.out = options.cache / "rendered" if smoke else DOCS
-
+    options.cache = SMOKE_RESULTS if smoke else RESULTS
+    options.out = options.out or _out(smoke)
     return options
+
+
+def _out(smoke: bool) -> Path:
+    return SMOKE_RESULTS / "rendered" if smoke else DOCS
 
 
 def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
@@ -200,6 +221,39 @@ def _add_smoke(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"for tables and plots (default: {DOCS.relative_to(HERE.parent)})",
+    )
+
+
+def _is_whole(options: argparse.Namespace) -> bool:
+    """Whether it is a soak for the manual."""
+    return options.faults and not options.defects and not options.cycles
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    default = " (default: %(default)s)"
+    add("--minutes", type=float, default=10.0, metavar="M", help="how long" + default)
+    add("--cycles", type=positive, metavar="N", help="so many, however long they take")
+    add("--seed", type=int, default=1, help="of what is random" + default)
+    add("--no-faults", dest="faults", action="store_false", help="only load, for once")
+    add(
+        "--defects",
+        type=choices(DEFECTS),
+        default=(),
+        metavar="D,D",
+        help=f"what the app is to do wrong: {', '.join(DEFECTS)}",
+    )
+    where = SOAKED.relative_to(HERE.parent)
+    about = f"for the tables (default: {where}, if nothing is left out)"
+    add("--out", type=Path, metavar="FILE", help=about)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     default = " (default: %(default)s)"
@@ -207,12 +261,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_seconds(parser, "3")
     add("--resume", action="store_true", help="continue an interrupted run")
     _add_smoke(parser)
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"for tables and plots (default: {DOCS.relative_to(HERE.parent)})",
-    )
+    _add_out(parser)
     add(
         "--peers-env",
         type=Path,

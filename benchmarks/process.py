@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -200,7 +201,9 @@ class Running:
 
         for process in self._members() - {self.process}:
             try:
-                families[process.ppid(), process.name()] += 1
+                # Without the number that a server may give each.
+                name = re.sub(r"\d+", "", process.name())
+                families[process.ppid(), name] += 1
             except psutil.NoSuchProcess:
                 continue
 

@@ -40,9 +40,11 @@ class Progress:
     """Counts trials.
 
     :param expected: Seconds that each trial should take.
+    :param later: Seconds that the suites after this one should take.
     """
 
-    def __init__(self, expected: Mapping[Trial, float]) -> None:
+    def __init__(self, expected: Mapping[Trial, float], later: float = 0.0) -> None:
+        self._later = later
         self._left = {trial: max(cost, LEAST) for trial, cost in expected.items()}
         self._count = len(expected)
         self._expected = 0.0
@@ -67,8 +69,13 @@ class Progress:
     def line(self, trial: Trial) -> str:
         """What is about to be done."""
         position = self._count - len(self._left) + 1
+        left = f"{duration(self.remaining())} left"
+
+        if self._later:
+            left += f", of all suites {duration(self.remaining() + self._later)}"
+
         return (
-            f"[{position}/{self._count}, {duration(self.remaining())} left]"
+            f"[{position}/{self._count}, {left}]"
             f" round {trial.round + 1}, {trial.case}: {trial.contender}"
         )
 

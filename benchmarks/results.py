@@ -8,6 +8,7 @@ reason why a server is left out.
 from __future__ import annotations
 
 import json
+import time
 import typing as t
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -34,6 +35,20 @@ class Meta:
 
     machine: str
     versions: dict[str, str]
+    date: str = ""
+    """The day on which it was begun."""
+
+    commit: str = ""
+    """Of the code that is measured, see :class:`.Code`."""
+
+    tree: str = ""
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    """How each contender is started, see :meth:`.Lab.commands`."""
+
+
+def today() -> str:
+    """The day, in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 class Trial(t.NamedTuple):
@@ -122,7 +137,7 @@ class Store:
     def resume(self, meta: Meta) -> Results:
         """Go on with the file that is there; if there is none, begin.
 
-        :raises ResumeError: It was made with other options.
+        :raises ResumeError: It was made with other options, or with other code.
         """
         if not self.path.exists():
             return self.begin(meta)
@@ -137,6 +152,12 @@ class Store:
                     f"{self.path} was begun with {name}={before!r}, not {value!r}:"
                     " say so again, or begin anew without --resume"
                 )
+
+        if results.meta.tree != meta.tree:
+            raise ResumeError(
+                f"{self.path} is of flask_prefork at commit {results.meta.commit}, and"
+                f" the code is another at {meta.commit}: begin anew without --resume"
+            )
 
         return results
 

@@ -8,6 +8,7 @@ import typing as t
 from lab import Lab
 from load import LoadError
 from machine import machine
+from measured_code import code
 from process import StartError
 from progress import Progress
 from progress import schedule
@@ -15,6 +16,7 @@ from results import Meta
 from results import Outcome
 from results import Results
 from results import Store
+from results import today
 from results import Trial
 from suites.suite import Options
 from suites.suite import Suite
@@ -23,14 +25,25 @@ NOT_MEASURED = ("cache", "command", "out", "peers_env", "resume", "smoke", "suit
 """Options that may be others when a run is resumed."""
 
 
+def expected(suite: Suite, options: Options) -> float:
+    """Seconds that a whole run should take, if all servers take part."""
+    trials = schedule(options.rounds, suite.cases(options), suite.shared)
+    return sum(suite.cost(trial, options) for trial in trials)
+
+
 def run(
-    suite: Suite, options: Options, store: Store, say: t.Callable[[str], None]
+    suite: Suite,
+    options: Options,
+    store: Store,
+    say: t.Callable[[str], None],
+    later: float = 0.0,
 ) -> Results:
     """Run what isn't there yet.
 
     :param options: The command line's, all its words in ``command``.
     :param store: Where results are kept.
     :param say: Called with a line about what is done.
+    :param later: Seconds that what comes after this suite should take.
     :raises ResumeError: What is there was made otherwise.
     :raises LoadError: wrk isn't installed.
     :raises KeyboardInterrupt: What was measured until then is kept.
@@ -38,7 +51,10 @@ def run(
     lab = Lab(suite, options, say)
     absent = lab.prepare(say)
     chosen = {k: v for k, v in vars(options).items() if k not in NOT_MEASURED}
-    meta = Meta(options.command, chosen, machine(), lab.versions())
+    meta = Meta(
+        *(options.command, chosen, machine(), lab.versions()),
+        *(today(), *code(), lab.commands()),
+    )
     results = store.resume(meta) if options.resume else store.begin(meta)
     lab.results = results
     results.absent.clear()
@@ -52,7 +68,8 @@ def run(
         for trial in schedule(options.rounds, suite.cases(options), suite.shared)
         if trial.contender not in absent
     ]
-    progress = Progress({trial: suite.cost(trial, options) for trial in trials})
+    costs = {trial: suite.cost(trial, options) for trial in trials}
+    progress = Progress(costs, later)
     there = [one for one in trials if one in results.outcomes]
 
     for trial in there:

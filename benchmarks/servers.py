@@ -22,6 +22,24 @@ FLASK_NAMES = {"bare": "bare_in_flask", "flask": "hello"}
 WSGI_NAMES = {"flask": "hello"}
 """Names in apps.py for servers that take any WSGI callable, if they are others."""
 
+SHARED_MEMORY = "/dev/shm"
+"""Where gunicorn's workers have their heartbeat's file, as its FAQ recommends: on a
+disk a worker may wait for it."""
+
+CONNECTIONS = 1024
+"""That may be open, for who has much less by default."""
+
+STEP = 16
+"""Workers that uWSGI starts at a time if it has too few. By itself it is one."""
+
+BUSYNESS = (
+    *("--cheaper-overload", "1", "--cheaper-busyness-multiplier", "30"),
+    *("--cheaper-busyness-min", "20", "--cheaper-busyness-max", "70"),
+    *("--cheaper-busyness-backlog-alert", "16", "--cheaper-busyness-backlog-step", "2"),
+)
+"""As Bloomberg's "Configuring uWSGI for Production Deployment" recommends, with the
+same step."""
+
 BACKLOG = 1024
 """Connections that may wait, for who has much less by default."""
 
@@ -87,6 +105,9 @@ class Server:
     package: str | None = None
     """The distribution to install, None if it needs none but ours."""
 
+    extra: str | None = None
+    """Another one that makes it faster. It takes part without it too."""
+
     system: str = ""
     """What it needs of the system's packages, as Debian calls them."""
 
@@ -150,6 +171,12 @@ def _flask_run(setup: Setup) -> list[str]:
     return setup.flask("run", "--port", str(setup.port), "--no-reload", "--no-debugger")
 
 
+def heartbeat() -> tuple[str, ...]:
+    """gunicorn's option for the file by which workers show that they live."""
+    there = Path(SHARED_MEMORY).is_dir()
+    return ("--worker-tmp-dir", SHARED_MEMORY) if there else ()
+
+
 def _gunicorn(*words: str) -> t.Callable[[Setup], list[str]]:
     # Its access log is off unless asked for.
     def command(setup: Setup) -> list[str]:
@@ -157,6 +184,7 @@ def _gunicorn(*words: str) -> t.Callable[[Setup], list[str]]:
             setup.script("gunicorn"),
             *("--bind", f"127.0.0.1:{setup.port}"),
             *("--workers", str(setup.workers), "--log-level", "error"),
+            *heartbeat(),
             *_certificate(setup, "--certfile", "--keyfile"),
             *words,
             *setup.options,
@@ -188,12 +216,14 @@ def _uwsgi(algorithm: str = "") -> t.Callable[[Setup], list[str]]:
         workers = str(setup.workers)
         scaling = (
             *("--cheaper-algo", algorithm, "--cheaper", workers),
-            *("--cheaper-initial", workers),
+            *("--cheaper-initial", workers, "--cheaper-step", str(STEP)),
+            *(BUSYNESS if algorithm == "busyness" else ()),
         )
         return [
             setup.script("uwsgi"),
             *listen,
             *("--master", "--processes", str(setup.limit), "--listen", str(BACKLOG)),
+            "--thunder-lock",
             *("--virtualenv", str(setup.python.parents[1]), "--module", setup.wsgi),
             *("--disable-logging", "--need-app", "--die-on-term"),
             *(scaling if algorithm and setup.limit > setup.workers else ()),
@@ -208,6 +238,9 @@ def _granian(setup: Setup) -> list[str]:
         setup.script("granian"),
         *("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(setup.port)),
         *("--workers", str(setup.workers), "--http", "1"),
+        # By itself it may have 256 in each of two workers, which wait for one another's
+        # interpreter lock, and it warns of that.
+        *("--blocking-threads", "1"),
         *("--log-level", "error", "--no-access-log"),
         *_certificate(setup, "--ssl-certificate", "--ssl-keyfile"),
         # As the others; by itself it has 1.3 only.
@@ -221,6 +254,7 @@ def _waitress(setup: Setup) -> list[str]:
     return [
         setup.script("waitress-serve"),
         *("--listen", f"127.0.0.1:{setup.port}", "--threads", str(THREADS)),
+        *("--connection-limit", str(CONNECTIONS), "--asyncore-use-poll"),
         *setup.options,
         setup.wsgi,
     ]
@@ -288,7 +322,9 @@ MaxSpareServers {spare}
 
 def _apaches_pool(setup: Setup, folder: Path, embedded: bool) -> list[str]:
     if not embedded:
-        return ["--processes", str(setup.limit), "--threads", "1"]
+        # By itself it allows one and a half times as many clients as it has threads.
+        clients = ("--max-clients", str(CONNECTIONS))
+        return ["--processes", str(setup.limit), "--threads", "1", *clients]
 
     # The command has options for these, but none is below five.
     config = folder / "prefork.conf"
@@ -350,6 +386,16 @@ def lacks(server: Server) -> str | None:
     return f"it needs {server.system} of the system's packages"
 
 
+def version_programs(server: Server) -> dict[str, str]:
+    """Programs of the system's packages that know their version, by their names."""
+    found = {
+        "apxs": {"Apache": "apache2"},
+        "php-fpm": {"PHP": find_php_fpm() or "php-fpm"},
+    }
+    program = server.program
+    return found.get(program, {program: program}) if program else {}
+
+
 def _php_fpm(setup: Setup) -> list[str]:
     assert setup.folder is not None, "php-fpm is configured by a file"
     # The script is in this folder, which nobody but root may be able to read.
@@ -391,18 +437,21 @@ SERVERS = {
             "gunicorn, sync workers",
             _gunicorn("--worker-class", "sync"),
             package="gunicorn",
+            extra="gunicorn_h1c",
         ),
         Server(
             "gunicorn-gthread",
             f"gunicorn, {THREADS} threads a worker",
             _gunicorn("--worker-class", "gthread", "--threads", str(THREADS)),
             package="gunicorn",
+            extra="gunicorn_h1c",
         ),
         Server(
             "nginx-gunicorn",
             "gunicorn, sync workers, behind nginx",
             _nginx,
             package="gunicorn",
+            extra="gunicorn_h1c",
             system="nginx",
             program="nginx",
             slow_only=True,

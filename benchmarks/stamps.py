@@ -40,7 +40,7 @@ _APP = Step(APP, "the app")
 #: In the order of a request.
 BOUNDARIES = (
     Boundary(
-        _WORKER + "worker:Worker._receive",
+        _WORKER + "inbox:Inbox.receive",
         Step(OURS, "end the order"),
         Step(CALL, "wait for an order"),
     ),

@@ -273,7 +273,9 @@ def replaced() -> bool:
 def proxies(site: Site) -> list[psutil.Process]:
     """The TLS proxies of a server."""
     found = psutil.Process(site.process.pid).children()
-    return [one for one in found if any("tlsproxy" in word for word in one.cmdline())]
+    lines = [(one, " ".join(one.cmdline())) for one in found]
+    # By its module, or the title that it has instead (setproctitle).
+    return [one for one, line in lines if "tlsproxy" in line or "TLS proxy" in line]
 
 
 def tell(name: str, passed: bool, text: str) -> bool:

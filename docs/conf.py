@@ -28,7 +28,9 @@ autodoc_preserve_defaults = True
 html_theme = "flask"
 html_title = f"flask_prefork {version}"
 html_static_path = ["_static"]
-html_css_files = ["manual.css"]
+html_css_files = ["manual.css", "dark.css"]
+# The theme's banner asks PyPI for the newest version.
+version_banner = False
 html_show_sourcelink = False
 html_show_copyright = False
 html_sidebars = {

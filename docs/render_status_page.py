@@ -1,4 +1,7 @@
-"""Take the screenshots of the status page, ``status-page.png`` and the dark one.
+"""Take the screenshots of the status page: ``status-page.png`` and the dark one.
+
+``status-page-top.png`` and its dark one are their upper parts, for README and the
+manual's first page.
 
 Run as ``python docs/render_status_page.py``, with the ``test`` and ``dev`` extras and
 Chromium installed. It serves the example app to a changing number of clients for some
@@ -20,7 +23,8 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "observe"))
+TESTS = HERE.parent / "tests"
+sys.path[:0] = [str(TESTS / "observe"), str(TESTS)]
 
 from browser import chromium  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -28,6 +32,10 @@ from PIL import Image  # noqa: E402
 CLIENTS = 60
 #: Seconds between two peaks of the load.
 WAVE = 110
+#: The last thing of the page that is in its upper part.
+TOP = "section[aria-labelledby=workers-title]"
+#: Pixels below it.
+MARGIN = 8
 #: What is asked for, and how often.
 PATHS = {
     "/whoami": 60,
@@ -60,6 +68,25 @@ def client(number: int, port: int, begun: float, end: threading.Event) -> None:
         connection.close()
 
 
+def wait_for(admin: int, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server serves.
+
+    :raises RuntimeError: It has ended.
+    """
+    while server.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=60)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise RuntimeError("the server has ended; are its ports in use?")
+
+
 def take(url: str, server: subprocess.Popen[bytes]) -> None:
     """Reload the server, and take the pictures in the middle of it."""
     with chromium() as browser:
@@ -68,12 +95,27 @@ def take(url: str, server: subprocess.Popen[bytes]) -> None:
         browser.open(url)
         server.send_signal(signal.SIGHUP)
         browser.wait(lambda: "retiring" in browser.texts(".generation .pill"))
+        pictures = {}
+        bottoms = {}
+        # One right after the other: the reload doesn't take long.
         for scheme, name in (("light", "status-page"), ("dark", "status-page-dark")):
             browser.prefer(color_scheme=scheme, reduced_motion="reduce")
-            picture = Image.open(io.BytesIO(browser.picture()))
-            # As many colours as a byte can tell: a third of the size.
-            small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-            small.save(HERE / f"{name}.png", optimize=True)
+            pictures[name] = browser.picture()
+            # The page is as high as its content for a picture, so it isn't scrolled.
+            bottoms[name] = browser.run(
+                "const box = document.querySelector(arguments[0]);"
+                "return box.getBoundingClientRect().bottom",
+                TOP,
+            )
+    images = {}
+    for name, picture in pictures.items():
+        whole = Image.open(io.BytesIO(picture)).convert("RGB")
+        top = whole.crop((0, 0, whole.width, round(bottoms[name]) + MARGIN))
+        images |= {name: whole, name.replace("page", "page-top"): top}
+    for name, whole in images.items():
+        # As many colours as a byte can tell: a third of the size.
+        small = whole.quantize(256, dither=Image.Dither.NONE)
+        small.save(HERE / f"{name}.png", optimize=True)
 
 
 def main() -> None:
@@ -90,7 +132,7 @@ def main() -> None:
     end = threading.Event()
     clients: list[threading.Thread] = []
     try:
-        time.sleep(2)
+        wait_for(options.admin, server)
         begun = time.monotonic()
         for number in range(CLIENTS):
             args = (number, options.port, begun, end)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 import typing as t
+from functools import partial
 from urllib.parse import urlsplit
 
 from flask import abort
@@ -36,9 +37,36 @@ def _roster() -> Roster:
 
 
 @bp.before_request
-def count() -> None:
-    """Count every request, so that ``/whoami`` can tell how many there were."""
-    g.requests = _roster().count(request.environ.get("flask_prefork.slot"))
+def begin() -> None:
+    """Count every request, except those by which the page watches the workers."""
+    roster = _roster()
+
+    if request.endpoint == "example.workers":
+        g.requests = roster.served
+    else:
+        g.requests = roster.begin(_slot())
+        g.begun = True
+
+
+@bp.after_request
+def end_after(response: Response) -> Response:
+    """End it when its response was sent: a stream takes a while."""
+    if g.pop("begun", False):
+        response.call_on_close(partial(_roster().end, _slot()))
+
+    return response
+
+
+@bp.teardown_request
+def end_early(error: BaseException | None) -> None:
+    """End a request that has no response."""
+    if g.pop("begun", False):
+        _roster().end(_slot())
+
+
+def _slot() -> int | None:
+    """The worker's slot, which ``flask prefork-run`` puts into the WSGI environ."""
+    return t.cast("int | None", request.environ.get("flask_prefork.slot"))
 
 
 def worker() -> dict[str, int | None]:
@@ -48,7 +76,7 @@ def worker() -> dict[str, int | None]:
     WSGI environ, and None under any other server.
     """
     return {
-        "slot": request.environ.get("flask_prefork.slot"),
+        "slot": _slot(),
         "generation": request.environ.get("flask_prefork.generation"),
         "pid": os.getpid(),
         "requests": g.requests,
@@ -69,7 +97,8 @@ def whoami() -> Response:
 
 @bp.get("/workers")
 def workers() -> Response:
-    """The answering worker, and all that have served at least one request."""
+    """The answering worker, and the last one of each slot: what it does, how many
+    requests it has begun, and how hot it is."""
     return jsonify(me=worker(), seen=[seen._asdict() for seen in _roster().seen()])
 
 

@@ -8,187 +8,97 @@ command.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import functools
-import importlib.util
 import os
 import sys
+import time
 import typing as t
 from collections.abc import Mapping
 from collections.abc import Sequence
 
 import click
-from click.core import ParameterSource
-from flask.cli import NoAppException
-from flask.cli import run_command
 from flask.cli import ScriptInfo
-from flask.cli import show_server_banner
 from flask.helpers import get_debug_flag
 
-from .settings.certificates import ADHOC
+from .command.options import errors_of_values
+from .command.options import make
+from .command.options import PreforkCommand
+from .command.options import source_of
 from .settings.certificates import Certificate
 from .settings.certificates import pair
 from .settings.keys import BORROWED
 from .settings.keys import check_variables
-from .settings.keys import variable_name
+from .settings.spec import collected
 from .settings.table import option_name
 from .settings.table import resolve
 from .settings.table import ROWS
 from .settings.table import SettingsError
-from .settings.table import SettingSpec
 
 if t.TYPE_CHECKING:
     from .ipc.spawn import Inherited
-
-
-class _PathType(click.Path):
-    """The path of a file, made absolute.
-
-    Its links aren't followed: a reload is to see where they lead then.
-    """
-
-    #: Between two of them in a variable.
-    envvar_list_splitter = os.pathsep
-
-    def __init__(self) -> None:
-        super().__init__(exists=True, dir_okay=False)
-
-    def convert(
-        self, value: t.Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> t.Any:
-        """See that it is there."""
-        return os.path.abspath(os.fsdecode(super().convert(value, param, ctx)))
-
-
-class _CertificateType(_PathType):
-    """As ``flask run --cert``: a file, ``adhoc``, or the import name of an SSL context.
-
-    The TLS proxy imports that, and reads the file; here it is only named.
-    """
-
-    def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Several files; a name may have a colon."""
-        parts = super().split_envvar_value(rv)
-        return parts if all(map(os.path.exists, parts)) else [rv]
-
-    def convert(
-        self, value: t.Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> t.Any:
-        """Tell what is meant."""
-        text = str(value)
-        if text.lower() == ADHOC:
-            if importlib.util.find_spec("cryptography") is None:
-                self.fail("adhoc needs the package cryptography.", param, ctx)
-            return ADHOC
-        is_import = os.sep not in text and all(
-            part.isidentifier() for part in text.replace(":", ".").split(".")
-        )
-        is_file = os.path.exists(text) or text.endswith((".pem", ".crt", ".cert"))
-        if is_import and "." in text.replace(":", ".") and not is_file:
-            return text
-        return super().convert(value, param, ctx)
-
-
-#: In place of those of ``flask run``, which load the key in this process.
-_TLS_OPTIONS = {
-    "cert": click.Option(
-        ["--cert"],
-        multiple=True,
-        type=_CertificateType(),
-        help="Serve HTTPS with this certificate file: PEM, with its chain. Several,"
-        " each with its --key, are chosen by the server name that clients ask for."
-        " Or 'adhoc', or the import name of an SSL context.",
-    ),
-    "key": click.Option(
-        ["--key"],
-        multiple=True,
-        type=_PathType(),
-        help="The certificate's private key file. Only the TLS proxy reads it.",
-    ),
-}
-
-
-def _borrowed_options() -> list[click.Parameter]:
-    """Copies of options of ``flask run``."""
-    options: list[click.Parameter] = []
-    for parameter in run_command.params:
-        if parameter.name not in BORROWED:
-            continue
-        if parameter.name in _TLS_OPTIONS:
-            options.append(_TLS_OPTIONS[parameter.name])
-            continue
-        parameter = copy.copy(parameter)
-        fallback = BORROWED[parameter.name]
-        if parameter.name == "port":
-            parameter.type = click.IntRange(0, 65535)
-        if fallback is not None:
-            parameter.envvar = [variable_name(parameter.name), fallback]
-        if parameter.name == "host" and isinstance(parameter, click.Option):
-            parameter.help = (
-                "The interface to bind to: an address, unix://PATH, or fd://N for"
-                " an inherited socket."
-            )
-        options.append(parameter)
-    return options
-
-
-def _option(name: str, row: SettingSpec) -> click.Option:
-    """The command's option for a row of the settings' table."""
-    kind: t.Any = row.kind
-    if row.choices:
-        kind = click.Choice(row.choices)
-    elif row.kind is int and row.least is not None:
-        kind = click.IntRange(_whole(row.least), _whole(row.most))
-    elif row.kind is float:
-        kind = click.FloatRange(row.least, row.most)
-    declaration = option_name(name)
-    if row.kind is bool:
-        declaration += "/--no-" + declaration.removeprefix("--")
-    if isinstance(kind, click.IntRange):
-        kind.name = "whole number"
-    variable = variable_name(name)
-    return click.Option(
-        [declaration],
-        type=None if row.kind is bool else kind,
-        default=None,
-        envvar=[variable, row.fallback] if row.fallback else None,
-        help=f"{row.help} [default: {row.shown_default}]",
-    )
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)
+    from .settings.addresses import Address
 
 
 def _sources() -> dict[str, str]:
     """The names of the variables that settings were taken from."""
-    context = click.get_current_context()
-    sources = {}
-    for name, row in ROWS.items():
-        if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            own = variable_name(name)
-            sources[name] = own if own in os.environ else row.fallback or own
-    return sources
+    given = {name: source_of(name) for name in ROWS}
+    return {
+        name: source
+        for name, source in given.items()
+        if source is not None and source != option_name(name)
+    }
 
 
-def _check_socket(host: str, values: t.Mapping[str, t.Any]) -> None:
-    """Refuse options of a unix socket where none is made.
+def _addresses(hosts: Sequence[str], port: int) -> list[Address]:
+    """Where the app is to be served.
+
+    :raises ValueError: Two are the same.
+    """
+    from .settings import addresses
+
+    found = [addresses.parse_host(text, port) for text in hosts]
+    found = [
+        one._replace(path=os.path.abspath(one.path)) if one.path else one
+        for one in found
+    ]
+    addresses.check_distinct(hosts, found)
+    return found
+
+
+def _find(hosts: Sequence[str], wanted: Sequence[Address]) -> list[Address]:
+    """Look the names up.
+
+    :raises BindError: There is no such name.
+    :raises ValueError: Two names are of the same address.
+    """
+    from .ipc import listener
+    from .settings import addresses
+
+    found = [listener.find(one) for one in wanted]
+    addresses.check_distinct(hosts, found)
+    return found
+
+
+def _check_socket(wanted: Sequence[Address], values: t.Mapping[str, t.Any]) -> None:
+    """Refuse options of unix sockets where none is made.
 
     :raises SettingsError: For the first of them.
     """
-    for name in ("socket_mode", "socket_group"):
-        if values[name] is not None and not host.startswith("unix://"):
+    for name in ("socket_mode", "socket_owner", "socket_group"):
+        if values[name] is not None and not any(one.path for one in wanted):
             given = _sources().get(name, option_name(name))
             raise SettingsError(
-                f"{given} has no effect without {option_name('host')} unix://PATH."
+                f"{given} has no effect without {option_name('host')} unix:PATH."
             )
 
 
 class RunOptions(t.NamedTuple):
     """The values of the options that are borrowed from ``flask run``."""
 
-    host: str
+    host: tuple[str, ...]
     port: int
+    addresses: Sequence[Address]
     certificates: tuple[Certificate, ...]
     reload: bool | None
     debugger: bool | None
@@ -198,49 +108,153 @@ class RunOptions(t.NamedTuple):
 
 @click.command(
     "prefork-run",
+    cls=PreforkCommand,
     short_help="Run a scaling preforking server.",
-    params=[*_borrowed_options(), *(_option(n, row) for n, row in ROWS.items())],
+    params=make(),
 )
 @click.make_pass_decorator(ScriptInfo, ensure=True)
-def prefork_run(info: ScriptInfo, /, **values: t.Any) -> None:
+def prefork_run(
+    info: ScriptInfo,
+    /,
+    check_config: bool,
+    print_config: str | None,
+    **values: t.Any,
+) -> None:
     """Serve the app with a pool of worker processes that grows and shrinks.
 
     The app is loaded once, before the workers are forked. Each connection goes
     to the lowest-numbered idle worker, so the same few processes stay hot.
+
+    Each option can be a variable instead, FLASK_PREFORK_RUN_MIN_IDLE for --min-idle.
+    Most can be keys of app.config, PREFORK_MIN_IDLE; those that can't say "no key".
+
+    SECONDS is a number, or a time such as 500ms, 30s, 5m or 1h. SIZE is a number of
+    bytes, or such as 64K, 200M or 1G.
     """
     if not hasattr(os, "fork"):
         raise click.UsageError(
             "flask prefork-run needs os.fork, which this system doesn't have;"
             " use 'flask run' here, or the Windows Subsystem for Linux."
         )
+    if check_config and print_config:
+        raise click.UsageError("Give only one of --check-config and --print-config.")
     borrowed = {name: values.pop(name) for name in BORROWED if name != "debug"}
-    names, keys = borrowed.pop("cert"), borrowed.pop("key")
+    errors = errors_of_values() if check_config else None
+    sources = _sources()
     try:
-        options = RunOptions(certificates=pair(names, keys), **borrowed)
-    except ValueError as e:
-        raise click.UsageError(str(e)) from None
-    try:
-        check_variables(os.environ, ROWS)
-        resolve(values, sources=_sources(), check=_check_by_http)
-        _check_socket(options.host, values)
+        options = _run_options(borrowed, errors)
+        with collected(errors):
+            check_variables(os.environ, ROWS)
+        if not check_config:
+            resolve(values, sources=sources, check=_check_by_http)
+        with collected(errors):
+            _check_socket(options.addresses, values)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
 
     from .ipc import spawn
     from .system import log
+    from .system import process_title
 
-    log.set_up()
+    # Without --app flask looks for these, in this order.
+    found = "wsgi.py" if os.path.exists("wsgi.py") else "app.py"
+    process_title.set_app(info.app_import_path or found)
+    if errors is not None:
+        log.set_up("command")
+        sys.exit(_check(info, options, values, sources, errors))
+    if print_config:
+        log.set_up("command")
+        _print(print_config, info, borrowed, options, values, sources)
+        return
     begin = spawn.inherited()
+    _set_up_log(begin, values, sources)
     if begin is None:
         spawn.take_signals()
         begin = _split(info, options, values)
-    _be_zygote(begin, info, options, values)
+    try:
+        _be_zygote(begin, info, options, values, sources)
+    except click.ClickException as e:
+        if begin.generation == 1:
+            raise
+        # Nobody has just typed the command, so how it is used is no help.
+        log.logger.error("%s", e.format_message())
+        sys.exit(e.exit_code)
 
 
-def _check_by_http(values: Mapping[str, t.Any], given: Mapping[str, str]) -> None:
+def _run_options(
+    borrowed: dict[str, t.Any], errors: list[SettingsError] | None
+) -> RunOptions:
+    """Look at the borrowed options' values together.
+
+    :param errors: Where what is wrong is added; ``None`` to raise it.
+    :raises SettingsError: For the first thing that is wrong.
+    """
+    others = {k: v for k, v in borrowed.items() if k not in ("cert", "key")}
+    certificates: tuple[Certificate, ...] = ()
+    addresses: Sequence[Address] = ()
+    with collected(errors):
+        try:
+            certificates = pair(borrowed["cert"], borrowed["key"])
+        except ValueError as e:
+            raise SettingsError(str(e)) from None
+    with collected(errors):
+        try:
+            addresses = _addresses(borrowed["host"], borrowed["port"])
+        except ValueError as e:
+            raise SettingsError(str(e)) from None
+    return RunOptions(addresses=addresses, certificates=certificates, **others)
+
+
+def _check(
+    info: ScriptInfo,
+    options: RunOptions,
+    explicit: dict[str, t.Any],
+    sources: Mapping[str, str],
+    errors: list[SettingsError],
+) -> int:
+    """Check everything instead of serving.
+
+    :return: The exit status.
+    """
+    from .command import checking
+    from .command import startup
+
+    mode = startup.find_mode(explicit, sources, options.reload, options.debugger)
+    return checking.run(info, mode, options.addresses, options.certificates, errors)
+
+
+def _print(
+    form: str,
+    info: ScriptInfo,
+    borrowed: Mapping[str, t.Any],
+    options: RunOptions,
+    explicit: dict[str, t.Any],
+    sources: Mapping[str, str],
+) -> None:
+    """Print the settings instead of serving."""
+    from .command import printing
+    from .command import startup
+    from .zygote import prometheus
+
+    mode = startup.find_mode(explicit, sources, options.reload, options.debugger)
+    try:
+        rights = startup.drop_rights(info, explicit["user"], explicit["group"])
+        # What the app prints is no part of the settings.
+        with prometheus.loading(is_kept=False), contextlib.redirect_stdout(sys.stderr):
+            loaded = startup.load(info, mode, rights, generation=1)
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
+    printing.show(printing.origins(borrowed, mode, loaded), form)
+
+
+def _check_by_http(
+    values: Mapping[str, t.Any],
+    given: Mapping[str, str],
+    errors: list[SettingsError],
+) -> None:
     from .zygote import setting_checks
 
-    setting_checks.check(values, given)
+    setting_checks.check(values, given, errors)
 
 
 def _split(
@@ -250,9 +264,8 @@ def _split(
     for which this returns."""
     from .ipc import spawn
     from .ipc.listener import BindError
-    from .ipc.listener import numeric
-    from .system import log
     from .system import privileges
+    from .system import process_title
     from .system import systemd
     from .system.terminal import Terminal
 
@@ -261,32 +274,31 @@ def _split(
         notifier = systemd.Notifier()
         identity = privileges.look_up(values["user"], values["group"])
         access = privileges.look_up_access(
-            identity, values["socket_mode"], values["socket_group"]
+            identity,
+            values["socket_mode"],
+            values["socket_group"],
+            values["socket_owner"],
         )
         # Here a signal ends the wait for a name service, in the dispatcher it wouldn't.
-        host = options.host if fds else numeric(options.host)
+        wanted = [] if fds else _find(options.host, options.addresses)
     except ValueError as e:
         raise click.UsageError(str(e)) from None
     except BindError as e:
         raise click.ClickException(str(e)) from None
-    try:
-        show_server_banner(get_debug_flag(), info.app_import_path)
-    except OSError:
-        # A full disk, or nobody reads: no reason not to serve.
-        log.discard_output()
+    _log_start(info.app_import_path)
     terminal = Terminal()
     begin = spawn.by_fork(generation=1)
     if isinstance(begin, spawn.Inherited):
         for fd in fds:
             os.close(fd)
         return begin
+    process_title.show("dispatcher", generation=1)
 
     from .dispatcher import loop
     from .dispatcher.service import StartOptions
 
     start = StartOptions(
-        host,
-        options.port,
+        wanted,
         options.certificates,
         fds,
         notifier,
@@ -300,75 +312,120 @@ def _split(
         terminal.restore()
 
 
+def _set_up_log(
+    begin: Inherited | None, values: Mapping[str, t.Any], sources: Mapping[str, str]
+) -> None:
+    """Let this process log as it is wanted.
+
+    :param begin: What a zygote inherits.
+    :raises UsageError: It can't, in the process of the command.
+    """
+    from .system import log
+    from .system import privileges
+
+    name = "dispatcher" if begin is None else f"zygote {begin.generation}"
+    try:
+        user = privileges.look_up(values["user"], values["group"])
+        options = log.LogOptions(
+            values["log_level"],
+            values["error_logfile"],
+            values["log_config"],
+            user=user,
+        )
+        log.set_up(name, options)
+    except (ValueError, log.LogError) as e:
+        text = str(e)
+        if isinstance(e, log.LogError):
+            setting = "error_logfile" if values["log_config"] is None else "log_config"
+            text = f"{sources.get(setting, option_name(setting))}: {e}"
+        if begin is None:
+            raise click.UsageError(text) from None
+        log.set_up(name)
+        log.logger.error("%s", text)
+        sys.exit(2)
+
+
+def _log_start(app: str | None) -> None:
+    import platform
+    from importlib import metadata
+
+    from .system.log import logger
+
+    versions = []
+    for name in ("flask_prefork", "flask", "werkzeug"):
+        # A source tree that isn't installed has none.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    logger.info(
+        "Serving Flask app %s; debug mode: %s; %s, Python %s.",
+        "(no --app given)" if app is None else repr(app),
+        "on" if get_debug_flag() else "off",
+        ", ".join(versions),
+        platform.python_version(),
+    )
+
+
 def _be_zygote(
     begin: Inherited,
     info: ScriptInfo,
     options: RunOptions,
     explicit: dict[str, t.Any],
+    sources: Mapping[str, str],
 ) -> None:
     from .ipc import spawn
     from .system import log
+    from .system import process_title
 
+    log.logger.identify(f"zygote {begin.generation}")
+    process_title.show("zygote", generation=begin.generation)
     spawn.ignore_foreign_signals()
     spawn.take_signals()
-    spawn.show_on_request()
+    spawn.show_on_request(begin.dump)
     log.install_streams()
 
+    from .command import startup
+    from .http import access_log
     from .system import forks
-    from .system import privileges
     from .system.log import logger
+    from .system.log_line import allows_colour
     from .worker import at_exit
     from .worker import main
     from .zygote import lifecycle
     from .zygote import loading
-    from .zygote import permissions
     from .zygote import process
     from .zygote import prometheus
     from .zygote import reloader
 
-    identity = privileges.look_up(explicit["user"], explicit["group"])
-    user = unreadable = ""
-    if identity is not None:
-        sources = permissions.sources(info.app_import_path)
-        privileges.drop(identity)
-        user = identity.name or str(identity.uid)
-        unreadable = permissions.complaint(user, sources)
-    debug = get_debug_flag()
-    reload = debug if options.reload is None else options.reload
-    debugger = debug if options.debugger is None else options.debugger
-    # Who sits in the debugger makes no progress that a server could see.
-    defaults = {"timeout": 0.0} if debugger else {}
+    access_log.allow_color(allows_colour(2))
+    rights = startup.drop_rights(info, explicit["user"], explicit["group"])
+    mode = startup.find_mode(explicit, sources, options.reload, options.debugger)
     watch = None
-    if reload:
-        # What apps look at to do a thing only once (is_running_from_reloader).
-        os.environ["WERKZEUG_RUN_MAIN"] = "true"
-        explicit = {**explicit, "refork_after": 0}
+    if mode.reload:
         watch = functools.partial(
             reloader.watch, options.extra_files, options.exclude_patterns
         )
     at_exit.watch_files()
-    forks.when_app_forks(lambda: forks.redirect_to_null([begin.control.fileno()]))
+    ours = [begin.control.fileno(), begin.dump]
+    forks.when_app_forks(lambda: forks.redirect_to_null(ours))
+    begun = time.monotonic()
     try:
         with prometheus.loading():
-            first = begin.generation == 1
-            app, settings = loading.load(
-                info, explicit, defaults, shows_failure=reload and not first
-            )
-            if first:
+            loaded = startup.load(info, mode, rights, begin.generation)
+            app, settings = loaded.app, loaded.settings
+            if begin.generation == 1:
                 settings = loading.find_addresses(settings)
-            make_server = loading.server_maker(app, settings, debugger, options.host)
+            hosts = [one.host for one in options.addresses if one.host]
+            make_server = loading.server_maker(app, settings, mode.debugger, hosts)
     except SettingsError as e:
         raise click.UsageError(str(e)) from None
-    except (LookupError, ImportError, OSError, NoAppException) as e:
-        if user and isinstance(e, PermissionError) and e.filename is not None:
-            unreadable = (
-                permissions.complaint(user, [os.fsdecode(e.filename)]) or unreadable
-            )
-        if not unreadable:
-            raise
-        raise click.ClickException(f"{unreadable} ({type(e).__name__}: {e})") from None
-    if unreadable:
-        logger.warning("%s What is imported from there later will fail.", unreadable)
+    if not loaded.is_failure:
+        logger.info("The app is loaded, in %.2f s.", time.monotonic() - begun)
+    if rights.complaint:
+        logger.warning(
+            "%s What is imported from there later will fail.", rights.complaint
+        )
     forks.end_if_foreign()
     life = lifecycle.Lifecycle(app, begin.generation)
-    process.Zygote(begin, settings, make_server, main.serve, watch, life).run()
+    process.Zygote(
+        begin, settings, make_server, main.serve, watch, life, loaded.is_failure
+    ).run()

@@ -163,8 +163,8 @@ class Prefork:
     def limit(
         self,
         concurrency: int | None = None,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | str | None = None,
+        queue_timeout: float | str | None = None,
     ) -> t.Callable[[View], View]:
         """Limit a view: how many of its requests run at once, and how long they may
         take. ::
@@ -181,10 +181,11 @@ class Prefork:
         others.
 
         :param concurrency: Requests that may run at once; ``None`` for any number.
-        :param timeout: Seconds without progress after which a request is aborted; 0 is
-            never, ``None`` as the setting ``timeout``.
+        :param timeout: Seconds without progress after which a request is aborted, or a
+            time such as ``"5m"``; 0 is never, ``None`` as the setting ``timeout``.
         :param queue_timeout: Seconds after which a request that still waits is answered
-            with 503; 0 is never, ``None`` as the setting ``queue-timeout``.
+            with 503, or a time such as ``"500ms"``; 0 is never, ``None`` as the setting
+            ``queue-timeout``.
         :raises ValueError: A value makes no sense, or there is none.
         """
         # Every command of flask's imports this file.
@@ -212,4 +213,16 @@ class Prefork:
         runs.
         """
         self.hooks.when_ready.append(f)
+        return f
+
+    def when_ended(self, f: F) -> F:
+        """Call a function in the zygote, once, when its last worker has ended.
+
+        That is when the server stops, and after a reload in the old generation. It
+        isn't called in a generation that never served, or whose zygote is killed. The
+        function that was registered last is called first. If one raises an exception,
+        the others are still called. All of them together, and the at-exit handlers
+        that come after them, must finish within the graceful timeout.
+        """
+        self.hooks.when_ended.append(f)
         return f

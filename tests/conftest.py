@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sys
 import typing as t
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
+import patience
+import programs
 import pytest
 from hypothesis import settings
 
@@ -23,6 +28,10 @@ settings.load_profile("flask_prefork")
 #: Rooms of modules that take long. They come first: at the end, one of them would keep
 #: a single process busy while the others have nothing left to do.
 LONG = ("faults", "integration")
+#: What is on the path of servers that pause.
+PAUSES = Path(__file__).parent / "pauses"
+#: How many times as long tests wait then.
+PATIENCE = 4.0
 #: Set where every dependency of the suite was installed on purpose.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -34,6 +43,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NUMBER",
         help="The tests' order: the one of an earlier run again; 0 is as written.",
     )
+    parser.addoption(
+        "--pauses",
+        type=int,
+        metavar="SEED",
+        help="Let the servers of long tests pause where processes hand something over.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for number, handler in usual.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+    if config.option.pauses is not None:
+        patience.factor = PATIENCE
     if config.option.seed is None:
         # Those who share the tests among them have to agree on their order.
         told = getattr(config, "workerinput", {}).get("seed")
@@ -55,8 +72,33 @@ def pytest_configure_node(node: t.Any) -> None:
     node.workerinput["seed"] = node.config.option.seed
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"order: --seed={config.option.seed}"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    header = [f"order: --seed={config.option.seed}"]
+    if config.option.pauses is not None:
+        header.append(f"pauses: --pauses={config.option.pauses}")
+    if lacking := programs.lacking():
+        header.append("tests will be skipped: " + "; ".join(lacking))
+    return header
+
+
+def pytest_terminal_summary(terminalreporter: t.Any) -> None:
+    """A line for each reason for which tests were skipped."""
+    skips: dict[str, int] = defaultdict(int)
+    for report in terminalreporter.stats.get("skipped", ()):
+        skips[_reason(report)] += 1
+    if skips:
+        terminalreporter.section("skipped tests")
+    for reason, count in sorted(skips.items(), key=lambda skip: (-skip[1], skip[0])):
+        tests = "1 test" if count == 1 else f"{count} tests"
+        terminalreporter.line(f"skipped {tests}: {reason}")
+
+
+def _reason(report: t.Any) -> str:
+    """Why a test, or a module, was skipped, in one line."""
+    if not isinstance(report.longrepr, tuple):
+        return "no reason given"
+    reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+    return " ".join(reason.split())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -116,9 +158,8 @@ def _no_skip(report: t.Any) -> None:
         reported as skipped too, and stays what it is.
     """
     if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if report.longrepr else "no reason given"
-        report.outcome = "failed"
-        report.longrepr = f"Nothing may be skipped when CI is set. {reason}"
+        report.outcome, reason = "failed", _reason(report)
+        report.longrepr = f"Nothing may be skipped when CI is set. Skipped: {reason}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -141,12 +182,58 @@ def pytest_make_collect_report() -> Iterator[None]:
 def unmeasured_servers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let coverage measure the servers of those modules only that are marked.
 
-    A measured server takes almost twice the time to start and to end.
+    A measured server takes almost twice the time to start and to end. The tests' own
+    process isn't measured then either: only clients and the like run there.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
         room = request.path.parent.name
         if room in LONG and not request.node.get_closest_marker("measured"):
-            _dont_measure(patch)
+            _dont_measure(stack.enter_context(pytest.MonkeyPatch.context()))
+            stack.enter_context(_not_measured())
+        yield
+
+
+@contextlib.contextmanager
+def _not_measured() -> Iterator[None]:
+    """Pause the measurement of this process, if there is one."""
+    coverage = sys.modules.get("coverage")
+    measurement = coverage and coverage.Coverage.current()
+    if measurement is None:
+        yield
+        return
+    measurement.stop()
+    try:
+        yield
+    finally:
+        measurement.start()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pausing_servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--pauses``, let the servers of long tests pause, see :mod:`handovers`."""
+    with pytest.MonkeyPatch.context() as patch:
+        seed = request.config.option.pauses
+        wanted = seed is not None and request.path.parent.name in LONG
+        if wanted and not request.node.get_closest_marker("without_pauses"):
+            let_servers_pause(patch, f"{seed} {request.path.stem}")
+        yield
+
+
+def let_servers_pause(patch: pytest.MonkeyPatch, seed: str) -> None:
+    """Let servers that are started from now on pause at each hand-over."""
+    patch.setenv("PYTHONPATH", str(PAUSES), prepend=os.pathsep)
+    patch.setenv("PAUSES_SEED", seed)
+
+
+@pytest.fixture(autouse=True)
+def pauses_of_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give a test's servers pauses of their own, or none if it is so marked."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PAUSES_SEED" in os.environ:
+            seed = f"{os.environ['PAUSES_SEED']} {request.node.name}"
+            patch.setenv("PAUSES_SEED", seed)
+            if request.node.get_closest_marker("without_pauses"):
+                patch.delenv("PAUSES_SEED")
         yield
 
 
@@ -175,6 +262,18 @@ def clean_environment() -> Iterator[None]:
         os.environ.update(before)
         names = {name for name, _ in before.items() ^ after.items()}
         pytest.fail(f"The test leaves other variables behind: {sorted(names)}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_release() -> Iterator[None]:
+    """Forget what a test's objects have asked for, when the app forks.
+
+    Their descriptors' numbers are others' by then, such as those of the pipe by which
+    a later test's child answers.
+    """
+    yield
+    if forks := sys.modules.get("flask_prefork.system.forks"):
+        forks._callbacks.clear()
 
 
 def _environment() -> dict[str, str]:

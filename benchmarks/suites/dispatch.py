@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import own_pool
 from charts import Chart
+from load import WARM_UP
 from options import counts
 from results import Figures
 from results import Results
@@ -100,10 +101,10 @@ def _cases(options: Options) -> dict[str, list[str]]:
 
 def _cost(trial: Trial, options: Options) -> float:
     if trial.case == RUNS:
-        return 3.5 + float(options.seconds)
+        return 2.5 + float(options.seconds)
 
     size = int(trial.contender.split()[0])
-    return 3.5 + float(options.seconds) + size / 50
+    return 2.5 + float(options.seconds) + size / 50
 
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
@@ -124,7 +125,7 @@ def _measure(trial: Trial, lab: Lab) -> list[Figures]:
             stack.enter_context(_held(running.port, size - FREE, board))
 
         own_pool.wait_until(board, lambda look: look.workers >= size)
-        lab.load(running.port, clients, 1)
+        lab.load(running.port, clients, WARM_UP)
         orders = board.look().figures.counters.orders
         before = running.cpu(), own_pool.cpu(pid)
         load = lab.load(running.port, clients, lab.options.seconds)
@@ -295,13 +296,14 @@ DISPATCH = Suite(
         Option(
             "--run-lengths",
             counts,
-            "1,4,16,64,256",
+            "1,4,16,64",
             "A,B,...",
             "connections that a worker may take on one order",
         ),
         Option("--pools", counts, "10,100,1000", "A,B,...", "workers of each pool"),
     ),
     smoke={"run_lengths": [1, 64], "pools": [4, 16], "seconds": 1.0},
+    defaults={"seconds": "2"},
     contenders=_contenders,
     cases=_cases,
     cost=_cost,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from charts import Chart
 from histogram import Histogram
 from load import LoadError
+from load import WARM_UP
 from options import fractions
 from results import Figures
 from results import Results
@@ -19,7 +20,7 @@ from tables import spread
 from tables import Table
 from tables import total
 
-from .suite import CHOOSE_SERVERS
+from .suite import choose_servers
 from .suite import CHOOSE_WORKERS
 from .suite import Contender
 from .suite import Option
@@ -28,6 +29,14 @@ from .suite import Suite
 
 if t.TYPE_CHECKING:
     from lab import Lab
+
+BY_DEFAULT = (
+    "prefork-ordered",
+    "gunicorn-sync",
+    "gunicorn-gthread",
+    "uwsgi",
+    "granian",
+)
 
 APP = "hello"
 CAPACITY = "capacity"
@@ -55,7 +64,7 @@ def _percent(fraction: float) -> str:
 
 
 def _cost(trial: Trial, options: Options) -> float:
-    return 2.0 + float(options.seconds)
+    return 1.0 + float(options.seconds)
 
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
@@ -63,7 +72,7 @@ def _measure(trial: Trial, lab: Lab) -> list[Figures]:
 
     with lab.running(trial.contender, APP) as running:
         if trial.case == CAPACITY:
-            lab.load(running.port, CLIENTS, 1)
+            lab.load(running.port, CLIENTS, WARM_UP)
             return [{"rate": lab.load(running.port, CLIENTS, seconds).rate}]
 
         rate = float(trial.case.rstrip("%")) / 100 * capacity(lab.results)
@@ -233,16 +242,17 @@ LATENCY = Suite(
     name="latency",
     title="Latency at a given rate",
     options=(
-        CHOOSE_SERVERS,
+        choose_servers(SERVERS, BY_DEFAULT),
         CHOOSE_WORKERS,
         Option(
             "--fractions",
             fractions,
-            "0.25,0.5,0.75,0.9",
+            "0.25,0.5,0.9",
             "A,B,...",
             "of the slowest server's capacity, the rates that are measured",
         ),
     ),
+    defaults={"rounds": "5", "seconds": "2"},
     smoke={"fractions": [0.25, 0.5], "seconds": 0.5},
     contenders=_contenders,
     cases=_cases,

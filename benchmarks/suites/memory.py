@@ -104,7 +104,7 @@ def _cases(options: Options) -> dict[str, list[str]]:
 
 
 def _cost(trial: Trial, options: Options) -> float:
-    return 4.0 + float(options.seconds) + (PATIENCE if trial.case == SHORT else 0)
+    return 4.0 + float(options.seconds) + (PATIENCE / 2 if trial.case == SHORT else 0)
 
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:

@@ -68,7 +68,8 @@ def _cases(options: Options) -> dict[str, list[str]]:
 
 
 def _cost(trial: Trial, options: Options) -> float:
-    return 2.0 + LEAD + float(options.hold + options.patience)
+    # Some servers serve one after the other for a while.
+    return 4.0 + LEAD + float(2 * options.hold + options.patience)
 
 
 class Sampler(threading.Thread):
@@ -247,7 +248,9 @@ def _cells(figures: Sequence[Figures], hold: float, patience: float) -> list[str
         spread([one["rest"] for one in figures]),
         spread([one["most"] for one in figures]),
         spread([one["overshoot"] for one in figures]),
-        f"over {patience:g}" if never else spread(shrink, ",.1f"),
+        f"over {patience:g}; {spread([one['samples'][-1][1] for one in never])} left"
+        if never
+        else spread(shrink, ",.1f"),
         str(sum(one["failed"] for one in figures) or NOTHING),
     ]
 
@@ -286,8 +289,8 @@ REACTION = Suite(
         CHOOSE_SERVERS,
         CHOOSE_WORKERS,
         Option("--step", positive, "40", "N", "requests at the same time"),
-        Option("--hold", seconds, "10", "S", "how long each takes"),
-        Option("--patience", seconds, "60", "S", "to wait for the pool to shrink"),
+        Option("--hold", seconds, "4", "S", "how long each takes"),
+        Option("--patience", seconds, "8", "S", "to wait for the pool to shrink"),
     ),
     smoke={"step": 6, "hold": 0.5, "patience": 0.5},
     contenders=_contenders,

@@ -59,10 +59,13 @@ class Option:
     help: str
 
 
-def choose_servers(known: Collection[str]) -> Option:
-    """Which of these take part; all of them by default."""
+def choose_servers(
+    known: Collection[str], default: Collection[str] | None = None
+) -> Option:
+    """Which of these take part; all of them by default, or some."""
+    chosen = known if default is None else default
     return Option(
-        "--servers", choices(known), ",".join(known), "A,B,...", "which take part"
+        "--servers", choices(known), ",".join(chosen), "A,B,...", "which take part"
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 from charts import Chart
+from load import WARM_UP
 from options import choices
 from options import client_counts
 from results import Figures
@@ -26,7 +27,7 @@ from tables import spread
 from tables import Table
 from tables import total
 
-from .suite import CHOOSE_SERVERS
+from .suite import choose_servers
 from .suite import CHOOSE_WORKERS
 from .suite import Contender
 from .suite import Option
@@ -35,6 +36,22 @@ from .suite import Suite
 
 if t.TYPE_CHECKING:
     from lab import Lab
+
+BY_DEFAULT = (
+    "prefork-ordered",
+    "flask-run",
+    "gunicorn-sync",
+    "gunicorn-gthread",
+    "uwsgi",
+    "uwsgi-busyness",
+    "mod_wsgi-express",
+    "granian",
+    "waitress",
+    "bjoern",
+    "floor",
+)
+"""Who takes part unless others are chosen: one server of each kind. How dispatch and
+scaling differ is what other suites are about."""
 
 APPS = {
     "bare": "Bare WSGI app",
@@ -60,6 +77,9 @@ ALONE = "without a server"
 """What a call of the app costs, as a case; the only contender in it is the app."""
 
 TIMED_ALONE = ("bare", "hello", "page")
+LARGE = ("download", "upload")
+"""Measured with the first mode only: beside a megabyte a connection is cheap."""
+
 BODY_SIZES = {"upload": 1_000_000}
 
 
@@ -96,7 +116,7 @@ def _cases(options: Options) -> dict[str, list[str]]:
     cases = {f"{app}, {ALONE}": [app] for app in options.apps if app in TIMED_ALONE}
 
     for app in options.apps:
-        for mode in options.modes:
+        for mode in options.modes[:1] if app in LARGE else options.modes:
             contenders = _scaling(options) if app == SCALES else _fixed(options)
             cases[f"{app}, {mode}"] = [
                 one.name
@@ -111,7 +131,7 @@ def _cost(trial: Trial, options: Options) -> float:
     if trial.case.endswith(ALONE):
         return 1.0
 
-    return 2.5 + len(options.clients) * (options.seconds + 0.2)
+    return 1.2 + WARM_UP + len(options.clients) * (options.seconds + 0.1)
 
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
@@ -132,7 +152,7 @@ def _measure(trial: Trial, lab: Lab) -> list[Figures]:
                 running.port, clients, seconds, keep_alive=keep_alive, body=body
             )
 
-        load(min(options.clients), 1)
+        load(min(options.clients), WARM_UP)
 
         for clients in options.clients:
             before = running.cpu()
@@ -179,7 +199,7 @@ def _tables(results: Results) -> list[Table]:
 
 def main_count(counts: Sequence[int]) -> int:
     """The number of clients for which a table says more than the throughput."""
-    return counts[len(counts) // 2]
+    return max(counts)
 
 
 def _table(results: Results, case: str) -> Table:
@@ -295,7 +315,7 @@ def _charts(results: Results) -> list[Chart]:
             title=f"{APPS[case.split(', ')[0]]}, {case.split(', ')[1]}",
             across="clients",
             up="requests a second",
-            log_across=True,
+            labels=[f"{count:,}" for count in counts],
             series=_series(results, case, counts),
         )
         for case in results.cases()
@@ -308,8 +328,8 @@ def _series(
 ) -> Mapping[str, list[tuple[float, float]]]:
     return {
         name: [
-            (count, statistics.median(rates))
-            for count in counts
+            (number, statistics.median(rates))
+            for number, count in enumerate(counts)
             if (rates := _of(results.figures(case, name), count, "rate"))
         ]
         for name in results.contenders(case)
@@ -329,19 +349,21 @@ THROUGHPUT = Suite(
     name="throughput",
     title="Throughput",
     options=(
-        CHOOSE_SERVERS,
+        choose_servers(SERVERS, BY_DEFAULT),
         CHOOSE_WORKERS,
         Option("--apps", choices(APPS), ",".join(APPS), "A,B,...", "what is served"),
         Option("--modes", choices(MODES), ",".join(MODES), "A,B", "of connections"),
         Option(
             "--clients",
             client_counts,
-            "1,16,64,256",
+            "1,64",
             "A,B,...",
             "connections at the same time, one after the other",
         ),
     ),
     smoke={"clients": [4], "modes": ["close"], "seconds": 1.0},
+    # Differences are small here, so there are many rounds.
+    defaults={"rounds": "5", "seconds": "1"},
     contenders=_contenders,
     cases=_cases,
     cost=_cost,

@@ -16,6 +16,7 @@ import ask
 import psutil  # type: ignore[import-untyped]
 from certificate import KIND
 from charts import Chart
+from load import WARM_UP
 from options import positive
 from process import Running
 from results import Figures
@@ -113,9 +114,9 @@ def _cost(trial: Trial, options: Options) -> float:
     seconds = float(options.seconds)
 
     if trial.case in IDLE:
-        return 5 + float(options.idle) / 800
+        return 4 + float(options.idle) / 800
 
-    return 4 + seconds * (2 if trial.case in HANDSHAKES else 1)
+    return 2 + seconds * (2 if trial.case in HANDSHAKES else 1)
 
 
 def _measure(trial: Trial, lab: Lab) -> list[Figures]:
@@ -144,7 +145,7 @@ def _load(running: Running, case: str, lab: Lab) -> Figures:
     def load(seconds: float) -> t.Any:
         return lab.load(running.port, clients, seconds, keep_alive=keep_alive, tls=True)
 
-    load(1)
+    load(WARM_UP)
     before = running.cpu()
     result = load(lab.options.seconds)
     spent = running.cpu() - before
@@ -561,9 +562,10 @@ TLS = Suite(
     options=(
         choose_servers(OTHERS),
         CHOOSE_WORKERS,
-        Option("--idle", positive, "10000", "N", "silent clients"),
+        Option("--idle", positive, "1000", "N", "silent clients"),
     ),
     smoke={"idle": 20, "seconds": 1.0},
+    defaults={"seconds": "2"},
     contenders=_contenders,
     cases=_cases,
     cost=_cost,

@@ -35,19 +35,22 @@ _COMMANDS: dict[str, click.Command] = {
 
 
 class Options(SphinxDirective):
-    """The options of a command that match the patterns, all by default."""
+    """The options of a command, or those of one of its groups."""
 
-    has_content = True
     option_spec: t.ClassVar = {
         "command": lambda word: directives.choice(word, tuple(_COMMANDS)),
+        "group": directives.unchanged_required,
     }
 
     def run(self) -> list[nodes.Node]:
         name = self.options.get("command", "prefork-run")
-        patterns = " ".join(self.content).split() or ["*"]
-        chosen = options_table.select(_COMMANDS[name], patterns)
+        group = self.options.get("group")
+        if group is None:
+            chosen = options_table.entries(_COMMANDS[name])
+        else:
+            chosen = options_table.in_group(_COMMANDS[name], group)
         if not chosen:
-            raise self.error(f"no option matches {' '.join(patterns)}")
+            raise self.error(f"no option is in the group {group}")
         self.env.note_reread()
         text = (
             f".. program:: flask {name}\n\n{options_table.render(chosen)}\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing as t
+
 from options_table import escape
 
 from flask_prefork.ipc.figures import PARKED_STATES
@@ -9,6 +11,8 @@ from flask_prefork.observe.openmetrics import families
 from flask_prefork.observe.openmetrics import Family
 from flask_prefork.observe.openmetrics import PREFIX
 from flask_prefork.observe.snapshot import GenerationView
+from flask_prefork.observe.snapshot import LimitView
+from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
@@ -34,19 +38,46 @@ EXAMPLE = Snapshot(
     parked=0,
     parked_by_state=dict.fromkeys(PARKED_STATES, 0),
     totals=Totals(deaths={"signal": 1}),
+    latency=Quantiles(60.0, 1, 1.02, 1.02, 1.02),
+    queue_time=Quantiles(60.0, 1, 0.0, 0.0, 0.0),
+    limits=(LimitView("/report", 1, 0, 0, 0),),
 )
 
 
-def _row(family: Family) -> str:
+class Metric(t.NamedTuple):
+    """A row of the table.
+
+    :param name: What it is asked for by: a counter by its sample's name.
+    :param kind: Its type in OpenMetrics.
+    :param labels: Those of its samples, in their order.
+    :param help: What it tells.
+    """
+
+    name: str
+    kind: str
+    labels: list[str]
+    help: str
+
+
+def metrics() -> list[Metric]:
+    """All metrics, in their order."""
+    return [*map(_metric, families(EXAMPLE))]
+
+
+def _metric(family: Family) -> Metric:
     samples = list(family.samples)
     suffixes = {sample.suffix for sample in samples}
-    # A counter is asked for by its sample's name.
     (suffix,) = suffixes if len(suffixes) == 1 else ("",)
-    labels = dict.fromkeys(label for sample in samples for label in sample.labels)
-    told = ", ".join(f"``{label}``" for label in labels)
+    labels = [*dict.fromkeys(label for sample in samples for label in sample.labels)]
+    name = f"{PREFIX}{family.name}{suffix}"
+    return Metric(name, family.kind, labels, family.help)
+
+
+def _row(metric: Metric) -> str:
+    told = ", ".join(f"``{label}``" for label in metric.labels)
     return (
-        f"    * - ``{PREFIX}{family.name}{suffix}``\n      - {family.kind}\n"
-        f"      - {told}\n      - {escape(family.help)}"
+        f"    * - ``{metric.name}``\n      - {metric.kind}\n"
+        f"      - {told}\n      - {escape(metric.help)}"
     )
 
 
@@ -56,4 +87,4 @@ def render() -> str:
         ".. list-table::\n    :header-rows: 1\n    :widths: 42 12 12 34\n\n"
         "    * - Name\n      - Type\n      - Labels\n      - Meaning"
     )
-    return "\n".join([head, *map(_row, families(EXAMPLE))])
+    return "\n".join([head, *map(_row, metrics())])

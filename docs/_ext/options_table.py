@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import click
 
+from flask_prefork.command.options import group_of
 from flask_prefork.settings.table import config_key
 from flask_prefork.settings.table import ROWS
 from flask_prefork.settings.table import SettingSpec
@@ -54,26 +55,26 @@ def _entry(command: click.Command, option: click.Option) -> Entry:
     # setting's name.
     row = ROWS.get(option.name) if command.name == "prefork-run" else None
     spellings = ", ".join(
-        [*(f"{name}{_argument(option, row)}" for name in option.opts)]
+        [*(f"{name}{_argument(option)}" for name in option.opts)]
         + option.secondary_opts
     )
     help = row.help if row is not None else option.help or ""
     return Entry(option.name, spellings, help, _facts(command, option, row))
 
 
-def _argument(option: click.Option, row: SettingSpec | None) -> str:
+def _argument(option: click.Option) -> str:
     if option.is_flag:
         return ""
-    if row is not None and row.choices:
-        return f" <{'|'.join(row.choices)}>"
-    if row is not None and row.unit:
-        return f" <{row.unit}>"
     metavar = option.metavar or option.type.name
+    if metavar.startswith("["):
+        return f"[={metavar[1:-1]}]"
     return f" <{metavar.split()[0].lower()}>"
 
 
 def variables(command: click.Command, option: click.Option) -> list[str]:
     """The environment variables that an option is read from, the first one first."""
+    if not option.allow_from_autoenv:
+        return []
     if option.envvar is None:
         # As click derives them from the name of the `flask` command.
         words = ("flask", command.name or "", option.name or "")
@@ -88,11 +89,13 @@ def _facts(
     if row is not None and not row.early:
         facts.append(f"Key ``{config_key(option.name or '')}``")
     names = " or ".join(f"``{name}``" for name in variables(command, option))
-    facts.append(f"Variable {names}")
+    facts.append(f"Variable {names}" if names else "No variable")
     if row is not None:
         facts.append(f"Default: {escape(row.shown_default)}")
         if row.unit:
             facts.append(f"Unit: {row.unit}{_bounds(row)}")
+    elif option.multiple and isinstance(option.default, tuple):
+        facts.append(f"Default: {escape(' '.join(map(str, option.default)))}")
     elif isinstance(option.default, str | int) and not option.is_flag:
         facts.append(f"Default: {escape(str(option.default))}")
     return ". ".join(facts) + "."
@@ -113,6 +116,12 @@ def select(command: click.Command, patterns: Iterable[str]) -> list[Entry]:
         for entry in entries(command)
         if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in chosen)
     ]
+
+
+def in_group(command: click.Command, group: str) -> list[Entry]:
+    """The options of a group, as ``--help`` has it."""
+    names = [option.name for option in command.params if group_of(option) == group]
+    return [entry for entry in entries(command) if entry.name in names]
 
 
 def render(chosen: Iterable[Entry]) -> str:

@@ -18,8 +18,10 @@ from ..ipc.channel import close_all
 from ..ipc.frames import Frame
 from ..ipc.frames import MalformedFrame
 from ..ipc.frames import Ping
+from ..system import log
 from ..system import origin
 from ..system import output_locks
+from ..system import process_title
 from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
@@ -40,9 +42,12 @@ _UP = 30.0
 _SILENT = 10.0
 #: How many times its channel is read in a turn.
 _MOST_READ = 16
-#: What it runs; its modules are found where ours were.
+#: What it runs; its modules are found where ours were. Its title comes first, for
+#: whoever sees no more of it than the command line.
 _CODE = (
-    "import sys; sys.path[:] = {path!r};"
+    "{title!r}; import sys; sys.path[:] = {path!r};"
+    " from flask_prefork.system import process_title;"
+    " process_title.set_app({app!r}); process_title.show({name!r});"
     " from flask_prefork.{module} import main; main({fd}, *{arguments!r})"
 )
 
@@ -50,7 +55,7 @@ _CODE = (
 class AuxiliaryProcess:
     """At most one process of a kind.
 
-    :param name: What it is called in the log.
+    :param name: What it is called in the log, and in its title.
     :param module: Its module in this package. The function ``main`` there gets the
         descriptor of its end of the channel,
     :param arguments: and what has a literal in Python.
@@ -132,6 +137,9 @@ class AuxiliaryProcess:
         try:
             theirs.set_inheritable(True)
             code = _CODE.format(
+                title=process_title.make(self._name),
+                app=process_title.app(),
+                name=self._name,
                 path=sys.path,
                 module=self._module,
                 fd=theirs.fileno(),
@@ -142,7 +150,7 @@ class AuxiliaryProcess:
                 self.pid = origin.spawn(
                     sys.executable,
                     [sys.executable, "-c", code],
-                    {**env, **locks},
+                    {**env, **locks, **log.told()},
                     spawn.FOREIGN_SIGNALS,
                 )
         except OSError as e:
@@ -262,10 +270,18 @@ class AuxiliaryProcess:
         self._is_released = True
         self._channel_ended()
 
+    def reopen_logs(self) -> None:
+        """Let it open the files of its log again."""
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: int) -> None:
+        if self.pid:
+            with self._service.rights(), contextlib.suppress(OSError):
+                os.kill(self.pid, number)
+
     def kill(self) -> None:
         """End it now."""
         if self.pid:
             self._is_killed = True
             self._gone_by = self._clock() + KILL_TIME
-            with self._service.rights(), contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)

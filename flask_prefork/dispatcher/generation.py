@@ -31,6 +31,7 @@ from ..ipc.exits import LATE
 from ..ipc.exits import Reason
 from ..ipc.exits import Why
 from ..ipc.frames import Changed
+from ..ipc.frames import Ended
 from ..ipc.frames import Exited
 from ..ipc.frames import Failed
 from ..ipc.frames import Frame
@@ -44,7 +45,6 @@ from ..ipc.frames import Resized
 from ..ipc.frames import Spawned
 from ..ipc.listener import Listener
 from ..ipc.parked import Connection
-from ..ipc.parked import ParkedHolder
 from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import ZygoteHandle
@@ -58,6 +58,7 @@ from ..system.reaper import Reaper
 from ..system.running_clock import RunningClock
 from . import vetting
 from .late import Late
+from .parked_holder import ParkedHolder
 from .policy import Policy
 from .pool import Pool
 from .pool import Slot
@@ -74,7 +75,7 @@ MAX_FAILURES = 5
 #: A worker that resumes a parked connection takes from no accept queue.
 _NO_QUEUE = -1
 
-GIVEN_UP = Why(Reason.STOP, "its generation is given up")
+_GIVEN_UP = Why(Reason.STOP, "its generation is given up")
 TOO_LATE = LATE[State.RETIRING]
 _AT_WORK = (State.STARTING, State.BUSY, State.RETIRING)
 
@@ -122,6 +123,8 @@ class Generation:
         #: A file of its app has changed.
         self.outdated = False
         self._has_changed = False
+        #: Its app can't be loaded, and its workers show why.
+        self.is_failure = False
         self._is_known = is_known
         #: Its zygote was a worker of the generation before.
         self.is_promoted = False
@@ -148,6 +151,7 @@ class Generation:
         self._serves = False
         self._size = 0
         self._size_is_acknowledged = True
+        self._exits_are_acknowledged = True
         self._scoreboard = scoreboard
         self._parked = parked
 
@@ -208,6 +212,12 @@ class Generation:
     def is_ordered(self) -> bool:
         """Whether its workers wait for orders, or block in accept."""
         return self.settings is not None and self.settings.dispatch == "ordered"
+
+    @property
+    def running(self) -> int:
+        """How many requests are served."""
+        read = self.bank.read
+        return sum(bool(read(worker.number).began) for worker in self.pool)
 
     @property
     def recycles(self) -> bool:
@@ -347,6 +357,24 @@ class Generation:
             self._size, self._size_is_acknowledged = size, False
             self._send(Resized(self.number, size))
 
+    def _notify_exits(self) -> None:
+        """Report to the app which workers have ended, as fast as it takes it in."""
+        if self.workers.ended and self._exits_are_acknowledged:
+            self._send_exits()
+
+    def _send_exits(self) -> None:
+        if not (self.workers.ended and self.alive):
+            return
+        try:
+            document = write_document(self.workers.ended)
+        except OSError:
+            # The zygote will have to do with the exit statuses, which it knows itself.
+            return
+        self.workers.ended.clear()
+        self._exits_are_acknowledged = False
+        self._send(Ended(self.number), [document])
+        os.close(document)
+
     def step(self, now: float, waiting: int, others: int, memory: int = 0) -> None:
         """Do what pool, policy and stalls want now.
 
@@ -360,14 +388,15 @@ class Generation:
         if not self.closed and self.settings is not None and self.alive:
             self._sizing.step(now, waiting, others, memory)
         self._notify_size()
+        self._notify_exits()
 
-    def promote(self, worker: Slot, generation: int, control: int) -> None:
+    def promote(self, worker: Slot, generation: int, fds: t.Sequence[int]) -> None:
         """Let a worker leave the zygote of another generation behind, once.
 
-        :param control: That zygote's end of its control socket.
+        :param fds: That zygote's end of its control socket, and the file for its dumps.
         """
         self._refork_after = 0
-        self.workers.promote(worker, generation, control)
+        self.workers.promote(worker, generation, fds)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
         """Replace a worker that is due; see :meth:`step`."""
@@ -384,6 +413,11 @@ class Generation:
             if worker.state in _AT_WORK or worker.suspect:
                 self.workers.show(worker)
         self.zygote.show_busy()
+
+    def reopen_logs(self) -> None:
+        """Let zygote and workers open the files of their logs again."""
+        self.zygote.reopen_logs()
+        self.workers.reopen_logs()
 
     def show_late(self) -> None:
         """Log of each worker that is left where it hangs."""
@@ -408,6 +442,19 @@ class Generation:
         """Notify the zygote that another one inherits what is to run at its exit."""
         self._send(HandedOn(self.number))
 
+    def give_up(self) -> None:
+        """End it before it was to serve.
+
+        With blocking dispatch its first workers may serve already, before all are
+        there: these finish that.
+        """
+        self.closed = True
+        for worker in list(self.pool):
+            if self.is_ordered or not self.workers.has_been_idle(worker):
+                self.workers.kill(worker, _GIVEN_UP)
+            else:
+                self.workers.retire(worker)
+
     def kill_all(self, why: Why) -> None:
         """Send SIGKILL to every worker that is left."""
         self.closed = True
@@ -422,6 +469,7 @@ class Generation:
 
     def release(self) -> None:
         """Let the zygote end: it bounds the time of what the app does then."""
+        self._send_exits()
         graceful = self.settings.graceful_timeout if self.settings is not None else 0.0
         self.zygote.release(graceful + GRACE)
 
@@ -454,6 +502,8 @@ class Generation:
             self.workers.exited(frame)
         elif isinstance(frame, Resized):
             self._size_is_acknowledged = True
+        elif isinstance(frame, Ended):
+            self._exits_are_acknowledged = True
         elif isinstance(frame, Changed) and not self._has_changed:
             self.outdated = self._has_changed = True
 
@@ -467,6 +517,7 @@ class Generation:
 
     def _load(self, frame: Loaded, document: int) -> None:
         self.settings = settings = vetting.settings(document)
+        self.is_failure = frame.is_failure
         self.zygote.loaded(settings.spawn_timeout)
         if not self.is_promoted:
             self._refork_after = settings.refork_after

@@ -23,9 +23,9 @@ from ..ipc import spawn
 from ..ipc.listener import Listener
 from ..ipc.spawn import ZygoteHandle
 from ..ipc.stats import Part
+from ..system import process_title
 from ..system.log import logger
 from .generation import Generation
-from .generation import GIVEN_UP
 from .service import ServiceHost
 
 #: A zygote that died is replaced after this, doubled with each that can't load
@@ -65,6 +65,8 @@ class Generations:
         self.retry_at: float | None = None
         self.reloads = 0
         self._retries = 0
+        #: When the reload began that is on its way, in seconds.
+        self._reload_begun = 0.0
         #: The current generation's zygote has exited, and that was dealt with.
         self._is_without_zygote = False
 
@@ -112,6 +114,7 @@ class Generations:
         """
         self.abandon()
         number = self._next_number()
+        self._reload_begun = self._clock()
         self._service.reloading()
         try:
             with self._service.rights():
@@ -134,6 +137,7 @@ class Generations:
         if worker is None:
             return
         number = self._next_number()
+        self._reload_begun = self._clock()
         try:
             zygote, control = spawn.by_promotion(number)
         except OSError as e:
@@ -141,7 +145,8 @@ class Generations:
             return
         self.next = self._adopt(zygote)
         with control:
-            self.current.promote(worker, number, control.fileno())
+            fds = [control.fileno(), zygote.dump]
+            self.current.promote(worker, number, fds)
         settings = self.current.settings
         assert settings is not None, "its workers serve"
         # The worker's end, and then there is nothing to load.
@@ -160,7 +165,7 @@ class Generations:
         generation, self.next = self.next, None
         if generation is None:
             return
-        generation.kill_all(GIVEN_UP)
+        generation.give_up()
         generation.zygote.kill()
         self.retiring.append(generation)
 
@@ -186,6 +191,8 @@ class Generations:
         if self.current.outdated or (
             self.retry_at is not None and now >= self.retry_at
         ):
+            if self.current.outdated:
+                logger.info("Files of the app have changed: it is reloaded.")
             self.current.outdated = False
             self.reload()
 
@@ -226,7 +233,20 @@ class Generations:
                 )
 
     def _switch_to(self, following: Generation) -> None:
-        logger.info("Generation %d serves.", following.number)
+        number = following.number
+        status = f"generation {number} serves"
+        if following.is_failure:
+            status = f"the app of generation {number} can't be loaded"
+            logger.error(
+                "The app of generation %d can't be loaded; its requests show the"
+                " traceback until a file of the app is changed.",
+                number,
+            )
+        elif self.current.is_failure:
+            logger.info("Generation %d serves; the app can be loaded again.", number)
+        else:
+            logger.info("Generation %d serves.", number)
+        process_title.show("dispatcher", generation=number)
         following.notify_ready(follows=True)
         old, self.current, self.next = self.current, following, None
         self._retries = 0
@@ -234,9 +254,17 @@ class Generations:
         self.reloads += 1
         if following.is_promoted:
             old.hand_over_exit_tasks()
+        logger.info(
+            "Generation %d took over %.1f s after its beginning; generation %d retires,"
+            " and its workers: %d.",
+            following.number,
+            self._clock() - self._reload_begun,
+            old.number,
+            len(old.pool),
+        )
         old.retire()
         self.retiring.append(old)
-        self._service.ready(f"generation {following.number} serves")
+        self._service.ready(status)
 
     def _release_retired(self) -> None:
         """Let zygotes of generations that have no worker left exit."""
@@ -245,6 +273,7 @@ class Generations:
                 generation.release()
                 if generation.pid not in self.zygotes:
                     generation.close()
+                    logger.info("Generation %d has ended.", generation.number)
                     self.retiring.remove(generation)
 
     def zygote_exited(self, generation: Generation) -> None:

@@ -26,6 +26,7 @@ the poll, or a deadline for a process on another clock than ``self.clock``.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -53,6 +54,7 @@ from .ending import Ending
 from .generation import Generation
 from .generation import MAX_FAILURES
 from .generations import Generations
+from .life_log import LifeLog
 from .observer import ObserverHandle
 from .queues import Queues
 from .sender import SenderHandle
@@ -85,9 +87,10 @@ class Dispatcher:
         #: For all that is decided about processes. What other programs and clients
         #: wait for is on the machine's clock.
         self.clock = RunningClock(time.monotonic)
-        self._log = log.never_wait()
+        self._log = log.DispatcherLog()
         self.service = ServiceHost(start_options, self.clock.machine)
         self.ending = Ending()
+        self.life_log = LifeLog(self.clock.machine)
         self.status = 0
         self.poller = Poller()
         self.reaper = Reaper(self._orphan_exited)
@@ -121,12 +124,12 @@ class Dispatcher:
         self._is_unmanaged = False
         self._actions: dict[int, t.Callable[[], None]] = {
             signal.SIGTERM: self.drain,
-            signal.SIGINT: self.stop,
-            signal.SIGQUIT: self.stop,
+            signal.SIGINT: lambda: self.stop("SIGINT"),
+            signal.SIGQUIT: lambda: self.stop("SIGQUIT"),
             signal.SIGHUP: self.reload,
             signal.SIGTTIN: lambda: self._adjust(1),
             signal.SIGTTOU: lambda: self._adjust(-1),
-            signal.SIGUSR1: self._log_state,
+            signal.SIGUSR1: self._reopen_logs,
             signal.SIGUSR2: self._show_busy,
             signal.SIGCHLD: self.reaper.reap,
         }
@@ -142,6 +145,7 @@ class Dispatcher:
             self.sender,
             self.tls,
             self.service,
+            self.life_log,
         )
 
     def _make_tls_proxy(
@@ -177,6 +181,9 @@ class Dispatcher:
                 for callback in callbacks:
                     callback()
                 self._turn(self.clock())
+        except Exception:
+            # Before the log ends with all the rest.
+            self._fail()
         finally:
             self._clean_up()
         return self.status
@@ -253,6 +260,9 @@ class Dispatcher:
             self._check_startup()
         self.shutdown.step(now)
         self._publish()
+        if logger.isEnabledFor(logging.DEBUG):
+            parked = len(self.queues.parked)
+            self.life_log.parking(self.summary.parked, self.summary.resumed, parked)
         self._log.step()
 
     def _adopt(self, zygote: ZygoteHandle) -> Generation:
@@ -316,13 +326,23 @@ class Dispatcher:
                 action()
 
     def _adjust(self, step: int) -> None:
-        logger.info("min-idle is %d now.", self.generations.current.policy.adjust(step))
+        idle = self.generations.current.policy.adjust(step)
+        name = "SIGTTIN" if step > 0 else "SIGTTOU"
+        logger.info("min-idle is %d now, by %s.", idle, name)
 
     def _show_busy(self) -> None:
+        self.life_log.signalled("SIGUSR2", "tracebacks of whoever is at work follow")
         for generation in self.generations.all():
             generation.show_busy()
 
-    def _log_state(self) -> None:
+    def _reopen_logs(self) -> None:
+        """USR1: open the files of logs again, in all processes, and log the state."""
+        self._log.reopen()
+        for generation in self.generations.all():
+            generation.reopen_logs()
+        for process in (self.observer, self.sender, self.tls):
+            process.reopen_logs()
+        self.life_log.signalled("SIGUSR1", "the files of logs are opened again")
         logger.info(self._state())
 
     def _state(self) -> str:
@@ -343,11 +363,10 @@ class Dispatcher:
                 settings.backlog, settings.admin, settings.agent_check
             )
         except (BindError, PidFileError) as e:
-            # As werkzeug does: no traceback, no timestamp. And nobody waits for a
-            # reader.
+            # As werkzeug does: no traceback. And nobody waits for a reader.
             logger.error("%s", e)
             self.status = 1
-            self.stop()
+            self.stop("the sockets or the pid file could not be made")
             return
         self.ending.serve()
         behind = [o for o in self.queues.listeners if isinstance(o, TLSListener)]
@@ -373,7 +392,7 @@ class Dispatcher:
         """Give up if nobody ever begins to serve."""
         if self.tls.is_refused:
             self.status = 1
-            self.stop()
+            self.stop("no certificate can be used")
             return
         starts = 0
         if self.generations.current.failed_to_start:
@@ -383,7 +402,7 @@ class Dispatcher:
         if starts:
             logger.error("No worker became ready in %d starts; giving up.", starts)
             self.status = 1
-            self.stop()
+            self.stop("no worker became ready")
 
     def _is_warm(self, now: float) -> bool:
         """Whether all of the first workers are idle.
@@ -416,8 +435,12 @@ class Dispatcher:
     def reload(self) -> None:
         """HUP: load the app anew, and let the present workers finish."""
         if self.phase is Phase.SERVING and self.ending.drain_at is None:
+            self.life_log.signalled("SIGHUP", "the app is reloaded")
             self.generations.reload()
             self.tls.reload()
+        else:
+            now = "loads the app" if self.phase is Phase.LOADING else "is stopping"
+            self.life_log.signalled("SIGHUP", f"nothing is reloaded; the server {now}")
 
     def _orphan_exited(self, pid: int, status: int) -> None:
         for generation in self.generations.all():
@@ -427,7 +450,7 @@ class Dispatcher:
         if self.phase is Phase.LOADING:
             # It has logged why; exit with the same status.
             self.status = status if status > 0 else 1
-            self.stop()
+            self.stop("the app could not be loaded")
         elif self.phase is Phase.SERVING:
             self.generations.zygote_exited(generation)
 
@@ -439,11 +462,29 @@ class Dispatcher:
         if self.phase is Phase.SERVING:
             delay = self._settings.drain_delay
             graceful = self._settings.graceful_timeout
+        if self.phase is not Phase.SERVING or self.ending.drain_at is not None:
+            self.life_log.signalled("SIGTERM", "the server stops at once")
+        elif delay:
+            what = f"the server drains in {delay:g} s, and serves until then"
+            self.life_log.signalled("SIGTERM", what)
+        else:
+            self.life_log.signalled("SIGTERM", "the server drains, then it stops")
+        self.life_log.stops("SIGTERM")
         self.shutdown.term(self.clock(), delay, graceful)
 
-    def stop(self) -> None:
-        """INT, QUIT: end at once; what runs is killed. Twice: this instant."""
+    def stop(self, reason: str) -> None:
+        """INT, QUIT: end at once; what runs is killed. Twice: this instant.
+
+        :param reason: The signal's name, or what has failed.
+        """
+        if reason.startswith("SIG"):
+            self.life_log.signalled(reason, "the server stops at once")
+        self.life_log.stops(reason)
         self.shutdown.interrupt(self.clock())
+
+    def _fail(self) -> None:
+        logger.critical("The dispatcher has failed:", exc_info=True)
+        self.status = 1
 
     def _clean_up(self) -> None:
         self.shutdown.close_queues()
@@ -455,6 +496,7 @@ class Dispatcher:
         self.summary.close()
         os.close(self._scoreboard)
         self.poller.close()
+        self.life_log.ended(self.status)
         self._log.finish()
         self._signals.close()
 
@@ -472,7 +514,11 @@ def serve(zygote: ZygoteHandle, start_options: StartOptions) -> int:
     :param start_options: What the command was started with.
     :return: The exit status.
     """
-    status = Dispatcher(zygote, start_options).run()
+    try:
+        status = Dispatcher(zygote, start_options).run()
+    except Exception:
+        logger.critical("The dispatcher has failed:", exc_info=True)
+        status = 1
     # While the interpreter goes down it takes its handlers away, and one signal more
     # would change how this process ends.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

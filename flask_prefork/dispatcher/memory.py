@@ -1,7 +1,7 @@
 """Memory accounting: how much the workers of a pool have, and together.
 
 Pure, like :mod:`.pool`: workers report what they have for themselves, at times and when
-they grow (:mod:`.memory_sampler`), and that comes in as an event. Who has served
+they grow (``worker/memory_sampler.py``), and that comes in as an event. Who has served
 nothing yet has little, but will have more: there must be room for that, which is the
 mean of those that have served. And who has grown since its last report will grow again:
 a leak goes on until its worker is replaced.

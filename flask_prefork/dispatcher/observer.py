@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ..ipc.channel import Channel
 from ..ipc.channel import write_document
+from ..ipc.exits import describe
 from ..ipc.frames import Closed
 from ..ipc.frames import Observe
 from ..ipc.listener import Listener
@@ -108,7 +109,7 @@ class ObserverHandle(AuxiliaryProcess):
 
     def _died(self, pid: int, status: int, expected: bool) -> None:
         if not expected:
-            logger.error("The observer (pid %d) died: status %d.", pid, status)
+            logger.error("The observer (pid %d) died: %s.", pid, describe(status))
 
     def close_queues(self) -> None:
         """Nobody listens any more, and no socket may be left for clients to try."""

@@ -1,6 +1,6 @@
 """Parked connections: what the dispatcher holds of them, and who may wait at all.
 
-In the dispatcher, the lower half of :class:`.Queues`. :mod:`.parked` and
+In the dispatcher, the lower half of :class:`.Queues`. :mod:`..ipc.parked` and
 :mod:`.permits` decide; here are the descriptors of all that waits. They are polled
 without reading, and given up when descriptors run out.
 
@@ -201,7 +201,7 @@ class Parking:
             ):
                 raise ValueError("nobody is served by it")
         except ValueError:
-            os.close(fd)
+            socket_modes.close(fd)
             return True
         connection = Connection(fd, frame.listener, frame.parked)
         connection.is_counted = True
@@ -216,7 +216,8 @@ class Parking:
         fd, listener, state = connection.fd, connection.listener, connection.state
         if not self.ready_queue.put(fd, listener, state):
             return False
-        os.close(fd)
+        # A worker may be done with it already.
+        socket_modes.close(fd)
         if self._summary is not None and not connection.is_counted:
             self._summary.resumed += 1
         return True

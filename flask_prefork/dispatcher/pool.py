@@ -5,7 +5,7 @@ out as results. It knows no process, descriptor or clock. The dispatcher feeds
 it and carries out what it decides. :mod:`.policy` decides how many workers there
 should be; the pool decides which.
 
-An event that a worker's life (:mod:`.states`) doesn't know in its state is late,
+An event that a worker's life (:mod:`..ipc.states`) doesn't know in its state is late,
 doubled or out of order. It is ignored, and :meth:`Pool.report` returns so.
 """
 

@@ -10,7 +10,7 @@ all reports were read, then :meth:`Queues.serve_left_behind` after workers were 
 calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
 :meth:`Queues.close` last.
 
-The descriptors of all that waits are held here. :mod:`.parked` decides about parked
+The descriptors of all that waits are held here. ``ipc/parked.py`` decides about parked
 connections, and the generation's pool which worker is next. Orders go out through the
 :class:`.Generation` that is passed in.
 
@@ -23,8 +23,10 @@ from __future__ import annotations
 import typing as t
 from collections.abc import Sequence
 
+from ..ipc.listener import Listener
 from ..ipc.parked import Connection
 from ..ipc.stats import Summary
+from ..system.log import logger
 from ..system.parked import Wait
 from ..system.poller import Poller
 from ..system.proxy_protocol import certificate_place
@@ -75,6 +77,8 @@ class Queues(Parking):
         self.tls: TLSProxies | None = None
         #: Listeners that were readable since the last dispatch.
         self._readable: set[int] = set()
+        #: Listeners that the app has ended for good.
+        self._shut: set[int] = set()
         self._dispatch_at: float | None = None
         self._left_behind = LeftBehind()
         #: The workers for which a connection was held back last, and since when.
@@ -140,6 +144,7 @@ class Queues(Parking):
             shedding = self.shedder.shedding
             shedding.configure(settings.queue_timeout, settings.max_queue)
             self.shedder.header_timeout = settings.header_timeout
+            self.shedder.server_header = settings.server_header
 
     def _grant(self) -> None:
         """Let those be served who have a permit now."""
@@ -247,8 +252,33 @@ class Queues(Parking):
             return 0  # it would be readable
         waiting = listener.waiting() - outstanding
         if waiting <= 0:
+            if not outstanding and listener.fd in self._readable:
+                self._listen_again(listener)
             return 0
         return waiting - self._held_back(generation)
+
+    def _listen_again(self, listener: Listener) -> None:
+        """Listen again if that has ended: workers share the socket with us, and the
+        app may shut it down."""
+        if listener.fd in self._shut or not listener.is_shut():
+            return
+        try:
+            listener.listen_again()
+        except OSError as e:
+            # Polls would tell it for ever.
+            self._shut.add(listener.fd)
+            logger.error(
+                "The app has shut down the listening socket %s, and nobody can listen"
+                " on it again: %s. Start the server again.",
+                listener.host,
+                e.strerror,
+            )
+        else:
+            logger.error(
+                "The app has shut down the listening socket %s; the server listens on"
+                " it again.",
+                listener.host,
+            )
 
     def _held_back(self, generation: Generation) -> int:
         """How many connections lower-numbered workers will take in a moment.
@@ -279,6 +309,8 @@ class Queues(Parking):
         held = self._dispatch_at is not None
         for index, listener in enumerate(self.listeners):
             wanted = idle and not held and not generation.pool.outstanding[index]
+            if listener.fd in self._shut:
+                wanted = False
             watched = self._poller.is_watched(listener.fd)
             if wanted and not watched:
                 self._poller.watch(listener.fd, self._mark_readable(listener.fd))

@@ -17,6 +17,7 @@ from collections import deque
 
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
+from ..ipc.exits import describe
 from ..ipc.frames import Deliver
 from ..ipc.frames import Delivered
 from ..ipc.frames import Frame
@@ -188,9 +189,9 @@ class SenderHandle(AuxiliaryProcess):
     def _died(self, pid: int, status: int, expected: bool) -> None:
         if not expected:
             logger.error(
-                "The sender (pid %d) died: status %d; %d responses were cut short.",
+                "The sender (pid %d) died: %s; %d responses were cut short.",
                 pid,
-                status,
+                describe(status),
                 len(self._sent),
             )
         self._lose_sent()

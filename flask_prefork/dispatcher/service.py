@@ -14,6 +14,7 @@ import typing as t
 from ..ipc.listener import AS_IT_IS
 from ..ipc.listener import bind
 from ..ipc.listener import BindError
+from ..ipc.listener import check_count
 from ..ipc.listener import Listener
 from ..ipc.tls_listener import TLSListener
 from ..settings import addresses
@@ -31,6 +32,8 @@ _STATUS_INTERVAL = 5.0
 ADMIN_SUFFIX = ".admin"
 #: Connections that may wait for the observer while it is started again.
 _OBSERVER_BACKLOG = 64
+#: How messages name its addresses.
+_ADMIN, _AGENT = "admin address", "agent check's address"
 #: Of its unix socket: what it shows is for nobody else.
 _ADMIN_MODE = 0o600
 
@@ -38,19 +41,17 @@ _ADMIN_MODE = 0o600
 class StartOptions(t.NamedTuple):
     """What the command was started with, apart from the app's settings.
 
-    :param host: What to listen on, see :func:`.listener.bind`.
-    :param port: The TCP port.
+    :param addresses: What to listen on; names were looked up (:func:`.listener.find`).
     :param certificates: By which TLS is spoken; none if it isn't.
-    :param fds: Listening sockets that systemd has passed; they go before host
-        and port.
+    :param fds: Listening sockets that systemd has passed; they go before the
+        addresses.
     :param notifier: Notifies systemd of the server's state.
     :param pid_file: Where to write the pid, if anywhere.
     :param identity: Who the zygotes and workers become, if not who we are.
-    :param access: Of the unix socket that the app is served on, if it is on one.
+    :param access: Of the unix sockets that are made for the app, if there are any.
     """
 
-    host: str
-    port: int
+    addresses: t.Sequence[Address]
     certificates: tuple[Certificate, ...]
     fds: t.Sequence[int]
     notifier: Notifier
@@ -59,9 +60,34 @@ class StartOptions(t.NamedTuple):
     access: Access = AS_IT_IS
 
     @property
+    def listens_on(self) -> t.Sequence[Address]:
+        """Where the app is served: what was passed, else the addresses."""
+        return [Address("", 0, fd=fd) for fd in self.fds] or self.addresses
+
+    @property
     def scheme(self) -> str:
         """``http`` or ``https``."""
         return "https" if self.certificates else "http"
+
+
+def _bind(wanted: t.Sequence[Address], backlog: int, access: Access) -> list[Listener]:
+    """Listen on all addresses of the app, or on none.
+
+    :raises BindError: For the first that can't be listened on.
+    """
+    check_count(len(wanted))
+    made: list[Listener] = []
+    try:
+        for one in wanted:
+            ipv6_only = one.is_ipv6_only(wanted)
+            made.append(bind(one.target, one.port, backlog, access, ipv6_only))
+    except BaseException as e:
+        for listener in made:
+            listener.close()
+        if isinstance(e, BindError) and one.name:
+            raise BindError(f"Can't listen on {one.shown}: {e.reason}") from None
+        raise
+    return made
 
 
 def _behind_tls(listener: Listener, backlog: int) -> TLSListener:
@@ -108,13 +134,14 @@ class ServiceHost:
         :raises PidFileError: The pid file can't be written.
         """
         outside = self.start_options
-        hosts = [f"fd://{fd}" for fd in outside.fds] or [outside.host]
-        listeners: list[Listener] = []
+        for text, name in ((admin, _ADMIN), (agent, _AGENT)):
+            if text is not None:
+                self._refuse_the_apps(addresses.parse(text), name)
+        listeners = _bind(outside.listens_on, backlog, outside.access)
         try:
-            for host in hosts:
-                listeners.append(bind(host, outside.port, backlog, outside.access))
             if outside.certificates:
-                listeners = [_behind_tls(one, backlog) for one in listeners]
+                for index, public in enumerate(listeners):
+                    listeners[index] = _behind_tls(public, backlog)
             if admin is not None:
                 self._listen_for_admin(addresses.parse(admin))
             if agent is not None:
@@ -133,27 +160,31 @@ class ServiceHost:
         self._lower()
         return listeners
 
+    def _refuse_the_apps(self, wanted: Address, name: str) -> None:
+        """See that an address of the observer's isn't one of the app's."""
+        place = wanted
+        if wanted.path:
+            place = wanted._replace(path=os.path.abspath(wanted.path))
+        if any(map(place.clashes, self.start_options.listens_on)):
+            raise BindError(
+                f"The app is to be served on {wanted}; give the {name} another"
+                f" {'path' if wanted.path else 'port'}."
+            )
+
     def _listen_beside(
         self,
         wanted: Address,
         name: str,
         access: Access = AS_IT_IS,
     ) -> Listener:
-        """Bind an address of the observer's, which can't be the app's."""
-        outside = self.start_options
-        if not outside.fds and wanted.clashes(outside.host, outside.port):
-            raise BindError(
-                f"The app is to be served on {wanted}; give the {name} another"
-                f" {'path' if wanted.path else 'port'}."
-            )
-        host = f"unix://{wanted.path}" if wanted.path else wanted.host
+        """Bind an address of the observer's."""
         try:
-            return bind(host, wanted.port, _OBSERVER_BACKLOG, access)
+            return bind(wanted.target, wanted.port, _OBSERVER_BACKLOG, access)
         except BindError as e:
-            raise BindError(f"Can't bind the {name} {wanted}. {e}") from None
+            raise BindError(f"Can't bind the {name} {wanted}: {e.reason}") from None
 
     def _listen_for_agent(self, wanted: Address) -> None:
-        self.agent = self._listen_beside(wanted, "agent check's address")
+        self.agent = self._listen_beside(wanted, _AGENT)
         self.agent_address = wanted._replace(port=self.agent.port)
         # Its clients wait for us to speak first.
         if hasattr(socket, "TCP_DEFER_ACCEPT"):
@@ -163,7 +194,7 @@ class ServiceHost:
         identity = self.start_options.identity
         owner = (identity.uid, identity.gid) if identity is not None else (-1, -1)
         access = Access(_ADMIN_MODE, *owner)
-        listener = self._listen_beside(wanted, "admin address", access)
+        listener = self._listen_beside(wanted, _ADMIN, access)
         self.admin = listener
         if listener.path is None:
             self.admin_address = wanted._replace(port=listener.port)

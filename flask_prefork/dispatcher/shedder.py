@@ -68,6 +68,8 @@ class Shedder:
         self.shedding = Shedding(clock())
         #: Seconds for the header section of a connection that is accepted here.
         self.header_timeout = 10.0
+        #: Whether the response names the server.
+        self.server_header = True
         self._parked = parked
         self._ready_queue = ready_queue
         self._take_back = take_back
@@ -76,7 +78,7 @@ class Shedder:
         self._linger = linger
         self._close = close
         self._make_room = make_room
-        self._response = (0, b"")
+        self._response = ((0, True), b"")
 
     def step(
         self, listeners: Sequence[Listener], outstanding: Mapping[int, int], idle: int
@@ -154,7 +156,7 @@ class Shedder:
         if self._summary is not None:
             self._summary.count_accepted()
         if state.is_gone:
-            sock.close()
+            socket_modes.close(sock.detach())
             return True
         arrived = now - state.age
         parked = Parked(Wait.HEAD, now + self.header_timeout, arrived=arrived)
@@ -206,12 +208,14 @@ class Shedder:
     def _make_response(self, second: int) -> bytes:
         """The response, made once a second. Whether it is to HEAD isn't known, so it
         has no content."""
-        if self._response[0] != second or not self._response[1]:
+        key = second, self.server_header
+        if self._response[0] != key or not self._response[1]:
+            server = "Server: flask_prefork\r\n" if self.server_header else ""
             text = (
                 "HTTP/1.1 503 Service Unavailable\r\n"
-                f"Date: {formatdate(usegmt=True)}\r\nServer: flask_prefork\r\n"
+                f"Date: {formatdate(usegmt=True)}\r\n{server}"
                 f"Content-Length: 0\r\nRetry-After: {self.shedding.retry_after}\r\n"
                 "Connection: close\r\n\r\n"
             )
-            self._response = second, text.encode()
+            self._response = key, text.encode()
         return self._response[1]

@@ -9,12 +9,12 @@ import typing as t
 
 from ..ipc.exits import AT_ONCE
 from ..ipc.phase import Phase
-from ..system.log import logger
 from .ending import Ending
 from .ending import Left
 from .ending import Step
 from .generation import TOO_LATE
 from .generations import Generations
+from .life_log import LifeLog
 from .observer import ObserverHandle
 from .queues import Queues
 from .sender import SenderHandle
@@ -32,6 +32,7 @@ class Shutdown:
     :param sender: May finish what it has; ends with the observer.
     :param tls: Ends last, with the connections of its clients.
     :param service: Is notified of it, and has the rights to clean up.
+    :param life_log: Logs it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Shutdown:
         sender: SenderHandle,
         tls: TLSProxies,
         service: ServiceHost,
+        life_log: LifeLog,
     ) -> None:
         self._ending = ending
         self._generations = generations
@@ -51,6 +53,7 @@ class Shutdown:
         self._sender = sender
         self._tls = tls
         self._service = service
+        self._life_log = life_log
         self._now = 0.0
         self._steps: dict[Step, t.Callable[[], None]] = {
             Step.DRAIN: self._drain,
@@ -103,7 +106,15 @@ class Shutdown:
             self._queues.close()
         self._observer.close_queues()
 
+    def _running(self) -> int:
+        """How many requests are served."""
+        return sum(generation.running for generation in self._generations.all())
+
     def _drain(self) -> None:
+        deadline = self._ending.deadline()
+        assert deadline is not None, "it has a limit"
+        seconds = max(deadline - self._now, 0.0)
+        self._life_log.drains(self._running(), self._queues.all_waiting(), seconds)
         self._service.stopping()
         self._generations.abandon()
         with self._service.rights():
@@ -118,6 +129,7 @@ class Shutdown:
             generation.retire(self._ending.deadline())
 
     def _cut(self) -> None:
+        self._life_log.cuts(self._running())
         self._service.stopping()
         self.close_queues()
         self._sender.cut()
@@ -145,12 +157,7 @@ class Shutdown:
 
     def _show_zygotes(self) -> None:
         for generation in self._generations.zygotes.values():
-            logger.error(
-                "The zygote of generation %d (pid %d) did not end; its threads:",
-                generation.number,
-                generation.pid,
-            )
-            generation.zygote.show()
+            generation.zygote.show("did not end")
 
     def _kill(self) -> None:
         self._service.stopping()

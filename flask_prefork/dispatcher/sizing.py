@@ -72,15 +72,33 @@ class Sizing:
         )
         self._log_limits(pool.total + others, ending)
         if wanted:
+            logger.debug(
+                "Sizing: %d more workers are wanted; %d of %d are idle, %d start, and"
+                " %d connections wait.",
+                wanted,
+                pool.idle,
+                pool.total,
+                pool.starting,
+                waiting,
+            )
             self._spawn(wanted)
         surplus = policy.shrink(now, idle=pool.idle, total=pool.total)
         for worker in pool.highest_idle(surplus):
+            logger.debug(
+                "Sizing: worker %d retires; %d of %d are idle.",
+                worker.number,
+                pool.idle,
+                pool.total,
+            )
             self._workers.retire(worker)
         excess, most = policy.excess(idle=pool.idle, total=pool.total, memory=used)
         if excess:
             # Those have their memory until they are gone.
             excess -= accounting.retiring(pool)
             for worker in accounting.choose_idle(pool, excess, most):
+                logger.debug(
+                    "Sizing: worker %d retires for the memory budget.", worker.number
+                )
                 self._workers.retire(worker)
 
     def recycle(self, now: float, others: int, memory: int) -> None:
@@ -100,6 +118,7 @@ class Sizing:
         if new is not None:
             self._workers.start(new)
         if old is not None:
+            logger.debug("Worker %d is replaced.", old.number)
             self._workers.retire(old)
 
     def _expire(self, memory: Memory) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from ..ipc.channel import Channel
 from ..ipc.channel import write_document
 from ..ipc.exits import BAD_CONFIGURATION
+from ..ipc.exits import describe
 from ..ipc.figures import Counters
 from ..ipc.figures import HANDSHAKE_RESULTS
 from ..ipc.frames import Closed
@@ -169,10 +170,9 @@ class TLSProxyHandle(AuxiliaryProcess):
         # Who accepts no more ends when it has no connection left.
         if not (expected or (self._is_leaving and status == 0)):
             logger.error(
-                "The TLS proxy (pid %d) died: status %d; about %d connections were"
-                " lost.",
+                "The TLS proxy (pid %d) died: %s; about %d connections were lost.",
                 pid,
-                status,
+                describe(status),
                 self.connections,
             )
             self._counters.tls_aborted["lost"] += self.connections
@@ -188,6 +188,15 @@ class TLSProxyHandle(AuxiliaryProcess):
         """End it now."""
         self.release()
         self.kill()
+        self.is_closed = True
+
+    def discard(self) -> None:
+        """Do without it, whether it accepts already or not."""
+        if self._is_set_up:
+            # Its first clients may be there, though it hasn't told that it is ready.
+            self.leave()
+        else:
+            self.end()
 
     def leave(self) -> None:
         """Let it accept no more, and end with its last connection."""
@@ -284,7 +293,7 @@ class TLSProxies:
         return next(found, -1)
 
     def _discard(self, handle: TLSProxyHandle) -> None:
-        handle.end()
+        handle.discard()
         self._before.append(handle)
 
     def deadline(self) -> float | None:
@@ -310,6 +319,11 @@ class TLSProxies:
             self._current, self._next = following, None
         self._before = [one for one in self._before if one.pid]
 
+    def reopen_logs(self) -> None:
+        """Let all open the files of their logs again."""
+        for one in self._all():
+            one.reopen_logs()
+
     # The end
 
     def close(self) -> None:
@@ -327,7 +341,7 @@ class TLSProxies:
         :meth:`close`."""
         if self._closed_by is None:
             self.close()
-        if self._current is None or self._current.is_closed:
+        if all(one.is_closed for one in self._all()):
             return True
         assert self._closed_by is not None
         return self._clock() >= self._closed_by

@@ -17,9 +17,9 @@ import typing as t
 
 from ..ipc.exits import UNKNOWN_STATUS
 from ..ipc.frames import Deliver
+from ..settings.combinations import check_addresses
 from ..settings.limits import from_document
 from ..settings.limits import MAX_LIMITS
-from ..settings.table import check_addresses
 from ..settings.table import option_name
 from ..settings.table import ROWS
 from ..settings.table import Settings

@@ -5,33 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 from collections import deque
 
-from ..ipc import dumps
 from ..ipc.channel import Channel
 from ..ipc.exits import Why
 from ..ipc.frames import Resume
 from ..ipc.parked import Connection
-from ..system import socket_modes
 from .pool import Slot
-
-
-def open_for_worker() -> tuple[socket.socket, socket.socket, int]:
-    """Open what the dispatcher and a worker have in common.
-
-    :return: Our end of the back channel, its end, and the file for its dumps.
-    :raises OSError: There are no descriptors left.
-    """
-    dump = dumps.create()
-    try:
-        ours, theirs = socket_modes.pair()
-    except OSError:
-        os.close(dump)
-        raise
-    return ours, theirs, dump
 
 
 class WorkerHandle:
@@ -41,7 +22,7 @@ class WorkerHandle:
 
     :ivar worker: Its place in the pool.
     :ivar channel: Our end of the back channel.
-    :ivar dump: Where it shows its threads, see :mod:`.dumps`.
+    :ivar dump: Where it shows its threads, see :mod:`..ipc.dumps`.
     :ivar pid: 0 until the zygote has reported it.
     :ivar pidfd: Its pidfd (``pidfd_open(2)``), where there are such; else -1.
     :ivar resumed: Parked connections that were handed to it, in their order; our

@@ -58,7 +58,6 @@ from ..ipc.frames import Signal
 from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
 from ..ipc.parked import Connection
-from ..ipc.parked import ParkedHolder
 from ..ipc.scoreboard import Bank
 from ..ipc.stats import Summary
 from ..settings import size
@@ -69,13 +68,13 @@ from ..system.timers import Deadlines
 from . import vetting
 from .ending import KILL_TIME
 from .memory import MemoryAccounting
+from .parked_holder import ParkedHolder
 from .policy import Policy
 from .pool import Event
 from .pool import Pool
 from .pool import Slot
 from .pool import State
 from .watchdog import RequestWatchdog
-from .worker_handle import open_for_worker
 from .worker_handle import WorkerHandle
 
 Fds = t.Sequence[int]
@@ -96,6 +95,8 @@ class Workers:
     :ivar ever_idle: Whether any of them was ever idle.
     :ivar killed: Those that were sent SIGKILL, until they must be dead.
     :ivar limits: The names of the limits that workers know by their numbers.
+    :ivar ended: Those that have ended and that the app wasn't told of: slot, pid, and
+        what is :class:`.exits.Expected`.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Workers:
         self.killed: Deadlines[Slot] = Deadlines()
         self.ever_idle = False
         self.limits: t.Sequence[str] = ()
+        self.ended: list[tuple[int, int, str, bool]] = []
         self._is_orphaned = False
         #: The last connection couldn't be parked, and that was logged.
         self._is_full = False
@@ -134,7 +136,7 @@ class Workers:
     def start(self, worker: Slot) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
-            ours, theirs, dump = open_for_worker()
+            ours, theirs, dump = dumps.open_with_channel()
         except OSError as e:
             # EMFILE, ENFILE, ENOBUFS: there will be others.
             logger.error("Can't start worker %d: %s.", worker.number, e.strerror)
@@ -178,6 +180,12 @@ class Workers:
             return
         vet(frame.pid, fds[0] if fds else -1)
         process.pid = frame.pid
+        logger.debug(
+            "Worker %d (pid %d) of generation %d has started.",
+            frame.slot,
+            frame.pid,
+            self.number,
+        )
         self._summary.spawned += 1
         # The others that it was asked to fork have their time from now on too.
         for other in self._processes.values():
@@ -233,6 +241,9 @@ class Workers:
                 if isinstance(frame, Idle):
                     if not worker.ready:
                         self.ever_idle = True
+                        logger.debug(
+                            "Worker %d (pid %d) is ready.", worker.number, process.pid
+                        )
                         self.policy.started(now)
                     if self.pool.report(worker, Event.IDLE, now, frame.served):
                         self._parked.release_permit(worker)
@@ -376,6 +387,13 @@ class Workers:
         """Send a worker's process a signal."""
         self._signal(self._processes[worker.number], number)
 
+    def reopen_logs(self) -> None:
+        """Let all open the files of their logs again."""
+        for process in self._processes.values():
+            # Those that are about to be forked may get the zygote's old ones.
+            if process.worker.state is not State.KILLED:
+                self._signal(process, signal.SIGUSR1)
+
     def _signal(self, process: WorkerHandle, number: int) -> None:
         if not process.signal(number):
             slot = process.worker.number
@@ -391,13 +409,23 @@ class Workers:
         frame = Retire(self.number, worker.number)
         self._ask_to_exit(worker, frame, end=end)
 
-    def promote(self, worker: Slot, generation: int, control: int) -> None:
+    def has_been_idle(self, worker: Slot) -> bool:
+        """Whether a worker has ever reported that it is idle, until now.
+
+        If it has not, it accepts nothing for a moment (:meth:`.Worker._has_frame`).
+        """
+        self.bank.set_stop(worker.number)
+        process = self._processes[worker.number]
+        self._read(process)
+        return worker.ready and self._processes.get(worker.number) is process
+
+    def promote(self, worker: Slot, generation: int, fds: Fds) -> None:
         """Let a worker end as well, and leave a zygote behind.
 
-        :param control: The zygote's end of its control socket.
+        :param fds: The zygote's end of its control socket, and the file for its dumps.
         """
         frame = Promote(self.number, worker.number, generation)
-        self._ask_to_exit(worker, frame, [control])
+        self._ask_to_exit(worker, frame, fds)
 
     def _ask_to_exit(
         self,
@@ -425,7 +453,13 @@ class Workers:
         if process.pid:
             record, state = self.bank.read(worker.number), worker.state.name.lower()
             header = dumps.header(
-                worker.number, process.pid, state, record, self.clock.machine(), text
+                worker.number,
+                self.number,
+                process.pid,
+                state,
+                record,
+                self.clock.machine(),
+                text,
             )
             send = partial(self._signal, process, dumps.SIGNAL)
             self.dumps.ask(process, header, now, send, then)
@@ -496,6 +530,9 @@ class Workers:
             return
         self._drain_channel(process)
         self._note_exit(process, None)
+        if process.pid:
+            expected = self._exit_log.expected(process.pid)
+            self.ended.append((worker.number, process.pid, *expected))
         if failed and not worker.ready:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
@@ -504,10 +541,10 @@ class Workers:
         self.watchdog.forget(worker)
         self.accounting.forget(worker)
         self._forget(process)
-        record = self.bank.read(worker.number)
-        now = self.clock.machine()
-        with self._summary.exited(self.number, worker.number, record, now):
-            self.bank.clear(worker.number)
+        place, now = worker.number, self.clock.machine()
+        record, spread = self.bank.read(place), self.bank.durations(place)
+        with self._summary.exited(self.number, place, record, spread, now):
+            self.bank.clear(place)
 
     def _drain_channel(self, process: WorkerHandle) -> None:
         """Read what an exited process has sent: it may have parked a connection.

@@ -22,16 +22,20 @@ import contextlib
 import os
 import signal
 import typing as t
+from functools import partial
+from itertools import chain
 
+from ..ipc import dumps
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
-from ..ipc.frames import Failed
+from ..ipc.dumps import Dumps
+from ..ipc.frames import Ended
 from ..ipc.frames import Frame
 from ..ipc.frames import Ready
 from ..ipc.frames import Release
 from ..ipc.frames import Resized
 from ..ipc.frames import Spawn
-from ..ipc.frames import Spawned
+from ..ipc.frames import TASKS
 from ..ipc.spawn import ZygoteHandle
 from ..system.log import logger
 from ..system.poller import Poller
@@ -40,14 +44,15 @@ from .zygote_watchdog import Move
 from .zygote_watchdog import Stage
 from .zygote_watchdog import Watchdog
 
-#: What the watchdog waits for after these were sent, for the log.
+#: What the watchdog waits for after a task, for the log.
 _EXPECTED: dict[type[Frame], str] = {
     Spawn: "it did not fork worker {0.slot} within {1:g} s",
     Ready: "it did not come back from when_ready hooks within {1:g} s",
     Resized: "it did not take in the pool's size within {1:g} s",
+    Ended: "it did not take in which workers have ended within {1:g} s",
 }
-#: By what it answers these.
-_ANSWERS = (Spawned, Failed, Ready, Resized)
+#: By what it answers them.
+_ANSWERS = tuple(chain(*TASKS.values()))
 #: How long one that hung up may take to exit, in seconds.
 _EXIT_TIME = 10.0
 
@@ -65,6 +70,7 @@ class ZygoteControl:
     :param exited: Called once, with its exit status or the signal's number below 0.
 
     :ivar pid: Its process; 0 until that is known.
+    :ivar dump: Where it shows its threads, see :mod:`..ipc.dumps`; -1 if it can't.
     :ivar alive: It still listens to us.
     :ivar reaped: It has ended, and its pid may be another's; or it can't be ended, and
         nobody waits for it any more.
@@ -94,6 +100,8 @@ class ZygoteControl:
         self._take_in = take_in
         self._disconnected = disconnected
         self._exited = exited
+        self.dump = zygote.dump
+        self._dumps = Dumps()
         self._channel = Channel(zygote.control)
         poller.watch(self._channel.fd, self._read)
         if self.pid:
@@ -108,8 +116,15 @@ class ZygoteControl:
         self.pid = pid
 
     def _reaped(self, status: int) -> None:
-        self.reaped = True
+        self._is_over()
         self._exited(status)
+
+    def _is_over(self) -> None:
+        self.reaped = True
+        self._dumps.forget(self)
+        if self.dump >= 0:
+            os.close(self.dump)
+            self.dump = -1
 
     def loaded(self, limit: float) -> None:
         """It has loaded the app.
@@ -132,7 +147,7 @@ class ZygoteControl:
                 self._channel_ended("it closed its control socket")
             else:
                 self.kill(f"The zygote of generation {self.number} does not listen.")
-        elif type(frame) in _EXPECTED:
+        elif type(frame) in TASKS:
             what = _EXPECTED[type(frame)].format(frame, self.limit)
             self.watchdog.asked(self._clock(), what)
         return self.alive
@@ -164,6 +179,7 @@ class ZygoteControl:
 
         :param why: For the log, if it has to know.
         """
+        self._dumps.forget(self)
         if why:
             logger.error(why)
         if self.alive:
@@ -171,22 +187,28 @@ class ZygoteControl:
         self._signal(signal.SIGKILL)
         self.watchdog.killed(self._clock())
 
-    def show(self) -> None:
-        """Let it log the tracebacks of its threads, below a line that was logged."""
-        self._signal(signal.SIGUSR2)
+    def show(self, what: str) -> None:
+        """Log the tracebacks of its threads, if it can show them.
+
+        :param what: What the log says of it: a predicate.
+        """
+        who = f"The zygote of generation {self.number}"
+        if not self.pid or self.dump < 0:
+            logger.warning("%s %s.", who, what)
+            return
+        header = f"{who} (pid {self.pid}) {what}"
+        send = partial(self._signal, dumps.SIGNAL)
+        self._dumps.ask(self, header, self._clock(), send)
 
     def show_busy(self) -> None:
         """Log where it is, if it loads or owes an answer."""
         if not self.is_silent or not self.pid:
             return
-        is_loading = self.watchdog.stage is Stage.LOADING
-        logger.warning(
-            "The zygote of generation %d (pid %d) is %s; its threads:",
-            self.number,
-            self.pid,
-            "loading" if is_loading else "busy",
-        )
-        self.show()
+        self.show(self.watchdog.describe(self._clock()))
+
+    def reopen_logs(self) -> None:
+        """Let it open the files of its log again."""
+        self._signal(signal.SIGUSR1)
 
     def _signal(self, number: int) -> None:
         if self.pid and not self.reaped:
@@ -197,24 +219,13 @@ class ZygoteControl:
 
     def step(self, now: float) -> None:
         """Do what its watchdog wants now."""
+        self._dumps.step(now)
         watchdog = self.watchdog
         move = None if self.reaped else watchdog.move(now)
         if move is Move.LOG_LOADING:
-            logger.warning(
-                "Generation %d has been loading for %g s; the zygote's (pid %d)"
-                " threads:",
-                self.number,
-                watchdog.loading_time,
-                self.pid,
-            )
-            self.show()
+            self.show(f"has been loading for {watchdog.loading_time:g} s")
         elif move is Move.SHOW:
-            logger.error(
-                "The zygote of generation %d is late: %s; its threads:",
-                self.number,
-                watchdog.overdue,
-            )
-            self.show()
+            self.show(f"is late: {watchdog.overdue}")
         elif move is Move.KILL:
             who, late = f"The zygote of generation {self.number}", watchdog.overdue
             if self.pid:
@@ -229,7 +240,7 @@ class ZygoteControl:
                     "The zygote (pid %d) lives on after SIGKILL; nobody waits for it.",
                     self.pid,
                 )
-            self.reaped = True
+            self._is_over()
             self._reaper.remove(self.pid)
 
     @property
@@ -239,7 +250,10 @@ class ZygoteControl:
 
     def deadline(self) -> float | None:
         """When :meth:`step` should run next."""
-        return None if self.reaped else self.watchdog.deadline()
+        if self.reaped:
+            return None
+        times = [self.watchdog.deadline(), self._dumps.deadline()]
+        return min((moment for moment in times if moment is not None), default=None)
 
     def _read(self) -> None:
         if not self.alive:

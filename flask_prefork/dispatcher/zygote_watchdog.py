@@ -58,6 +58,8 @@ class Watchdog:
         self.stage = Stage.LOADING
         self.overdue = ""
         self.loading_time = 0.0
+        #: When it has begun what it does now.
+        self._since = now
         self._due: float | None = now + LONG
         #: By when the app must be loaded; ``None`` if it may take as long as it likes.
         self._load_by: float | None = None
@@ -102,12 +104,14 @@ class Watchdog:
         """
         self._expected.append(what)
         if self.stage is Stage.SERVING and self._due is None:
+            self._since = now
             self._due = now + self._limit
 
     def answered(self, now: float) -> None:
         """It has answered; the next answer has its time from now on."""
         if self._expected:
             self._expected.popleft()
+        self._since = now
         if self.stage is Stage.SERVING:
             self._due = now + self._limit if self._expected else None
 
@@ -119,12 +123,24 @@ class Watchdog:
         """
         if self.stage in (Stage.LOADING, Stage.SERVING):
             self.stage, self._what = Stage.ENDING, what
+            self._since = now
             self._due = now + seconds
 
     def killed(self, now: float) -> None:
         """It was sent SIGKILL."""
         if self.stage is not Stage.GIVEN_UP:
             self.stage, self._due = Stage.KILLED, now + GRACE
+
+    def describe(self, now: float) -> str:
+        """What it does, and for how long, for the log: a predicate."""
+        if self.is_condemned:
+            return f"is late: {self.overdue}"
+        took = now - self._since
+        if self.stage is Stage.LOADING:
+            return f"has been loading for {took:.1f} s"
+        if self.stage is Stage.SERVING:
+            return f"has been busy for {took:.1f} s"
+        return f"has been ending for {took:.1f} s"
 
     # What to do
 

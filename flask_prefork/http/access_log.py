@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 import time
+import typing as t
 
+from werkzeug import serving
 from werkzeug.serving import _ansi_style
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.urls import uri_to_iri
@@ -17,6 +21,8 @@ _MONTHS = (
     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
 _now: tuple[int, str] = (0, "")
+#: What :func:`goes_to_terminals` has looked at last, and its answer.
+_seen: tuple[list[t.Any] | None, bool] = (None, False)
 
 
 def date_time() -> str:
@@ -43,6 +49,12 @@ def escape(text: str) -> str:
     )
 
 
+def quotable(text: str) -> str:
+    """As :func:`escape`, for a text between quotation marks: what comes after it in the
+    line must not be in it. werkzeug leaves that to the reader."""
+    return escape(text).replace('"', '\\"')
+
+
 def escape_lines(text: str) -> str:
     """As :func:`escape`, for a text of several lines, like a traceback."""
     # Splitting at \n only: the other line ends are to be escaped.
@@ -60,12 +72,40 @@ def request_text(method: str, target: str, version: str) -> str:
     except ValueError:
         # It takes the start of "//[" for a host.
         pass
-    return escape(f"{method} {target} {version}")
+    return quotable(f"{method} {target} {version}")
+
+
+def allow_color(allowed: bool) -> None:
+    """Let lines have colors, those of werkzeug's own handler too, or not."""
+    serving._log_add_style = allowed
+
+
+def goes_to_terminals() -> bool:
+    """Whether nobody else gets the lines of werkzeug's logger.
+
+    It has no handler before its first line; that is for standard error then.
+    """
+    global _seen
+    if not serving._log_add_style:
+        return False
+    streams = []
+    # Not made before: configuring an app's logging disables loggers that are there.
+    current: logging.Logger | None = logging.getLogger("werkzeug")
+    while current is not None:
+        streams += [getattr(handler, "stream", None) for handler in current.handlers]
+        current = current.parent if current.propagate else None
+    if _seen[0] != streams:
+        checks = (getattr(one, "isatty", bool) for one in streams or [sys.stderr])
+        _seen = streams, all(check() for check in checks)
+    return _seen[1]
 
 
 def color(text: str, status: str) -> str:
-    """Color a request's text by the response's status, as ``flask run`` does."""
-    if status == "200":
+    """Color a request's text by the response's status, as ``flask run`` does.
+
+    Where it isn't for terminals only, it stays as it is.
+    """
+    if status == "200" or not goes_to_terminals():
         return text
     kind = status[0]
     if kind == "1":

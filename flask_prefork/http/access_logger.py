@@ -66,6 +66,11 @@ class _FileHandler(WatchedFileHandler):
 _HANDLERS = frozenset({logging.StreamHandler, _FileHandler})
 
 
+def has_handlers() -> bool:
+    """Whether somebody has given the logger handlers of its own."""
+    return bool(logging.getLogger(NAME).handlers)
+
+
 def set_up(path: str | None, open_: Open) -> None:
     """Give the logger a handler, unless it has one.
 

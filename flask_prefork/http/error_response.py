@@ -16,15 +16,16 @@ def error_response(
     """A whole response that ends the connection.
 
     :param reason: One phrase, ours.
-    :param server: For the Server field.
+    :param server: For the Server field; empty if there is to be none.
     :param body: Whether a body may be sent; not for HEAD.
     :param retry_after: Seconds for the Retry-After field (RFC 9110, 10.2.3), if any.
     """
     phrase = HTTPStatus(status).phrase
     text = f"{status} {phrase}: {reason}\n".encode()
+    named = f"Server: {server}\r\n" if server else ""
     retry = f"Retry-After: {retry_after}\r\n" if retry_after else ""
     head = (
-        f"HTTP/1.1 {status} {phrase}\r\n{date_line().decode()}Server: {server}\r\n"
+        f"HTTP/1.1 {status} {phrase}\r\n{date_line().decode()}{named}"
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n"
         f"{retry}Connection: close\r\n\r\n"
     ).encode("latin-1")

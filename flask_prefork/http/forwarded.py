@@ -24,11 +24,11 @@ from .target import check_authority
 _NODE = re.compile(
     r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)", re.ASCII
 )
-#: Segments of a path, none of them empty and no slash in disguise: what begins with
-#: two slashes is another host's to a browser.
+#: Segments of a path, none of them empty and no slash in disguise, nor a backslash:
+#: what begins with two of these is another host's to a browser.
 _PREFIX = re.compile(
     r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]"
-    r"|%(?:2[0-9A-Ea-e]|[3-9A-Fa-f][0-9A-Fa-f]))+)*/?",
+    r"|%(?:2[0-9A-Ea-e]|5[0-9ABD-Fabd-f]|[346-9A-Fa-f][0-9A-Fa-f]))+)*/?",
     re.ASCII,
 )
 #: What nginx calls a peer on a unix socket.

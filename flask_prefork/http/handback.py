@@ -9,7 +9,6 @@ from __future__ import annotations
 import typing as t
 
 from ..system.parked import Parked
-from ..system.parked import Wait
 from ..system.spool import Spool
 
 
@@ -33,9 +32,8 @@ class Delivery(t.NamedTuple):
     :param file: A descriptor of the app's file, owned from now on, or -1.
     :param offset: What is to be sent of that: from where,
     :param length: and how many bytes.
-    :param wait: How the connection waits afterwards,
-    :param seconds: and for how long.
-    :param tag: See :class:`~..system.parked.Parked`.
+    :param seconds: For how long the connection waits afterwards,
+    :param parked: and how; its deadline isn't known yet.
     """
 
     rate: float
@@ -44,15 +42,14 @@ class Delivery(t.NamedTuple):
     file: int
     offset: int
     length: int
-    wait: Wait
     seconds: float
-    tag: bytes = b""
+    parked: Parked
 
 
 def with_tag(
     found: Parked | Collecting | Delivery, tag: bytes
 ) -> Parked | Collecting | Delivery:
     """The same, with what is to be kept of a connection with it."""
-    if isinstance(found, Collecting):
-        return found._replace(parked=found.parked._replace(tag=tag))
-    return found._replace(tag=tag)
+    if isinstance(found, Parked):
+        return found._replace(tag=tag)
+    return found._replace(parked=found.parked._replace(tag=tag))

@@ -346,7 +346,8 @@ class PreforkRequestHandler(LoggingHandler):
         self._start_clock()
         context = self.context
         monitor = context.monitor
-        monitor.begin(self.command or "-", self.path or "-")
+        address = self.client_address[0]
+        monitor.begin(self.command or "-", self.path or "-", address)
         before = self.wire.sent
         try:
             self._send_simple(error, data.lstrip(b"\r\n").startswith(b"HEAD "))
@@ -373,7 +374,7 @@ class PreforkRequestHandler(LoggingHandler):
         monitor: Monitor = context.monitor
         if context.access_logger is not None:
             self._start_clock()
-        monitor.begin(self.command, self.path)
+        monitor.begin(self.command, self.path, self.client_address[0])
         if self._timeout is not None:
             monitor.set_timeout(self._timeout)
         if self._is_plain and not (head.keep_alive or self._excess or self._body):
@@ -580,5 +581,7 @@ class PreforkRequestHandler(LoggingHandler):
         if context.changes_environ:
             peer = str(self.client_address[0])
             self.queue_time = context.add_forwarded(environ, peer, self.queue_time)
+            if environ["REMOTE_ADDR"] != peer:
+                context.monitor.set_client(environ["REMOTE_ADDR"])
             environ["flask_prefork.queue_time"] = self.queue_time
         return environ

@@ -20,10 +20,17 @@ class Monitor(t.Protocol):
     #: Set while the app runs: :exc:`~.errors.RequestTimeout` may be raised in it.
     abortable: bool
 
-    def begin(self, method: str, path: str) -> None:
+    def begin(self, method: str, path: str, client: str) -> None:
         """A request's head was read.
 
         :param path: The request target as it came: anything printable.
+        :param client: The peer's address, without a port.
+        """
+
+    def set_client(self, client: str) -> None:
+        """A proxy has told that the request is of another client than its peer.
+
+        :param client: Its address.
         """
 
     def add_queue_time(self, seconds: float) -> None:
@@ -98,7 +105,10 @@ class NullMonitor:
     generation = 0
     abortable = False
 
-    def begin(self, method: str, path: str) -> None:
+    def begin(self, method: str, path: str, client: str) -> None:
+        """Do nothing."""
+
+    def set_client(self, client: str) -> None:
         """Do nothing."""
 
     def add_queue_time(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ import os
 import time
 import typing as t
 
+from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.spool import Spool
@@ -198,6 +199,7 @@ class Outbox:
         fd, offset, length = self._file or (-1, 0, 0)
         spool = self._spool
         self._wire.outbox = self._spool = self._file = None
+        parked = Parked(wait, 0.0)
         return Delivery(
-            self._rate, spool, self._sent, fd, offset, length, wait, seconds
+            self._rate, spool, self._sent, fd, offset, length, seconds, parked
         )

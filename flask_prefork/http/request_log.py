@@ -14,17 +14,15 @@ from werkzeug._internal import _ColorStreamHandler
 from werkzeug._internal import _log
 from werkzeug.debug.tbtools import DebugTraceback
 
+from ..system.log import logger
 from . import access_log
 from .connection import ConnectionHandler
 from .direct_log import DirectLog
-from .fields import SOFTWARE
 from .log_format import LogEntry
 from .log_format import make_entry
 
 if t.TYPE_CHECKING:
     from .response import Response
-
-_logger = logging.getLogger(SOFTWARE)
 
 
 @functools.cache
@@ -74,7 +72,7 @@ class LoggingHandler(ConnectionHandler):
             # A handler of the logging module opens its file anew, say, whose directory
             # is gone or can't be written to any more. No matter of the client's.
             if not context.log_fails:
-                _logger.error("Can't log requests: %s.", e)
+                logger.error("Can't log requests: %s.", e)
             context.log_fails = True
         else:
             context.log_fails = False
@@ -96,8 +94,9 @@ class LoggingHandler(ConnectionHandler):
                 self.command, self.path, self.request_version
             )
         else:
-            text = access_log.escape(self.requestline)
-        text = access_log.color(text, status)
+            text = access_log.quotable(self.requestline)
+        if status != "200":
+            text = access_log.color(text, status)
         own = type(self)
         if (
             own.log is _log_method

@@ -52,6 +52,7 @@ from .proxy_header import read_proxy_header
 from .proxy_header import restore
 from .request_id import RequestIds
 from .tls_header import read_tls_header
+from .unnamed import without_name
 from .werkzeug_handler import MonitoredApp
 from .werkzeug_handler import serve_monitored
 from .werkzeug_handler import without_version
@@ -102,6 +103,7 @@ class PreforkServer(HandlerServer):
     :param limited: The limits of the app's routes, if any has one.
     :param request_start: Whether the app gets the time of each request's arrival in
         ``X-Request-Start``.
+    :param server_header: Whether responses name the server in the Server field.
 
     :ivar context: What its handlers are handed.
     """
@@ -125,6 +127,7 @@ class PreforkServer(HandlerServer):
         streams: Streams | None = None,
         request_start: bool = False,
         limited: RouteLimits | None = None,
+        server_header: bool = True,
     ) -> None:
         self.is_tls = public_name is not None
         name = public_name if self.is_tls else listener.getsockname()
@@ -144,6 +147,8 @@ class PreforkServer(HandlerServer):
         self._is_own_handler = issubclass(handler, ConnectionHandler)
         if not self._is_own_handler:
             handler = without_version(handler)
+        if not server_header:
+            handler = without_name(handler)
         # The signatures of ours and werkzeug's differ.
         self._handler: t.Any = handler
         self._accept = listener._accept  # type: ignore[attr-defined]

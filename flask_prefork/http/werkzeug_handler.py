@@ -171,7 +171,9 @@ class MonitoredApp:
         if context.limited is not None:
             limit, app = self._limit(environ, app, queue_time, context.limited)
         environ["flask_prefork.queue_time"] = queue_time
-        monitor.begin(environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+        monitor.begin(
+            environ["REQUEST_METHOD"], environ["REQUEST_URI"], environ["REMOTE_ADDR"]
+        )
         if limit is not None and limit.timeout is not None:
             monitor.set_timeout(limit.timeout)
         if queue_time > 0:

@@ -16,6 +16,7 @@ import socket
 import typing as t
 
 from ..system import memory_file
+from ..system import socket_modes
 from .frames import decode
 from .frames import encode
 from .frames import Frame
@@ -190,6 +191,6 @@ def read_document(fd: int) -> t.Any:
 
 
 def close_all(fds: t.Iterable[int]) -> None:
-    """Close descriptors that rode along and that nobody wants."""
+    """Close descriptors that rode along, now or before. It never waits."""
     for fd in fds:
-        os.close(fd)
+        socket_modes.close(fd)

@@ -4,8 +4,8 @@ A process shows its threads by :mod:`faulthandler`, in the handler of ``SIGUSR2`
 if it is deep in a C function. It writes piece by piece to a file in memory that it
 shares with the dispatcher, and with the zygote that has forked it, which reads it when
 the dispatcher is dead. Who reads it looks a moment later, and again, until the handler
-has returned. What came to be by then is logged at once, below a header that says whose
-it is.
+has returned. What came to be by then is cut to what is of interest (:mod:`.tracebacks`)
+and logged as one record, below a header that says whose it is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import typing as t
 
 from ..system import memory_file
+from ..system import socket_modes
 from ..system.log import logger
+from . import tracebacks
 from .records import Record
 
 #: The signal that a process shows its threads for.
@@ -34,8 +37,9 @@ _FIRST, _PAUSE = 0.005, 0.1
 #: Bytes of a dump that are logged.
 _MOST = 256 * 1024
 _BLOCKED = re.compile(rb"^SigBlk:\t([0-9a-f]+)$", re.MULTILINE)
-#: What isn't for terminals.
+#: What isn't for terminals, and in a header no end of a line either.
 _STRANGE = re.compile(r"[^\x20-\x7e\n]")
+_STRANGE_IN_LINE = re.compile(r"[^\x20-\x7e]")
 
 Then = t.Callable[[], None]
 
@@ -51,6 +55,21 @@ def create() -> int:
     return fd
 
 
+def open_with_channel() -> tuple[socket.socket, socket.socket, int]:
+    """Open what the dispatcher and another process have in common.
+
+    :return: Our end of their channel, the other end, and the file for its dumps.
+    :raises OSError: There are no descriptors left.
+    """
+    dump = create()
+    try:
+        ours, theirs = socket_modes.pair()
+    except OSError:
+        os.close(dump)
+        raise
+    return ours, theirs, dump
+
+
 def show_on_signal(fd: int) -> None:
     """Let this process write its threads' tracebacks to a file on ``SIGUSR2``.
 
@@ -62,10 +81,17 @@ def show_on_signal(fd: int) -> None:
 
 
 def header(
-    slot: int, pid: int, state: str, record: Record, now: float, why: str = ""
+    slot: int,
+    generation: int,
+    pid: int,
+    state: str,
+    record: Record,
+    now: float,
+    why: str = "",
 ) -> str:
     """What is logged above a worker's threads.
 
+    :param generation: The worker's.
     :param state: A word for it, if it has no request.
     :param record: What it serves.
     :param now: Monotonic seconds.
@@ -73,9 +99,22 @@ def header(
     """
     why = f", {why}" if why else ""
     if not record.began:
-        return f"Worker {slot} (pid {pid}) is {state}{why}"
-    method, target, took = record.method, record.target, now - record.began
-    return f"Worker {slot} (pid {pid}) serves {method} {target} for {took:.1f} s{why}"
+        return f"Worker {slot} (pid {pid}) of generation {generation} is {state}{why}"
+    # A client has sent them, and the app may have written over them.
+    method, target, client = (
+        _escape(text, _STRANGE_IN_LINE)
+        for text in (record.method, record.target, record.client)
+    )
+    client = f", client {client}" if client else ""
+    took = now - record.began
+    return (
+        f"Worker {slot} (pid {pid}) of generation {generation} serves {method} {target}"
+        f" for {took:.1f} s{client}{why}"
+    )
+
+
+def _escape(text: str, strange: re.Pattern[str]) -> str:
+    return strange.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
 class Shown(t.Protocol):
@@ -186,7 +225,7 @@ class Dumps:
             logger.warning("%s, and doesn't show its threads.", request.header)
             return
         text = data.decode("ascii", "backslashreplace").strip("\n")
-        text = _STRANGE.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
+        text = tracebacks.summarize(_escape(text, _STRANGE))
         if len(data) == _MOST:
             text += "\n..."
         logger.warning("%s; its threads:\n%s", request.header, text)

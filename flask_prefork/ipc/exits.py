@@ -1,7 +1,8 @@
 """Why workers end, and a log of it that speaks once.
 
-Whoever holds workers notes each sign of a death: the dispatcher (:mod:`.workers`), or
-the zygote when the dispatcher is dead (:mod:`.orphans`).
+Whoever holds workers notes each sign of a death: the dispatcher
+(``dispatcher/workers.py``), or the zygote when the dispatcher is dead
+(``zygote/orphans.py``).
 """
 
 from __future__ import annotations
@@ -62,6 +63,67 @@ class ExitedWorker(t.NamedTuple):
     why: Why | None
     record: Record
 
+    @property
+    def may_be_retired(self) -> bool:
+        """Whether it may have ended as it was asked to. One that ended amid a request
+        has retired only to finish its threads."""
+        return self.state is State.RETIRING and not self.record.began
+
+
+class Expected(t.NamedTuple):
+    """What is known of a death before its exit status, as it is sent to the zygote.
+
+    :param killed: The reason for which we killed it; empty if we didn't.
+    :param may_be_retired: Whether it may have ended as it was asked to.
+    """
+
+    killed: str
+    may_be_retired: bool
+
+
+def _is_usual(was_killed: bool, status: int | None) -> bool:
+    """Whether a worker that may have retired did so. A status that nobody knows is bad
+    news only if we killed it."""
+    return not (status or (status is None and was_killed))
+
+
+def describe(status: int) -> str:
+    """How a process has ended, for the log: its exit status, or a signal's name.
+
+    :param status: The exit status, or the signal's number below 0.
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+class Statuses:
+    """What exit statuses say about why processes have ended."""
+
+    def __init__(self) -> None:
+        self._oom_kills = cgroup.oom_kills()
+
+    def read(self, status: int | None) -> tuple[Reason, str]:
+        """The reason, for counters and for the log.
+
+        :param status: The exit status, or the signal's number below 0; ``None``
+            if it won't be known.
+        """
+        if status is None:
+            return Reason.UNKNOWN, "the exit status is not known"
+        if status >= 0:
+            return Reason.EXIT, describe(status)
+        name = describe(status)
+        if -status == signal.SIGKILL:
+            before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+            if self._oom_kills > before:
+                text = f"{name}, by the kernel, which ran out of memory"
+                return Reason.MEMORY, text
+        return Reason.SIGNAL, name
+
 
 class ExitLog:
     """Logs exits, each once, as soon as both the exit and its cause are known.
@@ -72,11 +134,19 @@ class ExitLog:
 
     def __init__(self) -> None:
         self._causes: dict[int, ExitedWorker] = {}
-        self._oom_kills = cgroup.oom_kills()
+        self._statuses = Statuses()
 
     def note(self, pid: int, exited: ExitedWorker) -> None:
         """The first sign of a death."""
         self._causes.setdefault(pid, exited)
+
+    def expected(self, pid: int) -> Expected:
+        """What is known of a death that was noted, for :func:`settle`."""
+        exited = self._causes.get(pid)
+        if exited is None:
+            return Expected("", False)
+        killed = exited.why.reason.value if exited.why is not None else ""
+        return Expected(killed, exited.may_be_retired)
 
     def close(self) -> list[Reason]:
         """The causes of the other exits won't become known any more.
@@ -96,12 +166,9 @@ class ExitLog:
         exited = self._causes.pop(pid, None)
         if exited is None:
             return None
-        slot, state, why, record = exited
-        # A status that nobody knows is bad news only amid a request, or if we killed;
-        # and one that ended by itself amid a request has retired only to finish its
-        # threads.
-        unusual = record.began or status or (status is None and why is not None)
-        if state is State.RETIRING and not unusual:
+        slot, _, why, record = exited
+        if exited.may_be_retired and _is_usual(why is not None, status):
+            logger.debug("Worker %d (pid %d) has ended.", slot, pid)
             return Reason.RETIRED
         doing = ""
         if record.began:
@@ -111,22 +178,19 @@ class ExitLog:
                 "Worker %d (pid %d)%s was killed: %s.", slot, pid, doing, why.text
             )
             return why.reason
-        reason, how = self._how(status)
+        reason, how = self._statuses.read(status)
         logger.error("Worker %d (pid %d)%s died: %s.", slot, pid, doing, how)
         return reason
 
-    def _how(self, status: int | None) -> tuple[Reason, str]:
-        if status is None:
-            return Reason.UNKNOWN, "the exit status is not known"
-        if status >= 0:
-            return Reason.EXIT, f"exit status {status}"
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        if -status == signal.SIGKILL:
-            before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
-            if self._oom_kills > before:
-                text = f"{name}, by the kernel, which ran out of memory"
-                return Reason.MEMORY, text
-        return Reason.SIGNAL, name
+
+def settle(expected: Expected, status: int | None, statuses: Statuses) -> Reason:
+    """Why a worker has ended, as :meth:`ExitLog.report` would say it.
+
+    :param expected: What :meth:`ExitLog.expected` knows.
+    :param status: Its exit status, or the signal's number below 0; ``None`` if that
+        isn't known.
+    """
+    killed, may_be_retired = expected
+    if may_be_retired and _is_usual(bool(killed), status):
+        return Reason.RETIRED
+    return Reason(killed) if killed else statuses.read(status)[0]

@@ -1,6 +1,6 @@
 """Every figure that the server keeps, described once. Pure.
 
-As settings are rows of a table, figures are fields of the three classes here. Each
+As settings are rows of a table, figures are fields of the classes here. Each
 field's zero says how it lies in shared memory (:class:`Layout`), and its
 :class:`FigureSpec` says what it means. The rest follows from that: the records and the
 header of the scoreboard, the counters in ``/status.json`` (``observe/snapshot.py``),
@@ -23,8 +23,8 @@ from operator import attrgetter
 
 from .states import Reason
 
-#: Upper bounds of the latency histogram, in seconds; above the last there is one
-#: bucket more.
+#: Upper bounds of the histograms as they are published, in seconds; above the last
+#: there is one bucket more. Workers count by finer ones (:mod:`.durations`).
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 #: Status classes: index 0 counts requests that got no response, 1 to 5 are 1xx to 5xx.
 CLASSES = 6
@@ -112,13 +112,19 @@ class Served:
         (0,) * CLASSES, "Requests by status class: without a response, 1xx to 5xx."
     )
     spent: float = _counter(0.0, "Seconds of all requests together.")
+    queued: float = _counter(
+        0.0, "Seconds that all requests together have waited for a worker."
+    )
+
+
+@dataclass
+class Histograms:
+    """What is published of the histograms that workers count (:mod:`.durations`)."""
+
     buckets: tuple[int, ...] = _counter(
         (0,) * (len(BOUNDS) + 1),
         "Requests by their seconds, not cumulative; the bounds are those of"
         " request_duration_seconds.",
-    )
-    queued: float = _counter(
-        0.0, "Seconds that all requests together have waited for a worker."
     )
     queue_buckets: tuple[int, ...] = _counter(
         (0,) * (len(BOUNDS) + 1),

@@ -285,6 +285,14 @@ class Resized(t.NamedTuple):
     workers: int
 
 
+@_kind(36)
+class Ended(t.NamedTuple):
+    """Workers have ended; the document that rides along lists them. Sent back when that
+    was told to the app; until then no other is sent, but for the last."""
+
+    generation: int
+
+
 # Zygote to dispatcher
 
 
@@ -299,10 +307,11 @@ class Promoted(t.NamedTuple):
 @_kind(8)
 class Loaded(t.NamedTuple):
     """The app is loaded, and takes so many KiB, if that matters; its settings ride
-    along."""
+    along. Or it can't be loaded, and what is served shows why."""
 
     generation: int
     size: int = 0
+    is_failure: bool = False
 
 
 @_kind(9)
@@ -410,6 +419,15 @@ class MakeRoom(t.NamedTuple):
     connections: int
 
 
+#: What a zygote is asked that may run code of the app, and by what it answers each. The
+#: dispatcher waits for the answer as long as a zygote may take.
+TASKS: dict[type[Frame], tuple[type[Frame], ...]] = {
+    Spawn: (Spawned, Failed),
+    Ready: (Ready,),
+    Resized: (Resized,),
+    Ended: (Ended,),
+}
+
 NOTHING_COUNTED = TLSCounts(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -439,6 +457,7 @@ Frame = (
     | Ready
     | HandedOn
     | Resized
+    | Ended
     | Promoted
     | Loaded
     | Spawned

@@ -1,9 +1,9 @@
 """Growth: which requests have left their worker with more memory.
 
 Pure: the worker tells of each request by how much it has grown meanwhile
-(:mod:`.memory_sampler`). They are counted by method and path, for a leak is in a view,
-and adds up; and no more than a number of them, for paths may be as many as there are
-clients.
+(``worker/memory_sampler.py``). They are counted by method and path, for a leak is in a
+view, and adds up; and no more than a number of them, for paths may be as many as there
+are clients.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ import time
 import typing as t
 from collections.abc import Sequence
 
+from ..settings import addresses
+from ..settings.addresses import Address
 from ..system import socket_access as unix_access
 from ..system import socket_modes
 from ..system import syn_filter
@@ -26,6 +28,14 @@ from ..system.syn_filter import Handshakes
 
 _UNIX = "unix://"
 _INHERITED = "fd://"
+#: The longest path of a unix socket: ``sun_path`` without the zero at its end
+#: (``unix(7)``; ``sys/un.h`` of others).
+_MAX_PATH = 107 if sys.platform == "linux" else 103
+#: How many the server can have: :class:`.Listen` takes two descriptors for each with
+#: TLS, and :mod:`.channel` receives 64 with one frame.
+MAX_LISTENERS = 30
+#: Below it ports are root's, unless the system was told otherwise (``ip(7)``).
+_UNPRIVILEGED = 1024
 #: The start of ``struct tcp_info`` (linux/tcp.h) up to ``tcpi_unacked`` and
 #: ``tcpi_sacked``: on a listening socket these are the length of the accept queue
 #: and its limit.
@@ -37,7 +47,19 @@ _DEFER_ACCEPT_SECONDS = 1
 
 
 class BindError(Exception):
-    """An address that can't be listened on, with what to do about it."""
+    """An address that can't be listened on, with what to do about it.
+
+    :param text: All of that.
+    :param reason: The same without the address.
+    """
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason or text
+
+
+def _refused(where: str, reason: str) -> BindError:
+    return BindError(f"Can't listen on {where}: {reason}", reason)
 
 
 class Listener:
@@ -68,6 +90,11 @@ class Listener:
         self._inode = os.fstat(self.fd).st_ino
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._name = sock.getsockname()
+        #: For :meth:`listen_again`, which unix sockets can't.
+        self._limit = 0
+        if sock.family != socket.AF_UNIX:
+            self._limit = self.limit() or socket.SOMAXCONN
 
     @property
     def tells_age(self) -> bool:
@@ -94,6 +121,28 @@ class Listener:
     def is_waited_on(self) -> bool:
         """Whether a connection waits to be accepted."""
         return bool(self._poll.poll(0))
+
+    def is_shut(self) -> bool:
+        """Whether somebody has ended it, for all who share it (``shutdown(2)``)."""
+        return any(events & select.POLLHUP for _, events in self._poll.poll(0))
+
+    def listen_again(self) -> None:
+        """Listen again, after somebody has ended it. Who waited there is lost.
+
+        :raises OSError: It can't be. Of unix sockets none can.
+        """
+        if self.sock.family == socket.AF_UNIX:
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+        try:
+            # A port that the kernel has chosen was given back.
+            self.sock.bind(self._name)
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            # Another one is still its own (bind(2)).
+        self.sock.listen(self._limit)
+        if self.is_shut():
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
 
     def limit(self) -> int:
         """How many connections may wait; 0 where the system doesn't tell."""
@@ -243,21 +292,43 @@ class Waiter:
         return not self._poll.poll(seconds * self._second)
 
 
-def bind(host: str, port: int, backlog: int, access: Access = AS_IT_IS) -> Listener:
+def bind(
+    host: str,
+    port: int,
+    backlog: int,
+    access: Access = AS_IT_IS,
+    ipv6_only: bool = False,
+) -> Listener:
     """Listen on an address.
 
-    :param host: An IPv4 or IPv6 address, a name, ``unix://PATH``, or ``fd://N``
-        for an inherited descriptor that is bound already.
+    :param host: An IPv4 or IPv6 address, a name, ``unix:PATH`` or ``unix://PATH``, or
+        ``fd://N`` for an inherited descriptor that is bound already.
     :param port: The TCP port; 0 takes a free one.
     :param backlog: Connections that may wait; the kernel lowers it to its maximum.
     :param access: Of a unix socket that is made.
+    :param ipv6_only: Whether one for all addresses leaves those of IPv4 to others.
     :raises BindError: If it can't be, with the reason and the way out.
     """
     if host.startswith(_INHERITED):
         return _inherit(host, backlog)
-    if host.startswith(_UNIX):
-        return _bind_unix(host, backlog, access)
-    return _bind_tcp(host, port, backlog)
+    if host.startswith("unix:"):
+        path = host.removeprefix("unix:").removeprefix("//")
+        return _bind_unix(host, os.path.abspath(path), backlog, access)
+    return _bind_tcp(host, port, backlog, ipv6_only)
+
+
+def find(address: Address) -> Address:
+    """Find the host of an address, see :func:`numeric`.
+
+    :return: The address with a number as its host, and the name that it was.
+    :raises BindError: If there is no such name.
+    """
+    host = numeric(address.host)
+    return (
+        address
+        if host == address.host
+        else address._replace(host=host, name=address.host)
+    )
 
 
 def numeric(host: str) -> str:
@@ -279,18 +350,27 @@ def _look_up(
     try:
         return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
     except (socket.gaierror, UnicodeError, OverflowError) as e:
-        raise BindError(f"Can't find the address of {host!r}: {e}.") from None
+        reason = e.strerror if isinstance(e, socket.gaierror) else e
+        raise BindError(
+            f"Can't find the address of {host!r}: {reason}; give a name that the system"
+            " knows, or an address such as 127.0.0.1, or 0.0.0.0 for all of this"
+            " machine."
+        ) from None
 
 
-def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
+def _bind_tcp(host: str, port: int, backlog: int, ipv6_only: bool) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not 0 <= port <= 65535:
         # getaddrinfo(3) may cut it to 16 bits.
         raise BindError(f"{port} is no port; give one from 0 to 65535.")
+    where = str(Address(host, port))
     address = _look_up(host, port, family)
-    sock = socket_modes.make(family, socket.SOCK_STREAM)
+    sock = None
     try:
+        sock = socket_modes.make(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ipv6_only:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         # Accepted sockets inherit these on Linux.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -299,32 +379,52 @@ def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
                 socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_ACCEPT_SECONDS
             )
         _listen(sock, backlog)
-    except (OSError, OverflowError) as e:
-        sock.close()
-        raise BindError(_explain(e, port)) from None
+    except OSError as e:
+        if sock is not None:
+            sock.close()
+        raise _refused(where, _explain(e, host, port)) from None
     return Listener(sock, host)
 
 
-def _explain(error: Exception, port: int) -> str:
-    if not isinstance(error, OSError):
-        return f"{port} is no port; give one from 0 to 65535."
-    lines = [error.strerror or str(error)]
+def _explain(error: OSError, host: str, port: int) -> str:
+    """Why a TCP port can't be listened on, and what to do about it."""
+    reason = error.strerror or str(error)
+    every = "[::]" if ":" in host else "0.0.0.0"
     if error.errno == errno.EADDRINUSE:
         # The words of `flask run`.
-        lines.append(
-            f"Port {port} is in use by another program. Either identify and stop"
+        reason += (
+            f". Port {port} is in use by another program. Either identify and stop"
             " that program, or start the server with a different port."
         )
         if sys.platform == "darwin" and port == 5000:
-            lines.append(
-                "On macOS, try searching for and disabling 'AirPlay Receiver' in"
+            reason += (
+                " On macOS, try searching for and disabling 'AirPlay Receiver' in"
                 " System Settings."
             )
-    return "\n".join(lines)
+        return reason
+    if error.errno in (errno.EACCES, errno.EPERM) and port < _UNPRIVILEGED:
+        return (
+            f"{reason}; give a port above {_UNPRIVILEGED - 1}, or let systemd pass the"
+            " socket, or start as root with --user, or with CAP_NET_BIND_SERVICE."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        meant = addresses.bracketed(host)
+        return (
+            f"{reason}; this machine doesn't have it: give an address of its own, or"
+            f" {every} for all of them."
+        ) + (f" If its last part is a port, give {meant}." if meant else "")
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"{reason}; this system has no IPv6: give an IPv4 address."
+    if error.errno == errno.EINVAL and host.lower().startswith("fe80:"):
+        return (
+            f"{reason}; a link-local address needs its interface, such as"
+            f" [{host.partition('%')[0]}%eth0]:{port}."
+        )
+    return f"{reason}."
 
 
-def _bind_unix(host: str, backlog: int, access: Access) -> Listener:
-    path = os.path.abspath(host[len(_UNIX) :])
+def _bind_unix(host: str, path: str, backlog: int, access: Access) -> Listener:
+    _check_length(path)
     sock = socket_modes.make(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
@@ -332,33 +432,128 @@ def _bind_unix(host: str, backlog: int, access: Access) -> Listener:
         _listen(sock, backlog)
     except OSError as e:
         sock.close()
-        raise BindError(f"Can't listen on {path}: {e.strerror or e}.") from None
+        raise _refused(path, _explain_path(e, path)) from None
     except BaseException:
         sock.close()
         raise
     return Listener(sock, host, path)
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a killed server has left; nothing else."""
+def check_count(count: int) -> None:
+    """See that the server can have so many listeners.
+
+    :raises BindError: There are too many.
+    """
+    if count > MAX_LISTENERS:
+        raise BindError(
+            f"There are {count} addresses to listen on; {MAX_LISTENERS} are possible."
+        )
+
+
+def check_path(path: str, is_ours: bool = True) -> None:
+    """See that a unix socket can be made somewhere, and leave it as it is there.
+
+    Whether another program listens there isn't asked.
+
+    :param is_ours: Whether this process's user is who is to make it, so that the rights
+        matter.
+    :raises BindError: It can't, as :func:`bind` would say.
+    """
+    path = os.path.abspath(path)
+    folder, number = os.path.dirname(path), 0
+    _check_length(path)
+    try:
+        if not _is_there(path):
+            if not os.path.isdir(folder):
+                number = errno.ENOTDIR if os.path.lexists(folder) else errno.ENOENT
+            elif os.path.lexists(path):
+                number = errno.EADDRINUSE  # a link to nothing (bind(2))
+        if not number and is_ours and not os.access(folder, os.W_OK | os.X_OK):
+            number = errno.EACCES
+        if number:
+            raise OSError(number, os.strerror(number))
+    except OSError as e:
+        if e.errno != errno.EACCES or is_ours:
+            raise _refused(path, _explain_path(e, path)) from None
+
+
+def _check_length(path: str) -> None:
+    length = len(os.fsencode(path))
+    if length > _MAX_PATH:
+        raise _refused(
+            path,
+            f"the path is too long: it has {length} bytes, and {_MAX_PATH} are possible"
+            " for a unix socket; give a shorter one, such as unix:/run/shop.sock.",
+        )
+
+
+def _explain_path(error: OSError, path: str) -> str:
+    """Why a unix socket can't be made there, and what to do about it."""
+    reason = error.strerror or str(error)
+    folder = os.path.dirname(path)
+    hints = {
+        errno.ENOENT: f"there is no folder {folder}; make it first",
+        errno.ENOTDIR: f"{folder} is no folder; give a path in one",
+        errno.EACCES: f"the server's user must be allowed to write to {folder}",
+    }
+    hint = hints.get(error.errno or 0)
+    return f"{reason}: {hint}." if hint else f"{reason}."
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a socket.
+
+    :raises BindError: It is something else.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
-        raise BindError(f"Can't listen on {path}: a file that is no socket is there.")
+        if stat.S_ISDIR(mode):
+            raise _refused(path, "it is a folder; give a path in it, or another one.")
+        raise _refused(
+            path,
+            "a file that is no socket is there. Give another path, or move the file"
+            " out of the way.",
+        )
+    return True
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a killed server has left; nothing else."""
+    if not _is_there(path):
+        return
     with socket_modes.make(socket.AF_UNIX, socket.SOCK_STREAM, blocking=False) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            _remove(path)
             return
+        except PermissionError:
+            raise _refused(
+                path,
+                "another user's socket is there. Either remove it, or start the server"
+                " with a different path.",
+            ) from None
         except BlockingIOError:
             pass
-    raise BindError(
-        f"Can't listen on {path}: another program does. Either identify and stop"
-        " that program, or start the server with a different path."
+    raise _refused(
+        path,
+        "another program does. Either identify and stop that program, or start the"
+        " server with a different path.",
     )
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except PermissionError as e:
+        raise _refused(
+            path,
+            f"the socket that another server has left there can't be removed:"
+            f" {e.strerror}. Remove it, or start the server with a different path.",
+        ) from None
 
 
 def _inherit(host: str, backlog: int) -> Listener:
@@ -368,22 +563,25 @@ def _inherit(host: str, backlog: int) -> Listener:
     fd = int(number)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise BindError(f"Descriptor {fd} is no socket.")
+            raise _refused(host, f"descriptor {fd} is no socket.")
         sock = socket_modes.look_at(fd)
     except OSError as e:
-        raise BindError(f"Can't use descriptor {fd}: {e.strerror}.") from None
+        raise _refused(
+            host,
+            f"{e.strerror}; whoever starts the server must pass it descriptor {fd}.",
+        ) from None
     except OverflowError:
         raise BindError(f"{number} is no descriptor.") from None
     if sock.type != socket.SOCK_STREAM:
         sock.detach()
-        raise BindError(f"Descriptor {fd} is no stream socket.")
+        raise _refused(host, f"descriptor {fd} is no stream socket.")
     sock.set_inheritable(False)
     try:
         if not listens(sock):
             _listen(sock, backlog)
     except OSError as e:
         sock.detach()
-        raise BindError(f"Can't listen on descriptor {fd}: {e.strerror}.") from None
+        raise _refused(host, f"{e.strerror}; it may be a connection.") from None
     sock.setblocking(False)
     return Listener(sock, host, inherited=True)
 

@@ -18,10 +18,6 @@ from ..system.parked import Parked
 from ..system.parked import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.timers import Deadlines
-from .frames import Deliver
-
-if t.TYPE_CHECKING:
-    from .ready_queue import ReadyQueueOwner
 
 #: A connection that was woken for nothing is not watched for so long, doubled
 #: each time, in seconds: thousands of clients that send a byte a second must
@@ -299,50 +295,3 @@ class ParkedConnections:
         """When :meth:`expire` should be asked next, in seconds."""
         times = [self._deadlines.next(), self._delayed.next()]
         return min((moment for moment in times if moment is not None), default=None)
-
-
-class ParkedHolder(t.Protocol):
-    """Where connections wait for their client: :class:`.queues.Queues`.
-
-    :ivar ready_queue: Where those are that any worker may take.
-    """
-
-    ready_queue: ReadyQueueOwner
-
-    def park(
-        self,
-        fd: int,
-        listener: int,
-        state: Parked,
-        spool: int = -1,
-        limit: str = "",
-    ) -> None:
-        """Take over a connection that a worker hands back, and its spool.
-
-        :param limit: The limit that it waits for a permit of, if it does.
-        :raises ValueError: Listener, state or spool make no sense. Nothing is taken
-            over then.
-        """
-
-    def deliver(self, frame: Deliver, fds: list[int]) -> None:
-        """Have the rest of a response sent on a connection that a worker hands over.
-
-        :param fds: The connection and the files. They are taken out.
-        :raises ValueError: The frame makes no sense, or the descriptors don't.
-        """
-
-    def taken(self, connection: Connection, worker: t.Hashable) -> None:
-        """A worker has what it was handed."""
-
-    def ask_for_permit(self, worker: t.Hashable, limit: str) -> bool:
-        """Whether a worker has a permit now that it needs at once."""
-
-    def refused(self, limit: str) -> None:
-        """A worker has refused a request that had waited longer than the limit lets
-        it."""
-
-    def release_permit(self, worker: t.Hashable) -> None:
-        """The request is over for which a worker had a permit, if it had one."""
-
-    def put_back(self, connection: Connection) -> None:
-        """Take back a connection that a worker died before taking."""

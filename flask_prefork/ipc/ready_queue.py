@@ -162,7 +162,7 @@ class ReadyQueueOwner(ReadyQueue):
                 continue  # it is closed all the same
             if taken is None:
                 break
-            os.close(taken[1])
+            socket_modes.close(taken[1])
         super().close()
 
 

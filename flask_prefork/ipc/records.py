@@ -1,8 +1,9 @@
 """A worker's record on the scoreboard: what it serves, and what it has served.
 
 The worker writes it by an :class:`RecordWriter`, the dispatcher and the observer read
-it by :func:`read`. Nobody locks: each number is written at once, and a record that is
-read while it is written is a moment old in parts, no more.
+it by :func:`read`, and its histograms by :func:`durations`. Nobody locks: each number
+is written at once, and a record that is read while it is written is a moment old in
+parts, no more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import typing as t
 from bisect import bisect_left
 from itertools import accumulate
 
-from .figures import BOUNDS
+from .durations import BUCKETS
+from .durations import Durations
+from .durations import FINE_BOUNDS
 from .figures import code
 from .figures import Served
 from .figures import width
@@ -21,6 +24,8 @@ from .growth import Grown
 
 #: Bytes of the request line that are kept.
 LINE = 208
+#: And of the client's address: the longest one of IPv6 with an interface's name.
+_CLIENT = 64
 
 #: A timeout that doesn't end: 100 years, in seconds.
 NEVER = 86400.0 * 365 * 100
@@ -46,14 +51,13 @@ class Record(t.NamedTuple):
         hasn't.
     :param spent: Seconds of all requests together, from head to last byte, or until
         the connection was taken over.
-    :param buckets: Requests by their seconds, see :data:`BOUNDS`; not cumulative.
     :param queued: Seconds that requests have waited for it, or for another worker that
         wasn't free.
-    :param queue_buckets: Those that have waited, by their seconds.
     :param timeout: Seconds without progress after which the current request is aborted,
         instead of the setting; 0 if the setting counts, :data:`NEVER` is never.
     :param method: The current request's method.
     :param target: The current request's target, cut.
+    :param client: The address of its client, without the port.
     :param grown: Which requests have left it with more memory than others.
     """
 
@@ -68,18 +72,17 @@ class Record(t.NamedTuple):
     moved: float = 0.0
     upgraded: float = 0.0
     spent: float = 0.0
-    buckets: tuple[int, ...] = Served.buckets
     queued: float = 0.0
-    queue_buckets: tuple[int, ...] = Served.queue_buckets
     timeout: float = 0.0
     method: str = ""
     target: str = ""
+    client: str = ""
     grown: Grown = Grown()
 
 
 # How it lies in memory: the numbers in words of eight bytes, in the order of the
-# fields; after them the request line, and the line of the requests that have grown the
-# worker most.
+# fields; after them the client and the request line, and the line of the requests that
+# have grown the worker most; at last the two histograms, a word for each bucket.
 
 _ZEROS: dict[str, t.Any] = {
     name: zero
@@ -113,18 +116,22 @@ _BEGAN = _FIRST["began"]
 _MOVED = _FIRST["moved"]
 _UPGRADED = _FIRST["upgraded"]
 _SPENT = _FIRST["spent"]
-_BUCKETS = _FIRST["buckets"]
 _QUEUED = _FIRST["queued"]
-_QUEUE_BUCKETS = _FIRST["queue_buckets"]
 _TIMEOUT = _FIRST["timeout"]
 _LENGTH = _FIRST["length"]
 _GROWN_SIZE = _FIRST["grown_size"]
 _GROWN_REQUESTS = _FIRST["grown_requests"]
 _WORDS = struct.Struct("=" + "".join(map(code, _ZEROS.values())))
 _TEXT = _WORDS.size
-_RECORD = struct.Struct(f"{_WORDS.format}{LINE}s{1 + LINE}p")
-#: Bytes of a record: a multiple of the processor's cache lines.
-SIZE = -(-_RECORD.size // 64) * 64
+#: Bytes of the client's address, a space, and the request line.
+_REQUEST = _CLIENT + 1 + LINE
+_RECORD = struct.Struct(f"{_WORDS.format}{_REQUEST}s{1 + LINE}p")
+_DURATIONS = struct.Struct(f"={BUCKETS}Q{BUCKETS}Q")
+_LATENCIES = -(-_RECORD.size // 8)
+_QUEUE_TIMES = _LATENCIES + BUCKETS
+#: Bytes of a record: a multiple of the processor's cache lines. Most of it are the
+#: histograms.
+SIZE = -(-(8 * _LATENCIES + _DURATIONS.size) // 64) * 64
 
 
 class RecordWriter:
@@ -147,8 +154,9 @@ class RecordWriter:
         # Assigning to a word costs a third of packing it.
         self._counts = self._view.cast("Q")
         self._times = self._view.cast("d")
-        self._text = self._view[_TEXT : _TEXT + LINE]
-        self._grown = self._view[_TEXT + LINE : _TEXT + LINE + 1 + LINE]
+        self._text = self._view[_TEXT : _TEXT + _REQUEST]
+        grown = _TEXT + _REQUEST
+        self._grown = self._view[grown : grown + 1 + LINE]
 
     def release(self) -> None:
         """Let the mapping be closed."""
@@ -175,15 +183,23 @@ class RecordWriter:
         """Count a connection, whether it brings a request or not."""
         self._counts[_CONNECTIONS] += 1
 
-    def begin(self, moment: float, method: str, target: str) -> None:
+    def begin(self, moment: float, method: str, target: str, client: str = "") -> None:
         """Note the request that begins. The worker isn't about to accept."""
-        line = f"{method} {target}".encode("latin-1", "replace")[:LINE]
+        line = f"{client} {method} {target}".encode("latin-1", "replace")[:_REQUEST]
         counts, times = self._counts, self._times
         self._mark[0] = 0
         counts[_LENGTH] = length = len(line)
         self._text[:length] = line
         times[_MOVED] = 0.0
         times[_BEGAN] = self._began = moment
+
+    def set_client(self, client: str) -> None:
+        """Note that the current request is of another client than its peer."""
+        old = bytes(self._text[: self._counts[_LENGTH]])
+        rest = old.partition(b" ")[2]
+        line = b"%b %b" % (client.encode("latin-1", "replace"), rest)
+        self._counts[_LENGTH] = length = min(len(line), _REQUEST)
+        self._text[:length] = line[:length]
 
     def move(self, moment: float) -> None:
         """Note that the request makes progress."""
@@ -192,7 +208,7 @@ class RecordWriter:
     def wait(self, seconds: float) -> None:
         """Count a request that has waited so long for a worker."""
         self._times[_QUEUED] += seconds
-        self._counts[_QUEUE_BUCKETS + bisect_left(BOUNDS, seconds)] += 1
+        self._counts[_QUEUE_TIMES + bisect_left(FINE_BOUNDS, seconds)] += 1
 
     def set_timeout(self, seconds: float) -> None:
         """Note the timeout of the current request's route, see :class:`Record`."""
@@ -228,7 +244,7 @@ class RecordWriter:
         counts[_REQUESTS] += 1
         counts[_SENT] += sent
         counts[_CLASSES + status // 100] += 1
-        counts[_BUCKETS + bisect_left(BOUNDS, spent)] += 1
+        counts[_LATENCIES + bisect_left(FINE_BOUNDS, spent)] += 1
 
 
 def _seconds(number: float) -> float:
@@ -247,8 +263,18 @@ def read(board: mmap.mmap, start: int) -> Record:
     for index in _TIMES:
         numbers[index] = _seconds(numbers[index])
     *numbers, length, size, requests = numbers
-    method = target = ""
+    method = target = client = ""
     if numbers[_BEGAN_AT]:
-        method, _, target = line[:length].decode("latin-1").partition(" ")
+        client, _, request = line[:length].decode("latin-1").partition(" ")
+        method, _, target = request.partition(" ")
     grown = Grown(size, requests, grown_line.decode("latin-1")) if size else Grown()
-    return Record._make([*numbers, method, target, grown])
+    return Record._make([*numbers, method, target, client, grown])
+
+
+def durations(board: mmap.mmap, start: int) -> Durations:
+    """Read a record's histograms, which are much longer than the rest.
+
+    :param start: Where the record is on the scoreboard.
+    """
+    counts = _DURATIONS.unpack_from(board, start + 8 * _LATENCIES)
+    return Durations(counts[:BUCKETS], counts[BUCKETS:])

@@ -10,6 +10,10 @@ columns with a byte for each slot, and after them a record for each slot
 (:mod:`.records`). The columns are contiguous, so "is a lower-numbered worker idle" is
 one ``find``.
 
+The file is as long as all slots need (:data:`SIZE`), but only pages that were written
+are memory: the header, and two or three pages for each slot that had a worker. Nothing
+may write to slots that have none.
+
 Who writes what, and when:
 
 dispatcher
@@ -68,6 +72,7 @@ import struct
 from ..settings.table import MAX_SLOTS
 from ..system import memory_file
 from . import records
+from .durations import Durations
 from .records import Record
 from .records import RecordWriter
 
@@ -83,8 +88,9 @@ _READY = _DRAINING + 1
 _RECORDS = -(-(_READY + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 _BANK_SIZE = -(-(_RECORDS + MAX_SLOTS * records.SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
 #: The dispatcher's header, before the banks (:mod:`.stats`), and at its end one word
-#: for all workers: the bytes of all spools. Most of it are the limits of routes.
-HEADER_SIZE = -(-20480 // mmap.PAGESIZE) * mmap.PAGESIZE
+#: for all workers: the bytes of all spools. Most of it are the limits of routes, and
+#: the histograms of the workers that have exited.
+HEADER_SIZE = -(-32768 // mmap.PAGESIZE) * mmap.PAGESIZE
 _SPOOLED = HEADER_SIZE - 8
 _WORD = struct.Struct("=Q")
 #: They make its size final (``fcntl(2)``); only Linux has them.
@@ -224,6 +230,10 @@ class Bank:
     def read(self, slot: int) -> Record:
         """The worker's record, for all others."""
         return records.read(self._map, self._record(slot))
+
+    def durations(self, slot: int) -> Durations:
+        """The histograms of the worker's record."""
+        return records.durations(self._map, self._record(slot))
 
     def _record(self, slot: int) -> int:
         return self._base + _RECORDS + slot * records.SIZE

@@ -24,12 +24,15 @@ import threading
 import typing as t
 
 from ..system import forks
+from ..system import log
 from ..system import origin
 from ..system import output_locks
 from ..system import socket_modes
 from ..system.systemd import VARIABLES
+from . import dumps
 
-#: Names the descriptor of a zygote's control socket, and its generation.
+#: Names the descriptor of a zygote's control socket, its generation, and the descriptor
+#: of the file for its dumps.
 VARIABLE = "FLASK_PREFORK_ZYGOTE"
 
 #: What the user or a supervisor may send to all processes at once (a
@@ -51,11 +54,13 @@ class ZygoteHandle(t.NamedTuple):
     :param pid: Its process; 0 until it has told that.
     :param control: The dispatcher's end of its control socket.
     :param generation: Its number.
+    :param dump: Where it shows its threads, see :mod:`.dumps`; -1 if it can't.
     """
 
     pid: int
     control: socket.socket
     generation: int
+    dump: int = -1
 
 
 class Inherited(t.NamedTuple):
@@ -63,21 +68,32 @@ class Inherited(t.NamedTuple):
 
     :param control: Its end of the control socket.
     :param generation: Its number.
+    :param dump: Where it shows its threads, see :mod:`.dumps`; -1 if it can't.
     """
 
     control: socket.socket
     generation: int
+    dump: int = -1
+
+
+def told_generation() -> int | None:
+    """The generation that this process is to be the zygote of, if it is one that has
+    not called :func:`inherited` yet."""
+    value = os.environ.get(VARIABLE)
+    return None if value is None else int(value.split(":")[1])
 
 
 def inherited() -> Inherited | None:
     """Whether this process was started as a zygote, by :func:`by_exec`."""
     # Popped, lest the app's own children take themselves for zygotes.
     value = os.environ.pop(VARIABLE, None)
+    os.environ.pop(log.VARIABLE, None)
     if value is None:
         return None
-    fd, generation = (int(part) for part in value.split(":"))
+    fd, generation, dump = (int(part) for part in value.split(":"))
     os.set_inheritable(fd, False)
-    return Inherited(socket_modes.adopt(fd, blocking=True), int(generation))
+    os.set_inheritable(dump, False)
+    return Inherited(socket_modes.adopt(fd, blocking=True), generation, dump)
 
 
 def by_fork(generation: int) -> ZygoteHandle | Inherited:
@@ -86,22 +102,23 @@ def by_fork(generation: int) -> ZygoteHandle | Inherited:
     The foreign signals are blocked in both, until they have their handlers.
 
     :return: The zygote, to the dispatcher; to the zygote what it begins with.
+    :raises OSError: If there are no descriptors left.
     """
     origin.note()
     if threading.active_count() > 1:
         # A plugin of the `flask` command has started a thread, and fork(2)
         # would leave its locks as they are at this moment.
         return by_exec(generation)
-    ours, theirs = socket_modes.pair()
+    ours, theirs, dump = dumps.open_with_channel()
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
     pid = forks.fork()
     if pid:
         theirs.close()
-        return ZygoteHandle(pid, ours, generation)
+        return ZygoteHandle(pid, ours, generation, dump)
     ours.close()
-    return Inherited(theirs, generation)
+    return Inherited(theirs, generation, dump)
 
 
 def by_exec(generation: int) -> ZygoteHandle:
@@ -109,23 +126,28 @@ def by_exec(generation: int) -> ZygoteHandle:
 
     :raises OSError: If the process can't be started.
     """
-    ours, theirs = socket_modes.pair()
+    ours, theirs, dump = dumps.open_with_channel()
     try:
         theirs.set_inheritable(True)
-        told = {VARIABLE: f"{theirs.fileno()}:{generation}"}
+        os.set_inheritable(dump, True)
+        told = {VARIABLE: f"{theirs.fileno()}:{generation}:{dump}"}
+        first = origin.environment().items()
+        kept = {name: value for name, value in first if name not in VARIABLES}
         with output_locks.inherited() as locks:
             pid = origin.again(
-                {**_first_environment(), **told, **locks},
+                {**kept, **told, **log.told(), **locks},
                 # A Ctrl-C while the interpreter starts would end it with a
                 # traceback; it unblocks them when it has its own handlers.
                 FOREIGN_SIGNALS,
             )
+        os.set_inheritable(dump, False)
     except BaseException:
         ours.close()
+        os.close(dump)
         raise
     finally:
         theirs.close()
-    return ZygoteHandle(pid, ours, generation)
+    return ZygoteHandle(pid, ours, generation, dump)
 
 
 def by_promotion(generation: int) -> tuple[ZygoteHandle, socket.socket]:
@@ -134,8 +156,8 @@ def by_promotion(generation: int) -> tuple[ZygoteHandle, socket.socket]:
     :return: The zygote, and its end of the control socket, for the worker.
     :raises OSError: If there are no descriptors left.
     """
-    ours, theirs = socket_modes.pair()
-    return ZygoteHandle(0, ours, generation), theirs
+    ours, theirs, dump = dumps.open_with_channel()
+    return ZygoteHandle(0, ours, generation, dump), theirs
 
 
 def kill_on_hang_up(sock: socket.socket) -> None:
@@ -176,23 +198,10 @@ def wait_for_end(pidfd: int) -> None:
     os.close(pidfd)
 
 
-def _first_environment() -> dict[str, str]:
-    """The environment that this command was started with.
-
-    What it has taken from ``.flaskenv`` since then must not hide what is in that
-    file now.
-    """
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
-    except OSError:
-        return dict(os.environ)
-    found = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
-    return {name: value for name, value in found.items() if name not in VARIABLES}
-
-
 def ignore_foreign_signals() -> None:
-    """Let the signals that are for the dispatcher pass, in zygote and workers.
+    """Let the signals that are for the dispatcher pass, in all other processes.
+
+    ``USR1`` opens the files of the log again.
 
     By handlers that do nothing: a signal that is set to be ignored would stay
     so in programs that the app runs (``execve(2)``).
@@ -200,7 +209,7 @@ def ignore_foreign_signals() -> None:
     # What is registered isn't again, though another handler has taken its place.
     faulthandler.unregister(signal.SIGUSR2)
     for number in FOREIGN_SIGNALS:
-        forks.handle(number, _pass)
+        forks.handle(number, _reopen if number == signal.SIGUSR1 else _pass)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
 
 
@@ -216,19 +225,27 @@ def take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def show_on_request() -> None:
-    """Log all threads' tracebacks on USR2: the dispatcher asks where the process is.
+def show_on_request(dump: int) -> None:
+    """Show all threads' tracebacks on USR2: the dispatcher asks where the process is.
 
     It shows even an app that is deep in a C function. To be called when the foreign
     signals are ignored.
+
+    :param dump: Where to, see :mod:`.dumps`; below 0 is nowhere.
     """
-    # By number: the app may put something else in sys.stderr's place.
-    faulthandler.register(signal.SIGUSR2, 2)
-    forks.when_app_forks(_show_no_more)
+    if dump >= 0:
+        dumps.show_on_signal(dump)
+        forks.when_app_forks(show_no_more)
 
 
-def _show_no_more() -> None:
+def show_no_more() -> None:
+    """End what :func:`show_on_request` has begun."""
     faulthandler.unregister(signal.SIGUSR2)
+
+
+def _reopen(number: int, frame: object) -> None:
+    """The files of logs may have been moved away. The dispatcher passes it on."""
+    log.reopen()
 
 
 def _pass(number: int, frame: object) -> None:

@@ -1,6 +1,6 @@
 """A worker's life as data: its states, what can happen, and why it ends.
 
-Pure, as :mod:`.pool` is, which has the workers::
+Pure, as :mod:`..dispatcher.pool` is, which has the workers::
 
     FREE -> STARTING -> IDLE <-> ORDERED -> BUSY -> IDLE ...
     any -> RETIRING -> FREE      any -> KILLED -> FREE

@@ -16,7 +16,6 @@ import contextlib
 import mmap
 import struct
 import typing as t
-from bisect import bisect_left
 from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import islice
@@ -24,8 +23,9 @@ from itertools import islice
 from ..settings.limits import MAX_LIMITS
 from ..settings.limits import NAME_SIZE
 from ..settings.table import MAX_SLOTS
+from . import durations
+from .durations import Durations
 from .figures import add
-from .figures import BOUNDS
 from .figures import Counters
 from .figures import Gauges
 from .figures import Layout
@@ -108,24 +108,28 @@ class Figures(t.NamedTuple):
     counters: Counters
 
 
-def count_aborted(record: Record, now: float) -> Record:
+def count_aborted(
+    record: Record, spread: Durations, now: float
+) -> tuple[Record, Durations]:
     """The record of a worker that has exited, its aborted request included.
 
     That request counts as one without a response (class 0) that took until now. A
     connection that the app had taken over counts as if it had ended by itself.
+
+    :param spread: The record's histograms.
     """
     if not record.began:
-        return record
+        return record, spread
     spent = max((record.upgraded or now) - record.began, 0.0)
-    classes, buckets = list(record.classes), list(record.buckets)
+    classes = list(record.classes)
     classes[1 if record.upgraded else 0] += 1
-    buckets[bisect_left(BOUNDS, spent)] += 1
-    return record._replace(
+    counted = record._replace(
         requests=record.requests + 1,
         classes=tuple(classes),
         spent=record.spent + spent,
-        buckets=tuple(buckets),
     )
+    latencies = durations.count(spread.latencies, spent)
+    return counted, spread._replace(latencies=latencies)
 
 
 # Where all that is in the header
@@ -176,9 +180,15 @@ _GAUGES, _COUNTERS, _SERVED = Layout(Gauges), Layout(Counters), Layout(Served)
 #: A generation's number, its role and whether its half is opened.
 _PART = len(Part._fields)
 _FIGURES = struct.Struct(f"=Q{_PART * _GENERATIONS}Q{_GAUGES.format}{_COUNTERS.format}")
-_EXITED = struct.Struct(f"=q{_SERVED.format}")
+#: Whose counters they have last, which copy of the histograms belongs to them, and the
+#: counters.
+_EXITED = struct.Struct(f"=qQ{_SERVED.format}")
 _EXITED_START = _Block.size(_FIGURES)
-_LIMITS_START = _EXITED_START + _Block.size(_EXITED)
+#: The histograms of workers that have exited, twice. They are long, and are written for
+#: an exit only; the others of these sums for each connection that is refused.
+_DURATIONS = struct.Struct(f"={2 * durations.BUCKETS}Q")
+_DURATIONS_START = _EXITED_START + _Block.size(_EXITED)
+_LIMITS_START = _DURATIONS_START + 2 * _DURATIONS.size
 #: How many limits there are, and each one's name and numbers.
 _LIMIT = len(LimitRow._fields)
 _LIMITS = struct.Struct("=Q" + f"{NAME_SIZE}s{_LIMIT - 1}Q" * MAX_LIMITS)
@@ -204,6 +214,17 @@ class _Header:
         self.exited = _Block(self.map, _EXITED_START, _EXITED)
         self.limits = _Block(self.map, _LIMITS_START, _LIMITS)
 
+    def write_durations(self, copy: int, spread: Durations) -> None:
+        """Write a copy of the histograms of exited workers, which nobody reads yet."""
+        start = _DURATIONS_START + copy * _DURATIONS.size
+        _DURATIONS.pack_into(self.map, start, *spread.latencies, *spread.queue_times)
+
+    def read_durations(self, copy: int) -> Durations:
+        """Read a copy of them."""
+        start = _DURATIONS_START + copy % 2 * _DURATIONS.size
+        counts = _DURATIONS.unpack_from(self.map, start)
+        return Durations(counts[: durations.BUCKETS], counts[durations.BUCKETS :])
+
     def close(self) -> None:
         """Unmap it."""
         self.figures.release()
@@ -225,6 +246,8 @@ class Summary(Counters):
         self.gauges = Gauges()
         self._header = _Header(fd, mmap.ACCESS_WRITE)
         self._served = Served()
+        self._durations = Durations()
+        self._copy = 0
         self._limits: list[LimitRow] = []
         self._was_idle = False
 
@@ -249,21 +272,32 @@ class Summary(Counters):
 
     @contextlib.contextmanager
     def exited(
-        self, generation: int, slot: int, record: Record, now: float
+        self,
+        generation: int,
+        slot: int,
+        record: Record,
+        spread: Durations,
+        now: float,
     ) -> Iterator[None]:
         """Take over an exited worker's counters; meanwhile, clear its record.
 
         :param generation: The worker's.
         :param slot: The worker's.
         :param record: What is about to be cleared.
+        :param spread: Its histograms.
         """
-        self._served = add(self._served, count_aborted(record, now))
+        record, spread = count_aborted(record, spread, now)
+        self._served = add(self._served, record)
+        self._durations = durations.total([self._durations, spread])
+        self._copy ^= 1
+        self._header.write_durations(self._copy, self._durations)
         self._write_exited(_place(generation, slot))
         yield
         self._write_exited(_NOBODY)
 
     def _write_exited(self, place: int) -> None:
-        self._header.exited.write(place, *_SERVED.numbers(self._served))
+        numbers = _SERVED.numbers(self._served)
+        self._header.exited.write(place, self._copy, *numbers)
 
     def write(
         self,
@@ -339,11 +373,14 @@ class ExitedSums(t.NamedTuple):
     :param place: The place of the record that doesn't count any more, though it may
         not be cleared yet; see :meth:`is_in`.
     :param sums: Their counters.
+    :param durations: Their histograms; whole if the version is still the same after
+        they were read.
     """
 
     version: int
     place: int
     sums: Served
+    durations: Durations
 
     def is_in(self, generation: int, slot: int) -> bool:
         """Whether this worker's counters are in the sums already."""
@@ -389,5 +426,6 @@ class Reader:
 
     def exited(self) -> ExitedSums:
         """The sums of workers that have exited."""
-        version, (place, *numbers) = self._header.exited.read()
-        return ExitedSums(version, place, _SERVED.figures(iter(numbers)))
+        version, (place, copy, *numbers) = self._header.exited.read()
+        spread = self._header.read_durations(copy)
+        return ExitedSums(version, place, _SERVED.figures(iter(numbers)), spread)

@@ -3,7 +3,7 @@
 The TLS proxy accepts from the listener that clients know, and connects to this one when
 a client has sent something. Workers accept from it as from any other, so all that is
 decided about accept queues holds for it as well. A connection begins with a header of
-the PROXY protocol, which says whom it is from (:mod:`.proxy_protocol`).
+the PROXY protocol, which says whom it is from (:mod:`..system.proxy_protocol`).
 
 On Linux the socket's file has no name: only who has a descriptor of it can connect
 (:func:`_bind_without_name`). Other users of the machine could flood one that has. Where

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import traceback
 from collections.abc import Callable
+
+from ..system.log import logger
 
 
 def in_background(target: Callable[..., None], *args: object) -> None:
@@ -18,5 +19,5 @@ def or_exit(target: Callable[..., None], *args: object) -> None:
     try:
         target(*args)
     except BaseException:
-        traceback.print_exc()
+        logger.critical("The observer has failed:", exc_info=True)
         os._exit(1)

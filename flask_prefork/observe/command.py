@@ -20,13 +20,17 @@ _COMMAND_LINE = ParameterSource.COMMANDLINE
 
 
 class _Seconds(click.FloatRange):
-    """As its base, which lets nan through."""
+    """As its base, for times with a unit too."""
 
     def convert(self, value: t.Any, *where: t.Any) -> float:
-        number = float(super().convert(value, *where))
-        if number != number:
-            self.fail(f"{value!r} is not a number of seconds.", *where)
-        return number
+        if isinstance(value, str):
+            from ..settings import duration
+
+            try:
+                value = duration.parse(value)
+            except ValueError as e:
+                self.fail(f"{e}, not {value!r}.", *where)
+        return float(super().convert(value, *where))
 
 
 @click.command("prefork-status", short_help="Show the status of a running server.")
@@ -50,7 +54,13 @@ class _Seconds(click.FloatRange):
     help="The server's --admin-token. Other users can read the command line; the"
     " variable is safer.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the server's own JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="FLASK_PREFORK_STATUS_JSON",
+    help="Print the server's own JSON.",
+)
 @click.option("--watch", is_flag=True, help="Refresh the status until Ctrl-C.")
 @click.option(
     "--interval",

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from itertools import accumulate
 
+from ..ipc import durations
 from ..ipc.figures import BOUNDS
 from ..ipc.figures import FigureSpec
 from ..ipc.figures import GAUGES
 from ..ipc.figures import specs
 from ..ipc.phase import Phase
+from .snapshot import Quantiles
 from .snapshot import Snapshot
 from .snapshot import STATES
 from .snapshot import Totals
@@ -124,6 +126,8 @@ _ORDER = (
     "sent_bytes",
     "request_duration_seconds",
     "request_queue_seconds",
+    "recent_request_duration_seconds",
+    "recent_request_queue_seconds",
     "longest_request_seconds",
     "shed_requests",
     "limit_concurrency",
@@ -291,6 +295,21 @@ def _requests(snapshot: Snapshot) -> Iterator[Family]:
         "From the arrival of a request's data to when a worker took it.",
         _histogram(waited, totals.queued),
     )
+    within = f"within {durations.ERROR * 100:g} %; absent while there were none."
+    yield Family(
+        "summary",
+        "recent_request_duration_seconds",
+        "Quantiles of request_duration_seconds of the requests of the last minute,"
+        f" {within}",
+        _quantiles(snapshot.latency),
+    )
+    yield Family(
+        "summary",
+        "recent_request_queue_seconds",
+        "Quantiles of request_queue_seconds of the requests of the last minute,"
+        f" {within}",
+        _quantiles(snapshot.queue_time),
+    )
     running = [w.busy_for or 0.0 for w in snapshot.workers if not w.upgraded]
     yield _gauge(
         "longest_request_seconds",
@@ -327,3 +346,9 @@ def _histogram(buckets: Sequence[int], total: float) -> Iterator[Sample]:
     # Not the total of requests, which may be a moment older or newer.
     yield Sample(sum(buckets), suffix="_count")
     yield Sample(total, suffix="_sum")
+
+
+def _quantiles(found: Quantiles) -> Iterator[Sample]:
+    for name, part in durations.SHOWN.items():
+        if (seconds := getattr(found, name)) is not None:
+            yield Sample(seconds, {"quantile": repr(part)})

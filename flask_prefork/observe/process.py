@@ -31,6 +31,7 @@ from .agent import Agent
 from .background import in_background
 from .background import or_exit
 from .history import History
+from .history import WINDOW
 from .memory import PssSampler
 from .reading import About
 from .reading import Board
@@ -89,7 +90,7 @@ class Observer:
         self._about = about
         self._board = board
         self._listeners = listeners
-        self._history = History()
+        self._history = History(time.monotonic(), about.begun)
         self._memory = PssSampler()
         self._heartbeat = Heartbeat(about.pid)
         # Connections' threads, and the main one.
@@ -102,6 +103,8 @@ class Observer:
             queue = sum(listener.waiting() for listener in self._listeners)
             limit = sum(listener.limit() for listener in self._listeners)
         now = time.monotonic()
+        counted = look.durations
+        latency, queue_time = self._history.quantiles(now, WINDOW, counted)
         around = Circumstances(
             now=now,
             responsive=self._heartbeat.is_responsive(),
@@ -109,6 +112,8 @@ class Observer:
             queue_limit=limit,
             pss=self._memory.known,
             history=self._history.samples(now),
+            latency=latency,
+            queue_time=queue_time,
         )
         return take(look, self._about, around)
 
@@ -158,18 +163,15 @@ class Observer:
             look.busy,
             queue,
             look.sums.requests,
-            look.sums.buckets,
             queue + look.ready,
-            look.sums.queue_buckets,
         )
-        self._history.add(time.monotonic(), sample)
+        self._history.add(time.monotonic(), sample, look.durations)
 
     def _sample_memory(self) -> t.NoReturn:
         while True:
             with self._lock:
-                look = self._board.look()
-            records = (r for bank in look.records for r in bank.values())
-            self._memory.step([record.pid for record in records])
+                pids = self._board.pids()
+            self._memory.step(pids)
             time.sleep(_TICK)
 
 
@@ -185,7 +187,7 @@ def main(fd: int) -> t.NoReturn:
 
     :param fd: Our end of the channel.
     """
-    log.set_up()
+    log.set_up_as_told("observer")
     spawn.ignore_foreign_signals()
     or_exit(_observe, fd)
     # Threads that wait for clients are no reason to stay.
@@ -201,14 +203,15 @@ def _observe(fd: int) -> None:
         return
     document, board, *sockets = received[1]
     config = read_document(document)
+    # Its files may be out of the user's reach.
+    version = _version()
     if config["identity"] is not None:
         privileges.drop(privileges.Identity(*config["identity"]))
-    about = About(
-        config["pid"], config["begun"], tuple(config["addresses"]), _version()
-    )
+    about = About(config["pid"], config["begun"], tuple(config["addresses"]), version)
     opened = [socket_modes.adopt(one, blocking=False) for one in sockets]
     listeners = dict(zip(config["admin_listeners"], opened, strict=False))
     queues = [Listener(one, "") for one in opened[len(listeners) :]]
+    log.logger.debug("It is ready.")
     observer = Observer(Channel(sock), about, Board(board), queues)
     if "admin" in listeners:
         site = Site(observer.snapshot, config["token"], config["guarded"])

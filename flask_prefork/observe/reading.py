@@ -10,6 +10,8 @@ import mmap
 import typing as t
 from collections.abc import Mapping
 
+from ..ipc import durations
+from ..ipc.durations import Durations
 from ..ipc.figures import add
 from ..ipc.figures import GAUGES
 from ..ipc.figures import LimitRow
@@ -25,6 +27,7 @@ from ..settings.table import MAX_SLOTS
 from .snapshot import GenerationView
 from .snapshot import LimitView
 from .snapshot import PoolSample
+from .snapshot import Quantiles
 from .snapshot import Snapshot
 from .snapshot import Totals
 from .snapshot import WorkerView
@@ -51,6 +54,7 @@ class Look(t.NamedTuple):
         one of odd number.
     :param records: Their workers' records, by slot.
     :param sums: What all workers have counted, the dead included.
+    :param durations: Their histograms.
     :param limits: The limits of routes.
     """
 
@@ -58,6 +62,7 @@ class Look(t.NamedTuple):
     letters: tuple[str, str]
     records: tuple[Mapping[int, Record], Mapping[int, Record]]
     sums: Served
+    durations: Durations
     limits: tuple[LimitRow, ...] = ()
 
     def count(self, letters: str) -> int:
@@ -101,6 +106,11 @@ class Board:
         for bank in self._banks:
             bank.close()
 
+    def pids(self) -> list[int]:
+        """The workers' processes, as they tell them."""
+        found = (records.values() for _, records in map(self._lines, self._banks))
+        return [record.pid for records in found for record in records]
+
     def look(self) -> Look:
         """What is there now, with sums that never go down."""
         for _ in range(_TRIES):
@@ -114,14 +124,20 @@ class Board:
 
     def _look(self, exited: ExitedSums) -> Look:
         even, odd = (self._lines(bank) for bank in self._banks)
-        served = exited.sums
+        served, counted = exited.sums, [exited.durations]
         for parity, (_, records) in enumerate((even, odd)):
             for slot, record in records.items():
                 if not exited.is_in(parity, slot):
                     served = add(served, record)
-        figures = self._header.figures()
-        limits = self._header.limits()
-        return Look(figures, (even[0], odd[0]), (even[1], odd[1]), served, limits)
+                    counted.append(self._banks[parity].durations(slot))
+        return Look(
+            self._header.figures(),
+            (even[0], odd[0]),
+            (even[1], odd[1]),
+            served,
+            durations.total(counted),
+            self._header.limits(),
+        )
 
     def _lines(self, bank: Bank) -> tuple[str, dict[int, Record]]:
         letters = bank.states(MAX_SLOTS).replace("\0", _FREE).rstrip(_FREE)
@@ -153,6 +169,8 @@ class Circumstances(t.NamedTuple):
     :param queue_limit: How many fit in; 0 if that can't be told.
     :param pss: Bytes of memory, by pid.
     :param history: Earlier moments.
+    :param latency: Of the last minute.
+    :param queue_time: Of the last minute.
     """
 
     now: float
@@ -161,6 +179,8 @@ class Circumstances(t.NamedTuple):
     queue_limit: int
     pss: Mapping[int, int]
     history: tuple[PoolSample, ...]
+    latency: Quantiles = Quantiles()
+    queue_time: Quantiles = Quantiles()
 
 
 def take(look: Look, about: About, around: Circumstances) -> Snapshot:
@@ -185,6 +205,8 @@ def take(look: Look, about: About, around: Circumstances) -> Snapshot:
         parked=sum(figures.gauges.parked_by_state.values()),
         history=around.history,
         limits=tuple(LimitView(*row) for row in look.limits),
+        latency=around.latency,
+        queue_time=around.queue_time,
         **gauges,
     )
 
@@ -263,7 +285,12 @@ def _worker(
 
 def _totals(look: Look, now: float) -> Totals:
     _, _, gauges, counters = look.figures
-    totals = Totals(**vars(look.sums), **vars(counters))
+    totals = Totals(
+        **vars(look.sums),
+        **vars(counters),
+        buckets=durations.conventional(look.durations.latencies),
+        queue_buckets=durations.conventional(look.durations.queue_times),
+    )
     if gauges.saturated_since:
         totals.saturated += max(now - gauges.saturated_since, 0.0)
     return totals

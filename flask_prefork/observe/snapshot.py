@@ -13,6 +13,7 @@ from dataclasses import field
 
 from ..ipc.figures import Counters
 from ..ipc.figures import documented
+from ..ipc.figures import Histograms
 from ..ipc.figures import Served
 from ..ipc.states import State
 
@@ -94,8 +95,29 @@ class LimitView:
 
 @documented
 @dataclass
-class Totals(Counters, Served):
+class Totals(Counters, Histograms, Served):
     """Counters since the server's start; they never go down."""
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """How long the requests of the last seconds took, within 5 % from 10 us to 1 h.
+
+    What is shorter than 9.5 us is 0, what is longer than 1 h is 3600. Without any
+    request they are ``None``.
+
+    :param window: How many seconds; 0 while there is no history.
+    :param requests: How many requests ended in them.
+    :param p50: What half of the requests didn't exceed.
+    :param p90: What 90 % of them didn't exceed.
+    :param p99: What 99 % of them didn't exceed.
+    """
+
+    window: float = 0.0
+    requests: int = 0
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +129,9 @@ class PoolSample:
     :param busy: How many of them served.
     :param queue: Connections that waited in the accept queues.
     :param requests: Requests served until then.
-    :param buckets: Their latencies until then, as in :class:`Totals`.
     :param waiting: Connections that waited for a worker.
-    :param queue_buckets: Their queue times until then, as in :class:`Totals`.
+    :param latency: Latencies of the requests that ended in the 10 seconds until then.
+    :param queue_time: Queue times of the same requests.
     """
 
     age: float
@@ -117,9 +139,9 @@ class PoolSample:
     busy: int
     queue: int
     requests: int
-    buckets: tuple[int, ...]
     waiting: int = 0
-    queue_buckets: tuple[int, ...] = Served.queue_buckets
+    latency: Quantiles = Quantiles()
+    queue_time: Quantiles = Quantiles()
 
 
 @dataclass(frozen=True)
@@ -160,6 +182,8 @@ class Snapshot:
     :param staffed: Whether there is a worker that takes new requests, or was in the
         last seconds; also while there need be none.
     :param limits: The limits of routes.
+    :param latency: Latencies of the requests that ended in the last minute.
+    :param queue_time: Queue times of the same requests.
     """
 
     pid: int
@@ -188,6 +212,8 @@ class Snapshot:
     tls_connections: int = 0
     waiting: int = 0
     limits: tuple[LimitView, ...] = ()
+    latency: Quantiles = Quantiles()
+    queue_time: Quantiles = Quantiles()
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import textwrap
 import typing as t
-from bisect import bisect_left
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from itertools import accumulate
-from operator import sub
 
 import click
 
-from ..ipc.figures import BOUNDS
 from .snapshot import GenerationView
 from .snapshot import LimitView
 from .snapshot import PoolSample
+from .snapshot import Quantiles
 from .snapshot import Snapshot
 from .snapshot import STATES
 from .snapshot import WorkerView
 
 #: What rates are shown for, in seconds, as far as the history reaches.
 _WINDOWS = (10, 60, 300)
-#: What latencies are shown for, in seconds.
-_LATENCY_WINDOW = 60
 #: Samples come about once a second.
 _LATE = 1.0
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _COLOURS = {
     "I": "green",
     "O": "cyan",
@@ -133,8 +127,8 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
         "workers": _workers(snapshot),
         "waiting": _waiting(snapshot),
         "requests": _rates(snapshot),
-        "latency": _latency(snapshot),
-        "queue time": _queue_time(snapshot),
+        "latency": _quantiles(snapshot.latency),
+        "queue time": _quantiles(snapshot.queue_time),
         "saturated": f"{'now' if snapshot.saturated else 'not now'},"
         f" {duration(snapshot.totals.saturated)} in all",
         "served": _served(snapshot),
@@ -239,40 +233,14 @@ def _limit(limit: LimitView) -> str:
     )
 
 
-def _latency(snapshot: Snapshot) -> str:
-    sample = _sample(snapshot, _LATENCY_WINDOW)
-    if sample is None:
+def _quantiles(found: Quantiles) -> str:
+    if not found.window:
         return "no history yet"
-    buckets = [*map(sub, snapshot.totals.buckets, sample.buckets)]
-    return _quantiles(buckets, sample)
-
-
-def _queue_time(snapshot: Snapshot) -> str:
-    sample = _sample(snapshot, _LATENCY_WINDOW)
-    if sample is None:
-        return "no history yet"
-    waited = [*map(sub, snapshot.totals.queue_buckets, sample.queue_buckets)]
-    requests = sum(snapshot.totals.buckets) - sum(sample.buckets)
-    # Those that haven't waited are in none of the buckets.
-    waited[0] += max(requests - sum(waited), 0)
-    return _quantiles(waited, sample)
-
-
-def _quantiles(buckets: Sequence[int], sample: PoolSample) -> str:
-    over = f"over {duration(round(sample.age))}"
-    if sum(buckets) <= 0:
+    over = f"over {duration(round(found.window))}"
+    if not found.requests:
         return f"no request {over}"
-    told = [f"{name} {_quantile(buckets, part)}" for name, part in _QUANTILES.items()]
-    return f"{', '.join(told)} {over}"
-
-
-def _quantile(buckets: Sequence[int], part: float) -> str:
-    """Within which bound this part of the requests was served."""
-    upto = [*accumulate(buckets)]
-    index = bisect_left(upto, part * upto[-1])
-    if index < len(BOUNDS):
-        return f"<= {BOUNDS[index] * 1000:g}ms"
-    return f"> {BOUNDS[-1] * 1000:g}ms"
+    told = f"p50 {brief(found.p50)}, p90 {brief(found.p90)}, p99 {brief(found.p99)}"
+    return f"{told} {over}"
 
 
 def _served(snapshot: Snapshot) -> str:
@@ -342,6 +310,20 @@ def _row(generation: int, worker: WorkerView) -> tuple[str, ...]:
         "-" if worker.busy_for is None else duration(worker.busy_for),
         _plain(f"{worker.method} {worker.target}".strip()) or "-",
     )
+
+
+def brief(seconds: float | None) -> str:
+    """What a request took, by three digits and a unit, as the page has it."""
+    if seconds is None:
+        return "-"
+    seconds = float(f"{seconds:.3g}")
+    if seconds >= 60:
+        return duration(seconds)
+    if not seconds or seconds >= 1:
+        return f"{seconds:g}s"
+    if seconds >= 0.001:
+        return f"{seconds * 1e3:g}ms"
+    return f"{seconds * 1e6:g}us"
 
 
 def duration(seconds: float) -> str:

@@ -155,7 +155,7 @@ class Sender:
                 return
             self._outgoing.popleft()
             if sock is not None:
-                sock.close()
+                socket_modes.close(sock.detach())
                 self._used -= 1
 
     # Transfers
@@ -280,11 +280,12 @@ def main(fd: int, identity: tuple[t.Any, ...] | None) -> t.NoReturn:
     :param fd: Our end of the channel.
     :param identity: Whom to become, if anybody else (:class:`.privileges.Identity`).
     """
-    log.set_up()
+    log.set_up_as_told("sender")
     spawn.ignore_foreign_signals()
     os.set_inheritable(fd, False)
     if identity is not None:
         privileges.drop(privileges.Identity(*identity))
+    log.logger.debug("It is ready.")
     channel = Channel(socket_modes.adopt(fd, blocking=False))
     Sender(channel, raise_descriptor_limit()).run()
     os._exit(0)

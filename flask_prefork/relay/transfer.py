@@ -7,6 +7,7 @@ import os
 import socket
 import typing as t
 
+from ..system import socket_modes
 from ..system.parked import Parked
 from ..system.slow_client import SlowClientBudget
 from ..system.socket_state import bytes_queued
@@ -196,6 +197,7 @@ class Transfer:
 
     def close(self) -> None:
         """Close all that it has."""
-        self.sock.close()
+        # The app may have told it to wait for its client.
+        socket_modes.close(self.sock.detach())
         while self._parts:
             os.close(self._parts.pop().fd)

@@ -11,6 +11,10 @@ from .spec import SettingsError
 
 _PREFIX = "PREFORK_"
 _VARIABLE_PREFIX = "FLASK_PREFORK_RUN_"
+#: Of the other command.
+_STATUS_PREFIX = "FLASK_PREFORK_STATUS_"
+#: What processes of the server leave to each other, without ``FLASK_``.
+_OWN = ("PREFORK_ZYGOTE", "PREFORK_OUTPUT", "PREFORK_LOG", "PREFORK_FAULTS")
 
 #: The limits of routes: the one key that is no setting's.
 LIMITS_KEY = "PREFORK_LIMITS"
@@ -59,7 +63,7 @@ def check(config: t.Iterable[str], names: t.Collection[str]) -> None:
         if key.startswith(_PREFIX) and key not in keys and not _is_variable(key, names)
     ]
     if typos:
-        raise SettingsError(" ".join(typos))
+        raise SettingsError(*typos)
 
 
 def check_variables(variables: t.Iterable[str], names: t.Collection[str]) -> None:
@@ -73,12 +77,82 @@ def check_variables(variables: t.Iterable[str], names: t.Collection[str]) -> Non
     # What from_prefixed_env() makes a key of isn't the command's.
     known += [f"FLASK_{config_key(name)}" for name in names]
     typos = [
-        f"There is no {variable!r}; did you mean {nearest(variable, known)!r}?"
+        f"There is no variable {variable!r}; did you mean {nearest(variable, known)!r}?"
         for variable in sorted(variables)
         if variable.startswith(_VARIABLE_PREFIX) and variable not in known
     ]
     if typos:
-        raise SettingsError(" ".join(typos))
+        raise SettingsError(*typos)
+
+
+def check_unread(
+    variables: t.Mapping[str, str],
+    config: t.Mapping[str, t.Any],
+    defaults: t.Collection[str],
+    names: t.Collection[str],
+) -> list[str]:
+    """Find variables that look like this server's, and that nobody has read.
+
+    ``app.config.from_prefixed_env()`` makes the key ``PREFORK_MIN_IDLE`` from
+    ``FLASK_PREFORK_MIN_IDLE``. Where the app doesn't call it, that has no effect.
+    ``PREFORK_MIN_IDLE`` may be another program's, or the app may read it by itself.
+
+    :param variables: All of the environment.
+    :param config: The app's configuration.
+    :param defaults: Keys of it that have the extension's defaults.
+    :param names: The settings.
+    :return: What to warn of, in a sentence each.
+    :raises SettingsError: In a sentence for each, if one begins as this server's.
+    """
+    spelled = {config_key(name): variable_name(name) for name in (*names, *BORROWED)}
+    wrong, doubtful = [], []
+    for variable in sorted(variables):
+        # from_prefixed_env() makes a dictionary of what is before it.
+        key = variable.removeprefix("FLASK_").partition("__")[0]
+        if not key.startswith(_PREFIX) or key in _OWN:
+            continue
+        if key in config and (
+            key not in defaults or _reads_as(variables[variable], config[key])
+        ):
+            continue
+        is_commands = variable.startswith((_VARIABLE_PREFIX, _STATUS_PREFIX))
+        # A setting's own name may begin as the commands' variables.
+        if is_commands and key not in spelled:
+            continue
+        if not variable.startswith("FLASK_"):
+            if key in spelled:
+                doubtful.append(
+                    f"The environment has {variable}, and the app's configuration"
+                    f" doesn't, so it has no effect here; the variable is called"
+                    f" {spelled[key]}."
+                )
+        elif key == LIMITS_KEY:
+            wrong.append(
+                f"{variable} has no effect, because the app doesn't call"
+                f" app.config.from_prefixed_env(); set {key} in its configuration."
+            )
+        else:
+            meant = spelled.get(key) or nearest(
+                variable.replace("FLASK_PREFORK_", _VARIABLE_PREFIX),
+                list(spelled.values()),
+            )
+            wrong.append(
+                f"{variable} has no effect, because the app doesn't call"
+                f" app.config.from_prefixed_env(); did you mean {meant!r}?"
+            )
+    if wrong:
+        raise SettingsError(*wrong, *doubtful)
+    return doubtful
+
+
+def _reads_as(text: str, value: t.Any) -> bool:
+    """Whether ``from_prefixed_env()`` makes this value of a variable."""
+    import json
+
+    try:
+        return bool(json.loads(text) == value)
+    except ValueError:
+        return bool(text == value)
 
 
 def _is_variable(key: str, names: t.Collection[str]) -> bool:
@@ -95,7 +169,7 @@ def _typo(key: str, keys: list[str]) -> str:
     name = key.removeprefix(_PREFIX).lower()
     if name in BORROWED:
         return too_late(name)
-    return f"There is no {key!r}; did you mean {nearest(key, keys)!r}?"
+    return f"There is no key {key!r}; did you mean {nearest(key, keys)!r}?"
 
 
 def nearest(word: str, words: list[str]) -> str:

@@ -6,6 +6,7 @@ permits for them (``dispatcher/permits.py``), and workers keep to their timeouts
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 from collections.abc import Mapping
 
@@ -89,14 +90,20 @@ def _seconds(fields: Mapping[str, t.Any], field: str, source: str) -> float | No
     value = fields.get(field)
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = value
+    if isinstance(value, str):
+        from . import duration
+
+        with contextlib.suppress(ValueError):
+            number = duration.parse(value)
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
     # Not of any int can be said whether it is finite.
-    if not is_number or not 0 <= value <= _LONGEST:
+    if not is_number or not 0 <= number <= _LONGEST:
         raise SettingsError(
-            f"{source}: {field} must be a number of seconds of at least 0, not"
-            f" {value!r}."
+            f"{source}: {field} must be a number of seconds of at least 0, or a time"
+            f" such as 500ms, 30s, 5m or 1h, not {value!r}."
         )
-    return float(value)
+    return float(number)
 
 
 def from_document(found: t.Any) -> tuple[RouteLimit, ...]:

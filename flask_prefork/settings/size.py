@@ -14,7 +14,7 @@ LEAST = 2**20
 
 
 def parse(text: str | None) -> int:
-    """Read a size.
+    """Read a size of memory.
 
     :param text: A whole number of bytes, or of K, M, G or T, powers of 1024;
         ``None`` is 0.
@@ -23,13 +23,23 @@ def parse(text: str | None) -> int:
     """
     if text is None:
         return 0
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ValueError("must be a size such as 200M or 1G, or a number of bytes")
-    size = int(found[1]) * _UNITS[found[2].upper()]
+    size = parse_bytes(text)
     if 0 < size < LEAST:
         raise ValueError("must be 0 or at least 1M")
     return size
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes, however small.
+
+    :param text: See :func:`parse`.
+    :return: Bytes.
+    :raises ValueError: It is no size.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError("must be a size such as 200M or 1G, or a number of bytes")
+    return int(found[1]) * _UNITS[found[2].upper()]
 
 
 def show(size: float) -> str:

@@ -1,8 +1,18 @@
-"""The limit of descriptors of this process (``getrlimit(2)``, RLIMIT_NOFILE)."""
+"""The descriptors of this process: their limit (RLIMIT_NOFILE), and where they are."""
 
 from __future__ import annotations
 
+import os
 import resource
+
+
+def folder() -> str:
+    """The folder that has an entry for each descriptor of this process.
+
+    On Linux ``/dev/fd`` is a link to that of ``proc(5)``, which a root directory of
+    somebody's own making may lack.
+    """
+    return "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def raise_descriptor_limit() -> int:

@@ -26,12 +26,14 @@ class Origin(t.NamedTuple):
     :param program: What to execute for the same command again.
     :param arguments: All of its arguments.
     :param descriptors: Its limit of descriptors (RLIMIT_NOFILE), the soft one.
+    :param environment: The environment that it was started with.
     """
 
     directory: str | None
     program: str
     arguments: list[str]
     descriptors: int
+    environment: dict[str, str]
 
 
 class DirectoryError(OSError):
@@ -48,7 +50,27 @@ def note() -> None:
     """Keep in mind how this process was started, before it changes anything."""
     global _origin
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _origin = Origin(_directory(), *_command(), soft)
+    _origin = Origin(_directory(), *_command(), soft, _read_environment())
+
+
+def environment() -> dict[str, str]:
+    """The environment that the command was started with.
+
+    What it has taken from ``.flaskenv`` since then must not hide what is in that file
+    now.
+    """
+    return dict(_origin.environment) if _origin is not None else _read_environment()
+
+
+def _read_environment() -> dict[str, str]:
+    """The present process's first environment; a title may be written over it later
+    (:mod:`.process_title`)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
+    except OSError:
+        return dict(os.environ)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name}
 
 
 def _directory() -> str | None:
@@ -148,7 +170,8 @@ def _first_limit() -> t.Iterator[None]:
     if _origin is None or _origin.descriptors == soft:
         yield
         return
-    # What is open above it stays open (getrlimit(2)), and no other thread runs here.
+    # What is open above it stays open (getrlimit(2)). No other thread runs here but the
+    # one of the log, which needs a descriptor only for a file that was moved away.
     resource.setrlimit(resource.RLIMIT_NOFILE, (_origin.descriptors, hard))
     try:
         yield

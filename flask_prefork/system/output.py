@@ -66,6 +66,10 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)
 
 
+def _notice(lost: int) -> bytes:
+    return f"({lost} lines of the log were lost)\n".encode()
+
+
 class Output:
     """A descriptor to which whole texts are written.
 
@@ -73,6 +77,7 @@ class Output:
     :param shared: The locks; by default those of this server's processes.
     :param report_lost: Called with the number of lost lines when the reader takes
         lines again. By default the number is in a line before the next text.
+    :param notice: Makes that line.
     :ivar lost: How many lines were lost since one was written.
     """
 
@@ -81,11 +86,13 @@ class Output:
         fd: int,
         shared: Shared | None = None,
         report_lost: t.Callable[[int], None] | None = None,
+        notice: t.Callable[[int], bytes] | None = None,
     ) -> None:
         self.fd = fd
         self.lost = 0
         self.shared = share() if shared is None else shared
         self._report_lost = report_lost
+        self._notice = notice if notice is not None else _notice
         #: What :meth:`Shared.pieces` was when it was given up; -1 is not.
         self._gave_up = -1
         #: Its lock's number; below 0 if it is to be looked at what it is.
@@ -155,7 +162,7 @@ class Output:
         """A text, after a line with the number of lost lines if there are any."""
         if not self.lost or self._report_lost is not None:
             return data
-        return f"({self.lost} lines of the log were lost)\n".encode() + data
+        return self._notice(self.lost) + data
 
     def count_lost(self, data: bytes) -> bool:
         """Count a text that nobody takes."""

@@ -8,6 +8,7 @@ it has to bind again, and to signal workers of any user.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import grp
 import os
 import pwd
@@ -79,17 +80,23 @@ def look_up(user: str | None, group: str | None) -> Identity | None:
 
 
 def look_up_access(
-    identity: Identity | None, mode: str | None, group: str | None
+    identity: Identity | None,
+    mode: str | None,
+    group: str | None,
+    owner: str | None = None,
 ) -> Access:
-    """Find whose a unix socket is to be, and who else may connect to it.
+    """Find whose unix sockets are to be, and who else may connect to them.
 
-    :param identity: Who the app is served as, if not who we are: the socket is theirs.
-    :param mode: Its permissions, an octal number; nothing for what the umask leaves.
+    :param identity: Who the app is served as, if not who we are: they are theirs.
+    :param mode: Their permissions, an octal number; nothing for what the umask leaves.
     :param group: A name or a number, the name first; nothing for the user's own. With
         nothing else said, the group may connect.
-    :raises ValueError: If there is no such group or mode, with the reason.
+    :param owner: Likewise; nothing for the user as whom the app is served.
+    :raises ValueError: If there is no such user, group or mode, with the reason.
     """
     uid, gid = (identity.uid, identity.gid) if identity is not None else (-1, -1)
+    if owner:
+        uid, _ = _find_user(owner)
     if group:
         gid = _find_group(group)
     return socket_access.parse(mode, uid, gid, bool(group))
@@ -153,6 +160,7 @@ def drop(identity: Identity, environ: MutableMapping[str, str] = os.environ) -> 
     # The interpreter's files may be out of the user's reach.
     for codec in _CODECS:
         codecs.lookup(codec)
+    _load_metadata()
     # The user last: without root's rights the groups can't be changed. As root
     # the calls set the saved and the real id too (setuid(2)).
     os.setgroups(identity.groups)
@@ -166,6 +174,37 @@ def drop(identity: Identity, environ: MutableMapping[str, str] = os.environ) -> 
                 environ.pop(variable, None)
             else:
                 environ[variable] = identity.name
+
+
+def _load_metadata() -> None:
+    """Load what tells werkzeug its own version when a server is made."""
+    # Processes that are nobody else's do without.
+    from importlib import metadata
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        # Python 3.13 imports a part of it only now.
+        metadata.version("werkzeug")
+
+
+@contextlib.contextmanager
+def acting_as(identity: Identity) -> t.Iterator[None]:
+    """Have the rights of a user, and take root's back afterwards.
+
+    All threads have them meanwhile.
+
+    :param identity: From :func:`look_up`; the process must act as root.
+    :raises OSError: If the system refuses.
+    """
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(identity.groups)
+        os.setegid(identity.gid)
+        os.seteuid(identity.uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def hide_memory() -> bool:

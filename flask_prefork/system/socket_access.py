@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -9,6 +10,9 @@ import typing as t
 
 #: Of a socket that is a group's, if nobody says otherwise.
 _GROUPS_MODE = "660"
+#: Who may (``chown(2)``).
+_USERS = "only root, or a process with CAP_CHOWN, can give a socket to another user"
+_GROUPS = "the server's user must be a member of the group, or root"
 
 
 class Access(t.NamedTuple):
@@ -67,6 +71,9 @@ def bind(sock: socket.socket, path: str, access: Access) -> None:
         os.chown(path, access.uid, access.gid, follow_symlinks=False)
     except OSError as e:
         os.unlink(path)
-        owner = f"user {access.uid} and " if access.uid >= 0 else ""
-        text = f"it can't be given to {owner}group {access.gid}: {e.strerror}"
+        owners = (("user", access.uid), ("group", access.gid))
+        to = " and ".join(f"{kind} {number}" for kind, number in owners if number >= 0)
+        text = f"it can't be given to {to}: {e.strerror}"
+        if e.errno == errno.EPERM:
+            text += "; " + (_USERS if access.uid >= 0 else _GROUPS)
         raise OSError(e.errno, text) from None

@@ -8,12 +8,16 @@ every socket of the server's is made here, but for connections, see
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import typing as t
 
 #: Marks a type of socket: the object is non-blocking, and its descriptor is left as it
 #: is. Only Linux and BSD have it.
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+#: Whether a close waits, and for how many seconds (``socket(7)``, SO_LINGER).
+_LINGER = struct.Struct("ii")
 
 
 def make(
@@ -86,6 +90,34 @@ def look_into(fd: int) -> socket.socket:
     if not _NONBLOCK:
         return socket.socket(fileno=fd)
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _NONBLOCK, 0, fd)
+
+
+def close(fd: int) -> None:
+    """Close a descriptor of which others have decided what it is, without waiting.
+
+    An app may let the close of its connections wait until clients have taken all
+    (SO_LINGER), also of those that are accepted later. That holds for whoever closes
+    the last descriptor.
+
+    :param fd: A socket or anything else.
+    :raises OSError: It isn't open.
+    """
+    try:
+        sock = look_into(fd)
+    except OSError:
+        pass  # no socket
+    else:
+        try:
+            linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+            if all(_LINGER.unpack(linger)):
+                # For 0 seconds it is reset, which never waits.
+                off = _LINGER.pack(0, 0)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, off)
+        except OSError:
+            pass  # it has no such option
+        finally:
+            sock.detach()
+    os.close(fd)
 
 
 def _state(sock: socket.socket, blocking: bool) -> socket.socket:

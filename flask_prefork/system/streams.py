@@ -12,7 +12,6 @@ import functools
 import io
 import logging
 import os
-import stat
 import sys
 import threading
 import traceback
@@ -21,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 
+from . import log_files
 from .output import Output
 
 if t.TYPE_CHECKING:
@@ -135,12 +135,7 @@ def append(path: str, report_lost: Callable[[int], None]) -> io.TextIOWrapper:
     :param report_lost: Called with the number of lost lines.
     :raises OSError: It can't be opened.
     """
-    how = os.O_WRONLY
-    with contextlib.suppress(OSError):
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            # Else it would be waited for a reader (fifo(7)).
-            how = os.O_RDWR | os.O_NONBLOCK
-    fd = os.open(path, how | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, 0o666)
+    fd = log_files.open_to_append(path)
     try:
         output = Output(fd, report_lost=report_lost)
     except BaseException:
@@ -149,10 +144,13 @@ def append(path: str, report_lost: Callable[[int], None]) -> io.TextIOWrapper:
     return io.TextIOWrapper(_File(output, path), "utf-8", "backslashreplace", "\n")
 
 
-def install(report_lost: Callable[[int], None]) -> None:
+def install(
+    report_lost: Callable[[int], None], notice: Callable[[int], bytes] | None = None
+) -> None:
     """Put such streams in place of the interpreter's, where these are still there.
 
     :param report_lost: Called with the number of lost lines of standard output.
+    :param notice: Makes the line with the number of those of standard error.
     """
     for name, fd in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
@@ -162,7 +160,7 @@ def install(report_lost: Callable[[int], None]) -> None:
             old.flush()
         # Instead of each piece at once (PYTHONUNBUFFERED), each line.
         lines = old.line_buffering or old.write_through
-        output = Output(fd, report_lost=report_lost if fd == 1 else None)
+        output = Output(fd, None, report_lost if fd == 1 else None, notice)
         buffer = WholeLines(output, old.name, lines)
         new: t.Any = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", lines)
         new.mode = "w"

@@ -1,7 +1,7 @@
 """Deadlines by key, most of which are cancelled before they are due. Pure.
 
-:mod:`.parked` has one for each connection that waits, and :mod:`.watchdog` one for each
-worker that is busy.
+``ipc/parked.py`` has one for each connection that waits, and
+``dispatcher/watchdog.py`` one for each worker that is busy.
 """
 
 from __future__ import annotations

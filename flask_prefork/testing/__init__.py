@@ -41,11 +41,12 @@ except ImportError:
         " pip install 'flask_prefork[testing]'"
     ) from None
 
+from ..observe.client import AskError
 from .server import Server
 from .server import serving
 from .starter import PreforkStarter
 
-__all__ = ["PreforkStarter", "Server", "Start", "serving"]
+__all__ = ["AskError", "PreforkStarter", "Server", "Start", "serving"]
 
 _SERVERS = pytest.StashKey[dict[Server, int]]()
 """The servers that run, and how much of their logs is older than the test."""

@@ -60,7 +60,7 @@ class Server:
     def status(self) -> Snapshot:
         """Its status now.
 
-        :raises flask_prefork.observe.client.AskError: If it doesn't answer.
+        :raises flask_prefork.testing.AskError: If it doesn't answer.
         """
         return ask(self.admin).snapshot
 

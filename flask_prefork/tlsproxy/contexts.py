@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from ..settings.certificates import ADHOC
 from ..settings.certificates import Certificate
+from ..system import descriptors
 from ..system import memory_file
 from ..system.log import logger
 
@@ -157,7 +158,7 @@ def _load_adhoc(context: ssl.SSLContext) -> None:
     with open(memory_file.create("flask_prefork_certificate"), "wb") as file:
         file.write(data)
         file.flush()
-        context.load_cert_chain(f"/dev/fd/{file.fileno()}")
+        context.load_cert_chain(f"{descriptors.folder()}/{file.fileno()}")
 
 
 class _Contents(t.NamedTuple):

@@ -19,12 +19,16 @@ from collections.abc import Callable
 from ..ipc import spawn
 from ..ipc.channel import Channel
 from ..ipc.channel import close_all
+from ..ipc.exits import describe
 from ..ipc.frames import Closed
 from ..ipc.frames import Frame
 from ..ipc.frames import MakeRoom
 from ..ipc.frames import NOTHING_COUNTED
 from ..ipc.frames import Ping
 from ..ipc.frames import TLSCounts
+from ..system import forks
+from ..system import log
+from ..system import process_title
 from ..system import socket_modes
 from ..system.log import logger
 from ..system.poller import Poller
@@ -103,6 +107,14 @@ class ProxyGroup:
         self._has_dispatcher = True
         self._tick_at = 0.0
         self._poller.watch(channel.fd, self._read_dispatcher)
+        forks.handle(signal.SIGUSR1, self._reopen_logs)
+
+    def _reopen_logs(self, number: int, frame: object) -> None:
+        """A signal's handler: the dispatcher asks the group to do so."""
+        log.reopen()
+        for member in list(self._members.values()):
+            with contextlib.suppress(OSError):
+                os.kill(member.pid, number)
 
     def run(self) -> None:
         """Run until all processes have ended after the dispatcher said so, or is
@@ -166,7 +178,9 @@ class ProxyGroup:
     ) -> t.NoReturn:
         """In the new process. What is the group's isn't kept open here."""
         try:
+            spawn.ignore_foreign_signals()
             spawn.kill_on_hang_up(lifeline)
+            process_title.show("TLS proxy", index)
             self._poller.close()
             self._channel.close()
             for member in self._members.values():
@@ -220,10 +234,10 @@ class ProxyGroup:
             lost = 0
         else:
             logger.error(
-                "A process of the TLS proxy (pid %d) died: status %d; about %d"
+                "A process of the TLS proxy (pid %d) died: %s; about %d"
                 " connections were lost.",
                 member.pid,
-                status,
+                describe(status),
                 lost,
             )
         gone = counts._replace(connections=0, lost=lost)

@@ -55,7 +55,7 @@ def main(
     :param certificates: See :class:`.settings.certificates.Certificate`.
     :param identity: Whom to become, if anybody else (:class:`.privileges.Identity`).
     """
-    log.set_up()
+    log.set_up_as_told("tlsproxy")
     spawn.ignore_foreign_signals()
     os.set_inheritable(fd, False)
     wanted = [Certificate(*one) for one in certificates]
@@ -108,6 +108,7 @@ def main(
             processes,
         ).run()
 
+    logger.debug("It is ready, with %d processes.", processes)
     channel.send(Ready(0), () if clients is None else (clients.fd,))
     if processes == 1:
         serve(channel, 0)

@@ -33,6 +33,7 @@ from ..ipc.scoreboard import Bank
 from ..ipc.spawn import Inherited
 from ..settings.table import Settings
 from ..system import forks
+from ..system import log
 from . import at_exit
 from . import leaving
 from .worker import Worker
@@ -72,7 +73,7 @@ def serve(
 
     See :class:`.worker.Worker` for the other parameters.
 
-    :param dump: Where it shows its threads; see :mod:`.dumps`.
+    :param dump: Where it shows its threads; see :mod:`..ipc.dumps`.
     :param life: Calls the app's hooks.
     :return: Only in the child of a promoted worker, which is to be the zygote: its
         control socket and generation.
@@ -82,6 +83,7 @@ def serve(
     try:
         # Before anything else (SpamAssassin bug 4304).
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log.logger.identify(f"worker {slot}")
         spawn.ignore_foreign_signals()
         worker = Worker(slot, generation, channel, bank, ready_queue, servers, settings)
         forks.when_app_forks(worker.release_in_child)
@@ -90,9 +92,11 @@ def serve(
         forks.when_app_forks(_unregister_dump)
         if life.begin(slot, lambda: worker.requests):
             try:
+                log.logger.debug("Generation %d has one worker more.", generation)
                 worker.run()
                 status = 0
             finally:
+                log.logger.debug("It ends after %d requests.", worker.requests)
                 life.end(slot, worker.pid)
             if worker.promotion is not None:
                 _report_finishing(worker)
@@ -104,7 +108,7 @@ def serve(
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException:
-        traceback.print_exc()
+        log.logger.exception("Worker %d has failed:", slot)
     finally:
         if begin is None:
             _exit(status, worker)

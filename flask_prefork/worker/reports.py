@@ -12,7 +12,6 @@ import os
 import socket
 import typing as t
 
-from ..ipc.channel import close_all
 from ..ipc.channel import send_fds
 from ..ipc.frames import Busy
 from ..ipc.frames import Deliver
@@ -130,7 +129,7 @@ class Reports:
             Size(delivery.offset),
             Size(delivery.length),
             delivery.seconds,
-            Parked(delivery.wait, 0.0, tag=delivery.tag),
+            delivery.parked,
         )
         self._hand_over([frame], fds)
 
@@ -140,5 +139,7 @@ class Reports:
         :return: ``False`` if the dispatcher is gone.
         """
         sent = send_fds(self._channel, frames, fds)
-        close_all(fds)
+        # The dispatcher has them, so that no close waits (socket(7), SO_LINGER).
+        for fd in fds:
+            os.close(fd)
         return sent

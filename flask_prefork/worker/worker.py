@@ -34,14 +34,13 @@ import socket
 import sys
 import time
 import typing as t
-from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from ..http import app_socket
 from ..http.errors import RequestTimeout
 from ..http.handback import Collecting
 from ..http.handback import Delivery
-from ..ipc.channel import receive_one
 from ..ipc.frames import Frame
 from ..ipc.frames import LimitRefused
 from ..ipc.frames import Order
@@ -71,6 +70,7 @@ from ..system.socket_state import has_hung_up
 from ..system.socket_state import NOTHING_KNOWN
 from ..system.socket_state import tcp_arrival
 from . import memory_sampler
+from .inbox import Inbox
 from .memory_sampler import MemorySampler
 from .ready_connections import ReadyConnections
 from .reports import Reports
@@ -81,14 +81,15 @@ if t.TYPE_CHECKING:
 #: While the system has no descriptors or memory for another connection, a
 #: worker would spin on its order. Seconds it waits instead.
 _PAUSE = 0.05
+#: A worker with too much memory waits so long to be replaced, before it accepts again
+#: with blocking dispatch, in seconds. There may be nobody who could replace it.
+_OVER_PAUSE = 0.5
 #: How long a worker waits for the next connection of its standing order before
 #: it reports that it is idle, in milliseconds.
 _MOMENT = 1
 #: While connections wait in the ready queue and in accept queues, a worker serves one
 #: kind for so long, or for one connection, in seconds.
 _READY_RUN = 0.005
-#: How long the dispatcher may take to answer, in seconds.
-_ANSWER = 1.0
 
 
 class Worker:
@@ -119,6 +120,7 @@ class Worker:
         self.slot = slot
         self.generation = generation
         self.channel = channel
+        self._inbox = Inbox(channel)
         self.reports = Reports(channel, generation, slot)
         self.bank = bank
         self.ready_queue = ready_queue
@@ -138,29 +140,27 @@ class Worker:
             self.waits.append(wait)
             server.watch(self)
         self._is_ordered = settings.dispatch == "ordered"
-        self.requests = 0
-        self.connections = 0
-        self._reported = 0
+        self.requests = self.connections = self._reported = 0
         self.sampler = memory_sampler.of(settings)
         self.promotion: Inherited | None = None
         self.deadline: float | None = None
         #: The connection that is served. It may be closed before that is over.
         self._serving: socket.socket | None = None
         self._waiter: Waiter | None = None
-        #: Frames that came while an answer was waited for, and their descriptors.
-        self._unhandled: deque[tuple[Frame, list[int]]] = deque()
-        #: Answers that weren't waited for until they came.
-        self._late_answers = 0
         self.entry = bank.entry(slot)
         self.entry.enter(self.pid, generation, time.monotonic())
 
     # What the servers report and ask (http.monitor.Monitor)
 
-    def begin(self, method: str, path: str) -> None:
+    def begin(self, method: str, path: str, client: str) -> None:
         """A request's head was read."""
-        self.entry.begin(time.monotonic(), method, path)
+        self.entry.begin(time.monotonic(), method, path, client)
         if self.sampler is not None:
             self.sampler.begin(method, path)
+
+    def set_client(self, client: str) -> None:
+        """A proxy has told of another client."""
+        self.entry.set_client(client)
 
     def add_queue_time(self, seconds: float) -> None:
         """The request has waited so long for this worker."""
@@ -175,26 +175,12 @@ class Worker:
 
         :param limit: The limit's number.
         """
-        if not self.reports.send(PermitRequest(self.generation, self.slot, limit)):
-            return False
-        deadline = time.monotonic() + _ANSWER
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-            received = receive_one(self.channel)
-            if received is None:
-                return False
-            frame, fds = received
-            if not isinstance(frame, PermitAnswer):
-                self._unhandled.append((frame, fds))
-            elif self._late_answers:
-                self._late_answers -= 1
-            else:
-                return frame.granted
-        # If it is granted after all, it is released by this.
-        self._late_answers += 1
-        self.release_permit()
-        return False
+        request = PermitRequest(self.generation, self.slot, limit)
+        granted = self._inbox.ask(partial(self.reports.send, request))
+        if granted is None:
+            # If it is granted after all, it is released by this.
+            self.release_permit()
+        return bool(granted)
 
     def refused(self, limit: int) -> None:
         """A request was refused that has waited longer than its route's limit lets it.
@@ -260,8 +246,11 @@ class Worker:
 
         The dispatcher sets that. A worker with too much memory doesn't wait for it.
         """
-        over = self.sampler is not None and self.sampler.is_over
-        return over or self.bank.is_stopped(self.slot)
+        return self._is_over() or self.bank.is_stopped(self.slot)
+
+    def _is_over(self) -> bool:
+        """Whether it has too much memory."""
+        return self.sampler is not None and self.sampler.is_over
 
     def release_in_child(self) -> None:
         """In a process that the app has forked: release what is this worker's.
@@ -309,9 +298,9 @@ class Worker:
             self._waiter = Waiter(self.channel, [])
         waiter = self._waiter
         while True:
-            if waiter is not None and not self._unhandled:
+            if waiter is not None and not self._inbox.has_kept:
                 self._sample_when_idle(waiter)
-            received = self._receive()
+            received = self._inbox.receive()
             if received is None or not self._handle_frame(*received):
                 return
 
@@ -320,12 +309,13 @@ class Worker:
         # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
         waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
         while True:
-            if not self._unhandled:
+            has_kept = self._inbox.has_kept
+            if not has_kept:
                 self._sample_when_idle(waiter)
-            has_frame = bool(self._unhandled) or self._has_frame(waiter)
+            has_frame = has_kept or self._has_frame(waiter)
             index = None if has_frame else waiter.wait()
             if index is None:
-                received = self._receive()
+                received = self._inbox.receive()
                 if received is None or not self._handle_frame(*received):
                     return
                 continue
@@ -334,18 +324,14 @@ class Worker:
             if self.connections > before and not self._report_idle():
                 return
 
-    def _receive(self) -> tuple[Frame, list[int]] | None:
-        """The next frame: first those that came while another one was waited for."""
-        if self._unhandled:
-            return self._unhandled.popleft()
-        return receive_one(self.channel)
-
     def _has_frame(self, waiter: Waiter) -> bool:
         """Wait a moment for a frame before the next connection.
 
         A worker that retires lets the dispatcher see that it is idle, and parked
         connections are served too, however many new ones come.
         """
+        if self._is_over():
+            return waiter.is_readable(_OVER_PAUSE)
         if self._is_stopped():
             return waiter.is_readable(_PAUSE)
         return self.bank.others_wait() and waiter.is_readable(_MOMENT / 1000)
@@ -358,8 +344,7 @@ class Worker:
         if frame.generation != self.generation:
             return False
         if isinstance(frame, PermitAnswer):
-            # It came too late.
-            self._late_answers = max(self._late_answers - 1, 0)
+            self._inbox.ignore_late()
             return True
         if isinstance(frame, (Retire, Promote)):
             self.deadline = frame.deadline or None
@@ -379,7 +364,7 @@ class Worker:
                 self._serve_ready(self.settings.run_length)
         elif isinstance(frame, Promote) and fds:
             control = socket_modes.adopt(fds[0], blocking=True)
-            self.promotion = Inherited(control, frame.next_generation)
+            self.promotion = Inherited(control, frame.next_generation, *fds[1:2])
             return False
         else:
             return False

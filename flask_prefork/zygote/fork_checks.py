@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import typing as t
+import uuid
 
 from ..worker.at_exit import RENEWING
 from ..worker.leaving import what_runs
@@ -109,6 +110,20 @@ def renew(app: Flask) -> None:
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
+    _rename_socketio(app)
+
+
+def _rename_socketio(app: Flask) -> None:
+    """Give the worker an ID of its own in the message queue of Flask-SocketIO.
+
+    It is made with the manager (``socketio.PubSubManager``), and who has it ignores
+    messages with the same one. If all workers had that of the zygote, their clients
+    would hear nothing of each other.
+    """
+    server = getattr(app.extensions.get("socketio"), "server", None)
+    manager = getattr(server, "manager", None)
+    if manager is not None and hasattr(manager, "host_id"):
+        manager.host_id = uuid.uuid4().hex
 
 
 def close_connections(app: Flask) -> None:

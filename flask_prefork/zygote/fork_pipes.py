@@ -16,6 +16,7 @@ import struct
 import sys
 import typing as t
 
+from ..system import process_title
 from ..system import socket_modes
 from ..system import unix_peer
 from .fork_holders import Holder
@@ -218,7 +219,8 @@ def _started(own: Own) -> list[int]:
     mine = _command(os.getpid())
     for pid in children.get(own.dispatcher, ()) if own.dispatcher else ():
         command = _command(pid)
-        if command != mine and _OBSERVER not in command:
+        is_own = command == mine or process_title.is_one(command)
+        if not is_own and _OBSERVER not in command:
             to_do.append(pid)
     found: list[int] = []
     while to_do:

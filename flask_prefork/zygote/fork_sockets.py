@@ -16,6 +16,7 @@ import types
 import typing as t
 
 from ..ipc.listener import listens
+from ..system import descriptors
 from ..system import socket_modes
 from . import fork_holders
 from .fork_libraries import HOOK
@@ -73,6 +74,15 @@ def find(
     return findings
 
 
+def connections() -> list[int]:
+    """The descriptors of connections that lead out of this process."""
+    return [
+        one.fd
+        for one in _sockets()
+        if one.kind == socket.SOCK_STREAM and one.peer is not None
+    ]
+
+
 def _take(left: list[list[t.Any]], place: Place) -> bool:
     """Whether a connection to there is of no harm; that is one less, then."""
     for one in left:
@@ -106,7 +116,7 @@ def _sockets() -> t.Iterator[_Socket]:
     has a peer has lost it, or has none yet; and one that the peer has ended has nothing
     to share.
     """
-    for name in os.listdir("/dev/fd"):
+    for name in os.listdir(descriptors.folder()):
         fd = int(name)
         try:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):

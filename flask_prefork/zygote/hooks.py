@@ -42,6 +42,14 @@ pool_resized = _signals.signal(
     " while a receiver runs. If the number changes in that time, the signal is sent"
     " again right after.",
 )
+worker_exited = _signals.signal(
+    "worker-exited",
+    "Sent by the app in the zygote, when a worker of its generation has ended, in"
+    " whatever way; with ``slot``, ``pid``, ``generation``, ``reason`` and ``status``."
+    " The reason is a word, ``retired`` if all is well. The status is the exit status,"
+    " or the signal's number below 0; ``None`` if it isn't known. No worker is started"
+    " while a receiver runs.",
+)
 reloaded = _signals.signal(
     "reloaded",
     "Sent by the app in the new zygote, when its generation serves instead of the old"
@@ -57,6 +65,7 @@ class Hooks:
         self.after_fork: list[Hook] = []
         self.before_exit: list[Hook] = []
         self.when_ready: list[Hook] = []
+        self.when_ended: list[Hook] = []
 
 
 class Extension(t.Protocol):

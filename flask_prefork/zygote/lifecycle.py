@@ -14,6 +14,7 @@ import typing as t
 
 from flask import Flask
 
+from ..ipc.states import Reason
 from ..system import forks
 from ..system.log import logger
 from ..worker import at_exit
@@ -21,6 +22,7 @@ from ..worker import leaving
 from . import fork_checks
 from . import hooks
 from . import prometheus
+from .fork_connections import Connections
 from .fork_pipes import Own
 from .hooks import Hook
 from .hooks import Hooks
@@ -42,13 +44,17 @@ class Lifecycle:
     def __init__(self, app: WSGIApplication, generation: int) -> None:
         self.app = app if isinstance(app, Flask) else None
         self.generation = generation
+        self._serves = False
         found = hooks.find(self.app) if self.app is not None else None
         self.hooks = found.hooks if found is not None else Hooks()
+        self._connections = Connections()
 
     def of(self, generation: int) -> Lifecycle:
         """The same app's life as another generation."""
         other = copy.copy(self)
         other.generation = generation
+        other._serves = False
+        other._connections = Connections()
         return other
 
     # In the zygote
@@ -68,6 +74,7 @@ class Lifecycle:
         except Exception:
             # It has looked at all kinds of objects, which may be of any kind.
             logger.exception("The check before the first fork failed:")
+        self._connections.note()
 
     def before_fork(self) -> bool:
         """Before each fork of a worker.
@@ -81,6 +88,7 @@ class Lifecycle:
 
         :param follows: Whether another one did before.
         """
+        self._serves = True
         for hook in self.hooks.when_ready:
             self._call("when_ready", hook)
         if follows:
@@ -93,6 +101,29 @@ class Lifecycle:
     def reaped(self, slot: int) -> None:
         """A worker has ended, in whatever way."""
         prometheus.remove_dead(self.generation, slot)
+
+    def worker_exited(
+        self, slot: int, pid: int, reason: Reason, status: int | None
+    ) -> None:
+        """The reason for a worker's end is known too.
+
+        :param status: Its exit status, or the signal's number below 0; ``None`` if that
+            isn't known.
+        """
+        self._send(
+            hooks.worker_exited,
+            slot=slot,
+            pid=pid,
+            generation=self.generation,
+            reason=reason.value,
+            status=status,
+        )
+
+    def ended(self) -> None:
+        """The generation has no worker left, and gets none any more."""
+        if self._serves:
+            for hook in reversed(self.hooks.when_ended):
+                self._call("when_ended", hook)
 
     # In a worker
 
@@ -113,6 +144,7 @@ class Lifecycle:
     def _renew(self) -> bool:
         try:
             if self.app is not None:
+                self._connections.cut()
                 fork_checks.renew(self.app)
         except Exception:
             logger.exception("The worker could not renew what it can't share:")

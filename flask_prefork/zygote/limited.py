@@ -17,6 +17,7 @@ from ..settings.keys import nearest
 from ..settings.limits import MAX_LIMITS
 from ..settings.limits import parse
 from ..settings.limits import RouteLimit
+from ..settings.spec import collected
 from ..settings.spec import SettingsError
 from .hooks import configuration
 from .hooks import LIMIT
@@ -29,51 +30,67 @@ if t.TYPE_CHECKING:
     from werkzeug.routing import Rule
 
 
-def find_limits(app: WSGIApplication | Flask) -> tuple[RouteLimit, ...]:
+def find_limits(
+    app: WSGIApplication | Flask, errors: list[SettingsError] | None = None
+) -> tuple[RouteLimit, ...]:
     """The limits that an app gives its routes.
 
     A limit of the configuration goes before that of the view's decorator.
 
     :param app: As the command has loaded it. Of an app that isn't Flask's nothing is
         known.
+    :param errors: Where what is wrong is added; ``None`` to raise it.
     :raises SettingsError: ``PREFORK_LIMITS`` is wrong, or there are too many.
     """
     if not is_flask(app):
         return ()
-    configured = configuration(app).get(LIMITS_KEY)
-    limits = list(_of_configuration(app, {} if configured is None else configured))
-    for endpoint, view in app.view_functions.items():
-        fields = getattr(view, LIMIT, None)
-        if fields is not None:
-            limits.append(parse(endpoint, fields, f"the limit of {endpoint!r}"))
+    limits: list[RouteLimit] = []
+    for name, fields, source in _given(app, errors):
+        with collected(errors):
+            limits.append(parse(name, fields, source))
     names = [limit.name for limit in limits]
-    for name in names:
-        if names.count(name) > 1:
+    for name in dict.fromkeys(names):
+        with collected(errors):
+            if names.count(name) > 1:
+                raise SettingsError(
+                    f"An endpoint and a rule of {LIMITS_KEY} are both called {name!r};"
+                    " give the endpoint another name."
+                )
+    with collected(errors):
+        if len(limits) > MAX_LIMITS:
             raise SettingsError(
-                f"An endpoint and a rule of {LIMITS_KEY} are both called {name!r}; give"
-                " the endpoint another name."
+                f"There are {len(limits)} limits of routes; {MAX_LIMITS} are the most."
             )
-    if len(limits) > MAX_LIMITS:
-        raise SettingsError(
-            f"There are {len(limits)} limits of routes; {MAX_LIMITS} are the most."
-        )
     return tuple(limits)
 
 
-def _of_configuration(app: Flask, configured: t.Any) -> t.Iterator[RouteLimit]:
-    if not isinstance(configured, Mapping):
-        raise SettingsError(
-            f'{LIMITS_KEY} must be a dictionary such as {{"/rule": {{"concurrency":'
-            f" 1}}}}, not {configured!r}."
-        )
-    rules = list(dict.fromkeys(rule.rule for rule in app.url_map.iter_rules()))
-    for text, fields in configured.items():
-        if text not in rules:
-            close = nearest(str(text), rules)
+def _given(
+    app: Flask, errors: list[SettingsError] | None
+) -> t.Iterator[tuple[str, t.Any, str]]:
+    """Names and fields of limits, and how errors name them."""
+    configured = configuration(app).get(LIMITS_KEY)
+    with collected(errors):
+        if configured is not None and not isinstance(configured, Mapping):
             raise SettingsError(
-                f"{LIMITS_KEY}: the app has no rule {text!r}; did you mean {close!r}?"
+                f'{LIMITS_KEY} must be a dictionary such as {{"/rule":'
+                f' {{"concurrency": 1}}}}, not {configured!r}.'
             )
-        yield parse(text, fields, f"{LIMITS_KEY}[{text!r}]")
+    rules = list(dict.fromkeys(rule.rule for rule in app.url_map.iter_rules()))
+    found = configured if isinstance(configured, Mapping) else {}
+    for text, fields in found.items():
+        with collected(errors):
+            if text not in rules:
+                close = nearest(str(text), rules)
+                raise SettingsError(
+                    f"{LIMITS_KEY}: the app has no rule {text!r}; did you mean"
+                    f" {close!r}?"
+                )
+        if text in rules:
+            yield text, fields, f"{LIMITS_KEY}[{text!r}]"
+    for endpoint, view in app.view_functions.items():
+        fields = getattr(view, LIMIT, None)
+        if fields is not None:
+            yield endpoint, fields, f"the limit of {endpoint!r}"
 
 
 def find_limited(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import codecs
 import contextlib
 import importlib
+import os
 import socket
-import traceback
 import typing as t
 from dataclasses import replace
 
+from flask.cli import NoAppException
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
 
@@ -28,17 +29,22 @@ from ..http.server import PreforkServer
 from ..ipc import listener
 from ..settings import addresses
 from ..settings import size
-from ..settings.table import resolve
+from ..settings.keys import check_unread
+from ..settings.spec import collected
+from ..settings.table import examine
+from ..settings.table import ROWS
 from ..settings.table import Settings
 from ..settings.table import SettingsError
 from ..settings.table import Value
 from ..system import cgroup
+from ..system import log
 from ..system import peers
 from ..system import streams
 from ..system.log import log_lost
 from ..system.log import logger
 from ..system.peers import Peers
 from . import setting_checks
+from . import unloadable
 from .hooks import configuration
 from .limited import find_limited
 from .limited import find_limits
@@ -48,6 +54,7 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
     from _typeshed.wsgi import WSGIApplication
     from _typeshed.wsgi import WSGIEnvironment
+    from flask import Flask
     from flask.cli import ScriptInfo
 
     MakeServer = t.Callable[[socket.socket, str, t.Any], PreforkServer]
@@ -58,45 +65,100 @@ AUTO_REST = 40 * 2**20
 AUTO_PART = 0.9
 
 
+class LoadedApp(t.NamedTuple):
+    """What is served, and how.
+
+    :param app: The app; or what raises at each request why there is none.
+    :param settings: The settings.
+    :param given: The names of settings that aren't defaults.
+    :param is_failure: The app can't be loaded.
+    :param errors: What is wrong with its configuration.
+    """
+
+    app: WSGIApplication
+    settings: Settings
+    given: dict[str, str]
+    is_failure: bool = False
+    errors: tuple[SettingsError, ...] = ()
+
+
 def load(
     info: ScriptInfo,
     explicit: t.Mapping[str, Value],
     defaults: t.Mapping[str, Value],
+    sources: t.Mapping[str, str] | None = None,
     *,
-    shows_failure: bool,
-) -> tuple[WSGIApplication, Settings]:
+    shows_failure: bool = False,
+    collects: bool = False,
+) -> LoadedApp:
     """Load the app and resolve the settings.
 
     :param info: What the ``flask`` command knows of the app.
     :param explicit: The settings from command line and environment.
     :param defaults: Defaults other than the table's.
+    :param sources: How messages name explicit settings, see :func:`.table.examine`.
     :param shows_failure: Instead of an app that can't be loaded return one that
         raises the error at each request, as ``flask run`` does when it reloads.
+    :param collects: Return what is wrong with the configuration instead of raising it.
     :raises SettingsError: For what the app's configuration says.
+    :raises NoAppException: There is no Flask app where one should be.
+    :raises Exception: What the app has raised, for :func:`.unloadable.show`.
     """
     try:
         app = info.load_app()
+    except NoAppException as e:
+        if not shows_failure:
+            raise unloadable.explain(info, e) from None
+        failure: Exception = unloadable.explain(info, e)
     except Exception as e:
         if not shows_failure:
             raise
-        traceback.print_exc()
         failure = e
-
-        def failed(
-            environ: WSGIEnvironment, start_response: StartResponse
-        ) -> t.Iterable[bytes]:
-            raise failure from None
-
-        return failed, _with_budget(
-            resolve(explicit, None, defaults, check=setting_checks.check)
-        )
-    # Configuring the app's logging has disabled the loggers that were there, unless
-    # it was asked not to (logging.config).
-    logger.disabled = False
-    settings = resolve(
-        explicit, configuration(app), defaults, check=setting_checks.check
+    else:
+        return _configured(app, explicit, defaults, sources, collects)
+    found = examine(explicit, None, defaults, sources, setting_checks.check)
+    if found.errors:
+        raise found.errors[0]
+    return LoadedApp(
+        _failing(failure), _with_budget(found.settings), found.given, is_failure=True
     )
-    return app, replace(_with_budget(settings), limits=find_limits(app))
+
+
+def _failing(failure: Exception) -> WSGIApplication:
+    """An app that raises at each request why there is none."""
+    # It isn't the first generation's, which ends instead.
+    unloadable.show(failure, generation=2)
+    trace = unloadable.cut(failure).__traceback__
+
+    def failed(
+        environ: WSGIEnvironment, start_response: StartResponse
+    ) -> t.Iterable[bytes]:
+        # Each time it is raised, frames are added to those that it has.
+        raise failure.with_traceback(trace) from None
+
+    return failed
+
+
+def _configured(
+    app: Flask,
+    explicit: t.Mapping[str, Value],
+    defaults: t.Mapping[str, Value],
+    sources: t.Mapping[str, str] | None,
+    collects: bool,
+) -> LoadedApp:
+    log.enable()
+    config = configuration(app)
+    found = examine(explicit, config, defaults, sources, setting_checks.check)
+    errors = found.errors
+    with collected(errors):
+        defaulted = app.config.keys() - config.keys()
+        for warning in check_unread(os.environ, app.config, defaulted, ROWS):
+            logger.warning("%s", warning)
+    limits = find_limits(app, errors)
+    if errors and not collects:
+        raise errors[0]
+    settings = replace(_with_budget(found.settings), limits=limits)
+    return LoadedApp(app, settings, found.given, errors=tuple(errors))
 
 
 def _with_budget(settings: Settings) -> Settings:
@@ -121,12 +183,16 @@ def find_addresses(settings: Settings) -> Settings:
     """
     return replace(
         settings,
-        admin=_numeric(settings.admin),
-        agent_check=_numeric(settings.agent_check),
+        admin=find_address(settings.admin),
+        agent_check=find_address(settings.agent_check),
     )
 
 
-def _numeric(text: str | None) -> str | None:
+def find_address(text: str | None) -> str | None:
+    """Put a number in place of a name in one address, if there is one.
+
+    :raises SettingsError: If there is no such name.
+    """
     wanted = None if text is None else addresses.parse(text)
     # A name that stands in a file, and is better to read.
     if wanted is None or wanted.host == "localhost":
@@ -138,13 +204,16 @@ def _numeric(text: str | None) -> str | None:
 
 
 def server_maker(
-    app: WSGIApplication, settings: Settings, debugger: bool, host: str
+    app: WSGIApplication,
+    settings: Settings,
+    debugger: bool,
+    hosts: t.Iterable[str],
 ) -> MakeServer:
     """Prepare all that the servers for the listening sockets have in common.
 
     :param app: What to serve.
     :param debugger: Show tracebacks in the browser.
-    :param host: The name under which the debugger may be used.
+    :param hosts: The names under which the debugger may be used.
     :raises SettingsError: If the request handler is none.
     """
     streamed = find_streamed(app)
@@ -157,13 +226,14 @@ def server_maker(
         console = settings.max_workers == 1
         if not console:
             logger.info(
-                " * The debugger shows tracebacks; its console needs a single"
+                "The debugger shows tracebacks; its console needs a single"
                 " worker (--max-workers 1)"
             )
         app = DebuggedApplication(app, evalex=console)
-        app.trusted_hosts.append(host)
+        app.trusted_hosts += hosts
     handler = _load_handler(settings.request_handler)
-    logs = _access_logger(settings, handler)
+    check_handler(settings)
+    logs = _access_logger(settings)
     _import_early(logs_by_werkzeug=settings.access_log and logs is None)
     limits = Limits(
         request_line=settings.limit_request_line,
@@ -195,6 +265,7 @@ def server_maker(
             proxies=_peers(settings.proxy_allow_from),
             streams=streamed,
             request_start=settings.request_start,
+            server_header=settings.server_header,
             limited=limited,
         )
 
@@ -217,20 +288,34 @@ def _peers(text: str | None) -> Peers | None:
     return None if text is None else peers.parse(text)
 
 
-def _access_logger(
-    settings: Settings, handler: type[WSGIRequestHandler]
-) -> AccessLogger | None:
-    """What logs requests, if not the handler as ``flask run``'s does."""
-    text, path = settings.access_log_format, settings.access_logfile
-    if not settings.access_log or (text is None and path is None):
-        return None
-    if not issubclass(handler, LoggingHandler):
+def check_handler(settings: Settings) -> None:
+    """See that requests can be served, and logged, as the settings want.
+
+    :raises SettingsError: If the request handler is none, or not with these settings.
+    """
+    handler = _load_handler(settings.request_handler)
+    if _has_own_log(settings) and not issubclass(handler, LoggingHandler):
         raise SettingsError(
             f"The request handler {settings.request_handler!r} has its own way of"
             " logging; derive it from"
-            " flask_prefork.http.handler.PreforkRequestHandler to use"
+            " flask_prefork.PreforkRequestHandler to use"
             " --access-log-format and --access-logfile."
         )
+
+
+def _has_own_log(settings: Settings) -> bool:
+    """Whether requests are logged otherwise than as ``flask run``'s handler does."""
+    text, path = settings.access_log_format, settings.access_logfile
+    # What names the logger wants it to be used.
+    is_named = settings.log_config is not None and access_logger.has_handlers()
+    return settings.access_log and (text is not None or path is not None or is_named)
+
+
+def _access_logger(settings: Settings) -> AccessLogger | None:
+    """What logs requests, if not the handler as ``flask run``'s does."""
+    text, path = settings.access_log_format, settings.access_logfile
+    if not _has_own_log(settings):
+        return None
     try:
         access_logger.set_up(path, _open_log)
     except OSError as e:

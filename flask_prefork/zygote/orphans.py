@@ -1,6 +1,6 @@
 """Workers after the dispatcher's death: the zygote kills those that don't exit.
 
-The log has the same lines about them as from the dispatcher (:mod:`.late`).
+The log has the same lines about them as from the dispatcher (:mod:`..dispatcher.late`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Orphan:
 
     :param pid: Its process, which only this one reaps.
     :param slot: Its slot.
-    :param dump: Where it shows its threads, see :mod:`.dumps`.
+    :param dump: Where it shows its threads, see :mod:`..ipc.dumps`.
     """
 
     pid: int
@@ -56,7 +56,9 @@ class Orphans:
         for one in self._left.values():
             record = bank.read(one.slot)
             state, why = State.RETIRING.name.lower(), f"late: {_WHY.text}"
-            header = dumps.header(one.slot, one.pid, state, record, now, why)
+            header = dumps.header(
+                one.slot, bank.generation, one.pid, state, record, now, why
+            )
             show = partial(_send, one.pid, dumps.SIGNAL)
             self._dumps.ask(one, header, now, show, partial(self._kill, one))
 

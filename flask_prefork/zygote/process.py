@@ -17,8 +17,11 @@ said to run in a forked process. In order:
     ends it. It returns only in a process that is to be the next zygote.
 5.  ``_reap`` runs after ``SIGCHLD``, and after each frame for which the app was called.
     It reports each exit once (:class:`.Exited`).
-6.  When the dispatcher has closed the control socket, the zygote waits for its workers,
-    ends the app's threads, and runs its at-exit handlers.
+6.  When the dispatcher has freed a worker's slot, it sends the reason with
+    :class:`.Ended`, and the app is told (``departures.py``).
+7.  When the dispatcher has closed the control socket, the zygote waits for its workers,
+    calls the hooks ``when_ended``, ends the app's threads, and runs its at-exit
+    handlers.
 
 What must never be done here: serve a request; decide how many workers there are; start
 a thread before the last fork; reap a child that isn't ours; let an exception of the
@@ -50,6 +53,7 @@ from ..ipc.channel import send_one
 from ..ipc.channel import write_document
 from ..ipc.exits import UNKNOWN_STATUS
 from ..ipc.frames import Changed
+from ..ipc.frames import Ended
 from ..ipc.frames import Exited
 from ..ipc.frames import Failed
 from ..ipc.frames import Frame
@@ -64,6 +68,7 @@ from ..ipc.frames import Signal
 from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
 from ..ipc.frames import Status
+from ..ipc.frames import TASKS
 from ..ipc.phase import GRACE
 from ..ipc.ready_queue import ReadyQueue
 from ..ipc.scoreboard import Bank
@@ -72,11 +77,14 @@ from ..settings import size
 from ..settings.table import Settings
 from ..system import faults
 from ..system import forks
+from ..system import log
+from ..system import process_title
 from ..system import smaps
 from ..system import socket_modes
 from ..worker import at_exit
 from ..worker import leaving
 from . import reloader
+from .departures import Departures
 from .fork_pipes import Own
 from .lifecycle import Lifecycle
 from .orphans import Orphan
@@ -92,8 +100,8 @@ _USUAL_BLOCK = 2 << 20
 _LAST_MOMENT = 1.0
 #: How long the watcher may take until it knows the app's files, in seconds.
 _WATCHER_TIMEOUT = 30.0
-#: Frames for which code of the app is called.
-_CALLS_APP = (Spawn, Ready, Resized)
+#: Frames for which code of the app may run.
+_TASKS = tuple(TASKS)
 
 
 class Work(t.Protocol):
@@ -126,6 +134,7 @@ class Zygote:
     :param watch: What the process does that watches the app's files; it ends with
         :data:`.reloader.CHANGED`.
     :param life: Calls the app's hooks and signals.
+    :param is_failure: The app can't be loaded, and what is served shows why.
     """
 
     def __init__(
@@ -136,14 +145,17 @@ class Zygote:
         work: Work,
         watch: Watch | None,
         life: Lifecycle,
+        is_failure: bool = False,
     ) -> None:
         self.control = begin.control
         self.generation = begin.generation
+        self._dump = begin.dump
         self.settings = settings
         self.make_server = make_server
         self.work = work
         self.watch = watch
         self.life = life
+        self.is_failure = is_failure
         self.servers: list[PreforkServer] = []
         self.bank: Bank | None = None
         self.ready_queue: ReadyQueue | None = None
@@ -155,6 +167,8 @@ class Zygote:
         self.workers: dict[int, Orphan] = {}
         #: The same, when the dispatcher is dead and the graceful timeout is over.
         self._orphans: Orphans | None = None
+        #: Workers that have ended and that the app wasn't told of.
+        self._departures = Departures(life.worker_exited)
         self._prepared = False
         #: The end of a channel that is for the next worker, or -1.
         self._spawn_channel = -1
@@ -172,11 +186,11 @@ class Zygote:
         self._watch_children()
         spawn.ignore_foreign_signals()
         forks.when_app_forks(self._release_in_child)
-        spawn.show_on_request()
+        spawn.show_on_request(self._dump)
         if self.watch is not None:
             self._start_watcher(self.watch)
         document = write_document(self.settings.as_dict())
-        loaded = Loaded(self.generation, self._memory_use())
+        loaded = Loaded(self.generation, self._memory_use(), self.is_failure)
         send_one(self.control, loaded, [document])
         os.close(document)
         poll = select.poll()
@@ -194,7 +208,7 @@ class Zygote:
                 frame, fds = received
                 self._handle_frame(frame, fds)
                 close_all(fds)
-                if isinstance(frame, _CALLS_APP):
+                if isinstance(frame, _TASKS):
                     self._watch_children()
                     self._reap()
         if not self._released:
@@ -223,6 +237,9 @@ class Zygote:
         name = f"The zygote (pid {os.getpid()})"
         now = time.monotonic()
         leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
+        self._departures.tell_rest()
+        self.life.ended()
+        now = time.monotonic()
         finished = leaving.finish_threads(now + _LAST_MOMENT, name)
         if self._is_superseded:
             at_exit.quit_now(0)
@@ -248,6 +265,9 @@ class Zygote:
                 for mine in (ours, self._wake_up, self._wake_up_writer, self.control):
                     mine.close()
                 self._close_dispatcher_pidfd()
+                spawn.show_no_more()
+                self._close_dump()
+                process_title.show("reloader", generation=self.generation)
                 reloader.run(watch, theirs)
             finally:
                 os._exit(1)
@@ -279,6 +299,12 @@ class Zygote:
             send_one(self.control, Ready(self.generation))
         elif isinstance(frame, Resized):
             self.life.resized(frame.workers)
+            send_one(self.control, frame)
+        elif isinstance(frame, Ended):
+            self._reap()
+            # Without a document there are no descriptors left; the rest is told at
+            # the end.
+            self._departures.tell(read_document(fds.pop(0)) if fds else ())
             send_one(self.control, frame)
         elif (
             isinstance(frame, Signal)
@@ -339,7 +365,7 @@ class Zygote:
         self._prepared = True
         ends = [self.control, self._wake_up, self._wake_up_writer]
         ends += [self._watcher_socket] if self._watcher_socket is not None else []
-        fds = [channel, *(end.fileno() for end in ends)]
+        fds = [channel, self._dump, *(end.fileno() for end in ends)]
         own = Own(fds, [self._watcher], os.getppid())
         self.life.prepare([server.socket for server in self.servers], own)
         # A worker would give what a large body or page took back to the kernel after
@@ -368,6 +394,8 @@ class Zygote:
                 mine.close()
             close_all([worker.dump for worker in self.workers.values()])
             self._close_dispatcher_pidfd()
+            self._close_dump()
+            process_title.show("worker", slot, self.generation)
             begin = self.work(
                 slot,
                 self.generation,
@@ -385,8 +413,10 @@ class Zygote:
 
     def _become_zygote(self, begin: Inherited) -> t.NoReturn:
         """In the child of a promoted worker: be the zygote of the next generation."""
+        process_title.show("zygote", generation=begin.generation)
         frame = Promoted(begin.generation, os.getpid())
         send_one(begin.control, frame)
+        log.logger.identify(f"zygote {begin.generation}")
         life = self.life.of(begin.generation)
         # No watcher: an app whose files are watched isn't for long.
         Zygote(begin, self.settings, self.make_server, self.work, None, life).run()
@@ -418,6 +448,7 @@ class Zygote:
                 if all(other.slot != slot for other in self.workers.values()):
                     # The next one in its place may have come first.
                     self.life.reaped(slot)
+                self._departures.reaped(slot, pid, code)
                 if self._orphans is not None:
                     self._orphans.reaped(worker, code)
                 os.close(worker.dump)
@@ -440,7 +471,7 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         ours = [self.control, self._wake_up, self._wake_up_writer, self._watcher_socket]
         ours += [server.socket for server in self.servers]
-        mine = [self._dispatcher_pidfd, self._spawn_channel]
+        mine = [self._dispatcher_pidfd, self._spawn_channel, self._dump]
         mine += [worker.dump for worker in self.workers.values()]
         if self.ready_queue is not None:
             mine += self.ready_queue.fds
@@ -453,6 +484,10 @@ class Zygote:
     def _close_dispatcher_pidfd(self) -> None:
         if self._dispatcher_pidfd >= 0:
             os.close(self._dispatcher_pidfd)
+
+    def _close_dump(self) -> None:
+        if self._dump >= 0:
+            os.close(self._dump)
 
     def _shut_listeners(self) -> None:
         """If the dispatcher is dead, refuse new connections.

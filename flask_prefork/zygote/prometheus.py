@@ -121,22 +121,31 @@ def prepare(generation: int) -> None:
 
 
 @contextlib.contextmanager
-def loading() -> t.Iterator[None]:
+def loading(is_kept: bool = True) -> t.Iterator[None]:
     """In the zygote, while the app is loaded.
 
     The library makes values of the class ``values.ValueClass``, so that is replaced
     before the app makes metrics. If the app can't be loaded, what it has counted is
     removed: each attempt would leave files of its own.
+
+    :param is_kept: Keep what the app has counted; else nothing is to be served.
     """
     _install()
     try:
         yield
+        if not is_kept:
+            _discard()
     except BaseException:
-        directory = _directory()
-        if directory is not None:
-            with contextlib.suppress(OSError):
-                _remove(directory, f"*_{os.getpid()}.db")
+        _discard()
         raise
+
+
+def _discard() -> None:
+    """Remove what this process has counted."""
+    directory = _directory()
+    if directory is not None:
+        with contextlib.suppress(OSError):
+            _remove(directory, f"*_{os.getpid()}.db")
 
 
 @_or_warn

@@ -17,6 +17,7 @@ import typing as t
 from werkzeug._reloader import reloader_loops
 
 from ..ipc import spawn
+from ..system.log import logger
 
 #: The exit status of werkzeug's loops when a file has changed.
 CHANGED = 3
@@ -34,9 +35,18 @@ def watch(
     :param ready: Called when all files are known.
     :raises SystemExit: With :data:`CHANGED`, when a file has changed.
     """
-    loop = reloader_loops["auto"](
-        extra_files=extra_files, exclude_patterns=exclude_patterns
-    )
+    kind: t.Any = reloader_loops["auto"]
+
+    class LoggingLoop(kind):  # type: ignore[misc]
+        """Says in the server's log what has changed."""
+
+        def trigger_reload(self, filename: str | bytes) -> t.NoReturn:
+            """Called by the loop when a file has changed."""
+            path = os.path.abspath(os.fsdecode(filename))
+            logger.info("Detected change in %r, reloading", path)
+            sys.exit(CHANGED)
+
+    loop = LoggingLoop(extra_files=extra_files, exclude_patterns=exclude_patterns)
     with loop:
         ready()
         loop.run()

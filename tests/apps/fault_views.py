@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -157,6 +158,36 @@ def close_all() -> dict[str, t.Any]:
     answer = whoami()
     os.closerange(int(request.args["from"]), 4096)
     return answer
+
+
+def sockets() -> Iterator[socket.socket]:
+    """All that this process has, each by a descriptor that is closed afterwards."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with sock:
+            yield sock
+
+
+@app.get("/shut-listener")
+def shut_listener() -> dict[str, t.Any]:
+    """End the listening, for all who share the socket."""
+    for sock in sockets():
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.shutdown(socket.SHUT_RDWR)
+    return whoami()
+
+
+@app.get("/lingering")
+def lingering() -> bytes:
+    """Let closes wait for clients, and send more than one takes that doesn't read."""
+    for sock in sockets():
+        if sock.family == socket.AF_INET:
+            linger = struct.pack("ii", 1, 3600)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    return b"x" * 1_000_000
 
 
 @app.get("/reset-signals")

@@ -1,13 +1,14 @@
 """Notes every hook and signal in the file ``JOURNAL``, a line each.
 
-``FAIL`` names a hook that raises. ``GATE`` is the port of a gate at which who is
-told that the pool has another size waits.
+``FAIL`` names a hook that raises, and ``HANG`` one that doesn't return. ``GATE`` is
+the port of a gate at which who is told that the pool has another size waits.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import typing as t
 
@@ -18,6 +19,7 @@ from flask_prefork import current_worker
 from flask_prefork import pool_resized
 from flask_prefork import Prefork
 from flask_prefork import reloaded
+from flask_prefork import worker_exited
 from flask_prefork import worker_exiting
 from flask_prefork import worker_started
 
@@ -39,6 +41,8 @@ def note(event: str, **news: t.Any) -> None:
         file.write(json.dumps(line) + "\n")
     if event == failing:
         raise LookupError("the catalogue is missing")
+    while event == os.environ.get("HANG"):
+        signal.pause()
 
 
 @prefork.before_fork
@@ -64,6 +68,16 @@ def second_registered() -> None:
 @prefork.when_ready
 def when_ready() -> None:
     note("when_ready")
+
+
+@prefork.when_ended
+def when_ended() -> None:
+    note("when_ended")
+
+
+@worker_exited.connect_via(app)
+def on_worker_exit(sender: Flask, *, slot: int, pid: int, **news: t.Any) -> None:
+    note("worker_exited", of=slot, told_pid=pid, **news)
 
 
 @worker_started.connect_via(app)
@@ -98,6 +112,13 @@ def index() -> dict[str, t.Any]:
         "pid": current_worker.pid,
         "served": current_worker.served,
     }
+
+
+@app.get("/hang")
+def hang() -> None:
+    """No request can end it: its worker has to be killed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal.pause()
 
 
 @app.get("/child")

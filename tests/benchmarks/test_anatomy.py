@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -23,11 +23,14 @@ MAY_MISS = ("wait for a connection", "keep the connection", "wait for a request"
 STEP = stamps.Step(stamps.OURS, "parse the head")
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="There is no wrk here.")
-def test_it_measures_each_step_in_a_server() -> None:
+@pytest.mark.skipif(programs.find("wrk") is None, reason=programs.lack("wrk"))
+def test_it_measures_each_step_in_a_server(tmp_path: Path) -> None:
     line = [sys.executable, str(BENCHMARKS), "anatomy", "--smoke"]
+    line += ["--out", str(tmp_path)]
     run = subprocess.run(line, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "")
+    path = tmp_path / "anatomy.inc"
+    assert (run.returncode, run.stderr) == (0, f"wrote {path}\n")
+    assert "Bytecodes" in path.read_text()
     for step in stamps.STEPS:
         if step != stamps.STAMP and step.name not in MAY_MISS:
             assert f"  {step.name}  " in run.stdout

@@ -5,6 +5,8 @@ No server is started here, and nothing is measured.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import itertools
 import json
 import math
@@ -22,7 +24,14 @@ import smaps
 from arrivals import poisson
 from certificate import Certificate
 from histogram import Histogram
+from load import Load
+from load import run as run_wrk
+from load import Unfinished
+from measured_code import CHANGED
+from measured_code import Code
+from measured_code import code
 from openloop import Exchange
+from options import parse
 from progress import duration
 from progress import Progress
 from progress import schedule
@@ -35,6 +44,7 @@ from results import Trial
 from servers import lacks
 from servers import SERVERS
 from servers import Setup
+from suites import SUITES
 from suites.reaction import evaluated
 from tables import spread
 from tables import Table
@@ -96,6 +106,12 @@ def test_the_remaining_time_follows_the_pace() -> None:
     assert progress.line(three) == "[3/3, 40 s left] round 1, case: c"
 
 
+def test_the_remaining_time_of_later_suites_is_said_too() -> None:
+    (trial,) = schedule(1, {"case": ["a"]})
+    line = Progress({trial: 60.0}, later=3600.0).line(trial)
+    assert line.startswith("[1/1, 60 s left, of all suites 1 h 01 min] round 1")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (3600, "1 h 00 min")],
@@ -147,6 +163,150 @@ def test_other_options_are_no_resumption(tmp_path: Path) -> None:
     other = Meta(META.command, {"seconds": 5.0}, META.machine, META.versions)
     with pytest.raises(ResumeError, match=r"with seconds=3\.0, not 5\.0"):
         store.resume(other)
+
+
+def test_other_code_is_no_resumption_but_another_commit_is(tmp_path: Path) -> None:
+    store = Store(tmp_path / "some.jsonl")
+    begun = dataclasses.replace(META, commit="0123", tree="4567")
+    store.begin(begun)
+    # Such as one that has the results of the suite before.
+    assert store.resume(dataclasses.replace(begun, commit="89ab")).meta == begun
+    with pytest.raises(ResumeError, match=r"at commit 0123, .* another at 89ab"):
+        store.resume(dataclasses.replace(begun, commit="89ab", tree="cdef"))
+
+
+def test_which_code_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("measured_code.HERE", tmp_path / "benchmarks")
+    # Not that of a repository around it.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert code() == ("", "")
+    source = tmp_path / "flask_prefork" / "cli.py"
+    source.parent.mkdir()
+    source.touch()
+
+    def commit(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        for line in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "a")):
+            subprocess.run(["git", *line], cwd=tmp_path, check=True)
+
+    commit()
+    first = code()
+    assert re.fullmatch("[0-9a-f]{10}", first.commit)
+    (tmp_path / "other").touch()
+    commit()
+    second = code()
+    assert second.tree == first.tree and second.commit != first.commit
+    source.write_text("changed")
+    assert code() == Code(second.commit + CHANGED, second.tree + CHANGED)
+
+
+# All suites
+
+
+@pytest.fixture
+def main() -> t.Any:
+    """The command's module, which is called ``__main__`` where it runs."""
+    path = Path(__file__).parents[2] / "benchmarks" / "__main__.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_main", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_suite_that_fails_keeps_no_other_from_running(
+    main: t.Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, float]] = []
+
+    def run(suite: t.Any, options: t.Any, store: t.Any, say: t.Any, later: float):  # type: ignore[no-untyped-def]
+        ran.append((suite.name, later))
+        if len(ran) == 1:
+            raise ResumeError("made otherwise")
+
+    monkeypatch.setattr(main, "run", run)
+    monkeypatch.setattr(main, "_show", lambda *words: True)
+    monkeypatch.setattr(main, "_anatomy", lambda options: 0)
+    _, chosen = parse(SUITES, ["all", "--smoke"])
+    assert main._measure("all", chosen) == 1
+    assert [name for name, _ in ran] == list(SUITES)
+    laters = [later for _, later in ran]
+    assert laters == sorted(laters, reverse=True) and laters[-1] == 0
+
+
+def test_what_was_not_measured_keeps_no_other_from_being_rendered(
+    main: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def show(name: str, *others: t.Any) -> bool:
+        shown.append(name)
+        return name == "memory"
+
+    monkeypatch.setattr(main, "_show", show)
+    _, chosen = parse(SUITES, ["render"])
+    assert main._render(chosen) == 0
+    assert shown == list(SUITES)
+
+
+def test_an_interruption_shows_what_there_is(
+    main: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*words: t.Any) -> None:
+        raise KeyboardInterrupt
+
+    shown: list[str] = []
+    monkeypatch.setattr(main, "run", run)
+    monkeypatch.setattr(main, "_show", lambda name, *others: shown.append(name))
+    _, chosen = parse(SUITES, ["all", "--smoke"])
+    with pytest.raises(KeyboardInterrupt):
+        main._measure("all", chosen)
+    assert shown == ["throughput"]
+
+
+# wrk
+
+ENDED_EARLY = """\
+trap 'echo RESULT 7 300000 0 0 0 0 0 1000 2000 3000; exit' INT
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def wrk(tmp_path: Path) -> t.Callable[[str], str]:
+    """Make a program that is run instead of wrk."""
+
+    def make(script: str) -> str:
+        path = tmp_path / "wrk"
+        path.write_text(f"#!/bin/sh\n{script}")
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def _load(program: str, seconds: float) -> Load:
+    return run_wrk(
+        program, "url", clients=1, seconds=seconds, threads=1, keep_alive=True
+    )
+
+
+def test_wrk_is_ended_between_two_seconds(wrk: t.Callable[[str], str]) -> None:
+    load = _load(wrk(ENDED_EARLY), 0.1)
+    assert (load.requests, load.duration) == (7, 0.3)
+
+
+def test_wrk_that_waits_for_a_connection_is_not_waited_for(
+    wrk: t.Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("load.END", -1.0)
+    program = wrk("exec sleep 600")
+    with pytest.raises(Unfinished, match="come to its end"):
+        _load(program, 1)
+    with pytest.raises(Unfinished, match="begin"):
+        _load(program, 0.1)
 
 
 def test_a_suite_that_an_interrupted_run_did_not_reach_begins(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ No server is started here, and nothing is measured.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shlex
 import sys
+import tempfile
 import typing as t
 from collections import Counter
 from pathlib import Path
@@ -18,14 +21,18 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import options
 import pages
+from commands import commands
 from histogram import Histogram
 from progress import schedule
 from results import Meta
 from results import Outcome
 from results import Results
+from runner import expected
+from servers import SERVERS
 from suites import SUITES
 from suites.reaction import evaluated
 from suites.slow_clients import p99
+from suites.suite import Contender
 from suites.throughput import ALONE
 
 
@@ -42,10 +49,15 @@ def made_up(name: str) -> Results:
     }
     results = Results(Meta("python benchmarks", settings, "a machine", {}))
     for number, trial in enumerate(trials, 1):
-        figures = [FIGURES[name](number, clients) for clients in (1, 16, 64, 256)]
-        kept = figures if name == "throughput" else figures[:1]
-        results.outcomes[trial] = Outcome(trial, tuple(json.loads(json.dumps(kept))))
+        counts = chosen_here.clients if name == "throughput" else [1]
+        figures = [FIGURES[name](number, clients) for clients in counts]
+        results.outcomes[trial] = Outcome(trial, tuple(json.loads(json.dumps(figures))))
     return results
+
+
+def _latencies(value: float) -> dict[str, int]:
+    """A histogram of 2,000 samples of the same value."""
+    return dict.fromkeys(Histogram.of([value]).json(), 2000)
 
 
 def _load(number: int) -> dict[str, t.Any]:
@@ -79,7 +91,7 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
         "planned": 2000,
         "answered": 2000,
         "errors": {"timeout": 3},
-        "latencies": Histogram.of([900.0 + number] * 2000).json(),
+        "latencies": _latencies(900.0 + number),
         "lag_p99": 9000,
         "kept_up": bool(number % 2),
     },
@@ -95,7 +107,7 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
     ),
     "slow-clients": lambda number, clients: {
         "rate": 1000.0 + number,
-        "latencies": Histogram.of([900.0] * 2000).json(),
+        "latencies": _latencies(900.0),
         "missed": 0,
         "planned": 2000,
         "connected": 9,
@@ -104,7 +116,7 @@ FIGURES: dict[str, t.Callable[[int, int], dict[str, t.Any]]] = {
     },
     "overload": lambda number, clients: {
         "goodput": 70.0 + number,
-        "latencies": Histogram.of([900.0] * 2000).json(),
+        "latencies": _latencies(900.0),
         "planned": 2000,
         "missed": 0,
         "endings": {"200": 1500, "status 503": 400, "timeout": 99, "ECONNRESET": 1},
@@ -184,11 +196,29 @@ def test_a_late_generator_is_not_hidden() -> None:
 def test_results_are_included_and_images_found() -> None:
     page = (options.DOCS.parent / "index.rst").read_text()
     included = re.findall(r"include:: results/([\w-]+)\.inc", page)
-    assert included == list(SUITES)
+    assert [name for name in included if name != options.ANATOMY] == list(SUITES)
+    assert options.ANATOMY in included
     for name in included:
         text = (options.DOCS / f"{name}.inc").read_text()
         for image in re.findall(r"image:: results/(\S+)", text):
             assert (options.DOCS / image).exists()
+        # Of which day, code, machine and versions, and by which command.
+        assert re.search(r"^Measured on .+, flask\\_prefork at .+\. \d+ x ", text, re.M)
+        assert re.search(r"Python 3\.\d+\.\d+", text)
+        assert f"python benchmarks {name}" in text
+
+
+def test_who_is_quick_while_nobody_is_slow_is_in_each_kinds_table() -> None:
+    results = made_up("slow-clients")
+    assert "body, 0" in results.cases() and "read, 0" not in results.cases()
+    tables = SUITES["slow-clients"].tables(results)
+    assert len(tables) == 4
+    first, other = [
+        {row[0]: row[1] for row in table.rows}
+        for table in tables
+        if table.title.startswith("Requests/s")
+    ]
+    assert first == other and "–" not in first.values()
 
 
 def _tried(answered: int, missed: int) -> dict[str, t.Any]:
@@ -205,7 +235,81 @@ def test_who_got_nothing_is_in_the_quantile() -> None:
     assert p99([_tried(0, 100)], 2.0) == "nothing"
 
 
+# What is said about them
+
+
+def test_where_results_are_from_is_said_below_them() -> None:
+    results = made_up("latency")
+    meta = dataclasses.replace(
+        results.meta,
+        versions={"Python": "3.11.7", "uWSGI": "2.0.31"},
+        date="2026-11-29",
+        commit="0123456789",
+        commands={"ours": ["flask --port 8000"], "uwsgi": ["uwsgi a", "uwsgi b"]},
+    )
+    text = pages.rst(SUITES["latency"], dataclasses.replace(results, meta=meta))
+    assert (
+        "Measured on 2026-11-29, flask\\_prefork at commit 0123456789. a mach" in text
+    )
+    assert "Python 3.11.7, uWSGI 2.0.31." in text
+    assert "   * - ours\n     - ``flask --port 8000``\n" in text
+    assert "``uwsgi a`` and, for connections that are kept alive, ``uwsgi b``" in text
+
+
+def test_anatomy_is_written_as_it_was_printed(tmp_path: Path) -> None:
+    pages.write_anatomy(["Of a request:", "  ours   1.0"], tmp_path / "new")
+    text = (tmp_path / "new" / "anatomy.inc").read_text()
+    assert "::\n\n    Of a request:\n      ours   1.0\n\nMeasured on 20" in text
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_each_contenders_command_is_shown_without_this_machines_paths(
+    name: str,
+) -> None:
+    _, chosen = options.parse(SUITES, [name])
+    contenders = SUITES[name].contenders(chosen[name])
+    shown = commands(contenders, getattr(chosen[name], "workers", 2))
+    assert list(shown) == [one.name for one in contenders]
+    for one in contenders:
+        for line in shown[one.name]:
+            assert "APP" in line or SERVERS[one.server].fastcgi
+            assert str(options.HERE) not in line and tempfile.gettempdir() not in line
+            assert "8000" in line
+            assert shlex.join(one.options) in line
+
+
+def test_another_command_for_kept_alive_connections_is_shown_too() -> None:
+    closing, keeping = commands([Contender("uwsgi", "uwsgi")], 2)["uwsgi"]
+    assert "--http-socket" in closing and "--http11-socket" in keeping
+
+
+def test_files_that_servers_are_given_are_shown() -> None:
+    one = Contender("php-fpm", "php-fpm", workers=2, most=7)
+    (line,) = commands([one], 0)["php-fpm"]
+    assert line.startswith("php-fpm") and "pm.max_children = 7; " in line
+
+
 # The command line
+
+
+def test_the_whole_fits_into_a_hundred_minutes() -> None:
+    _, chosen = options.parse(SUITES, ["all"])
+    costs = {name: expected(SUITES[name], one) for name, one in chosen.items()}
+    assert sum(costs.values()) < 100 * 60, costs
+    assert all(one.rounds >= 3 for one in chosen.values())
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_help_has_the_suites_own_defaults(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, chosen = options.parse(SUITES, [name])
+    with pytest.raises(SystemExit):
+        options.parse(SUITES, [name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    rounds, seconds = chosen[name].rounds, chosen[name].seconds
+    assert f"--rounds N how many (default: {rounds})" in text
+    assert f"of one measurement (default: {seconds:g})" in text
 
 
 @pytest.mark.parametrize(

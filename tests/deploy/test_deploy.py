@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import kubernetes_validate
+import programs
 import pytest
 import yaml
 from observe.snapshots import SAMPLE
@@ -36,12 +37,10 @@ from .deployed import the
 from .deployed import unit
 
 needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None,
-    reason="systemd-analyze isn't installed (Debian's package systemd)",
+    programs.find("systemd-analyze") is None, reason=programs.lack("systemd-analyze")
 )
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool isn't installed (Debian's package prometheus)",
+    programs.find("promtool") is None, reason=programs.lack("promtool")
 )
 
 

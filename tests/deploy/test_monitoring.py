@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import typing as t
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import programs
 import pytest
 from observe.snapshots import SAMPLE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -24,8 +24,7 @@ DASHBOARD = DEPLOY / "grafana" / "flask_prefork.json"
 PROMETHEUS = DEPLOY / "prometheus"
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool isn't installed (Debian's package prometheus)",
+    programs.find("promtool") is None, reason=programs.lack("promtool")
 )
 
 

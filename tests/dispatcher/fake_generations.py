@@ -61,6 +61,7 @@ class FakeGeneration:
         self.alive = True
         self.loaded = self.opened = self.ready = self.failed_to_start = False
         self.outdated = self.promotion_failed = self.is_promoted = False
+        self.is_failure = False
         self.candidate: FakeWorker | None = None
         self.pool = FakePool()
         self.memory = 0
@@ -91,9 +92,9 @@ class FakeGeneration:
     def retire(self) -> None:
         self.done.append("retire")
 
-    def kill_all(self, why: object) -> None:
+    def give_up(self) -> None:
         self.pool = FakePool()
-        self.done.append("kill")
+        self.done.append("give up")
 
     def release(self) -> None:
         self.alive = False
@@ -101,8 +102,10 @@ class FakeGeneration:
     def refork_candidate(self) -> FakeWorker | None:
         return self.candidate
 
-    def promote(self, worker: FakeWorker, generation: int, control: int) -> None:
+    def promote(self, worker: FakeWorker, generation: int, fds: list[int]) -> None:
+        control, dump = fds
         assert os.get_inheritable(control) is False
+        assert dump == -1
         self.candidate = None
         self.done.append(f"promote {worker.number} for {generation}")
 

@@ -11,13 +11,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.channel import read_document
 from flask_prefork.ipc.channel import receive_one
 from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
 from flask_prefork.ipc.frames import Busy
 from flask_prefork.ipc.frames import Changed
+from flask_prefork.ipc.frames import Ended
+from flask_prefork.ipc.frames import Exited
 from flask_prefork.ipc.frames import Failed
 from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import HandedOn
@@ -32,6 +36,8 @@ from flask_prefork.ipc.frames import Release
 from flask_prefork.ipc.frames import Resized
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.frames import Spawn
+from flask_prefork.ipc.frames import Spawned
+from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
@@ -106,6 +112,8 @@ class World:
             lambda generation, status: self.exited.append(generation),
         )
         self.workers: dict[int, socket.socket] = {}
+        #: What the zygote was sent with each frame about exits.
+        self.documents: list[t.Any] = []
 
     def turn(self) -> None:
         """The dispatcher reads all reports, then lets the generation act."""
@@ -152,7 +160,11 @@ class World:
             while (received := receive_one(self.zygote)) is not None:
                 frame, fds = received
                 if isinstance(frame, Spawn):
+                    if (before := self.workers.get(frame.slot)) is not None:
+                        before.close()
                     self.workers[frame.slot] = socket.socket(fileno=fds.pop(0))
+                if isinstance(frame, Ended):
+                    self.documents.append(read_document(fds.pop(0)))
                 for fd in fds:
                     os.close(fd)
                 frames.append(frame)
@@ -257,6 +269,44 @@ def test_one_size_at_a_time_is_sent_to_the_app(world: World) -> None:
     assert Resized(NUMBER, len(world.generation.pool)) in world.received()
 
 
+def test_exits_are_sent_to_the_app_one_batch_at_a_time(world: World) -> None:
+    world.open()
+    world.turn()
+    world.documents.clear()
+
+    def exit(slot: int, pid: int) -> None:
+        world.report(Spawned(NUMBER, slot, pid))
+        world.report(Exited(NUMBER, slot, pid, Status(0)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vetting, "worker", lambda *args: None)
+        exit(0, 41)
+        assert Ended(NUMBER) in world.received()
+        assert world.documents == [[[0, 41, "", False]]]
+        exit(1, 42)
+        assert Ended(NUMBER) not in world.received(), "it has not answered yet"
+        world.report(Ended(NUMBER))
+        assert Ended(NUMBER) in world.received()
+        assert world.documents[1:] == [[[1, 42, "", False]]]
+
+
+def test_the_last_exits_come_before_the_release(world: World) -> None:
+    world.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vetting, "worker", lambda *args: None)
+        for slot, pid in ((0, 41), (1, 42)):
+            world.report(Spawned(NUMBER, slot, pid))
+        world.generation.retire()
+        for slot, pid in ((0, 41), (1, 42)):
+            world.report(Exited(NUMBER, slot, pid, Status(0)))
+    world.generation.release()
+    frames = world.received()
+    # The first was not answered yet.
+    ends = [one for one in frames if isinstance(one, (Ended, Release))]
+    assert ends == [Ended(NUMBER), Ended(NUMBER), Release(NUMBER)]
+    assert world.documents[-2:] == [[[0, 41, "", True]], [[1, 42, "", True]]]
+
+
 def test_ready_is_sent_once(world: World) -> None:
     world.open()
     world.generation.notify_ready(follows=True)
@@ -283,8 +333,9 @@ def test_a_worker_is_promoted_when_it_has_served_enough(world: World) -> None:
     worker = generation.refork_candidate()
     assert worker is generation.pool.workers[0]
     world.ordered(0)
-    with world.zygote.dup() as control:
-        generation.promote(worker, NUMBER + 1, control.fileno())
+    with world.zygote.dup() as control, world.zygote.dup() as dump:
+        fds = [control.fileno(), dump.fileno()]
+        generation.promote(worker, NUMBER + 1, fds)
     assert world.ordered(0) == Promote(NUMBER, 0, NUMBER + 1, 130.0)
     generation.order(1, 0)
     world.work(Busy(NUMBER, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork.ipc.stats import Part
+from flask_prefork.system.log import base as logger
 
 from .fake_generations import FakePool
 from .fake_generations import FakeWorker
@@ -50,6 +52,34 @@ def test_promotion(world: World) -> None:
     assert world[2].done == ["open", "follows"]
     assert world[1].done == ["open", "retire"]
     assert world.service.said == ["reloading", "generation 2 serves"]
+
+
+def test_an_app_that_can_not_be_loaded_is_not_said_to_serve(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With ``--reload`` its generation takes over, to show why."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, logger.name)
+    world.generations.reload()
+    world[2].is_failure = True
+    world.serve(2)
+    world.turn()
+    assert world.generations.current is world[2]
+    assert world.service.said[-1] == "the app of generation 2 can't be loaded"
+    (told,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert told.getMessage() == (
+        "The app of generation 2 can't be loaded; its requests show the traceback until"
+        " a file of the app is changed."
+    )
+    assert "Generation 2 serves" not in caplog.text
+    world.end(1)
+    caplog.clear()
+    # It is mended.
+    world.generations.reload()
+    world.serve(3)
+    world.turn()
+    assert world.service.said[-1] == "generation 3 serves"
+    assert "Generation 3 serves; the app can be loaded again." in caplog.messages
 
 
 def test_who_leaves_is_let_go_when_all_is_done(world: World) -> None:
@@ -93,7 +123,7 @@ def test_a_reload_during_a_reload(world: World) -> None:
     # 3 would have the place of 1, which is the current one.
     assert world.numbers() == (1, 4, [2])
     assert world.killed == [1002]
-    assert "kill" in world[2].done
+    assert "give up" in world[2].done
     world[4].loaded = True
     world.turn()
     assert world.numbers() == (1, 4, []), "2 is gone"
@@ -215,7 +245,7 @@ def test_a_reload_goes_before_a_promotion(world: World) -> None:
     assert world[1].done == ["open", "promote 3 for 4"], "2 has not gone yet"
     world.generations.reload()
     assert world.numbers()[1] == 6
-    assert "kill" in world[4].done
+    assert "give up" in world[4].done
     assert world.killed == [1002], "4 has no process yet"
 
 
@@ -233,7 +263,7 @@ def test_a_promoted_worker_that_leaves_nothing_behind(world: World) -> None:
     world.turn()
     assert world.numbers() == (1, None, [])
     assert world.killed == []
-    assert world[2].done == ["kill", "close"]
+    assert world[2].done == ["give up", "close"]
     assert world[1].alive
 
 

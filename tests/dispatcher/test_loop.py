@@ -8,12 +8,14 @@ import pytest
 
 from flask_prefork.dispatcher.ending import Ending
 from flask_prefork.dispatcher.generation import MAX_FAILURES
+from flask_prefork.dispatcher.life_log import LifeLog
 from flask_prefork.dispatcher.loop import _LONGEST_WAIT
 from flask_prefork.dispatcher.loop import Dispatcher
 from flask_prefork.dispatcher.permits import Permits
 from flask_prefork.ipc.parked import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
+from flask_prefork.system.log import base
 from flask_prefork.system.running_clock import RunningClock
 
 
@@ -52,6 +54,7 @@ class World(Dispatcher):
         self.status = 0
         self.clock = RunningClock(lambda: self.now)
         self.ending = Ending()
+        self.life_log = LifeLog(lambda: self.now)
         self._announced = False
         self._first_idle = None
         self._is_unmanaged, self._manage_at = False, 0.0
@@ -372,3 +375,24 @@ def test_a_stop_before_any_look_at_the_clock_takes_hardly_any_time(
         assert min(loop.left) > 0, f"stopped before look {look}"
         took = timeout - loop.left[-1]
         assert took < 0.5, f"stopped before look {look}"
+
+
+def test_a_failure_is_logged_before_the_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "propagate", True)
+    world = World()
+    ended: list[tuple[int, int]] = []
+
+    def fail() -> t.NoReturn:
+        raise LookupError("a bug")
+
+    def clean_up() -> None:
+        ended.append((world.status, len(caplog.records)))
+
+    monkeypatch.setattr(world, "_clean_up", clean_up)
+    monkeypatch.setattr(world, "reaper", world._part("reaper", reap=fail), False)
+    assert world.run() == 1
+    # The log is at its end after that.
+    assert ended == [(1, 1)]
+    assert caplog.messages == ["The dispatcher has failed:"]

@@ -323,7 +323,7 @@ def test_what_it_held_is_lost_when_it_dies_and_the_rest_is_the_next_ones(
     os.kill(process.pid, signal.SIGKILL)
     office.die(process.pid)
     assert (
-        f"The sender (pid {process.pid}) died: status -9; 2 responses were cut short."
+        f"The sender (pid {process.pid}) died: SIGKILL; 2 responses were cut short."
         in caplog.text
     )
     assert office.results == {"complete": 0, "incomplete": 1, "lost": 2}
@@ -347,7 +347,7 @@ def test_one_that_is_silent_is_killed(
     assert office.now == begun + auxiliary._SILENT
     third = office.deliver(b"x" * 3)
     office.die(process.pid)
-    assert "status -9; 2 responses were cut short." in caplog.text
+    assert "SIGKILL; 2 responses were cut short." in caplog.text
     assert is_open(third[0])
     office.skip()
     assert [one.spooled for one in up(office, processes).received()] == [3]
@@ -361,7 +361,7 @@ def test_one_that_doesnt_come_up_is_killed(
     while "is silent" not in caplog.text:
         office.skip()
     office.die(processes[0].pid)
-    assert "status -9; 0 responses were cut short." in caplog.text
+    assert "SIGKILL; 0 responses were cut short." in caplog.text
 
 
 def test_one_that_not_even_sigkill_ends_is_given_up(
@@ -742,7 +742,7 @@ def test_the_real_one_is_killed(
         client.settimeout(10)
     office.handle.kill()
     office.die(office.handle.pid)
-    assert "status -9; 2 responses were cut short." in caplog.text
+    assert "SIGKILL; 2 responses were cut short." in caplog.text
     for client in office.clients:
         received = sum(map(len, iter(lambda c=client: c.recv(1 << 20), b"")))
         assert received < 4_999_999

@@ -13,8 +13,12 @@ import pytest
 from flask_prefork.dispatcher.service import ServiceHost
 from flask_prefork.dispatcher.service import StartOptions
 from flask_prefork.ipc.listener import BindError
+from flask_prefork.ipc.listener import MAX_LISTENERS
+from flask_prefork.settings.addresses import Address
+from flask_prefork.settings.addresses import parse_host
 from flask_prefork.system.pid_file import PidFileError
 from flask_prefork.system.privileges import Identity
+from flask_prefork.system.socket_access import Access
 from flask_prefork.system.systemd import Notifier
 
 NOBODY = Identity(54321, 54322, (54322, 54323), "nobody", "/")
@@ -79,8 +83,7 @@ def hear(manager: socket.socket) -> list[str]:
 
 
 def start_options(
-    host: str = "127.0.0.1",
-    port: int = 0,
+    *hosts: str,
     fds: tuple[int, ...] = (),
     environ: dict[str, str] | None = None,
     pid_file: Path | None = None,
@@ -88,7 +91,8 @@ def start_options(
 ) -> StartOptions:
     notifier = Notifier({} if environ is None else environ)
     path = None if pid_file is None else str(pid_file)
-    return StartOptions(host, port, (), fds, notifier, path, identity)
+    wanted = [parse_host(host, 0) for host in hosts or ("127.0.0.1",)]
+    return StartOptions(wanted, (), fds, notifier, path, identity)
 
 
 # Listening
@@ -132,6 +136,68 @@ def test_a_second_socket_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(BindError):
             service.listen(16)
     assert not pid_file.exists()
+
+
+def test_all_addresses_of_all_kinds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        paths = [tmp_path / name for name in "ab"]
+        hosts = [f"unix:{path}" for path in paths]
+        hosts += ["127.0.0.1", "127.0.0.2:0", f"fd://{os.dup(given.fileno())}"]
+        options = start_options(*hosts)._replace(access=Access(0o612))
+        listeners = ServiceHost(options, Clock()).listen(16)
+        names = [listener.sock.getsockname() for listener in listeners]
+        assert names[:2] == [str(path) for path in paths]
+        assert [name[0] for name in names[2:4]] == ["127.0.0.1", "127.0.0.2"]
+        assert names[4] == given.getsockname()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o612}
+        for listener in listeners:
+            listener.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_one_of_several_addresses_in_use(tmp_path: Path, place: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        hosts = [f"unix:{tmp_path}/a", f"unix:{tmp_path}/b"]
+        hosts.insert(place, f"127.0.0.1:{port}")
+        service = ServiceHost(start_options(*hosts), Clock())
+        with pytest.raises(BindError, match=rf"^Can't listen on 127\.0\.0\.1:{port}: "):
+            service.listen(16)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
+def test_all_addresses_of_both_families() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = start_options(f"[::]:{port}", f"0.0.0.0:{port}")
+    listeners = ServiceHost(options, Clock()).listen(16)
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port)).close()
+    for listener in listeners:
+        listener.close()
+
+
+def test_an_address_is_told_by_its_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = start_options()._replace(
+            addresses=[Address("127.0.0.1", port, name="shop.test")]
+        )
+        with pytest.raises(BindError) as caught:
+            ServiceHost(options, Clock()).listen(16)
+    told = f"Can't listen on shop.test:{port} (127.0.0.1): Address already in use"
+    assert str(caught.value).startswith(told)
+
+
+def test_too_many_addresses() -> None:
+    most = ["127.0.0.1"] * MAX_LISTENERS
+    service = ServiceHost(start_options(*most), Clock())
+    for listener in service.listen(16):
+        listener.close()
+    with pytest.raises(BindError, match="There are 31 addresses.*; 30 are possible"):
+        ServiceHost(start_options(*most, "127.0.0.1"), Clock()).listen(16)
 
 
 # The admin address
@@ -201,9 +267,11 @@ def test_an_admin_address_in_use(tmp_path: Path) -> None:
 
 def test_the_apps_address_is_no_admin_address(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
-    service = ServiceHost(start_options(f"unix://{path}"), Clock())
+    service = ServiceHost(start_options("127.0.0.1", f"unix://{path}"), Clock())
     with pytest.raises(BindError, match="give the admin address another path"):
         service.listen(16, f"unix:{path}")
+    with pytest.raises(BindError, match="give the admin address another path"):
+        service.listen(16, f"unix:{os.path.relpath(path)}")
     assert os.listdir(tmp_path) == []
     service.close()
 

@@ -17,6 +17,8 @@ from flask_prefork.ipc.channel import Channel
 from flask_prefork.ipc.exits import ExitedWorker
 from flask_prefork.ipc.exits import ExitLog
 from flask_prefork.ipc.exits import Reason
+from flask_prefork.ipc.exits import settle
+from flask_prefork.ipc.exits import Statuses
 from flask_prefork.ipc.exits import Why
 from flask_prefork.ipc.scoreboard import Record
 from flask_prefork.ipc.states import State
@@ -111,6 +113,27 @@ def test_deaths_by_our_hand_name_the_reason(
         assert exit_log.report(42, status) is Reason.TIMEOUT
     who = "Worker 3 (pid 42) while serving POST /form?x=1"
     assert lines() == [("WARNING", f"{who} was killed: no progress for 1 s.")]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        exited(),
+        exited(State.RETIRING),
+        exited(State.RETIRING, None, SERVING),
+        exited(State.BUSY, STALLED, SERVING),
+        exited(State.RETIRING, STALLED),
+        exited(State.KILLED),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 3, -signal.SIGKILL, -signal.SIGSEGV, None])
+def test_the_app_is_told_the_same_reason(
+    exit_log: ExitLog, one: ExitedWorker, status: int | None
+) -> None:
+    assert exit_log.expected(42) == ("", False)
+    exit_log.note(42, one)
+    told = settle(exit_log.expected(42), status, Statuses())
+    assert exit_log.report(42, status) is told
 
 
 def test_retiring_is_no_news(exit_log: ExitLog, lines: t.Any) -> None:

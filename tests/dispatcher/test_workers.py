@@ -314,7 +314,7 @@ def test_a_worker_that_can_not_be_started(
         raise OSError(errno.EMFILE, "Too many open files")
 
     world.workers.pool = pool = Pool(2)
-    monkeypatch.setattr("flask_prefork.dispatcher.workers.open_for_worker", refuse)
+    monkeypatch.setattr("flask_prefork.ipc.dumps.open_with_channel", refuse)
     worker = pool.spawn(1.0)
     assert worker is not None
     world.workers.start(worker)

@@ -148,3 +148,19 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+def test_what_it_does_and_for_how_long() -> None:
+    watchdog = Watchdog(100.0)
+    assert watchdog.describe(103.0) == "has been loading for 3.0 s"
+    watchdog.loaded(5.0)
+    watchdog.asked(110.0, "it did not fork")
+    watchdog.asked(111.0, "it did not fork either")
+    assert watchdog.describe(112.0) == "has been busy for 2.0 s"
+    watchdog.answered(113.0)
+    assert watchdog.describe(114.5) == "has been busy for 1.5 s"
+    assert watchdog.move(118.0) is Move.SHOW
+    assert watchdog.describe(118.2) == "is late: it did not fork either"
+    watchdog = Watchdog(100.0)
+    watchdog.end(120.0, 10.0, "it did not end")
+    assert watchdog.describe(121.0) == "has been ending for 1.0 s"

@@ -52,6 +52,9 @@ class FakeListener:
     def waiting(self) -> int:
         return self.count
 
+    def is_shut(self) -> bool:
+        return False
+
     def shut(self) -> None:
         self.events.append("shut")
 

@@ -11,5 +11,15 @@ from integration.conftest import gate
 from integration.conftest import pytest_runtest_makereport
 from integration.conftest import run
 from integration.conftest import serve
+from integration.conftest import shared
+from integration.conftest import shared_servers
 
-__all__ = ["fail", "gate", "pytest_runtest_makereport", "run", "serve"]
+__all__ = [
+    "fail",
+    "gate",
+    "pytest_runtest_makereport",
+    "run",
+    "serve",
+    "shared",
+    "shared_servers",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import ssl
 import threading
@@ -13,10 +14,22 @@ from collections.abc import Callable
 from http.client import HTTPException
 from http.client import HTTPResponse
 
+import patience
+
 #: No answer takes so long, in seconds, unless something is broken.
-TIMEOUT = 20.0
+TIMEOUT = 20.0 * patience.factor
 #: How long a client that was refused waits before it knocks again, in seconds.
 _PAUSE = 0.005
+_RNG = random.Random(50)
+
+
+def now_and_then() -> float:
+    """A gap of random length, 20 ms on average, for clients that ask all the while.
+
+    Clients without gaps take the processors from what the test waits for meanwhile.
+    Some gaps are as good as none, so that requests come at any moment.
+    """
+    return _RNG.expovariate(50)
 
 
 class Answered(t.NamedTuple):
@@ -97,6 +110,13 @@ class Client:
     def is_kept(self) -> bool:
         """Whether there is a connection for the next request."""
         return self._sock is not None
+
+    def connect(self) -> None:
+        """Connect before the first request.
+
+        :raises OSError: There is no connection to be had.
+        """
+        self._sock = self._sock or self._connect()
 
     def ask(self, path: str = "/") -> Answered:
         """Send a request and wait for its answer.

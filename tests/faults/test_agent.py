@@ -17,6 +17,7 @@ from integration.gate import Gate
 from integration.server import Server
 from integration.server import wait_for
 
+from .load import now_and_then
 from .rows import load
 
 FIXED = ("--min-idle", "2", "--max-idle", "2", "--max-workers", "4")
@@ -30,7 +31,7 @@ class Agent:
     """
 
     def __init__(self, server: Server) -> None:
-        where = server.wait_for_log(r" \* Agent check on (\S+):(\d+)\n")
+        where = server.wait_for_log(r"Agent check on (\S+):(\d+)\n")
         self.address = (where[1], int(where[2]))
 
     def connect(self) -> socket.socket:
@@ -114,7 +115,7 @@ def test_a_reload_takes_no_weight(serve: Serve) -> None:
     done = threading.Event()
 
     def ask() -> None:
-        while not done.is_set():
+        while not done.wait(now_and_then()):
             said.add(agent.ask())
 
     agent.wait_for(IDLE)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socket
+import sys
 import typing as t
 
 import psutil
 import pytest
 from integration.conftest import Serve
+from integration.conftest import Shared
 from integration.gate import Gate
+from integration.server import Server
 from integration.server import wait_for
 
 from .rows import connect
@@ -127,6 +131,48 @@ def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
     assert not server.zombies()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs proc(5)")
+def test_app_shuts_the_listening_socket_down(serve: Serve) -> None:
+    """The app shuts the listening socket down, which it shares with all workers.
+
+    The server listens on it again, and the log says so.
+    """
+    server = serve("fault_views", *FIXED)
+    server.wait_for_state("III")
+    assert server.get("/shut-listener").status == 200
+    server.wait_for_log(r"^The app has shut down the listening socket .* again\.$")
+    assert server.get().status == 200
+    server.wait_for_state("III")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs proc(5)")
+def test_app_lets_closes_wait_for_clients(serve: Serve) -> None:
+    """The app sets SO_LINGER, and a client doesn't read.
+
+    Its connection is closed when it has idled for long, and nobody waits for that.
+    """
+    server = serve("fault_views", *FIXED, "--keep-alive", "0.1")
+    server.wait_for_state("III")
+    with connect(server) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        port = sock.getsockname()[1]
+        sock.sendall(HEAD % b"/lingering" + b"\r\n")
+        assert sock.recv(1) == b"H"
+        wait_for(lambda: not _has_connection(server, port))
+        assert server.get().status == 200
+    server.wait_for_state("III")
+
+
+def _has_connection(server: Server, port: int) -> bool:
+    """Whether any process of the server has a connection from this port."""
+    found = [
+        connection
+        for process in server.processes()
+        for connection in process.net_connections()
+    ]
+    return any(one.raddr and one.raddr.port == port for one in found)
+
+
 @pytest.mark.parametrize("path", ["/reset-signals", "/ignore-signals"])
 def test_app_changes_signal_handlers(serve: Serve, path: str) -> None:
     """The app resets every signal's handler, or ignores every signal.
@@ -170,43 +216,44 @@ def test_app_leaves_threads_running(serve: Serve) -> None:
     ],
 )
 def test_app_breaks_the_rules_before_a_byte_is_sent(
-    serve: Serve, path: str, told: str
+    shared: Shared, path: str, told: str
 ) -> None:
     """The app raises after its headers, returns nothing, or yields something else than
     bytes.
 
     The client gets a 500, and the traceback is logged. The worker keeps serving.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     server.wait_for_state("III")
+    seen = len(server.log())
     with load(server):
         answer = get(server, path)
         assert answer.status == 500
         assert b"<title>500 Internal Server Error</title>" in answer.body
-        server.wait_for_log(told)
+        server.wait_for_log(told, seen)
     assert "X-Injected" not in str(answer.headers)
     assert {"died:", "killed:"}.isdisjoint(server.log().split())
 
 
-def test_app_yields_nothing(serve: Serve) -> None:
+def test_app_yields_nothing(shared: Shared) -> None:
     """The app yields nothing at all.
 
     That is a response without a body.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     with load(server):
         answer = get(server, "/yields-nothing")
         assert (answer.status, answer.body) == (200, b"")
         assert answer.headers["Content-Length"] == "0"
 
 
-def test_app_raises_in_the_body(serve: Serve) -> None:
+def test_app_raises_in_the_body(shared: Shared) -> None:
     """The app raises when a part of its response was sent.
 
     The client notices that the response is cut: the last chunk is missing. The
     traceback is logged, and the worker keeps serving.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     server.wait_for_state("III")
     with load(server):
         data = exchange(server, HEAD % b"/raises-in-body" + b"\r\n")
@@ -216,24 +263,24 @@ def test_app_raises_in_the_body(serve: Serve) -> None:
     assert {"died:", "killed:"}.isdisjoint(server.log().split())
 
 
-def test_app_gives_less_than_its_content_length(serve: Serve) -> None:
+def test_app_gives_less_than_its_content_length(shared: Shared) -> None:
     """The app gives less than its Content-Length.
 
     The connection is closed, so the client notices, and the log says so.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     with load(server):
         data = exchange(server, HEAD % b"/too-short" + b"\r\n")
         assert data.endswith(b"\r\n\r\nshort")
         server.wait_for_log("The response is shorter than its Content-Length")
 
 
-def test_app_gives_more_than_its_content_length(serve: Serve) -> None:
+def test_app_gives_more_than_its_content_length(shared: Shared) -> None:
     """The app gives more than its Content-Length.
 
     The rest is not sent, because it would look like the next response. The log says so.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     with load(server):
         head = HEAD % b"/too-long"
         data = exchange(server, head + b"Connection: close\r\n\r\n")
@@ -241,12 +288,12 @@ def test_app_gives_more_than_its_content_length(serve: Serve) -> None:
         server.wait_for_log("The response is longer than its Content-Length")
 
 
-def test_app_raises_in_close(serve: Serve) -> None:
+def test_app_raises_in_close(shared: Shared) -> None:
     """The app's iterable raises in its close(), when all was sent.
 
     The response is complete, the traceback is logged, and the worker keeps serving.
     """
-    server = serve("fault_wsgi", *FIXED)
+    server = shared("fault_wsgi", *FIXED)
     server.wait_for_state("III")
     with load(server):
         answer = get(server, "/raises-at-close")

@@ -23,6 +23,7 @@ import pytest
 from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
 from flask_prefork.dispatcher.queues import Queues
+from flask_prefork.ipc import dumps
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.channel import close_all
 from flask_prefork.ipc.channel import receive_one
@@ -111,7 +112,7 @@ class House:
         self.board = scoreboard.create()
         self.summary = Summary(self.board)
         self.generation = Generation(
-            ZygoteHandle(self.process.pid, ours, NUMBER),
+            ZygoteHandle(self.process.pid, ours, NUMBER, dumps.create()),
             self.poller,
             self.board,
             RunningClock(lambda: self.now, math.inf),
@@ -192,6 +193,8 @@ class House:
             self.process.kill()
             self.process.wait()
         self.generation.close()
+        if self.generation.zygote.dump >= 0:
+            os.close(self.generation.zygote.dump)
         self.queues.close()
         self.zygote.close()
         for worker in self.workers.values():
@@ -487,7 +490,7 @@ def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
     house.turn()
     assert not house.generation.alive
     assert house.process.poll() is None
-    for _ in range(2):
+    while "was killed" not in log.text:
         deadline = house.generation.zygote.deadline()
         assert deadline is not None
         house.now = deadline
@@ -555,9 +558,9 @@ def test_zygote_does_not_fork(house: House, log: pytest.LogCaptureFixture) -> No
     house.turn()
     house.now += 30.0
     house.turn()
-    assert "is late: it did not fork worker 1 within 30 s" in log.text
     house.now += 0.5
     house.turn()
+    assert "is late: it did not fork worker 1 within 30 s" in log.text
     assert house.process.wait(5) < 0
     assert house.letters() == "I.I"
     assert house.generation.policy.failures == 0

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from integration.conftest import Serve
+from integration.conftest import Shared
 from integration.gate import Gate
 from integration.server import Server
 from integration.server import wait_for
@@ -57,12 +58,12 @@ def test_clients_reset_before_they_are_accepted(serve: Serve, gate: Gate) -> Non
     assert {"died:", "killed:", "Traceback"}.isdisjoint(server.log().split())
 
 
-def test_client_half_closes_after_its_request(serve: Serve) -> None:
+def test_client_half_closes_after_its_request(shared: Shared) -> None:
     """A client closes its side of the connection right after its request.
 
     The request is answered.
     """
-    server = serve("fault_views", *FIXED)
+    server = shared("fault_views", *FIXED)
     with load(server):
         for _ in range(20):
             with connect(server) as sock:
@@ -87,13 +88,15 @@ def test_client_half_closes_after_its_request(serve: Serve) -> None:
         ),
     ],
 )
-def test_client_half_closes_too_early(serve: Serve, data: bytes, status: bytes) -> None:
+def test_client_half_closes_too_early(
+    shared: Shared, data: bytes, status: bytes
+) -> None:
     """A client closes its side of the connection before its request is complete.
 
     A request that has begun is answered with 400. Then the connection is closed at
     once.
     """
-    server = serve("fault_views", *FIXED)
+    server = shared("fault_views", *FIXED)
     with load(server), connect(server) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -103,12 +106,12 @@ def test_client_half_closes_too_early(serve: Serve, data: bytes, status: bytes) 
     assert_undisturbed(server)
 
 
-def test_client_resets_in_mid_response(serve: Serve) -> None:
+def test_client_resets_in_mid_response(shared: Shared) -> None:
     """Clients reset their connections while they receive a long response.
 
     Their workers are free at once.
     """
-    server = serve("fault_views", *FIXED)
+    server = shared("fault_views", *FIXED)
     with load(server, 1):
         for _ in range(20):
             sock = connect(server)
@@ -200,13 +203,13 @@ def test_clients_that_are_slow_with_their_heads_cost_no_worker(serve: Serve) -> 
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", id="SSH"),
     ],
 )
-def test_client_sends_garbage(serve: Serve, data: bytes) -> None:
+def test_client_sends_garbage(shared: Shared, data: bytes) -> None:
     """A client sends something else than HTTP, or data without end.
 
     It gets an HTTP error, and the connection is closed. No byte of the data reaches the
     terminal unescaped.
     """
-    server = serve("fault_views", *FIXED, "--access-log", "--header-timeout", "1")
+    server = shared("fault_views", *FIXED, "--access-log", "--header-timeout", "1")
     with load(server), connect(server) as sock:
         try:
             sock.sendall(data)

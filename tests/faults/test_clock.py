@@ -31,6 +31,7 @@ WALL = {
 READERS = {
     "date_line",
     "date_time",
+    "log_time",
     "_times",
     "choose",
     "_add_request_start",

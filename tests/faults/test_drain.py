@@ -13,6 +13,7 @@ from integration.server import wait_for
 
 from .load import Client
 from .load import Load
+from .load import now_and_then
 
 KINDS = ["tcp", "tls", "unix"]
 MODES = [
@@ -162,7 +163,7 @@ def test_ten_stops_and_starts_on_one_port(serve: Serve) -> None:
     """
     server = serve("held", "--max-workers", "4")
     port = server.url.rpartition(":")[2]
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         for _ in range(10):
             load.wait_for_more()
             server.signal(signal.SIGTERM)

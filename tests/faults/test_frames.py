@@ -221,12 +221,13 @@ def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None
 
     At most the sender is killed, and the dispatcher never waits.
     """
-    sent = (
-        frame
+    # Kinds with few fields have few different ones. NaN is no different from itself.
+    sent = {
+        repr(frame): frame
         for cls, slot in itertools.product(KINDS.values(), (1, 2**32 - 1))
         for frame in extremes(cls, slot)
-    )
-    for frame in sent:
+    }
+    for frame in sent.values():
         house = street.next()
         fds = make(house, tmp_path)
         sender = house.workers[1] if who == "worker" else house.zygote

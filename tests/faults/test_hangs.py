@@ -16,6 +16,7 @@ from integration.server import Server
 from integration.server import wait_for
 
 from .load import Load
+from .load import now_and_then
 from .test_kills import assert_tidy
 
 #: Longer than any test may take.
@@ -63,8 +64,8 @@ def test_a_zygote_hangs(start: Start, place: str) -> None:
     server, mark = start(place, "--spawn-timeout", "1")
     want_one_more(server)
     wait_for(mark.exists)
-    with Load(server.url) as load:
-        server.wait_for_log(r"^The zygote of generation 1 is late: it did ")
+    with Load(server.url, gap=now_and_then) as load:
+        server.wait_for_log(r"^The zygote of generation 1 \(pid \d+\) is late: it did ")
         server.wait_for_log(r"hanging\.py\", line \d+ in stay$")
         server.wait_for_log(r"^The zygote of generation 1 .* was killed: it did not ")
         server.wait_for_log(r"^Generation 2 serves\.$")
@@ -85,8 +86,8 @@ def test_who_hangs_at_the_start_is_shown(start: Start, place: str) -> None:
     server, mark = start(place, begun="Serving Flask app")
     wait_for(mark.exists)
     who = {
-        "load": r"The zygote of generation 1 \(pid \d+\) is loading",
-        "in_child": r"Worker \d \(pid \d+\) is starting",
+        "load": r"The zygote of generation 1 \(pid \d+\) has been loading for .* s",
+        "in_child": r"Worker \d \(pid \d+\) of generation 1 is starting",
     }[place]
     shown = (
         rf"^{who}; its threads:\n(?:.+\n)*  File \".*hanging\.py\", line \d+ in stay$"
@@ -277,7 +278,7 @@ def test_an_old_generation_is_stopped(start: Start) -> None:
     for number in (2, 3, 4):
         server.signal(signal.SIGHUP)
         server.wait_for_log(rf"^Generation {number} serves\.$")
-    server.wait_for_log(r"^The zygote of generation 1 is late: it did not ")
+    server.wait_for_log(r"^The zygote of generation 1 \(pid \d+\) is late: it did not ")
     server.wait_for_log(r"^The zygote of generation 1 .* was killed: it did not ")
     wait_for(lambda: len(server.zygotes()) == 1)
 

@@ -52,7 +52,7 @@ def test_more_clients_than_workers(
     """
     server = serve("held", *TWO, *tls(kind), *mode, host=at(kind, tmp_path))
     with Load(server.url, 16, keep_alive=True) as load:
-        load.wait_for_more(1000)
+        load.wait_for_more(400)
     report = load.stop()
     assert_kept(report)
     assert report.refused == 0
@@ -107,7 +107,7 @@ def test_bodies_that_nobody_reads(
     """
     server = serve("held", *TWO, *tls(kind), host=at(kind, tmp_path))
     with Load(server.url, 4, keep_alive=True, body=b"x" * size) as load:
-        load.wait_for_more(200)
+        load.wait_for_more(100)
     report = load.stop()
     assert_kept(report)
     assert set(report.statuses) == {405}

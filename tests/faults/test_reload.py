@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from integration.conftest import Serve
 from integration.gate import Gate
@@ -12,6 +13,7 @@ from integration.server import Server
 from integration.server import wait_for
 
 from .load import Load
+from .load import now_and_then
 from .reloaded import Source
 from .test_kills import assert_tidy
 
@@ -51,7 +53,7 @@ def test_reload_under_load(
     generation is left.
     """
     server = start(source, serve, kind)
-    with Load(server.url, 4, keep_alive=keep_alive) as load:
+    with Load(server.url, 4, keep_alive=keep_alive, gap=now_and_then) as load:
         for version in (2, 3, 4):
             load.wait_for_more()
             source.set(version, min_idle=version)
@@ -98,7 +100,7 @@ def test_the_new_app_cannot_be_loaded(source: Source, serve: Serve) -> None:
     a correct app works.
     """
     server = start(source, serve, "tcp")
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         for more in ("raise LookupError('the catalogue is missing')", "def"):
             seen = len(server.log())
             source.set(2, more=more)
@@ -123,7 +125,7 @@ def test_hup_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
     fails.
     """
     server = start(source, serve, "tcp")
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         source.set(2)
         source.hold(gate)
         server.signal(signal.SIGHUP)
@@ -146,7 +148,7 @@ def test_term_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
     served, new connections are refused, and the server exits with status 0.
     """
     server = start(source, serve, "tcp")
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         source.hold(gate)
         server.signal(signal.SIGHUP)
         loading = gate.wait_for_one()
@@ -161,13 +163,79 @@ def test_term_during_a_reload(source: Source, serve: Serve, gate: Gate) -> None:
     assert "died" not in server.log()
 
 
+#: Code of an app with requests that wait at a gate. So does its second worker before it
+#: is idle, if a file says where.
+HOLDS = """
+from flask_prefork import worker_started
+
+def wait(gate):
+    with socket.create_connection(("127.0.0.1", int(gate))) as sock:
+        sock.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+        sock.recv(1)
+
+@app.get("/hold")
+def hold():
+    wait(request.args["gate"])
+    return "held"
+
+def start(sender, slot, generation):
+    if slot == 1 and (HERE / "stuck").exists():
+        wait((HERE / "stuck").read_text())
+
+worker_started.connect(start)
+"""
+
+
+@pytest.mark.parametrize("event", ["reload", "zygote-killed", "stop"])
+def test_a_generation_that_serves_already_is_given_up(
+    source: Source, serve: Serve, gate: Gate, event: str
+) -> None:
+    """With blocking dispatch, workers accept as soon as they are there, and so before
+    all of their generation are. Then that is given up: for another HUP, since its
+    zygote is killed, or since the server stops.
+
+    Its requests are answered.
+    """
+    source.set(1, more=HOLDS)
+    server = source.serve(serve, "--dispatch", "blocking", "--max-workers", "2")
+    requests = [server.send(gate.path) for _ in range(2)]
+    gate.wait_for(2)
+    stuck = source.directory / "stuck"
+    stuck.write_text(str(gate.port))
+    server.signal(signal.SIGHUP)
+    gate.wait_for_one()
+    stuck.unlink()
+    wait_for(lambda: "generation 2: IS" in server.state().rest)
+    requests.append(server.send(gate.path))
+    worker = gate.wait_for_one()
+    if event == "reload":
+        seen = len(server.log())
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"^Generation \d is loading\.$", seen)
+    elif event == "stop":
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM")
+    else:
+        (zygote,) = psutil.Process(worker.pid).parents()[:1]
+        zygote.kill()
+        server.wait_for_log("Generation 2 ended; generation 1 serves on")
+    for held in gate.held:
+        held.release()
+    for one in requests:
+        assert one.answer().status == 200
+    if event == "stop":
+        assert server.wait() == 0
+    else:
+        assert_settled(server)
+
+
 def test_the_new_zygote_is_killed(source: Source, serve: Serve, gate: Gate) -> None:
     """``kill -9`` of the new generation's zygote while it loads the app.
 
     The old generation keeps serving, and the next HUP reloads the app.
     """
     server = start(source, serve, "tcp")
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         source.set(2)
         source.hold(gate)
         server.signal(signal.SIGHUP)
@@ -192,7 +260,7 @@ def test_the_old_zygote_is_killed_during_a_reload(
     """
     server = start(source, serve, "tcp")
     (old,) = server.zygotes()
-    with Load(server.url, 4) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         source.set(2)
         source.hold(gate)
         server.signal(signal.SIGHUP)
@@ -214,7 +282,7 @@ def test_no_new_worker_becomes_idle(source: Source, serve: Serve) -> None:
     after some attempts the generation is given up. The old one keeps serving.
     """
     server = start(source, serve, "tcp", "--spawn-timeout", "1")
-    with Load(server.url, 4, gap=lambda: 0.01) as load:
+    with Load(server.url, 4, gap=now_and_then) as load:
         source.set(2, more=HANGS)
         server.signal(signal.SIGHUP)
         server.wait_for_log(r"^Generation 2 is given up\.$")

@@ -16,6 +16,7 @@ from integration.server import Server
 from integration.server import wait_for
 
 from .load import Load
+from .load import now_and_then
 from .test_kills import assert_tidy
 
 #: Longer than any answer may take.
@@ -71,7 +72,7 @@ def test_a_stopped_worker_is_replaced(serve: Serve) -> None:
     # The answer comes a moment before the worker is idle again.
     assert_tidy(server)
     os.kill(stopped, signal.SIGSTOP)
-    with Load(server.url) as load:
+    with Load(server.url, gap=now_and_then) as load:
         death = wait_for_death(server, stopped)
         load.wait_for_more()
     report = load.stop()
@@ -109,7 +110,7 @@ def test_a_busy_worker_is_stopped(serve: Serve, gate: Gate) -> None:
     request = server.send(gate.path)
     held = gate.wait_for_one()
     os.kill(held.pid, signal.SIGSTOP)
-    with Load(server.url) as load:
+    with Load(server.url, gap=now_and_then) as load:
         load.wait_for_more(100)
         death = wait_for_death(server, held.pid)
         load.wait_for_more()

@@ -17,6 +17,7 @@ from integration.server import group
 from integration.server import wait_for
 
 from .load import Load
+from .load import now_and_then
 from .test_kills import assert_tidy
 
 KINDS = ["tcp", "unix"]
@@ -132,7 +133,8 @@ def test_the_dispatcher_is_killed_and_a_worker_is_stuck(
     path = re.escape(gate.path)
     late = "it did not finish within the graceful timeout"
     server.wait_for_log(
-        rf"^Worker 0 \(pid {held.pid}\) serves GET {path} for .* s, late: {late};"
+        rf"^Worker 0 \(pid {held.pid}\) of generation 1 serves GET {path} for .* s,"
+        rf" client 127.0.0.1, late: {late};"
         r" its threads:$"
     )
     server.wait_for_log(r'^  File ".*held\.py", line \d+ in ')
@@ -168,7 +170,7 @@ def test_the_zygote_is_killed(serve: Serve, gate: Gate) -> None:
     server = serve("held", "--min-idle", "2", "--max-workers", "6")
     request = server.send(gate.path)
     held = gate.wait_for_one()
-    with Load(server.url, 3) as load:
+    with Load(server.url, 3, gap=now_and_then) as load:
         for _ in range(5):
             seen = len(server.log())
             victim = max(server.zygotes(), key=lambda one: one.create_time())
@@ -266,7 +268,7 @@ def test_plain_text_on_a_tls_port(serve: Serve) -> None:
     """
     server = serve("held", "--cert", "adhoc", "--max-workers", "6")
     host, port = server.url.rpartition("/")[2].split(":")
-    with Load(server.url, 3) as load:
+    with Load(server.url, 3, gap=now_and_then) as load:
         for _ in range(20):
             with socket.create_connection((host, int(port))) as plain:
                 plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -41,8 +41,9 @@ def test_app_makes_no_progress(serve: Serve, path: str) -> None:
     with load(server):
         assert get(server, path).status == 503
         told = server.wait_for_log(
-            rf"^Worker (\d) \(pid (\d+)\) serves GET {path} for (\d+\.\d) s, without"
-            r" progress for 1 s; its threads:\n(?s:.)*^  File \".*fault_views.py\","
+            rf"^Worker (\d) \(pid (\d+)\) of generation 1 serves GET {path} for"
+            r" (\d+\.\d) s, client 127.0.0.1, without progress for 1 s; its threads:\n"
+            r"(?s:.)*^  File \".*fault_views.py\","
             rf" line \d+ in {path[1:].replace('-', '_')}$"
         )
         assert float(told[3]) >= 1
@@ -130,8 +131,9 @@ def test_slow_log_only_logs(serve: Serve, gate: Gate) -> None:
         request = server.send(gate.path)
         held = gate.wait_for_one()
         server.wait_for_log(
-            rf"^Worker {held.slot} \(pid {held.pid}\) serves GET {re.escape(gate.path)}"
-            r" for \d+\.\d s; its threads:\n(?s:.)*^  File \".*fault_views.py\", line"
+            rf"^Worker {held.slot} \(pid {held.pid}\) of generation 1 serves GET"
+            rf" {re.escape(gate.path)} for \d+\.\d s, client 127.0.0.1; its threads:\n"
+            r"(?s:.)*^  File \".*fault_views.py\", line"
             r" \d+ in hold$"
         )
         held.release()

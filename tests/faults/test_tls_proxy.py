@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from integration.conftest import Serve
+from integration.gate import Gate
 from integration.server import runs
 from integration.server import Server
 from integration.server import wait_for
@@ -19,6 +20,7 @@ from xprocess import XProcess
 
 from .load import Client
 from .load import Load
+from .load import now_and_then
 from .test_kills import assert_tidy
 from .test_resources import limited
 
@@ -89,7 +91,7 @@ def test_the_tls_proxy_has_few_descriptors(xprocess: XProcess, tmp_path: Path) -
     options = ("--keep-alive", "600", "--cert", "adhoc")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(limited(xprocess, tmp_path, 160, *TWO, *options))
-        with Load(server.url, 2) as load:
+        with Load(server.url, 2, gap=now_and_then) as load:
             clients = [Client(server.url, keep_alive=True) for _ in range(150)]
             for client in clients:
                 stack.callback(client.close)
@@ -107,7 +109,7 @@ def test_the_certificate_is_replaced(serve: Serve, tmp_path: Path) -> None:
     """
     cert, key = make_ssl_devcert(str(tmp_path / "shop"), host="localhost")
     server = serve("held", *TWO, "--cert", cert, "--key", key)
-    with Load(server.url, CLIENTS, keep_alive=True) as load:
+    with Load(server.url, CLIENTS, keep_alive=True, gap=now_and_then) as load:
         for number in range(3):
             load.wait_for_more()
             new = make_ssl_devcert(str(tmp_path / f"new{number}"), host="localhost")
@@ -136,6 +138,63 @@ def reload(server: Server) -> None:
     wait_for(lambda: pids(server) - before)
 
 
+#: In each process of the server. A TLS proxy that has the listening sockets, and is
+#: about to say so and to accept, waits at the gate while a file is there.
+WAITS = """
+import json, os, pathlib, socket
+
+if b"flask_prefork.tlsproxy" in pathlib.Path("/proc/self/cmdline").read_bytes():
+    from flask_prefork.ipc.channel import Channel
+    from flask_prefork.ipc.frames import Ready
+
+    send = Channel.send
+
+    def wait_and_send(self, frame, fds=()):
+        if isinstance(frame, Ready) and os.path.exists(os.environ["HOLD"]):
+            gate = "127.0.0.1", int(os.environ["GATE"])
+            with socket.create_connection(gate) as sock:
+                sock.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+                sock.recv(1)
+        return send(self, frame, fds)
+
+    Channel.send = wait_and_send
+"""
+
+
+def test_the_next_one_has_clients_already(
+    serve: Serve, gate: Gate, tmp_path: Path
+) -> None:
+    """HUP when the TLS proxy of the HUP before accepts already, which the dispatcher
+    doesn't know: that was stopped.
+
+    Another TLS proxy follows. Nobody loses a request whom this one has accepted.
+    """
+    (tmp_path / "sitecustomize.py").write_text(WAITS)
+    hold = tmp_path / "hold"
+    env = {"PYTHONPATH": str(tmp_path), "GATE": str(gate.port), "HOLD": str(hold)}
+    server = serve("held", *TWO, "--cert", "adhoc", env=env)
+    (first,) = pids(server)
+    hold.touch()
+    server.signal(signal.SIGHUP)
+    second = gate.wait_for_one()
+    hold.unlink()
+    clients = [Client(server.url, keep_alive=True) for _ in range(CLIENTS)]
+    with contextlib.ExitStack() as stack:
+        for pid in (server.pid, first):
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(os.kill, pid, signal.SIGCONT)
+        second.release()
+        for client in clients:
+            stack.callback(client.close)
+            client.connect()
+        server.signal(signal.SIGHUP)
+        server.signal(signal.SIGCONT)
+        for client in clients:
+            assert client.ask().status == 200
+    wait_for(lambda: not pids(server) & {first, second.pid})
+    assert_tidy(server)
+
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can become another user"
 )
@@ -152,7 +211,7 @@ def test_a_key_for_root_only(serve: Serve, tmp_path: Path) -> None:
     cert, key = make_ssl_devcert(str(tmp_path / "shop"), host="localhost")
     os.chmod(key, 0o600)
     server = serve("held", *TWO, "--cert", cert, "--key", key, "--user", "nobody")
-    with Load(server.url, 2) as load:
+    with Load(server.url, 2, gap=now_and_then) as load:
         load.wait_for_more()
         first = wait_for(lambda: proxy(server))
         assert set(first.uids()) == {nobody.pw_uid}

@@ -45,13 +45,19 @@ class RecordingMonitor(NullMonitor):
 
     def __init__(self) -> None:
         self.calls: list[tuple[t.Any, ...]] = []
+        #: The clients of requests, in their order.
+        self.clients: list[str] = []
         self.is_draining = False
         self.is_retiring = False
         self.is_upgraded = threading.Event()
         self.has_ready = self.is_contended = False
 
-    def begin(self, method: str, path: str) -> None:
+    def begin(self, method: str, path: str, client: str) -> None:
+        self.clients.append(client)
         self.calls.append(("begin", method, path))
+
+    def set_client(self, client: str) -> None:
+        self.clients.append(client)
 
     def add_queue_time(self, seconds: float) -> None:
         self.calls.append(("queue_time", seconds))
@@ -238,9 +244,9 @@ def deliver(connection: socket.socket, delivery: Delivery) -> Parked:
                 assert sent, "the file is shorter"
                 offset, left = offset + sent, left - sent
         os.close(fd)
-    if delivery.wait is Wait.LINGER:
+    if delivery.parked.wait is Wait.LINGER:
         connection.shutdown(socket.SHUT_WR)
-    return Parked(delivery.wait, time.monotonic() + delivery.seconds, tag=delivery.tag)
+    return delivery.parked._replace(deadline=time.monotonic() + delivery.seconds)
 
 
 def apart(found: t.Any) -> tuple[Parked, int]:

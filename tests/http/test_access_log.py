@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import re
 import typing as t
+from pathlib import Path
 
 import pytest
 from harness import Site
 from hypothesis import example
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug import serving
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.urls import uri_to_iri
 
 from flask_prefork.http import access_log
 
 ADDRESS = r"127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4} \d\d:\d\d:\d\d\] "
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are for a terminal."""
+    monkeypatch.setattr(access_log, "goes_to_terminals", lambda: True)
+    monkeypatch.setattr(serving, "_log_add_style", True)
 
 
 def logged(site: Site, caplog: pytest.LogCaptureFixture, data: bytes) -> str:
@@ -42,6 +53,7 @@ def logged(site: Site, caplog: pytest.LogCaptureFixture, data: bytes) -> str:
         ("500 x", '"\x1b[35m\x1b[1mGET / HTTP/1.1\x1b[0m" 500 -'),
     ],
 )
+@pytest.mark.usefixtures("terminal")
 def test_colors(
     make_site: t.Any, caplog: pytest.LogCaptureFixture, status: str, color: str
 ) -> None:
@@ -51,6 +63,27 @@ def test_colors(
 
     data = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     assert logged(make_site(app), caplog, data) == color
+
+
+def test_no_colors_for_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(serving, "_log_add_style", True)
+    logger = logging.getLogger("werkzeug")
+    ours, theirs = os.openpty()
+    with (
+        open(ours, "rb", buffering=0),
+        open(theirs, "w") as terminal,
+        open(tmp_path / "log", "w") as file,
+    ):
+        monkeypatch.setattr(logger, "propagate", False)
+        first, second = map(logging.StreamHandler, (terminal, file))
+        monkeypatch.setattr(logger, "handlers", [first])
+        assert access_log.color("GET /", "404") == "\x1b[33mGET /\x1b[0m"
+        logger.addHandler(second)
+        assert access_log.color("GET /", "404") == "GET /"
+        logger.removeHandler(second)
+        assert access_log.color("GET /", "404") != "GET /"
+        access_log.allow_color(False)
+        assert access_log.color("GET /", "404") == "GET /"
 
 
 class Stock(WSGIRequestHandler):
@@ -65,6 +98,7 @@ class Stock(WSGIRequestHandler):
 
 @pytest.mark.parametrize("status", [102, 200, 204, 301, 304, 400, 404, 418, 503])
 @pytest.mark.parametrize("path", ["/", "/a?b", "/%C3%A9", "/%0A%1b[31m%9b", "/\\"])
+@pytest.mark.usefixtures("terminal")
 def test_as_werkzeug(status: int, path: str) -> None:
     stock = Stock(path)
     stock.log_request(status)
@@ -97,6 +131,9 @@ def test_nothing_unprintable_is_left(text: str) -> None:
         (b"GET /%1b[31m%0a%E2%80%AE HTTP/1.1\r\nHost: a\r\n", None),
         (b"G\x1b[31m\x9b\r\r\n", "G\\x1b[31m\\x9b"),
         (b"GET /\x1b[31m HTTP/1.1\r\n", "GET /\\x1b[31m HTTP/1.1"),
+        # Not as if it were another line's end, or its status.
+        (b'GET / HTTP/1.1" 200 5 "\r\n', '"GET / HTTP/1.1\\" 200 5 \\"" 400 -'),
+        (b"GET /%22%5c HTTP/1.1\r\nHost: a\r\n", '"GET /\\"\\\\ HTTP/1.1" '),
     ],
 )
 def test_escapes(

@@ -73,6 +73,7 @@ def test_refusals_say_what_they_are(site: Site) -> None:
     assert answer.headers["server"] == "flask_prefork"
     assert answer.headers["date"].endswith("GMT")
     assert site.monitor.calls[0] == ("begin", "-", "-")
+    assert len(site.monitor.clients) == 1
     assert site.monitor.calls[1][:2] == ("end", 400)
     (answer,) = site.ask(b"GET /a HTTP/1.1\r\nHost: a b\r\n\r\n")
     assert b"a b" not in answer.body

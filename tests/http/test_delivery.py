@@ -121,7 +121,7 @@ def test_what_a_client_does_not_take_is_handed_on() -> None:
         reader.send(GET)
         found = reader.serve()
         assert isinstance(found, Delivery)
-        assert found.wait is Wait.KEEP_ALIVE
+        assert found.parked.wait is Wait.KEEP_ALIVE
         assert found.seconds == site.server.context.limits.keep_alive
         assert found.rate == site.server.context.limits.min_data_rate
         (end,) = [call for call in site.monitor.calls if call[0] == "end"]
@@ -138,7 +138,7 @@ def test_a_connection_that_ends_lingers_afterwards() -> None:
         reader.send(LAST)
         found = reader.serve()
         assert isinstance(found, Delivery)
-        assert found.wait is Wait.LINGER
+        assert found.parked.wait is Wait.LINGER
         (answer,) = parse(reader.rest(found))
     assert answer.headers["connection"] == "close"
     assert answer.body == b"x" * LONG
@@ -317,7 +317,7 @@ def test_an_app_that_fails_has_what_it_gave_delivered(
         reader.send(GET)
         found = reader.serve()
         assert isinstance(found, Delivery)
-        assert found.wait is Wait.LINGER
+        assert found.parked.wait is Wait.LINGER
         body = reader.rest(found).partition(b"\r\n\r\n")[2]
     assert body == b"x" * LONG, "all of that, and the connection's end"
 

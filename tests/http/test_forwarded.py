@@ -148,7 +148,8 @@ def test_what_one_proxy_lets_pass_is_not_believed_of_the_client() -> None:
         ("Port", "0|65536|-1|x|4 43|1e3|" + "1" * 5000),
         (
             "Prefix",
-            "shop|//evil.example|/a//b|/a?b|/a#b|/a b|/%2Fevil|/a%|/%0a|/\\evil|/\xe9",
+            "shop|//evil.example|/a//b|/a?b|/a#b|/a b|/%2Fevil|/a%|/%0a|/\\evil|/\xe9"
+            "|/%5Cevil|/%5cevil",
         ),
     ],
 )
@@ -236,6 +237,8 @@ def test_peers(
     site: Site = make_site(app, forwarders=forwarders, **options)
     (answer,) = site.ask(TOLD)
     assert answer.body == body
+    # Who watches the request knows the same client.
+    assert site.monitor.clients[-1] == body.decode().partition("|")[0]
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -245,6 +248,7 @@ def test_unix_peers(make_site: t.Any, tmp_path: Path, listed: bool) -> None:
     site = make_site(app, family=socket.AF_UNIX, path=path, forwarders=forwarders)
     (answer,) = site.ask(TOLD)
     assert answer.body == (BELIEVED if listed else b"<local>|http|a|")
+    assert site.monitor.clients[-1] == ("1.2.3.4" if listed else "<local>")
 
 
 @pytest.mark.parametrize("handler", [None, WSGIRequestHandler])

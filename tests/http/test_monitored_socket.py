@@ -48,7 +48,7 @@ class Direct(WSGIRequestHandler):
     """Goes around the files."""
 
     def run_wsgi(self) -> None:
-        self.server.context.monitor.begin("GET", "/")  # type: ignore[attr-defined]
+        self.server.context.monitor.begin("GET", "/", "")  # type: ignore[attr-defined]
         self.connection.send(b"?")
         for _ in range(2):
             self.connection.send(self.connection.recv(2))

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from .gate import DEADLINE
+from .server import runs
 from .server import Server
 from .server import wait_for
 
@@ -49,7 +50,7 @@ class Admin:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.address: str = server.wait_for_log(r" \* Status on (\S+)\n")[1]
+        self.address: str = server.wait_for_log(r"Status on (\S+)\n")[1]
 
     def connect(self) -> HTTPConnection:
         if self.address.startswith("unix:"):
@@ -92,9 +93,8 @@ class Admin:
     def process(self) -> psutil.Process | None:
         """The observer, if there is one."""
         for child in psutil.Process(self.server.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if any("flask_prefork.observe" in word for word in child.cmdline()):
-                    return child
+            if runs(child, "observe"):
+                return child
         return None
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -16,6 +14,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 
+import programs
+
 from .gate import DEADLINE
 from .server import Request
 from .server import wait_for
@@ -24,7 +24,7 @@ _DEPLOY = Path(__file__).parents[2] / "deploy" / "haproxy"
 CONFIGURATION = _DEPLOY / "haproxy.cfg"
 #: Connections are forwarded as they are.
 PASSTHROUGH = _DEPLOY / "haproxy.tcp.cfg"
-PROGRAM = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+PROGRAM = programs.find("haproxy")
 _SERVER = re.compile(
     r"server (\w+) 192\.0\.2\.\d:5000 check port 9000 agent-port 9001\n"
 )

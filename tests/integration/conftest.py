@@ -138,6 +138,57 @@ def serve(run: Run) -> Serve:
     return start
 
 
+class Shared(t.Protocol):
+    """Starts a server, or gives the one of an earlier test of the module.
+
+    For tests that leave it as they found it, and ask for nothing that an earlier one
+    may have left in its log or its counters.
+
+    :param app: A module in ``tests/apps``.
+    :param args: More arguments. For each app and arguments there is one server.
+    """
+
+    def __call__(self, app: str, *args: str) -> Server: ...
+
+
+@pytest.fixture(scope="module")
+def shared_servers(
+    xprocess: XProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
+    """Starts servers that end with the module."""
+    servers: dict[tuple[str, ...], Server] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(app: str, *args: str) -> Server:
+            known = (app, *args)
+            if known not in servers:
+                line = command(app, "--port", "0", "--no-access-log", *args)
+                where = tmp_path_factory.mktemp("shared")
+                servers[known] = stack.enter_context(
+                    running(xprocess, where.name, line, where)
+                )
+            return servers[known]
+
+        yield start
+
+
+@pytest.fixture
+def shared(shared_servers: Shared, request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """Gives the module's servers to a test, and closes the test's connections."""
+    used: list[Server] = []
+
+    def start(app: str, *args: str) -> Server:
+        server = shared_servers(app, *args)
+        used.append(server)
+        request.node.stash.setdefault(SERVERS, []).append(server)
+        return server
+
+    yield start
+    for server in used:
+        server.close()
+        assert server.popen.poll() is None, "it has ended"
+
+
 @pytest.fixture
 def fail(tmp_path: Path) -> Fail:
     """Runs commands that end by themselves."""

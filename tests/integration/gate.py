@@ -6,8 +6,10 @@ import json
 import socket
 import typing as t
 
+import patience
+
 #: Nothing that a test waits for takes so long, in seconds, unless it's broken.
-DEADLINE = 20.0
+DEADLINE = 20.0 * patience.factor
 
 
 class Held:

@@ -33,7 +33,18 @@ from .gate import DEADLINE
 APPS = Path(__file__).parent.parent / "apps"
 T = t.TypeVar("T")
 #: From here on it can be talked to.
-BANNER = r"\* Running on (\S+)\n"
+BANNER = r"Running on (\S+)\n"
+#: What each record of the server's log begins with, as the manual has it.
+PREFIX = (
+    r"^(?:<(?P<priority>\d)>|\[(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d{4})\] )"
+    r"\[(?P<pid>\d+)\] \[(?P<level>[A-Z]+)\] \[(?P<process>[a-z]+(?: \d+)?)\] "
+)
+_PREFIX = re.compile(PREFIX, re.MULTILINE)
+
+
+def without_prefixes(text: str) -> str:
+    """A log's messages, without time, level and process."""
+    return _PREFIX.sub("", text)
 
 
 def command(app: str, *args: str, subcommand: str = "prefork-run") -> list[str]:
@@ -71,12 +82,11 @@ def group(pgid: int) -> list[psutil.Process]:
     A zombie whose parent has died is for init to reap.
     """
     members = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == pgid:
-                members.append(process)
-        except OSError:
-            pass
+    # Not process_iter(), which reads several files of every process.
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if os.getpgid(pid) == pgid:
+                members.append(psutil.Process(pid))
     parents = {os.getpid(), *(process.pid for process in members)}
     alive = []
     for process in members:
@@ -199,6 +209,10 @@ class Server(testing.Server):
             self._url = found[1]
         return self._url
 
+    def log(self) -> str:
+        """What was written so far: of the server's log the messages only."""
+        return without_prefixes(super().log())
+
     def wait_for_log(self, pattern: str, after: int = 0) -> re.Match[str]:
         """Wait until the log, beyond the first characters, matches."""
         found = re.compile(pattern, re.MULTILINE)
@@ -221,9 +235,10 @@ class Server(testing.Server):
         return self.popen.wait(DEADLINE)
 
     def zygotes(self) -> list[psutil.Process]:
-        """The dispatcher's children but observer, sender and TLS proxy."""
+        """The dispatcher's children but observer, sender, TLS proxy, and workers whose
+        zygote has died."""
         children = psutil.Process(self.pid).children()
-        return [child for child in children if not is_auxiliary(child)]
+        return [one for one in children if not (is_auxiliary(one) or is_worker(one))]
 
     def sender(self) -> psutil.Process | None:
         """The process that sends responses to slow clients, if there is one."""
@@ -250,8 +265,8 @@ class Server(testing.Server):
         """Ask for the state line."""
         seen = len(self.log())
         self.signal(signal.SIGUSR1)
-        # Not only at the start of a line: tracebacks that faulthandler writes in
-        # a worker come piece by piece.
+        # Not only at the start of a line: what the app's processes write may come
+        # piece by piece.
         line = self.wait_for_log(r"workers: (\S*?),(.*?) (\d+) waiting$", seen)
         return State(line[1], line[2].strip(" ,"), int(line[3]))
 
@@ -310,6 +325,7 @@ def running(
     env: dict[str, str] | None = None,
     descriptors: Iterable[int] = (),
     begun: str | None = BANNER,
+    patience: float = LogStarter.timeout,
 ) -> Iterator[Server]:
     """Start a server, and end it with TERM if the test hasn't.
 
@@ -322,6 +338,7 @@ def running(
     :param descriptors: What it inherits.
     :param begun: The line of its log to wait for; ``None`` asks for its status,
         and so can the test.
+    :param patience: Seconds until that must have come.
     """
 
     end = line.index("prefork-run") + 1 if begun is None else len(line)
@@ -334,6 +351,7 @@ def running(
         more = {"pass_fds": tuple(descriptors)}
 
     Starter.directory = directory
+    Starter.timeout = patience
     pid = 0
     try:
         with serving(xprocess, label, Starter, Server) as server:
@@ -347,16 +365,34 @@ def running(
             assert_group_ends(pid)
 
 
+_TITLES = {"observe": "observer", "relay": "sender", "tlsproxy": "TLS proxy"}
+
+
 def runs(process: psutil.Process, room: str) -> bool:
-    """Whether a process was started with a module of one of the package's folders."""
+    """Whether a process was started with a module of one of the package's folders.
+
+    By its command line, or the title that it has instead (setproctitle).
+    """
+    title = f"flask_prefork: {_TITLES[room]}"
     try:
-        return any(f"flask_prefork.{room}" in word for word in process.cmdline())
+        words = process.cmdline()
     except psutil.Error:
         return False
+    return any(
+        f"flask_prefork.{room}" in word or word.startswith(title) for word in words
+    )
 
 
 def is_auxiliary(process: psutil.Process) -> bool:
     return any(runs(process, room) for room in ("observe", "relay", "tlsproxy"))
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is a worker, by the name of its command."""
+    try:
+        return process.name().startswith("flask-w")
+    except psutil.Error:
+        return False
 
 
 class Finished(t.NamedTuple):
@@ -397,4 +433,4 @@ def finish(
             process.kill()
             process.wait()
             assert_group_ends(process.pid)
-    return Finished(process.returncode, output)
+    return Finished(process.returncode, without_prefixes(output))

@@ -134,7 +134,7 @@ def test_logging_that_was_configured_does_not_silence_it(serve: Serve) -> None:
             ),
             "The request handler 'werkzeug.serving:WSGIRequestHandler' has its own way"
             " of logging; derive it from"
-            " flask_prefork.http.handler.PreforkRequestHandler to use"
+            " flask_prefork.PreforkRequestHandler to use"
             " --access-log-format and --access-logfile.",
         ),
         (

@@ -151,6 +151,7 @@ def test_a_file_that_is_no_socket_is_kept(fail: Fail, tmp_path: Path) -> None:
     [
         (("--socket-mode", "999"), "octal number such as 660, not '999'."),
         (("--socket-group", "no such"), "There is no group 'no such'."),
+        (("--socket-owner", "no such"), "There is no user 'no such'."),
     ],
 )
 def test_a_unix_socket_for_nobody(
@@ -165,27 +166,37 @@ def test_a_unix_socket_for_nobody(
 @pytest.mark.parametrize("host", ["127.0.0.1", "fd://3"])
 def test_options_of_a_socket_that_is_not_made(fail: Fail, host: str) -> None:
     ended = fail("held", "--host", host, "--socket-mode", "660")
-    assert ended.errors == ["--socket-mode has no effect without --host unix://PATH."]
+    assert ended.errors == ["--socket-mode has no effect without --host unix:PATH."]
     env = {"FLASK_PREFORK_RUN_SOCKET_GROUP": "sys"}
     ended = fail("held", "--host", host, env=env)
     assert ended.errors == [
-        "FLASK_PREFORK_RUN_SOCKET_GROUP has no effect without --host unix://PATH."
+        "FLASK_PREFORK_RUN_SOCKET_GROUP has no effect without --host unix:PATH."
     ]
 
 
 @pytest.mark.parametrize(
-    "host",
+    ("host", "status", "right"),
     [
-        "unix:///nowhere/at/all",
-        "fd://none",
-        "fd://999",
-        "fd://0",
-        "192.0.2.1",
-        "no name",
+        (
+            "unix:///nowhere/at/all",
+            1,
+            "Can't listen on /nowhere/at/all: No such file or directory: there is no"
+            " folder /nowhere/at; make it first.",
+        ),
+        (f"unix:/{'x' * 200}", 1, "bytes, and 107 are possible for a unix socket"),
+        ("fd://999", 1, "Can't listen on fd://999: Bad file descriptor; whoever"),
+        ("fd://0", 1, "Can't listen on fd://0: descriptor 0 is no socket."),
+        ("192.0.2.1:81", 1, "Can't listen on 192.0.2.1:81: Cannot assign requested"),
+        ("no.such.host.invalid", 1, "Can't find the address of 'no.such.host.invalid'"),
+        ("fd://none", 2, "'fd://none' names no descriptor; give one as fd://3."),
+        ("no name", 2, "'no name' is not one address; give --host for each."),
+        ("*:80", 2, "'*' is not a host; give 0.0.0.0 for all IPv4 addresses"),
+        ("127.0.0.1:http", 2, "'http' in '127.0.0.1:http' is not a port;"),
     ],
 )
-def test_an_impossible_address(fail: Fail, host: str) -> None:
-    status, output = fail("held", "--host", host, "--port", "0")
-    assert status == 1
-    assert "Traceback" not in output
-    assert "Running on" not in output
+def test_an_impossible_address(fail: Fail, host: str, status: int, right: str) -> None:
+    ended = fail("held", "--host", host, "--port", "0")
+    assert ended.status == status
+    assert right in ended.output
+    assert "Traceback" not in ended.output
+    assert "Running on" not in ended.output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -139,7 +138,7 @@ def test_what_docker_starts(run: Run, image: Path, first: bool) -> None:
     dispatcher = psutil.Process(server.pid)
     if first:
         (dispatcher,) = dispatcher.children()
-        assert re.search(r"\* Dispatcher 1, ", server.log())
+        server.wait_for_log(r"Dispatcher 1, ")
     dispatcher.send_signal(getattr(signal, the(last, "STOPSIGNAL").rest))
     assert server.wait() == 0
     assert "Traceback" not in server.log()

@@ -12,7 +12,6 @@ import fnmatch
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import pytest
 from manual.pages import all_commands
 from manual.pages import Block
@@ -42,7 +42,7 @@ from .server import wait_for
 #: Commands, as patterns, that aren't run, and why.
 UNRUNNABLE = {
     ".ci/run": "installs packages of the system and runs this suite",
-    ".venv-bench/bin/*": "takes hours, and a quiet machine",
+    ".venv-bench/bin/*": "takes long, and a quiet machine",
     ".venv/bin/*": "needs the environment that make has made",
     "docker *": "needs a docker daemon, which a container has not",
     "* --cert shop.pem *": "needs a certificate, and a key of root's",
@@ -59,11 +59,18 @@ UNRUNNABLE = {
     "python benchmarks/overload_check.py*": "takes a minute, and a quiet machine",
     "python benchmarks/slow_check.py*": "takes ten minutes or more",
     "python docs/render_faults.py": "changes the source; test_docs.py renders too",
+    "python docs/render_figures.py": "changes the source; test_figures.py renders too",
     "python docs/render_map.py": "changes the source; test_map.py renders too",
+    "python docs/render_status_page.py": "changes the source, after minutes of load",
+    "python docs/render_public_names.py": "changes the manual; a test renders too",
+    "python tests/compat/real_apps.py*": "installs apps, see tests/compat",
     "systemctl *": "needs systemd",
     "/tmp/release/*": "needs the packages that make has built",
+    "cd /tmp/release/*": "needs the packages that make has built",
+    "mkdir /tmp/release/*": "is for packages that are not built here",
     "python3 -m venv /tmp/*": "is about packages that are not built here",
-    "tox": "runs this suite",
+    "tar --extract *": "needs the packages that make has built",
+    "tox*": "runs this suite",
 }
 #: Ports that the manual names. They stand for any that are free.
 PORTS = ("5000", "8000", "9000", "9001")
@@ -90,7 +97,9 @@ def runnable(page: str) -> bool:
 
 
 def serves(command: str) -> bool:
-    return "prefork-run" in command.split() and "--help" not in command.split()
+    words = command.split()
+    ends = any(re.match("--help|--(check|print)-config", word) for word in words)
+    return "prefork-run" in words and not ends
 
 
 @contextlib.contextmanager
@@ -228,8 +237,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
 def test_commands(page: str, run: Run, folder: Path) -> None:
-    if "curl " in PAGES[page] and shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+    if "curl " in PAGES[page] and programs.find("curl") is None:
+        pytest.skip(programs.lack("curl"))
     with free_ports(PORTS) as ports:
         scenario = Scenario(run, folder, ports)
         for block in blocks(page):

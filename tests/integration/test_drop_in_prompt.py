@@ -26,6 +26,7 @@ from .server import command
 from .server import environment
 from .server import Request
 from .server import wait_for
+from .server import without_prefixes
 
 #: Takes standard input for its terminal, as a login does, and becomes the command.
 _LOG_IN = """
@@ -86,7 +87,7 @@ class Terminal:
             seconds = 0
 
     def shown(self) -> str:
-        return self._path.read_text(errors="replace")
+        return without_prefixes(self._path.read_text(errors="replace"))
 
     def type(self, keys: str) -> None:
         os.write(self._keyboard, keys.encode())

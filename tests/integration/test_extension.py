@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import typing as t
 from pathlib import Path
@@ -181,6 +182,75 @@ def test_who_is_slow_to_hear_of_the_size_hears_of_the_last(
     second.release()
     server.wait_for_state("IIII")
     assert sizes(journal) == [1, 4]
+
+
+def test_the_app_is_told_of_each_exit(serve: Serve, journal: Journal) -> None:
+    server = serve("hooked", *TWO, env=journal.env)
+    server.wait_for_state("II")
+    first, second = server.workers()
+    os.kill(first, signal.SIGABRT)
+    (killed,) = journal.wait_for("worker_exited")
+    server.wait_for_state("II")
+    (third,) = {*server.workers()} - {second}
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert told(killed) == (0, first, "signal", -signal.SIGABRT)
+    assert killed["generation"] == 1
+    rest = [told(line) for line in journal.lines("worker_exited")[1:]]
+    assert sorted(rest) == [(0, third, "retired", 0), (1, second, "retired", 0)]
+    (ended,) = journal.lines("when_ended")
+    assert journal.lines()[-1] == ended
+    assert {line["pid"] for line in journal.lines("worker_exited", "when_ended")} == {
+        journal.lines("when_ready")[0]["pid"]
+    }
+
+
+def told(line: dict[str, t.Any]) -> tuple[int, int, str, int | None]:
+    """What the app was told of an exit, but for the process: that is the zygote."""
+    return line["of"], line["told_pid"], line["reason"], line["status"]
+
+
+def test_the_app_is_told_why_a_worker_was_killed(
+    serve: Serve, journal: Journal
+) -> None:
+    server = serve("hooked", *ONE, "--timeout", "0.2", env=journal.env)
+    (pid,) = server.workers()
+    request = server.send("/hang")
+    (line,) = journal.wait_for("worker_exited")
+    assert told(line) == (0, pid, "timeout", -signal.SIGKILL)
+    with pytest.raises(ConnectionError):
+        request.read()
+
+
+def test_a_reload_ends_a_generation(serve: Serve, journal: Journal) -> None:
+    server = serve("hooked", *ONE, env=journal.env)
+    (old,) = server.workers()
+    server.signal(signal.SIGHUP)
+    (ended,) = journal.wait_for("when_ended")
+    (line,) = journal.lines("worker_exited")
+    assert told(line) == (0, old, "retired", 0)
+    assert ended["pid"] == line["pid"] == journal.lines("when_ready")[0]["pid"]
+
+
+@pytest.mark.parametrize("hook", ["worker_exited", "when_ended"])
+def test_the_server_ends_though_a_hook_at_the_end_hangs(
+    serve: Serve, journal: Journal, hook: str
+) -> None:
+    env = {**journal.env, "HANG": hook}
+    server = serve("hooked", *ONE, "--graceful-timeout", "0.5", env=env)
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert journal.lines(hook)
+
+
+def test_nobody_is_left_to_tell_but_the_zygote(serve: Serve, journal: Journal) -> None:
+    server = serve("hooked", *ONE, env=journal.env)
+    (worker,) = server.workers()
+    os.kill(server.pid, signal.SIGKILL)
+    (line,) = journal.wait_for("worker_exited")
+    assert told(line) == (0, worker, "retired", 0)
+    journal.wait_for("when_ended")
+    server.wait()
 
 
 def test_a_slip_in_a_key(fail: Fail) -> None:

@@ -24,6 +24,7 @@ from flask_prefork.observe import openmetrics
 from flask_prefork.observe.openmetrics import families
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import PoolSample
+from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
@@ -37,7 +38,7 @@ from .server import wait_for
 from .slow_client import SlowClient
 from .websockets import websocket
 
-KINDS = (Snapshot, Totals, GenerationView, WorkerView, PoolSample)
+KINDS = (Snapshot, Totals, GenerationView, WorkerView, PoolSample, Quantiles)
 #: What the tests here make move: fields of the status's parts, and metrics.
 NAMES: set[tuple[type, str]] = set()
 METRICS: set[str] = set()
@@ -59,8 +60,9 @@ class Moved:
         generation: str = "",
         worker: str = "",
         sample: str = "",
+        quantiles: str = "",
     ) -> None:
-        words = (status, totals, generation, worker, sample)
+        words = (status, totals, generation, worker, sample, quantiles)
         self.metrics = set(metrics)
         self.names = {
             (kind, name)
@@ -101,6 +103,7 @@ def _of_status(status: t.Any) -> Iterator[tuple[type, str]]:
         GenerationView: generations,
         WorkerView: [worker for one in generations for worker in one["workers"]],
         PoolSample: status["history"],
+        Quantiles: [status["latency"], status["queue_time"]],
     }
     for kind, found in parts.items():
         for part in found:
@@ -138,13 +141,15 @@ REQUESTS = Moved(
     "responses",
     "sent_bytes",
     "request_duration_seconds",
+    "recent_request_duration_seconds",
     "longest_request_seconds",
     status="pid version uptime phase responsive ready staffed addresses generations"
-    " min_idle max_idle max_workers totals history",
+    " min_idle max_idle max_workers totals history latency",
     totals="requests connections sent classes spent buckets orders spawned",
     generation="number role letters workers",
     worker="slot state pid age requests connections method target busy_for silent_for",
-    sample="age workers busy requests buckets",
+    sample="age workers busy requests latency",
+    quantiles="window requests p50 p90 p99",
 )
 
 
@@ -229,7 +234,11 @@ def test_a_saturated_server(serve: Serve, gate: Gate) -> None:
 
 
 QUEUED = Moved(
-    "request_queue_seconds", totals="queued queue_buckets", sample="queue_buckets"
+    "request_queue_seconds",
+    "recent_request_queue_seconds",
+    status="queue_time",
+    totals="queued queue_buckets",
+    sample="queue_time",
 )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
+import signal
 import socket
-import subprocess
 import sys
-import typing as t
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .conftest import Serve
+from .gate import DEADLINE
 from .gate import Gate
+from .postgresql import find
+from .postgresql import postgresql
 from .server import APPS
 from .server import wait_for
 
@@ -38,7 +38,7 @@ def test_an_app_without_such_things(serve: Serve, tmp_path: Path, app: str) -> N
     assert "first fork" not in server.log()
 
 
-@pytest.fixture(params=["sqlite", *(["postgresql"] if shutil.which("initdb") else [])])
+@pytest.fixture(params=["sqlite", *(["postgresql"] if find("initdb") else [])])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database: PostgreSQL's too, where it is installed."""
     if request.param == "sqlite":
@@ -46,30 +46,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with postgresql() as url:
             yield url
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL server of our own on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    # It doesn't run as root, and what pytest makes is for its user alone.
-    who: dict[str, t.Any] = {"user": "postgres"} if os.getuid() == 0 else {}
-    with contextlib.ExitStack() as stack:
-        directory = Path(
-            subprocess.check_output(["mktemp", "-d"], text=True, **who).strip()
-        )
-        stack.callback(shutil.rmtree, directory)
-        run = {"cwd": directory, "stdout": subprocess.DEVNULL, "check": True, **who}
-        cluster = str(directory / "cluster")
-        subprocess.run(
-            ["initdb", "-D", cluster, "-A", "trust", "-U", "postgres", "-N"], **run
-        )
-        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {directory}"
-        control = ["pg_ctl", "-D", cluster, "-w", "-l", str(directory / "log")]
-        subprocess.run([*control, "-o", options, "start"], **run)
-        stack.callback(subprocess.run, [*control, "-m", "immediate", "stop"], **run)
-        yield f"postgresql+pg8000://postgres@127.0.0.1:{port}/postgres"
 
 
 def test_connections_to_a_database_are_never_shared(
@@ -104,6 +80,26 @@ def test_nor_are_they_told_when_a_worker_is_promoted(
     server.wait_for_log(r"^Generation 2 serves\.$")
     wait_for(lambda: server.get("/query").json["generation"] == 2)
     assert "first fork" not in server.log()
+
+
+def test_one_that_the_zygote_opens_later_is_nobody_elses(serve: Serve) -> None:
+    """A worker that is forked afterwards must not write into it."""
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        port = peer.getsockname()[1]
+        server = serve("late_connection", "--max-workers", "1", env={"PEER": str(port)})
+        peer.settimeout(DEADLINE)
+        connection, _ = peer.accept()
+        with connection:
+            first = server.get().json
+            assert first["ended"] == []
+            os.kill(first["pid"], signal.SIGKILL)
+            second = server.get().json
+            assert second["pid"] != first["pid"]
+            assert second["ended"] == [True]
+            connection.setblocking(False)
+            # The zygote's end is still open.
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
 
 
 # Processes and files

@@ -14,9 +14,11 @@ import typing as t
 from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import psutil
 import pytest
 from faults.load import Load
+from faults.load import now_and_then
 from faults.reloaded import Source
 
 from .admin import Admin
@@ -34,9 +36,7 @@ from .gate import Held
 from .server import Server
 from .server import wait_for
 
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="HAProxy isn't installed (Debian's package haproxy)"
-)
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason=programs.lack("haproxy"))
 #: The names in the configuration.
 NAMES = ("web1", "web2", "web3")
 _BACKEND = "flask_prefork"
@@ -271,7 +271,8 @@ def test_rolling_reloads(
     begin: Begin, farm: t.Callable[..., Farm], keep_alive: bool
 ) -> None:
     behind = farm(*(begin() for _ in NAMES))
-    with Load(behind.haproxy.url, 6, keep_alive=keep_alive) as load:
+    url = behind.haproxy.url
+    with Load(url, 6, keep_alive=keep_alive, gap=now_and_then) as load:
         for server in behind.servers.values():
             load.wait_for_more()
             server.signal(signal.SIGHUP)
@@ -291,7 +292,7 @@ def test_a_rolling_stop(
     drain = ("--drain-delay", "2")
     behind = farm(*(begin(*drain) for _ in NAMES))
     haproxy = behind.haproxy
-    with Load(haproxy.url, 6, keep_alive=keep_alive) as load:
+    with Load(haproxy.url, 6, keep_alive=keep_alive, gap=now_and_then) as load:
         for name in NAMES:
             load.wait_for_more()
             server = behind.servers[name]
@@ -322,7 +323,7 @@ def test_a_killed_server(begin: Begin, farm: t.Callable[..., Farm], gate: Gate) 
     gets = [haproxy.send(gate.path)]
     while behind.name(gate.wait_for_one()) != name:
         gets.append(haproxy.send(gate.path))
-    with Load(haproxy.url, 6) as load:
+    with Load(haproxy.url, 6, gap=now_and_then) as load:
         load.wait_for_more()
         where = ports(victim)
         victim.signal_group(signal.SIGKILL)
@@ -353,13 +354,13 @@ def test_a_stopped_server(
     behind = farm(*(begin() for _ in NAMES))
     haproxy, victim = behind.haproxy, behind.servers["web2"]
     send = victim.signal_group if whole else victim.signal
-    with Load(haproxy.url, 6) as stuck:
+    with Load(haproxy.url, 6, gap=now_and_then) as stuck:
         stuck.wait_for_more()
         send(signal.SIGSTOP)
         try:
             haproxy.wait_until("web2", lambda stat: stat.status.startswith("DOWN"))
             before = haproxy.stats()["web2"].sent
-            with Load(haproxy.url, 4) as load:
+            with Load(haproxy.url, 4, gap=now_and_then) as load:
                 load.wait_for_more(100)
             load.stop().assert_all_served()
             assert haproxy.stats()["web2"].sent == before

@@ -233,7 +233,11 @@ REQUESTS = [
 
 
 def access_lines(log: str) -> list[str]:
-    """The lines of requests, without what the time was."""
+    """The lines of requests, without what the time was.
+
+    Werkzeug's have colours in a file too, unless colorama is installed.
+    """
+    log = re.sub(r"\x1b\[\d+m", "", log)
     moment = r"\[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\]"
     lines = re.findall(rf"^(127\.0\.0\.1 - - ){moment}( .*)$", log, re.MULTILINE)
     return ["".join(parts) for parts in lines]

@@ -19,6 +19,7 @@ from faults.load import Client as AnyClient
 
 from .conftest import Fail
 from .conftest import Serve
+from .conftest import Shared
 from .gate import DEADLINE
 from .gate import Gate
 from .kept_alive import Client
@@ -45,9 +46,9 @@ def answers(requests: t.Iterable[Request]) -> set[int]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_never_more_than_the_limit(
-    serve: Serve, gate: Gate, mode: tuple[str, ...]
+    shared: Shared, gate: Gate, mode: tuple[str, ...]
 ) -> None:
-    server = serve("limited", *FOUR, *mode)
+    server = shared("limited", *FOUR, *mode)
     requests = [server.send(gate.path) for _ in range(7)]
     for _ in range(3):
         held = gate.wait_for(2)
@@ -59,8 +60,8 @@ def test_never_more_than_the_limit(
     server.wait_for_state("IIII")
 
 
-def test_a_limit_of_the_configuration(serve: Serve, gate: Gate) -> None:
-    server = serve("limited", *FOUR)
+def test_a_limit_of_the_configuration(shared: Shared, gate: Gate) -> None:
+    server = shared("limited", *FOUR)
     path = f"?gate={gate.port}"
     requests = [server.send(f"/others/{name}{path}") for name in ("a", "b%20", "c")]
     for _ in requests:
@@ -72,9 +73,9 @@ def test_a_limit_of_the_configuration(serve: Serve, gate: Gate) -> None:
 
 @pytest.mark.parametrize("size", [10, 60_000, 3_000_000])
 @pytest.mark.parametrize("kind", ["length", "chunked", "slow"])
-def test_bodies(serve: Serve, gate: Gate, size: int, kind: str) -> None:
+def test_bodies(shared: Shared, gate: Gate, size: int, kind: str) -> None:
     """What waits for a permit is the whole request."""
-    server = serve("limited", *FOUR)
+    server = shared("limited", *FOUR)
     body = os.urandom(size)
     requests = []
     for _ in range(3):
@@ -104,9 +105,9 @@ def send(sock: socket.socket, path: str, body: bytes, kind: str) -> None:
     sock.sendall(body)
 
 
-def test_kept_alive_clients(serve: Serve, gate: Gate) -> None:
+def test_kept_alive_clients(shared: Shared, gate: Gate) -> None:
     """A permit ends with the request, not with the connection."""
-    server = serve("limited", *FOUR)
+    server = shared("limited", *FOUR)
     clients = [Client(server) for _ in range(4)]
     data = f"GET {gate.path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     for client in clients:
@@ -157,8 +158,8 @@ def test_who_has_a_permit_or_waits_ends(serve: Serve, gate: Gate, how: str) -> N
     assert answers([*first, *waiting]) == {200}
 
 
-def test_who_waits_too_long_for_a_permit(serve: Serve, gate: Gate) -> None:
-    server = serve("limited", *FOUR)
+def test_who_waits_too_long_for_a_permit(shared: Shared, gate: Gate) -> None:
+    server = shared("limited", *FOUR)
     path = f"/impatient?gate={gate.port}"
     first = server.send(path)
     held = gate.wait_for_one()
@@ -177,9 +178,9 @@ def test_a_timeout_of_its_own(serve: Serve) -> None:
     server.wait_for_log(r"no progress for 0\.5 s|without progress for 0\.5 s")
 
 
-def test_a_stream(serve: Serve, gate: Gate) -> None:
+def test_a_stream(shared: Shared, gate: Gate) -> None:
     """Its permit is for as long as the app's generator runs."""
-    server = serve("limited", *FOUR)
+    server = shared("limited", *FOUR)
     path = f"/stream?gate={gate.port}"
     first, second = server.send(path), server.send(path)
     for _ in range(2):

@@ -10,6 +10,7 @@ import pytest
 from .conftest import Fail
 from .conftest import Serve
 from .gate import Gate
+from .server import APPS
 
 pytestmark = pytest.mark.measured
 
@@ -41,6 +42,9 @@ def test_an_app_that_raises(fail: Fail, app: str) -> None:
     assert status == 1
     assert "LookupError: the catalogue is missing" in output
     assert output.count("Traceback") == 1
+    # The callers' frames are of no use.
+    assert f"{app}.py" in output.partition("Traceback")[2].splitlines()[1]
+    assert "click" not in output and "flask/cli.py" not in output
     assert "Running on" not in output
     with socket.create_server(("127.0.0.1", port)):
         pass  # the port is free
@@ -57,6 +61,13 @@ def test_a_module_without_an_app(fail: Fail) -> None:
     status, output = fail("no_app")
     assert status == 2
     assert "Failed to find Flask application or factory" in output
+    assert "Traceback" not in output
+
+
+def test_an_app_of_another_kind(fail: Fail) -> None:
+    status, output = fail(f"{APPS / 'fault_wsgi.py'}:raises")
+    assert status == 2
+    assert "is a plain WSGI callable" in output
     assert "Traceback" not in output
 
 

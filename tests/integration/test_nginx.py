@@ -21,8 +21,10 @@ from http.client import HTTPConnection
 from http.client import HTTPSConnection
 from pathlib import Path
 
+import programs
 import psutil
 import pytest
+from faults.load import now_and_then
 from werkzeug.serving import make_ssl_devcert
 
 from .conftest import Run
@@ -33,11 +35,11 @@ from .server import command
 from .server import Server
 from .server import wait_for
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+NGINX = programs.find("nginx")
 STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "nginx"
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="There is no nginx here.")
+pytestmark = pytest.mark.skipif(NGINX is None, reason=programs.lack("nginx"))
 
 MAIN = """\
 daemon off;
@@ -208,7 +210,7 @@ WEB = "www-data"
 def test_nginx_as_a_user_of_its_own(run: Run, put: Put) -> None:
     """By the command line that stands in the shipped file."""
     text = (DEPLOY / "flask_prefork.conf").read_text().replace("\n    #", " ")
-    found = re.search(r"prefork-run (--host unix://(\S+) [^\n]*?unix:)", text)
+    found = re.search(r"prefork-run (--host unix:(\S+) [^\n]*?unix:)", text)
     assert found is not None
     options = found[1].replace("\\", "").replace(" shop", " daemon").split()
     assert options[options.index("--socket-group") + 1] == WEB
@@ -339,7 +341,7 @@ def test_bodies(behind: Behind) -> None:
 
 
 class Load(threading.Thread):
-    """Requests one after the other until it is told to stop.
+    """Requests, now and then, until it is told to stop.
 
     :ivar statuses: What they were answered with.
     """
@@ -355,7 +357,7 @@ class Load(threading.Thread):
     def run(self) -> None:
         path = "/" if self._body is None else "/digest"
         try:
-            while not self._end.is_set():
+            while not self._end.wait(now_and_then()):
                 self.statuses.append(self._client.ask(path, self._body)[0])
         except Exception as e:
             self.failed = e
@@ -433,7 +435,8 @@ def test_the_log_has_its_client_and_its_request_id(behind: Behind) -> None:
 # Connections that are passed on as they are
 
 needs_stream = pytest.mark.skipif(
-    not STREAM.exists(), reason="nginx has no stream module here."
+    not STREAM.exists(),
+    reason="nginx's stream module isn't installed (apt install libnginx-mod-stream)",
 )
 
 

@@ -176,7 +176,7 @@ def test_a_killed_observer_comes_back(serve: Serve) -> None:
     for _ in range(2):
         first = wait_for(admin.process)
         first.kill()
-        server.wait_for_log(rf"^The observer \(pid {first.pid}\) died: status -9\.")
+        server.wait_for_log(rf"^The observer \(pid {first.pid}\) died: SIGKILL\.")
         assert server.get().status == 200
         # Who asks meanwhile waits.
         assert admin.get("/livez").status == 200

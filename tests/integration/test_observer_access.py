@@ -207,7 +207,7 @@ def test_a_taken_port(fail: Fail, taken_port: int, tmp_path: Path) -> None:
     )
     assert finished.status == 1
     assert (
-        f"Can't bind the admin address 127.0.0.1:{taken_port}. Address already in use"
+        f"Can't bind the admin address 127.0.0.1:{taken_port}: Address already in use"
         in finished.output
     )
     assert "Traceback" not in finished.output

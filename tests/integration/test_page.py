@@ -15,7 +15,7 @@ from .server import Server
 
 
 def page_of(server: Server) -> str:
-    return server.wait_for_log(r"\* Status on (\S+)$")[1] + "/"
+    return server.wait_for_log(r"Status on (\S+)$")[1] + "/"
 
 
 def test_grid_follows_a_burst(browser: Browser, serve: Serve, gate: Gate) -> None:

@@ -83,7 +83,7 @@ def test_crowds_that_idle_or_trickle_take_no_worker(
     server = serve("held", *TWO, *PATIENT)
     dispatcher = psutil.Process(server.pid)
     slow = min(1000, descriptors // 8)
-    crowd = min(10_000, descriptors - slow - 500)
+    crowd = min(5_000, descriptors - slow - 500)
     ask_all(connect(server, 200))  # what is needed but once
     before = dispatcher.memory_full_info().uss
     idle = []

@@ -6,7 +6,6 @@ so ``conftest.py`` leaves this out where that isn't.
 
 from __future__ import annotations
 
-import re
 import signal
 import typing as t
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from .conftest import Run
 from .environments import installed
 from .gate import DEADLINE
 from .server import Server
+from .visitor import Visitor
 
 pytestmark = pytest.mark.slow
 SETTINGS = """\
@@ -30,36 +30,6 @@ MAIL_SUPPRESS_SEND = True
 """
 CODE = {"password": "a private code"}
 AUTH = ("trip", CODE["password"])
-
-
-class Visitor:
-    """A browser: it has cookies, follows redirects and fills in forms.
-
-    :param server: Whose pages it visits.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.url = server.url
-        self.session = requests.Session()
-        # No proxies, no .netrc.
-        self.session.trust_env = False
-        self.token = ""
-
-    def visit(self, path: str) -> str:
-        """Look at a page, and keep its forms' token."""
-        return self._see(self.session.get(self.url + path, timeout=DEADLINE))
-
-    def send(self, path: str, **fields: t.Any) -> str:
-        """Send the form of the page that was seen last."""
-        data = {**fields, "csrf_token": self.token}
-        return self._see(self.session.post(self.url + path, data, timeout=DEADLINE))
-
-    def _see(self, response: requests.Response) -> str:
-        assert response.status_code == 200, response.text
-        token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', response.text)
-        self.token = token[1] if token else ""
-        self.path = response.url.removeprefix(self.url)
-        return response.text
 
 
 @pytest.fixture
@@ -76,7 +46,7 @@ def server(run: Run, tmp_path: Path) -> Server:
 @pytest.fixture
 def visitor(server: Server) -> Iterator[Visitor]:
     """Has made a project with two members, and is logged in."""
-    visitor = Visitor(server)
+    visitor = Visitor(server.url)
     with visitor.session:
         visitor.visit("/")
         who = {"name": "trip", "contact_email": "me@example.com"}

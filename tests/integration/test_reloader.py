@@ -71,8 +71,22 @@ def test_a_syntax_error_is_shown_and_healed(serve: Serve, app: Path) -> None:
     answer = wait_for(lambda: found if (found := server.get()).status == 500 else None)
     assert b"SyntaxError" in answer.body
     assert "SyntaxError" in server.log()
+    server.wait_for_log(
+        r"The app of generation 2 can't be loaded; its requests show the traceback"
+    )
     app.write_text(APP.format(text="healed"))
     wait_for_body(server, b"healed")
+    server.wait_for_log(r"Generation 3 serves; the app can be loaded again\.$")
+    assert "Generation 2 serves" not in server.log()
+
+
+def test_only_the_apps_part_of_a_traceback_is_shown(serve: Serve, app: Path) -> None:
+    server = start(serve, app, "--reload")
+    app.write_text("def lose():\n    raise LookupError('lost')\n\n\nlose()\n")
+    server.wait_for_log(r"^LookupError: lost$")
+    _, _, shown = server.log().partition("Traceback (most recent call last):\n")
+    first = shown.splitlines()[0]
+    assert f'"{app}", line 5, in <module>' in first
 
 
 def test_extra_files_are_watched(serve: Serve, app: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_which_source_wins(
     serve: Serve, args: tuple[str, ...], env: dict[str, str], expected: int
 ) -> None:
     server = serve("configured", *args, env=env)
-    line = server.wait_for_log(r"Generation 1: (\d+) to (\d+) workers")
+    line = server.wait_for_log(r"Generation 1 serves: (\d+) to (\d+) workers")
     assert line.groups() == ("2", str(expected))
 
 

@@ -164,6 +164,35 @@ def test_usr2_shows_where_busy_workers_are(serve: Serve, gate: Gate) -> None:
     assert request.answer().status == 200
 
 
+def test_usr2_to_all_processes_shows_each_once(serve: Serve, gate: Gate) -> None:
+    """As from ``pkill``: what comes is the dispatcher's records, and nothing else."""
+    server = serve("held", "--min-idle", "4", "--max-workers", "4", "--reload")
+    requests = [server.send(f"{gate.path}&x=%1b[31m") for _ in range(4)]
+    held = gate.wait_for(4)
+    before = len(server.log())
+    server.signal_group(signal.SIGUSR2)
+    for one in held:
+        server.wait_for_log(
+            rf"^Worker {one.slot} \(pid {one.pid}\) of generation 1 serves GET"
+            r" /hold\?gate=\d+&x=%1b\[31m for \d+\.\d s, client 127\.0\.0\.1;"
+            r" its threads:\nMain thread \(most recent call first\):\n"
+            r"  File \".*held\.py\", line \d+ in hold\n(?:  File \".*\n)+"
+            r"  \(\d+ frames of the server cut\)$",
+            before,
+        )
+    server.state()
+    for one in held:
+        one.release()
+    assert {request.answer().status for request in requests} == {200}
+    log = server.log()[before:]
+    assert log.count("its threads:") == log.count("Main thread ") == 4
+    assert log.count(" in hold\n") == 4
+    # Neither the zygote's nor the reloader's, whom nobody has asked.
+    assert "thread 0x" not in log
+    for path in ("/click/", "/flask_prefork/", "/flask/cli.py", "/runpy.py"):
+        assert path not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_workers_pass_over_the_dispatchers_signals(
     serve: Serve, gate: Gate, number: signal.Signals

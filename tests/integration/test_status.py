@@ -22,8 +22,11 @@ from pathlib import Path
 import click
 import pytest
 
+from flask_prefork.ipc.durations import ERROR
 from flask_prefork.observe.json import parse
+from flask_prefork.observe.text import brief
 
+from .admin import Admin
 from .conftest import Serve
 from .gate import DEADLINE
 from .gate import Gate
@@ -56,13 +59,40 @@ def cwd(tmp_path: Path) -> Path:
 
 def told_address(server: Server) -> str:
     """Where the server says that it tells of itself."""
-    return server.wait_for_log(r"^ \* Status on (\S+)$")[1]
+    return server.wait_for_log(r"^Status on (\S+)$")[1]
 
 
 def status(cwd: Path, *args: str, **variables: str) -> Finished:
     """Run the command to its end."""
     env = {f"FLASK_PREFORK_RUN_{k}": v for k, v in variables.items()}
     return finish([*COMMAND, *args], cwd, env)
+
+
+def test_all_ways_tell_the_same_quantiles(serve: Serve, cwd: Path, gate: Gate) -> None:
+    """One request took as long as all together, so what is right is known."""
+    server = serve("held", "--admin", "0")
+    admin = Admin(server)
+    admin.wait_until(lambda s: s["history"])
+    server.send(gate.path)
+    gate.wait_for_one().release()
+    # Its worker writes one after the other.
+    shown = admin.wait_until(
+        lambda s: s["latency"]["requests"] and s["totals"]["spent"]
+    )
+    latency, spent = shown["latency"], shown["totals"]["spent"]
+    assert latency["p50"] == latency["p90"] == latency["p99"]
+    assert latency["p50"] == pytest.approx(spent, rel=ERROR)
+    assert shown["queue_time"]["requests"] == 1
+    told = brief(latency["p50"])
+    output = status(cwd, "--admin", admin.address).output
+    assert f"latency    p50 {told}, p90 {told}, p99 {told} over " in output
+    metrics = admin.get("/metrics").text
+    name = "flask_prefork_recent_request_duration_seconds"
+    for part in (0.5, 0.9, 0.99):
+        assert f'{name}{{quantile="{part}"}} {latency["p50"]!r}\n' in metrics
+    # The charts are drawn of these.
+    sampled = admin.wait_until(lambda s: s["history"][-1]["latency"]["requests"])
+    assert sampled["history"][-1]["latency"]["p50"] == latency["p50"]
 
 
 def test_by_every_way(serve: Serve, cwd: Path, tmp_path: Path) -> None:

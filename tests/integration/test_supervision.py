@@ -169,6 +169,14 @@ def test_the_app_is_served_by_the_user(
         (("--user", "nobody"), "nobody", NOBODY.pw_gid, 0o750),
         (("--user", "nobody", "--socket-group", "sys"), "nobody", "sys", 0o660),
         (("--socket-mode", "666", "--socket-group", "sys"), "root", "sys", 0o666),
+        (("--socket-owner", "nobody"), "nobody", "root", 0o750),
+        (("--user", "nobody", "--socket-owner", "root"), "root", NOBODY.pw_gid, 0o750),
+        (
+            ("--socket-owner", "nobody", "--socket-group", "sys"),
+            "nobody",
+            "sys",
+            0o660,
+        ),
     ],
 )
 def test_whose_a_unix_socket_is(
@@ -198,6 +206,39 @@ def umask() -> Iterator[None]:
     before = os.umask(0o027)
     yield
     os.umask(before)
+
+
+@needs_root
+@pytest.mark.parametrize("option", ["--error-logfile", "--log-config"])
+def test_root_follows_no_link_in_the_users_directory_of_logs(
+    serve: Serve, fail: Fail, public: Path, private: Path, option: str
+) -> None:
+    """At the start, and at a reload: else the user gets what is root's."""
+    secret, logs = private / "secret", public / "logs"
+    secret.write_text("root's")
+    logs.mkdir()
+    os.chown(logs, NOBODY.pw_uid, NOBODY.pw_gid)
+    path = value = logs / "error.log"
+    if option == "--log-config":
+        value = public / "logging.json"
+        handler = {"class": "logging.FileHandler", "filename": str(path)}
+        config = {"version": 1, "handlers": {"it": handler}}
+        value.write_text(json.dumps({**config, "root": {"handlers": ["it"]}}))
+    args = ("--user", "nobody", "--min-idle", "1", option, str(value))
+    app, env = str(public / "watched.py"), {"PYTHONPATH": str(public)}
+    path.symlink_to(secret)
+    assert str(path) in fail(app, *args, "--port", "0", env=env).output
+    path.unlink()
+
+    server = serve(app, *args, env=env, begun=None)
+    wait_for(lambda: path.exists() and "Generation 1 serves" in path.read_text())
+    assert path.owner() == "nobody"
+    old = path.rename(logs / "old")
+    path.symlink_to(secret)
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: "Generation 2 has ended" in old.read_text())
+    assert "Generation 2 could not be loaded; generation 1 serves on" in old.read_text()
+    assert (secret.read_text(), secret.owner()) == ("root's", "root")
 
 
 @needs_root
@@ -258,7 +299,7 @@ def test_what_the_user_can_not_read_is_told(
     server.signal(signal.SIGHUP)
     server.wait_for_log(r"^Generation 2 could not be loaded")
     assert re.search(
-        rf"^Error: The user nobody can't read {public}/watched\.py\.",
+        rf"^The user nobody can't read {public}/watched\.py\.",
         server.log(),
         re.M,
     )
@@ -268,7 +309,7 @@ def test_what_the_user_can_not_read_is_told(
     seen = len(server.log())
     server.signal(signal.SIGHUP)
     server.wait_for_log(r"^Generation 2 could not be loaded", seen)
-    assert re.search(rf"(?m)^Error: The user nobody .*{public}\b", server.log()[seen:])
+    assert re.search(rf"(?m)^The user nobody .*{public}\b", server.log()[seen:])
     assert server.get().json["generation"] == 1
     assert "Traceback" not in server.log()
 
@@ -366,7 +407,7 @@ def test_pid_1(xprocess: XProcess, gate: Gate, tmp_path: Path, app: str) -> None
     pool = ("--min-idle", "1", "--pid", str(pid_file))
     line = command(app, "--port", "0", "--no-access-log", *pool)
     with running(xprocess, "pid-1", [*namespaces.FIRST, *line], tmp_path) as server:
-        assert re.search(r"\* Dispatcher 1, zygote \d+$", server.log(), re.MULTILINE)
+        server.wait_for_log(r"Dispatcher 1, zygote \d+$")
         assert pid_file.read_text() == "1\n"
         (dispatcher,) = psutil.Process(server.pid).children()
         (zygote,) = dispatcher.children()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import time
 import typing as t
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import programs
 import pytest
 
 from .conftest import Run
@@ -32,6 +32,8 @@ from .kept_alive import GET
 from .server import command
 from .server import Server
 from .server import wait_for
+
+pytestmark = pytest.mark.without_pauses(reason="each would be a system call")
 
 CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 #: Requests of which the one with the fewest calls is taken.
@@ -63,12 +65,12 @@ EXPECTED = {
     ),
     "parked and resumed": (
         "close getpeername getsockname 2*poll 2*recvfrom recvmsg sendmsg sendto write",
-        "close 4*epoll_ctl getpeername getsockname 4*getsockopt 3*ioctl"
+        "close 4*epoll_ctl getpeername 2*getsockname 5*getsockopt 3*ioctl"
         " 2*recvmsg sendmsg",
     ),
     "from the ready queue": (
         "close getpeername getsockname 3*recvfrom recvmsg sendmsg sendto",
-        "close 2*epoll_ctl getpeername getsockname 3*getsockopt 2*ioctl"
+        "close 2*epoll_ctl getpeername 2*getsockname 4*getsockopt 2*ioctl"
         " recvmsg sendmsg",
     ),
 }
@@ -219,8 +221,8 @@ class Start(t.Protocol):
 @pytest.fixture
 def traced(run: Run, tmp_path: Path) -> Iterator[Start]:
     """Starts a server that is traced."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
+    if programs.find("strace") is None:
+        pytest.skip(programs.lack("strace"))
     with contextlib.ExitStack() as stack:
         files, names = [], {}
         for name in ("entered", "released"):

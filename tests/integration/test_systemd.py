@@ -165,7 +165,7 @@ def test_several_activated_sockets(
     with socket.create_server(("127.0.0.1", 0)) as second:
         server = activate(tcp, unix, second)
         server.wait_for_log(rf"Running on \S+:{second.getsockname()[1]}")
-        urls = re.findall(r"\* Running on (\S+)\n", server.log())
+        urls = re.findall(r"Running on (\S+)\n", server.log())
         assert urls == [
             f"http://127.0.0.1:{tcp.getsockname()[1]}",
             f"unix://{unix.getsockname()}",

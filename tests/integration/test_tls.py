@@ -29,6 +29,7 @@ from .conftest import Serve
 from .gate import DEADLINE
 from .gate import Gate
 from .server import APPS
+from .server import runs
 from .server import Server
 from .server import wait_for
 
@@ -95,12 +96,8 @@ def clients() -> Iterator[Clients]:
 
 def proxies(server: Server) -> list[psutil.Process]:
     """The TLS proxies of a server."""
-    found = []
-    for one in psutil.Process(server.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # zombies included
-            if any("tlsproxy" in word for word in one.cmdline()):
-                found.append(one)
-    return found
+    children = psutil.Process(server.pid).children()
+    return [one for one in children if runs(one, "tlsproxy")]
 
 
 def test_who_waits_for_a_client(
@@ -153,6 +150,8 @@ def test_the_key_is_nowhere_else(
     server.signal(signal.SIGHUP)
     server.wait_for_log("^Generation 2 serves")
     wait_for(lambda: before not in proxies(server))
+    # Nobody ends meanwhile.
+    server.wait_for_log("^Generation 1 has ended")
     server.wait_for_state("II")
     look()
 
@@ -265,7 +264,7 @@ def test_it_is_killed(
         assert lost.recv(1) == b""
     clients.ask(server)
     server.wait_for_log(
-        rf"^The TLS proxy \(pid {proxy.pid}\) died: status -9; about 1 connections"
+        rf"^The TLS proxy \(pid {proxy.pid}\) died: SIGKILL; about 1 connections"
     )
     admin.wait_until(lambda s: s["totals"]["tls_aborted"]["lost"] == 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,10 +23,8 @@ from .gate import DEADLINE
 from .server import Server
 from .server import wait_for
 
-OPENSSL = shutil.which("openssl")
-pytestmark = pytest.mark.skipif(
-    OPENSSL is None, reason="openssl isn't installed (Debian's package openssl)"
-)
+OPENSSL = programs.find("openssl")
+pytestmark = pytest.mark.skipif(OPENSSL is None, reason=programs.lack("openssl"))
 CLOSE = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 #: All that is offered in TLS 1.2 with an RSA certificate, the preferred first.
 OFFERED = [

@@ -13,12 +13,15 @@ import time
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from system.forked import in_child
 
 from flask_prefork.ipc import dumps
+from flask_prefork.ipc import tracebacks
 from flask_prefork.ipc.dumps import Dumps
+from flask_prefork.ipc.records import Record
 
 HEADER = "Worker 1 (pid 2) serves GET / for 3.0 s"
 
@@ -200,6 +203,57 @@ def test_file_that_cannot_be_emptied(
         assert world.messages() == [f"{HEADER}; its threads:\nthreads"]
 
 
+SHOP = Record(began=4.0, method="GET", target="/cart?id=7", client="192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("record", "why", "header"),
+    [
+        (
+            SHOP,
+            "",
+            "Worker 3 (pid 77) of generation 2 serves GET /cart?id=7 for 6.0 s,"
+            " client 192.0.2.7",
+        ),
+        (
+            SHOP._replace(client="<local>"),
+            "late: it stayed silent",
+            "Worker 3 (pid 77) of generation 2 serves GET /cart?id=7 for 6.0 s,"
+            " client <local>, late: it stayed silent",
+        ),
+        (
+            SHOP._replace(client=""),
+            "",
+            "Worker 3 (pid 77) of generation 2 serves GET /cart?id=7 for 6.0 s",
+        ),
+        (
+            SHOP._replace(target="/a\n\x1b[31m\xe9", method="G\r", client="\0"),
+            "",
+            "Worker 3 (pid 77) of generation 2 serves G\\r /a\\n\\x1b[31m\\xe9 for"
+            " 6.0 s, client \\x00",
+        ),
+        (Record(), "", "Worker 3 (pid 77) of generation 2 is starting"),
+    ],
+)
+def test_header(record: Record, why: str, header: str) -> None:
+    assert dumps.header(3, 2, 77, "starting", record, 10.0, why) == header
+
+
+def test_threads_are_cut_to_what_is_of_interest(
+    world: World, process: Process, in_handler: dict[str, bool | None]
+) -> None:
+    view = '  File "/srv/shop/views.py", line 7 in basket'
+    server = f'  File "{tracebacks._HERE}worker/worker.py", line 9 in run'
+    world.ask(process)
+    process.write("Current thread 0x01 (most recent call first):\n")
+    process.write(f"{view}\n{server}\n")
+    world.run()
+    assert world.messages() == [
+        f"{HEADER}; its threads:\nMain thread (most recent call first):\n{view}\n"
+        "  (1 frame of the server cut)"
+    ]
+
+
 def test_it_is_no_danger_to_a_terminal(
     world: World, process: Process, in_handler: dict[str, bool | None]
 ) -> None:
@@ -246,10 +300,17 @@ def wait_for(world: World) -> None:
         world.dumps.step(time.monotonic())
 
 
-def test_many_at_one_moment(world: World) -> None:
+def end(process: Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    os.close(process.dump)
+
+
+def test_many_at_one_moment(world: World, request: pytest.FixtureRequest) -> None:
     processes = [Process() for _ in range(6)]
     for process in processes:
         process.pid = fork(process.dump, lambda tell: deep(60, tell))
+        request.addfinalizer(partial(end, process))
     world.now = time.monotonic()
     for number, process in enumerate(processes):
         world.dumps.ask(
@@ -262,14 +323,11 @@ def test_many_at_one_moment(world: World) -> None:
     messages = sorted(world.messages())
     assert len(messages) == 6
     for number, message in enumerate(messages):
-        assert message.startswith(f"Worker {number}; its threads:\nCurrent thread 0x")
+        assert message.startswith(f"Worker {number}; its threads:\nMain thread (")
         lines = message.splitlines()
-        assert sum(line.endswith(" in deep") for line in lines) == 61
-        assert sum("thread 0x" in line for line in lines) == 1
-    for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-        os.waitpid(process.pid, 0)
-        os.close(process.dump)
+        assert sum(line.endswith(" in deep") for line in lines) > 10
+        assert sum(line.startswith("  … ") for line in lines) <= 2
+        assert len(lines) <= 24
 
 
 def test_handler_is_seen_to_have_returned(process: Process) -> None:

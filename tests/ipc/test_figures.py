@@ -12,6 +12,7 @@ from flask_prefork.ipc.figures import Counters
 from flask_prefork.ipc.figures import FigureSpec
 from flask_prefork.ipc.figures import GAUGES
 from flask_prefork.ipc.figures import Gauges
+from flask_prefork.ipc.figures import Histograms
 from flask_prefork.ipc.figures import Layout
 from flask_prefork.ipc.figures import MOST
 from flask_prefork.ipc.figures import SERVED
@@ -77,13 +78,13 @@ def test_gauges_with_a_metric_are_in_the_snapshot() -> None:
 
 
 def test_counters_are_in_the_snapshot_with_what_they_mean() -> None:
-    for kind in (Served, Counters):
+    for kind in (Served, Histograms, Counters):
         for name, spec in specs(kind).items():
             assert specs(Totals)[name] is spec
             assert f":param {name}: {spec.help}" in str(Totals.__doc__)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, Histograms])
 def test_what_is_said_of_figures(kind: type) -> None:
     for name, spec in specs(kind).items():
         assert spec.kind == ("gauge" if kind is Gauges else "counter")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_prefork.dispatcher import zygote_handle
 from flask_prefork.ipc.channel import BATCH
 from flask_prefork.ipc.frames import decode
 from flask_prefork.ipc.frames import encode
@@ -18,6 +19,7 @@ from flask_prefork.ipc.frames import MalformedFrame
 from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.frames import TAG_SIZE
+from flask_prefork.ipc.frames import TASKS
 from flask_prefork.system.parked import Parked
 from flask_prefork.system.parked import Size
 from flask_prefork.system.parked import Wait
@@ -31,29 +33,28 @@ VALUES: dict[t.Any, st.SearchStrategy[t.Any]] = {
     float: moments,
     Status: st.integers(-(2**31), 2**31 - 1),
     Size: st.integers(0, 2**64 - 1),
-    Parked: st.builds(
-        Parked,
-        wait=st.sampled_from(Wait),
-        deadline=moments,
-        have=uint32,
-        wakes=uint32,
-        tag=st.binary(max_size=TAG_SIZE),
-        need=uint32,
-        rate=moments,
-        spooled=st.integers(0, 2**64 - 1),
-        arrived=moments,
-        limit=uint32,
-    ),
+    Wait: st.sampled_from(Wait),
+    bytes: st.binary(max_size=TAG_SIZE),
 }
 
 
-def of_kind(cls: t.Any) -> st.SearchStrategy[Frame]:
-    """Frames of a class."""
+def of_kind(cls: t.Any) -> st.SearchStrategy[t.Any]:
+    """Values of a class by its fields' types."""
     types = t.get_type_hints(cls)
     return st.builds(cls, **{name: VALUES[one] for name, one in types.items()})
 
 
-frames = st.sampled_from([*KINDS.values()]).flatmap(of_kind)
+VALUES[Parked] = of_kind(Parked)
+frames: st.SearchStrategy[Frame] = st.sampled_from([*KINDS.values()]).flatmap(of_kind)
+
+
+def test_every_task_of_a_zygote_has_its_answers() -> None:
+    kinds = {*KINDS.values()}
+    assert TASKS.keys() <= kinds
+    assert {answer for answers in TASKS.values() for answer in answers} <= kinds
+    assert zygote_handle._EXPECTED.keys() == TASKS.keys(), (
+        "zygote_handle says of each what was waited for in vain"
+    )
 
 
 @given(st.lists(frames, max_size=BATCH))

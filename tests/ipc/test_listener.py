@@ -19,6 +19,7 @@ from flask_prefork.ipc.listener import bind
 from flask_prefork.ipc.listener import BindError
 from flask_prefork.ipc.listener import Listener
 from flask_prefork.ipc.listener import shut
+from flask_prefork.settings.addresses import Address
 from flask_prefork.system import sock_diag
 
 Open = Callable[..., Listener]
@@ -108,11 +109,11 @@ def test_all_addresses_are_told_with_one_to_click_on(open_: Open) -> None:
 def test_port_in_use(open_: Open) -> None:
     port = open_().port
     text = refusal("127.0.0.1", port)
-    assert text.splitlines() == [
-        os.strerror(errno.EADDRINUSE),
-        f"Port {port} is in use by another program. Either identify and stop"
-        " that program, or start the server with a different port.",
-    ]
+    assert text == (
+        f"Can't listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}. Port"
+        f" {port} is in use by another program. Either identify and stop that program,"
+        " or start the server with a different port."
+    )
 
 
 def test_port_5000_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +123,8 @@ def test_port_5000_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "_listen", fail)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "AirPlay Receiver" not in refusal("127.0.0.1", 0)
-    monkeypatch.setattr(sockets, "_bind_tcp", _in_use_at_5000)
-    assert "AirPlay Receiver" in refusal("127.0.0.1", 5000)
-
-
-def _in_use_at_5000(host: str, port: int, backlog: int) -> Listener:
-    raise BindError(sockets._explain(OSError(errno.EADDRINUSE, "in use"), port))
+    in_use = OSError(errno.EADDRINUSE, "in use")
+    assert "AirPlay Receiver" in sockets._explain(in_use, "127.0.0.1", 5000)
 
 
 def test_port_is_free_again_at_once(open_: Open) -> None:
@@ -164,13 +161,75 @@ def test_what_is_no_name_stays(host: str) -> None:
 
 def test_a_name_becomes_a_number() -> None:
     assert sockets.numeric("localhost") == "127.0.0.1"
-    with pytest.raises(BindError, match="no.such.host.invalid"):
+    with pytest.raises(BindError, match="no.such.host.invalid") as caught:
         sockets.numeric("no.such.host.invalid")
+    assert "give a name that the system knows, or an address such as" in str(
+        caught.value
+    )
+
+
+def test_an_address_keeps_its_name() -> None:
+    found = sockets.find(Address("localhost", 80))
+    assert found == Address("127.0.0.1", 80, name="localhost")
+    for other in (Address("127.0.0.1", 80), Address("", 0, "/s"), Address("", 0, fd=3)):
+        assert sockets.find(other) == other
 
 
 def test_address_of_another_machine() -> None:
     # TEST-NET-1 (RFC 5737, section 3).
-    assert os.strerror(errno.EADDRNOTAVAIL) in refusal("192.0.2.1")
+    assert refusal("192.0.2.1", 80) == (
+        f"Can't listen on 192.0.2.1:80: {os.strerror(errno.EADDRNOTAVAIL)}; this"
+        " machine doesn't have it: give an address of its own, or 0.0.0.0 for all of"
+        " them."
+    )
+
+
+@needs_ipv6
+def test_a_port_without_brackets() -> None:
+    text = refusal("::1:8000", 5000)
+    assert text.startswith("Can't listen on [::1:8000]:5000: ")
+    assert text.endswith(
+        "or [::] for all of them. If its last part is a port, give [::1]:8000."
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "host", "port", "right"),
+    [
+        (errno.EACCES, "127.0.0.1", 80, "give a port above 1023, or let systemd pass"),
+        (errno.EPERM, "127.0.0.1", 1023, "give a port above 1023, or let systemd pass"),
+        # Another rule of the system's forbids it.
+        (errno.EACCES, "127.0.0.1", 8000, "Can't listen on 127.0.0.1:8000: refused."),
+        (errno.EAFNOSUPPORT, "::1", 8000, "no IPv6: give an IPv4 address"),
+        (errno.EADDRNOTAVAIL, "2001:db8::1", 8000, "or [::] for all of them"),
+        (errno.EINVAL, "fe80::1", 8000, "such as [fe80::1%eth0]:8000"),
+    ],
+)
+def test_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, number: int, host: str, port: int, right: str
+) -> None:
+    def fail(family: int, kind: int) -> t.NoReturn:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(sockets.socket_modes, "make", fail)
+    text = refusal(host, port)
+    assert text.startswith(f"Can't listen on {Address(host, port)}: refused")
+    assert right in text
+
+
+@needs_ipv6
+@pytest.mark.parametrize("alone", [True, False])
+def test_whether_ipv4_is_left_to_others(alone: bool) -> None:
+    listener = bind("::", 0, 5, ipv6_only=alone)
+    try:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", listener.port)).close()
+            assert not alone
+            return
+        system = Path("/proc/sys/net/ipv6/bindv6only")
+        assert alone or system.read_text() == "1\n"
+    finally:
+        listener.close()
 
 
 def test_any_backlog_will_do(open_: Open) -> None:
@@ -303,31 +362,113 @@ def test_unix_socket_in_use(open_: Open, path: Path, full: bool) -> None:
         if full:
             client.connect(str(path))
         text = refusal(f"unix://{path}")
-    assert str(path.absolute()) in text and "another program" in text
+    assert text.startswith(f"Can't listen on {path.absolute()}: another program does.")
     assert path.is_socket()
     listener.close()
 
 
 def test_unix_path_of_a_file(path: Path) -> None:
     path.write_text("precious")
-    assert "no socket" in refusal(f"unix://{path}")
+    assert "a file that is no socket is there. Give another" in refusal(f"unix:{path}")
     assert path.read_text() == "precious"
+    path.unlink()
+    path.mkdir()
+    assert "it is a folder; give a path in it" in refusal(f"unix:{path}")
 
 
 @pytest.mark.parametrize(
-    ("name", "number"),
+    ("name", "number", "right"),
     [
-        ("no/such/directory/s", errno.ENOENT),
-        ("file/s", errno.ENOTDIR),
+        ("no/such/s", errno.ENOENT, "there is no folder {}/no/such; make it first."),
+        ("file/s", errno.ENOTDIR, "{}/file is no folder; give a path in one."),
     ],
 )
-def test_unix_path_that_cant_be(path: Path, name: str, number: int) -> None:
+def test_unix_path_that_cant_be(path: Path, name: str, number: int, right: str) -> None:
     path.with_name("file").touch()
-    assert os.strerror(number) in refusal(f"unix://{name}")
+    assert refusal(f"unix:{name}") == (
+        f"Can't listen on {Path(name).absolute()}: {os.strerror(number)}:"
+        f" {right.format(Path.cwd())}"
+    )
 
 
-def test_unix_path_that_is_too_long(path: Path) -> None:
-    assert "too long" in refusal(f"unix://{'x' * 120}")
+@pytest.mark.parametrize(
+    ("refused", "error", "right"),
+    [
+        ("bind", PermissionError(errno.EACCES, "no"), "no: the server's user must be"),
+        ("bind", OSError(errno.ENOSPC, "full"), "/s: full."),
+    ],
+)
+def test_unix_path_that_is_refused(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+    error: OSError,
+    right: str,
+) -> None:
+    def refuse(*args: object) -> t.NoReturn:
+        raise error
+
+    monkeypatch.setattr(sockets.unix_access, refused, refuse)
+    assert right in refusal(f"unix:{path}")
+
+
+def test_a_stale_socket_that_cant_be_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> t.NoReturn:
+        raise PermissionError(errno.EPERM, "sticky")
+
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert "can't be removed: sticky. Remove it, or start" in refusal(f"unix:{path}")
+
+
+def test_unix_path_that_is_too_long(open_: Open, path: Path) -> None:
+    longest = sockets._MAX_PATH - len(os.fsencode(Path.cwd())) - 1
+    open_(f"unix:{'x' * longest}")
+    text = refusal(f"unix:{'x' * longest}x")
+    bytes_ = sockets._MAX_PATH + 1
+    assert f"too long: it has {bytes_} bytes, and {bytes_ - 1} are possible" in text
+    assert "give a shorter one, such as unix:/run/shop.sock." in text
+    # It is bytes that count.
+    assert "too long" in refusal("unix:" + "\u00fc" * (longest // 2 + 1))
+
+
+def check_refusal(path: Path | str, is_ours: bool = True) -> str:
+    """Why a unix socket could not be made."""
+    with pytest.raises(BindError) as caught:
+        sockets.check_path(str(path), is_ours)
+    return str(caught.value)
+
+
+def test_a_check_of_a_unix_path_says_what_bind_says(path: Path) -> None:
+    path.write_text("precious")
+    long = "x" * (sockets._MAX_PATH + 1)
+    path.with_name("link").symlink_to("nowhere")
+    folder = path.parent.absolute()
+    for wrong in (path, path / "s", "no/such/s", long, folder, folder / "link"):
+        assert check_refusal(wrong) == refusal(f"unix:{wrong}")
+    assert path.read_text() == "precious"
+
+
+def test_a_check_of_a_unix_path_leaves_all_as_it_is(open_: Open, path: Path) -> None:
+    sockets.check_path(str(path))
+    assert not path.exists()
+    listener = open_(f"unix:{path}")
+    sockets.check_path(str(path))  # it is in use, which isn't asked
+    listener.sock.close()
+    sockets.check_path(str(path))
+    assert path.is_socket()
+
+
+def test_a_check_of_a_unix_path_without_rights(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    assert "the server's user must be allowed to write to" in check_refusal(path)
+    # Somebody else is to make it, who may.
+    sockets.check_path(str(path), is_ours=False)
 
 
 def test_close_removes_only_its_own_socket(open_: Open, path: Path) -> None:
@@ -420,6 +561,33 @@ def test_shut_ends_listening_for_all_who_share_it(open_: Open) -> None:
         if sys.platform == "linux":
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(shared.getsockname())
+
+
+def _shut_in_an_app(listener: Listener) -> None:
+    with socket.socket(fileno=os.dup(listener.fd)) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+
+
+@needs_linux
+def test_it_listens_again_after_somebody_else_has_ended_it(open_: Open) -> None:
+    listener = open_()
+    port, limit = listener.port, listener.limit()
+    assert not listener.is_shut()
+    _shut_in_an_app(listener)
+    assert listener.is_shut()
+    listener.listen_again()
+    assert not listener.is_shut()
+    assert (listener.port, listener.limit()) == (port, limit)
+    connect(listener).close()
+
+
+@needs_linux
+def test_a_unix_socket_can_not_listen_again(open_: Open, path: Path) -> None:
+    listener = open_(f"unix://{path}")
+    _shut_in_an_app(listener)
+    assert listener.is_shut()
+    with pytest.raises(OSError, match="after transport endpoint shutdown"):
+        listener.listen_again()
 
 
 def test_shut_ends_who_waits_for_a_unix_socket(open_: Open, path: Path) -> None:

@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork.ipc import records
-from flask_prefork.ipc.figures import BOUNDS
+from flask_prefork.ipc.durations import count
+from flask_prefork.ipc.durations import Durations
+from flask_prefork.ipc.durations import FINE_BOUNDS
 from flask_prefork.ipc.growth import Grown
 from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.records import RecordWriter
@@ -35,6 +37,10 @@ def read(board: mmap.mmap) -> Record:
     return records.read(board, records.SIZE)
 
 
+def durations(board: mmap.mmap) -> Durations:
+    return records.durations(board, records.SIZE)
+
+
 def test_new_worker(board: mmap.mmap, entry: RecordWriter) -> None:
     assert read(board) == Record(pid=1234, generation=7, since=1.5)
 
@@ -45,8 +51,10 @@ def test_request_from_begin_to_end(board: mmap.mmap, entry: RecordWriter) -> Non
     # It is seen at once: many a connection waits long for its first request.
     born = born._replace(connections=1)
     assert read(board) == born
-    entry.begin(7.5, "GET", "/caf%C3%A9?x=1")
-    begun = born._replace(began=7.5, method="GET", target="/caf%C3%A9?x=1")
+    entry.begin(7.5, "GET", "/caf%C3%A9?x=1", "2001:db8::7")
+    begun = born._replace(
+        began=7.5, method="GET", target="/caf%C3%A9?x=1", client="2001:db8::7"
+    )
     assert read(board) == begun
     entry.move(8.5)
     assert read(board) == begun._replace(moved=8.5)
@@ -58,12 +66,23 @@ def test_request_from_begin_to_end(board: mmap.mmap, entry: RecordWriter) -> Non
         classes=(0, 0, 1, 0, 0, 0),
         moved=8.5,
         spent=2.0,
-        buckets=over.buckets,
     )
     entry.begin(10.0, "POST", "/")
     assert read(board) == over._replace(
         began=10.0, moved=0.0, method="POST", target="/"
     )
+
+
+def test_client_behind_a_proxy(board: mmap.mmap, entry: RecordWriter) -> None:
+    for peer, client in (("10.0.0.1", "192.0.2.77"), ("2001:db8::7", "10.0.0.7")):
+        entry.begin(7.5, "GET", "/cart?name=a b", peer)
+        assert read(board).client == peer
+        entry.set_client(client)
+        assert read(board)[-4:-1] == ("GET", "/cart?name=a b", client)
+    entry.begin(7.5, "GET", "/" + "x" * 300, "::")
+    entry.set_client("x" * 500)
+    assert read(board).client == "x" * records._REQUEST
+    assert records.read(board, 2 * records.SIZE) == Record()
 
 
 @pytest.mark.parametrize(
@@ -79,16 +98,39 @@ def test_classes(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "index"), [(0.0, 0), *((b, i) for i, b in enumerate(BOUNDS)), (99, 13)]
+    ("seconds", "index"),
+    [
+        (0.0, 0),
+        *((b, i) for i, b in [*enumerate(FINE_BOUNDS)][::25]),
+        (9999.0, len(FINE_BOUNDS)),
+    ],
 )
 def test_buckets_hold_their_upper_bound(
     board: mmap.mmap, entry: RecordWriter, seconds: float, index: int
 ) -> None:
     entry.begin(0.0, "GET", "/")
     entry.end(seconds, 200, 0)
-    buckets = read(board).buckets
-    assert buckets.index(1) == index
-    assert sum(buckets) == 1
+    found = durations(board)
+    assert found.latencies.index(1) == index
+    assert (sum(found.latencies), sum(found.queue_times)) == (1, 0)
+    entry.wait(seconds)
+    assert durations(board) == Durations(found.latencies, found.latencies)
+
+
+def test_histograms_are_no_other_records(board: mmap.mmap, entry: RecordWriter) -> None:
+    entry.begin(0.0, "GET", "/" + "x" * 300)
+    entry.grow(Grown(2**40, 2**33, "GET /leak/" + "y" * 300))
+    for seconds in (0.0, 9999.0):
+        entry.wait(seconds)
+    assert sum(durations(board).queue_times) == 2
+    before = durations(board)
+    entry.begin(0.0, "GET", "/" + "z" * 300)
+    assert durations(board) == before
+    for other in (0, 2 * records.SIZE):
+        assert records.read(board, other) == Record()
+        assert records.durations(board, other) == Durations()
+    entry.enter(1235, 7, 2.5)
+    assert durations(board) == Durations()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -114,7 +156,7 @@ def test_upgraded_request(board: mmap.mmap, entry: RecordWriter) -> None:
     over = read(board)
     assert (over.began, over.upgraded, over.spent) == (0.0, 0.0, 0.5)
     assert over.classes == (0, 1, 0, 0, 0, 0)
-    assert over.buckets[BOUNDS.index(0.5)] == 1
+    assert durations(board).latencies == count(Durations().latencies, 0.5)
     entry.begin(1001.0, "GET", "/")
     entry.end(1003.0, 200, 0)
     assert read(board).spent == 2.5

@@ -15,6 +15,7 @@ from flask_prefork.ipc.records import Record
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.scoreboard import SIZE
 from flask_prefork.ipc.states import State
+from flask_prefork.observe.reading import Board
 from flask_prefork.settings.table import MAX_SLOTS
 
 slots = st.integers(0, MAX_SLOTS - 1)
@@ -48,11 +49,26 @@ def bank(banks: tuple[Bank, Bank]) -> Bank:
 
 def test_unused_slots_take_no_memory() -> None:
     fd = scoreboard.create()
+    bank = Bank(fd, 1)
+    for slot in range(8):
+        bank.clear(slot)
+        entry = bank.entry(slot)
+        entry.enter(1, 1, 5.0)
+        entry.begin(6.0, "GET", "/")
+        entry.end(7.0, 200, 1)
+        entry.release()
+        bank.set_state(slot, "B")
+        assert sum(bank.durations(slot).latencies) == 1
+    # To look at a page is enough to have it.
+    board = Board(fd)
+    assert sum(board.look().durations.latencies) == 8
     status = os.fstat(fd)
+    for mapping in (bank, board):
+        mapping.close()
     os.close(fd)
     assert status.st_size == scoreboard.SIZE
-    # In units of 512 bytes, see stat(2).
-    assert status.st_blocks * 512 < scoreboard.SIZE / 100
+    # In units of 512 bytes, see stat(2): the header, the columns and eight records.
+    assert status.st_blocks * 512 < scoreboard.HEADER_SIZE + 8 * 8192 + 2**17
 
 
 def test_file_has_no_name_and_isnt_inherited() -> None:

@@ -11,6 +11,7 @@ import typing as t
 
 import pytest
 
+from flask_prefork.ipc import dumps
 from flask_prefork.ipc import spawn
 from flask_prefork.ipc.channel import read_document
 from flask_prefork.ipc.channel import receive_one
@@ -32,6 +33,8 @@ send_one(begin.control, Loaded(begin.generation), [write_document({
     "blocked": len(blocked & set(spawn.FOREIGN_SIGNALS)),
     "variable": spawn.VARIABLE in os.environ,
     "inheritable": os.get_inheritable(begin.control.fileno()),
+    "dump_inheritable": os.get_inheritable(begin.dump),
+    "written": os.write(begin.dump, b"threads"),
 })])
 receive_one(begin.control)
 os._exit(7)
@@ -58,6 +61,7 @@ def end(zygote: spawn.ZygoteHandle) -> int:
     :return: Its exit code.
     """
     zygote.control.close()
+    os.close(zygote.dump)
     _, status = os.waitpid(zygote.pid, 0)
     return os.waitstatus_to_exitcode(status)
 
@@ -70,11 +74,16 @@ def test_nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
-    monkeypatch.setenv(spawn.VARIABLE, f"{theirs.detach()}:41")
+    dump = dumps.create()
+    os.set_inheritable(dump, True)
+    monkeypatch.setenv(spawn.VARIABLE, f"{theirs.detach()}:41:{dump}")
     begin = spawn.inherited()
     assert begin is not None
     with ours, begin.control:
         assert begin.generation == 41
+        assert begin.dump == dump
+        assert not os.get_inheritable(dump)
+        os.close(dump)
         assert not begin.control.get_inheritable()
         assert begin.control.getblocking()
         # The app's own children are no zygotes.
@@ -92,6 +101,9 @@ def test_by_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["blocked"] == len(spawn.FOREIGN_SIGNALS)
     assert not told["variable"]
     assert not told["inheritable"]
+    assert not told["dump_inheritable"]
+    assert not os.get_inheritable(zygote.dump)
+    assert os.pread(zygote.dump, 100, 0) == b"threads"
     assert end(zygote) == 7
     assert spawn.VARIABLE not in os.environ
 

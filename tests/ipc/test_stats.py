@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
+from flask_prefork.ipc import durations
 from flask_prefork.ipc import scoreboard
+from flask_prefork.ipc.durations import BUCKETS
+from flask_prefork.ipc.durations import count
+from flask_prefork.ipc.durations import Durations
 from flask_prefork.ipc.figures import add
-from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.figures import LimitRow
 from flask_prefork.ipc.figures import PARKED_STATES
 from flask_prefork.ipc.figures import Served
@@ -88,9 +91,12 @@ def record(**more: t.Any) -> Record:
         sent=700,
         classes=(0, 0, 2, 0, 1, 0),
         spent=1.5,
-        buckets=(2,) + (0,) * (len(BOUNDS) - 1) + (1,),
     )
     return made._replace(**more)
+
+
+#: The histograms of the same three.
+SPREAD = Durations((2, *[0] * (BUCKETS - 2), 1))
 
 
 # What the dispatcher tells
@@ -229,22 +235,23 @@ def test_a_reader_beside_a_fast_writer(header: Header) -> None:
 
 
 def test_a_request_that_dies_with_its_worker() -> None:
-    assert count_aborted(record(), 9.0) == record()
-    counted = count_aborted(record(began=8.0, method="GET", target="/"), 8.3)
+    assert count_aborted(record(), SPREAD, 9.0) == (record(), SPREAD)
+    dead = record(began=8.0, method="GET", target="/")
+    counted, spread = count_aborted(dead, SPREAD, 8.3)
     assert counted.requests == 4
     assert counted.classes == (1, 0, 2, 0, 1, 0)
     assert counted.spent == pytest.approx(1.8)
-    assert sum(counted.buckets) == 4
-    assert counted.buckets[BOUNDS.index(0.5)] == 1
+    assert spread == Durations(count(SPREAD.latencies, 8.3 - 8.0))
 
 
 def test_an_upgraded_connection_that_ends_with_its_worker() -> None:
     """Its client had what it asked for, and in no time."""
-    counted = count_aborted(record(began=8.0, upgraded=8.3), 5000.0)
+    dead = record(began=8.0, upgraded=8.3)
+    counted, spread = count_aborted(dead, SPREAD, 5000.0)
     assert counted.requests == 4
     assert counted.classes == (0, 1, 2, 0, 1, 0)
     assert counted.spent == pytest.approx(1.8)
-    assert counted.buckets[BOUNDS.index(0.5)] == 1
+    assert spread == Durations(count(SPREAD.latencies, 8.3 - 8.0))
 
 
 def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
@@ -253,14 +260,16 @@ def test_a_record_is_in_the_sums_or_on_the_board(header: Header) -> None:
     entry.enter(42, 1, 5.0)
     before = header.reader.exited()
     assert not before.is_in(1, 3)
-    with header.summary.exited(1, 3, record(), 9.0):
+    with header.summary.exited(1, 3, record(), SPREAD, 9.0):
         between = header.reader.exited()
         assert between.is_in(1, 3)
         assert not between.is_in(2, 3), "that is the other bank's"
         assert between.sums == add(Served(), record())
+        assert between.durations == SPREAD
         bank.clear(3)
     after = header.reader.exited()
     assert after.sums == between.sums
+    assert after.durations == SPREAD
     # Else the next worker in its place wouldn't count.
     assert not after.is_in(1, 3)
     assert before.version < between.version < after.version
@@ -282,9 +291,7 @@ counts = st.integers(0, 2**40)
             classes=st.tuples(*[counts] * 6),
             began=st.just(0.0),
             spent=st.floats(0, 1e9),
-            buckets=st.tuples(*[counts] * (len(BOUNDS) + 1)),
             queued=st.floats(0, 1e9),
-            queue_buckets=st.tuples(*[counts] * (len(BOUNDS) + 1)),
         ),
         max_size=4,
     )
@@ -292,18 +299,30 @@ counts = st.integers(0, 2**40)
 def test_sums(records: list[Record]) -> None:
     with contextlib.closing(Header()) as header:
         for one in records:
-            with header.summary.exited(1, 0, one, 1.0):
+            with header.summary.exited(1, 0, one, SPREAD, 1.0):
                 pass
-        sums = header.reader.exited().sums
+        _, _, sums, spread = header.reader.exited()
     assert sums.requests == sum(one.requests for one in records)
     assert sums.sent == sum(one.sent for one in records)
     assert sums.spent == pytest.approx(sum(one.spent for one in records))
     for index in range(6):
         assert sums.classes[index] == sum(one.classes[index] for one in records)
-    for index in range(len(BOUNDS) + 1):
-        assert sums.buckets[index] == sum(one.buckets[index] for one in records)
-        waited = sum(one.queue_buckets[index] for one in records)
-        assert sums.queue_buckets[index] == waited
+    assert spread == durations.total([Durations(), *[SPREAD] * len(records)])
+
+
+def test_an_exit_leaves_the_histograms_whole_that_are_read(header: Header) -> None:
+    """They are there twice, for a dispatcher may be stopped while it writes them."""
+    with header.summary.exited(1, 3, record(), SPREAD, 9.0):
+        pass
+    before = header.reader.exited()
+    ours = header.summary._header
+    ours.write_durations(1 - header.summary._copy, Durations((7,) * BUCKETS))
+    assert header.reader.exited() == before
+    # A connection that is refused writes the other sums only.
+    header.summary.count_accepted()
+    after = header.reader.exited()
+    assert after.sums.connections == before.sums.connections + 1
+    assert after.durations == before.durations
 
 
 # Limits of routes

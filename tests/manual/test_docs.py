@@ -21,6 +21,7 @@ from flask_prefork.ipc.states import State
 from flask_prefork.ipc.states import TRANSITIONS
 from flask_prefork.observe.command import prefork_status
 from flask_prefork.observe.openmetrics import families
+from flask_prefork.settings.spec import GROUPS
 from flask_prefork.settings.table import config_key
 from flask_prefork.settings.table import option_name
 from flask_prefork.settings.table import ROWS
@@ -33,6 +34,7 @@ from .pages import commands
 from .pages import DOCS
 from .pages import PAGES
 from .pages import ROOT
+from .test_gunicorn import settings
 
 SOURCE = sorted((ROOT / "flask_prefork").rglob("*.py"))
 
@@ -60,7 +62,7 @@ metrics_table = load("_ext/metrics_table")
 
 
 def test_commands_are_found() -> None:
-    assert "flask --app shop prefork-run --min-idle 3" in all_commands()
+    assert "flask --app shop prefork-run --request-start" in all_commands()
     block = Block("console", "", "$ one \\\n    more\nprinted\n$ two\n")
     assert commands(block) == ["one more", "two"]
     assert len(all_commands()) > 50
@@ -93,18 +95,15 @@ OTHERS = {
     },
     "git": {"--sign"},
     "gunicorn": {
-        "--access-logfile",
-        "--bind",
-        "--certfile",
-        "--keyfile",
-        "--limit-request-field_size",
-        "--preload",
-        "--threads",
-        "--umask",
-        "--workers",
+        option
+        for options in settings().values()
+        for option in options
+        if option.startswith("--")
     },
     "kubectl": {"--filename"},
     "systemctl": {"--now"},
+    "tar": {"--directory", "--extract", "--file"},
+    "twine": {"--strict"},
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
@@ -120,6 +119,7 @@ def declared(command: click.Command) -> set[str]:
 def options_of_scripts() -> set[str]:
     """Options of the programs in the source tree that aren't the package's."""
     paths = [*(ROOT / "benchmarks").rglob("*.py"), *DOCS.glob("*.py")]
+    paths += [ROOT / "tests" / "conftest.py", *(ROOT / "tests/compat").glob("*.py")]
     text = "".join(path.read_text("utf-8") for path in paths)
     return set(re.findall(r'"(--[a-z][\w-]*)"', text))
 
@@ -166,17 +166,26 @@ def test_every_key_exists() -> None:
 def shown_options(name: str) -> list[str]:
     """The options that the page of options shows, in its order."""
     found = re.findall(
-        r"^\.\. prefork-options::\n(?: +:command: (\S+)\n)?\n?((?: +\w.*\n| +\*.*\n)*)",
+        r"^\.\. prefork-options::\n(?: +:command: (\S+)\n)?(?: +:group: (.+)\n)?",
         PAGES["docs/options.rst"],
         re.MULTILINE,
     )
     command = {"prefork-run": prefork_run, "prefork-status": prefork_status}[name]
     return [
         entry.name
-        for said, patterns in found
+        for said, group in found
         if (said or "prefork-run") == name
-        for entry in options_table.select(command, patterns.split() or ["*"])
+        for entry in (
+            options_table.in_group(command, group)
+            if group
+            else options_table.entries(command)
+        )
     ]
+
+
+def test_options_are_in_the_groups_of_the_help() -> None:
+    titles = re.findall(r"(?m)^ +:group: (.+)$", PAGES["docs/options.rst"])
+    assert titles == list(GROUPS)
 
 
 @pytest.mark.parametrize("command", [prefork_run, prefork_status], ids=lambda c: c.name)
@@ -317,6 +326,15 @@ def test_every_public_name_is_documented() -> None:
     assert ".. prefork-signals::" in page
     for name in set(flask_prefork.__all__) - signals:
         assert re.search(rf"^\.\. (autoclass|data):: {name}$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("hook", vars(hooks.Hooks()))
+def test_every_hook_is_documented(hook: str) -> None:
+    (members,) = re.findall(
+        r"autoclass:: Prefork\n    :members: (.+)", PAGES["docs/api.rst"]
+    )
+    assert hook in members.split(", ")
+    assert f"\n    * - ``{hook}``\n      - " in PAGES["docs/hooks.rst"]
 
 
 def test_every_fixture_is_documented() -> None:

@@ -101,3 +101,50 @@ def test_messages_are_the_servers(message: str) -> None:
     # An optional part of the sentence is one of what differs.
     plain = message.replace(" while serving …", "…")
     assert any(plain in template for template in TEMPLATES)
+
+
+# Lines of the log
+
+_LINE = re.compile(
+    r"^ *\[.+?\] \[\d+\] \[[A-Z]+\] \[[a-z]+(?: \d+)*\] (.+)$", re.MULTILINE
+)
+LINES = {line for page in PAGES.values() for line in _LINE.findall(page)}
+
+
+def test_there_are_lines_of_the_log() -> None:
+    assert "Generation 2 is loading." in LINES
+    assert len(LINES) > 10
+
+
+def is_said(line: str) -> bool:
+    """Whether the server logs such a line; ``…`` stands where it is cut."""
+    # What a signal does is a text of its own.
+    words = re.sub(r"^SIG[A-Z0-9]+: (.+)\.$", r"\1", line.removesuffix("…"))
+    for template in TEMPLATES:
+        # A template of little else than values would match everything.
+        if len(re.findall("[a-z]", template)) < 6:
+            continue
+        parts = template.split("…")
+        pattern = ".*".join(re.escape(part) for part in parts)
+        is_cut = line.endswith("…") and len(parts[0]) > 6 and words.startswith(parts[0])
+        if is_cut or re.fullmatch(pattern, words):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("line", sorted(LINES))
+def test_lines_of_the_log_are_the_servers(line: str) -> None:
+    assert is_said(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Generation 2 is loading.", True),
+        ("Generation 2 is about to be loaded.", False),
+        ("Serving Flask app 'shop'; debug …", True),
+        ("Serving the app 'shop'; debug …", False),
+    ],
+)
+def test_what_the_server_says_is_known(line: str, said: bool) -> None:
+    assert is_said(line) is said

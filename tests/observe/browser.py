@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import programs
 import pytest
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
@@ -22,9 +22,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 #: Nothing that is waited for takes so long, in seconds, unless it's broken.
 DEADLINE = 20.0
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--headless=new",
+    # A GPU that is imitated takes more processor time than drawing without one.
+    "--disable-gpu",
     # A container's /dev/shm is small.
     "--disable-dev-shm-usage",
     # It is to know this machine alone.
@@ -167,18 +168,18 @@ class Browser:
         return found
 
 
-def _find(package: str, *names: str) -> str:
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    pytest.skip(f"{names[0]} isn't here; Debian has it in the package {package}")
+def _find(program: str) -> str:
+    path = programs.find(program)
+    if path is None:
+        pytest.skip(programs.lack(program))
+    return path
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Start it. Where there is none, the test is skipped."""
     options = ChromeOptions()
-    options.binary_location = _find("chromium", *NAMES)
+    options.binary_location = _find("chromium")
     # It refuses to run as root without.
     sandbox = () if os.geteuid() else ("--no-sandbox",)
     for argument in (*ARGUMENTS, *sandbox):
@@ -186,7 +187,7 @@ def chromium() -> Iterator[Browser]:
     options.set_capability(
         "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
     )
-    service = Service(_find("chromium-driver", "chromedriver"))
+    service = Service(_find("chromedriver"))
     driver = Chrome(options, service)
     driver.set_script_timeout(DEADLINE)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from flask_prefork.ipc.figures import BOUNDS
@@ -9,6 +11,7 @@ from flask_prefork.ipc.figures import CLASSES
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import LimitView
 from flask_prefork.observe.snapshot import PoolSample
+from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
@@ -86,12 +89,45 @@ SAMPLE = Snapshot(
         tls_aborted={"cut": 2, "lost": 0},
     ),
     history=(
-        PoolSample(300.0, 3, 1, 0, 70_000, (7000, 40_000, 20_000, 3000, *[0] * 10)),
-        PoolSample(60.0, 4, 1, 0, 94_000, (9000, 47_000, 29_000, 8500, 500, *[0] * 9)),
-        PoolSample(10.0, 5, 3, 2, 98_800, (9900, 49_500, 29_600, 8900, 900, *[0] * 9)),
-        PoolSample(1.0, 5, 3, 3, 99_880, (9990, 49_950, 29_980, 8980, 980, *[0] * 9)),
+        PoolSample(300.0, 3, 1, 0, 70_000),
+        PoolSample(60.0, 4, 1, 0, 94_000),
+        PoolSample(
+            10.0,
+            5,
+            3,
+            2,
+            98_800,
+            latency=Quantiles(10.0, 900, 0.00205, 0.0067, 0.0181),
+            queue_time=Quantiles(10.0, 900, 0.0, 0.00452, 0.0111),
+        ),
+        PoolSample(
+            1.0,
+            5,
+            3,
+            3,
+            99_880,
+            latency=Quantiles(10.0, 1100, 0.00215, 0.00725, 0.0367),
+            queue_time=Quantiles(10.0, 1100, 0.0, 0.00476, 0.0238),
+        ),
     ),
+    latency=Quantiles(60.0, 6000, 0.00195, 0.00677, 1.05),
+    queue_time=Quantiles(60.0, 6000, 0.0, 0.000452, 0.0262),
 )
+
+
+def crowd(count: int) -> Snapshot:
+    """Many workers in all states, with long targets."""
+    letters = ("BIOSRK." * count)[:count]
+    workers = tuple(
+        WorkerView(
+            slot, letter, 4000 + slot, 60.0, 10**6, 10**6, "OPTIONS", "/long" * 40, slot
+        )
+        for slot, letter in enumerate(letters)
+        if letter != "."
+    )
+    generations = (GenerationView(2, "current", letters, workers),)
+    return replace(SAMPLE, generations=generations, saturated=True, queue=128)
+
 
 #: Their sums too are exact as floats.
 counts = st.integers(0, 2**48)
@@ -154,6 +190,14 @@ limits = st.builds(
     waiting=counts,
     refused=counts,
 )
+quantiles = st.builds(
+    Quantiles,
+    window=seconds,
+    requests=counts,
+    p50=st.none() | seconds,
+    p90=st.none() | seconds,
+    p99=st.none() | seconds,
+)
 samples = st.builds(
     PoolSample,
     age=seconds,
@@ -161,9 +205,9 @@ samples = st.builds(
     busy=counts,
     queue=counts,
     requests=counts,
-    buckets=_buckets,
     waiting=counts,
-    queue_buckets=_buckets,
+    latency=quantiles,
+    queue_time=quantiles,
 )
 snapshots = st.builds(
     Snapshot,
@@ -193,4 +237,6 @@ snapshots = st.builds(
     limits=st.lists(limits, max_size=3, unique_by=lambda one: one.name).map(tuple),
     totals=totals,
     history=st.lists(samples, max_size=3).map(tuple),
+    latency=quantiles,
+    queue_time=quantiles,
 )

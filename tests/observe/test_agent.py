@@ -22,6 +22,7 @@ from flask_prefork.observe.agent import line
 from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import Snapshot
 from flask_prefork.observe.snapshot import WorkerView
+from flask_prefork.settings.addresses import Address
 from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import SettingsError
 from flask_prefork.system.systemd import Notifier
@@ -267,7 +268,7 @@ def test_possible_settings() -> None:
 
 
 def listen(port: int, agent: str) -> service.ServiceHost:
-    around = service.StartOptions("127.0.0.1", port, (), (), Notifier({}))
+    around = service.StartOptions([Address("127.0.0.1", port)], (), (), Notifier({}))
     made = service.ServiceHost(around, lambda: 0.0)
     for listener in made.listen(16, None, agent):
         listener.close()

@@ -95,6 +95,19 @@ def test_buckets_are_cumulative(snapshot: Snapshot) -> None:
 
 
 @given(snapshots)
+def test_quantiles_are_those_of_the_snapshot(snapshot: Snapshot) -> None:
+    families = parse(snapshot)
+    for name, quantiles in (
+        ("request_duration_seconds", snapshot.latency),
+        ("request_queue_seconds", snapshot.queue_time),
+    ):
+        family = families[f"flask_prefork_recent_{name}"]
+        shown = {one.labels["quantile"]: one.value for one in family.samples}
+        known = {"0.5": quantiles.p50, "0.9": quantiles.p90, "0.99": quantiles.p99}
+        assert shown == {q: value for q, value in known.items() if value is not None}
+
+
+@given(snapshots)
 def test_every_worker_is_counted_once(snapshot: Snapshot) -> None:
     family = parse(snapshot)["flask_prefork_workers"]
     assert sum(sample.value for sample in family.samples) == len(snapshot.workers)
@@ -111,6 +124,7 @@ def test_labels_are_bounded(snapshot: Snapshot) -> None:
         "flask_prefork_phase",
         "le",
         "limit",
+        "quantile",
         "reason",
         "result",
         "role",

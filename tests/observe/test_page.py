@@ -11,8 +11,8 @@ from importlib import resources
 
 import pytest
 
-from flask_prefork.ipc.figures import BOUNDS
 from flask_prefork.ipc.phase import Phase
+from flask_prefork.ipc.states import Reason
 from flask_prefork.ipc.states import State
 from flask_prefork.observe import page
 
@@ -20,7 +20,6 @@ from .browser import Browser
 from .browser import chromium
 from .shown import Shown
 
-EMPTY = [0] * (len(BOUNDS) + 1)
 SCRIPTS = sorted(path for path in page._FILES if path.endswith(".js"))
 
 
@@ -120,51 +119,66 @@ def figures(browser: Browser) -> t.Any:
     return call
 
 
-def test_bounds_are_those_of_the_records(figures: t.Any) -> None:
-    assert figures("BOUNDS") == list(BOUNDS)
+def test_reasons_of_exits_are_explained(browser: Browser) -> None:
+    meanings = browser.call("/words.js", "MEANINGS")
+    ended = {reason.value for reason in Reason if reason is not Reason.RETIRED}
+    prefix = "Unexpected exits: "
+    assert {k.removeprefix(prefix) for k in meanings if k.startswith(prefix)} == ended
+
+
+def generation(letters: str, serving: str = "", role: str = "current") -> t.Any:
+    """One of workers in these states, of which those of some letters have a request."""
+    workers = [
+        {"slot": n, "state": letter, "busy_for": 1.5 if letter in serving else None}
+        for n, letter in enumerate(letters)
+        if letter != "."
+    ]
+    return {"letters": letters, "role": role, "workers": workers}
+
+
+@pytest.mark.parametrize(
+    ("generations", "told"),
+    [
+        ([], []),
+        (
+            [generation("BBI.S", "B")],
+            ["B 2 busy", "I 1 idle", "S 1 starting", ". 1 free"],
+        ),
+        # Those that retire after their request are as busy, and so is who is ordered to
+        # accept.
+        (
+            [generation("II"), generation("RR", "R", "retiring")],
+            ["R 2 busy (2 retiring)", "I 2 idle"],
+        ),
+        (
+            [generation("BORK", "BRK")],
+            ["BORK 4 busy (1 ordered, 1 retiring, 1 being killed)"],
+        ),
+        ([generation("RK", "")], ["R 1 retiring, idle", "K 1 killed"]),
+        # Nobody is started in a generation that retires.
+        ([generation(".R.", "R", "retiring")], ["R 1 busy (1 retiring)"]),
+        ([generation("?")], ["? 1 ?"]),
+    ],
+)
+def test_legend_counts_each_slot_once(
+    browser: Browser, generations: list[t.Any], told: list[str]
+) -> None:
+    found = []
+    for kind in browser.call("/states.js", "tally", generations):
+        parts = ", ".join(f"{many} {name}" for many, name in kind["parts"])
+        text = f"{''.join(kind['letters'])} {kind['count']} {kind['name']}"
+        found.append(f"{text} ({parts})" if parts else text)
+    assert found == told
 
 
 def test_states_are_those_of_the_pool(browser: Browser) -> None:
     states = {state.value: state.name.lower() for state in State}
-    assert browser.call("/workers.js", "STATES") == states
+    assert browser.call("/states.js", "STATES") == states
 
 
 def test_phases_are_those_of_the_dispatcher(browser: Browser) -> None:
     phases = browser.call("/head.js", "PHASES")
     assert phases.keys() == {phase.value for phase in Phase} | {"gone"}
-
-
-@pytest.mark.parametrize(
-    ("counts", "q", "seconds"),
-    [
-        ({}, 0.5, None),
-        # Evenly spread from 0 to the first bound, and between two others.
-        ({0: 4}, 0.5, 0.0005),
-        ({1: 4}, 0.5, 0.00175),
-        ({1: 4}, 1, 0.0025),
-        # On the edge it is the lower bucket's bound, an empty one between or not.
-        ({0: 2, 1: 2}, 0.5, 0.001),
-        ({0: 2, 5: 2}, 0.5, 0.001),
-        ({0: 90, 8: 10}, 0.9, 0.001),
-        ({0: 90, 8: 10}, 0.95, 0.375),
-        ({12: 1}, 0.99, 9.95),
-        # Nobody knows how much longer.
-        ({13: 3}, 0.5, 10),
-        ({0: 1, 13: 99}, 0.99, 10),
-        ({3: 7}, 0, 0.005),
-    ],
-)
-def test_quantile(
-    figures: t.Any, counts: dict[int, int], q: float, seconds: float | None
-) -> None:
-    buckets = [counts.get(i, 0) for i in range(len(EMPTY))]
-    found = figures("quantile", buckets, q)
-    assert found == (seconds if seconds is None else pytest.approx(seconds))
-
-
-def sample(age: float, requests: int = 0, first: int = 0) -> dict[str, t.Any]:
-    """A sample in whose first bucket there are so many."""
-    return {"age": age, "requests": requests, "buckets": [first, *EMPTY[1:]]}
 
 
 @pytest.mark.parametrize(
@@ -183,16 +197,22 @@ def sample(age: float, requests: int = 0, first: int = 0) -> dict[str, t.Any]:
 def test_rates(
     figures: t.Any, samples: list[tuple[float, int]], rates: list[float | None]
 ) -> None:
-    found = figures("rates", [sample(*one) for one in samples])
+    found = figures("rates", [{"age": age, "requests": n} for age, n in samples])
     assert found == [rate if rate is None else pytest.approx(rate) for rate in rates]
 
 
-def test_latencies_are_of_the_last_seconds(figures: t.Any) -> None:
-    firsts = [(25, 5), (20, 7), (12, 8), (10, 20), (1, 50)]
-    found = figures("latencies", [sample(age, 0, n) for age, n in firsts])
-    # From the first sample on while there is no older one than 10 seconds.
-    assert [buckets[0] for buckets in found] == [0, 2, 3, 20 - 7, 50 - 8]
-    assert all(buckets[1:] == EMPTY[1:] for buckets in found)
+def test_quantiles_are_those_of_the_server(figures: t.Any) -> None:
+    found = figures("trends", json.loads(Shown.render()))
+    assert found["p50"] == [None, None, 0.00205, 0.00215, 0.00215]
+    assert found["p90"] == [None, None, 0.0067, 0.00725, 0.00725]
+    assert found["p99"] == [None, None, 0.0181, 0.0367, 0.0367]
+    assert found["queued"] == [None, None, 0.0111, 0.0238, 0.0238]
+
+
+def test_a_logarithmic_axis_has_no_zero(figures: t.Any) -> None:
+    status = json.loads(Shown.render())
+    status["history"][-1]["queue_time"]["p99"] = 0.0
+    assert figures("trends", status)["queued"][-2:] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +261,14 @@ def test_decades(figures: t.Any, values: list[float], found: list[float]) -> Non
         ("duration", 12.52, "12.5 s"),
         ("duration", 59.99, "1 min"),
         ("duration", 95, "1 min 35 s"),
+        ("brief", None, "–"),
+        ("brief", 0, "0 s"),
+        ("brief", 9.74e-06, "9.74 µs"),
+        ("brief", 0.0262, "26.2 ms"),
+        ("brief", 0.01, "10 ms"),
+        ("brief", 1.05, "1.05 s"),
+        ("brief", 95.2, "1 min 35 s"),
+        ("brief", 3600, "1 h"),
         ("period", 7.9, "7 s"),
         ("period", 59.9, "59 s"),
         ("period", 7384.5, "2 h 3 min"),

@@ -9,12 +9,13 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from flask_prefork.observe.snapshot import GenerationView
-from flask_prefork.observe.snapshot import Snapshot
+from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
 
 from .browser import Browser
 from .shown import Shown
+from .snapshots import crowd
 from .snapshots import SAMPLE
 
 EVIL = "/<img src=x onerror=\"document.title='evil'\"><script>evil()</script>"
@@ -47,29 +48,77 @@ return [...document.querySelectorAll('body *')]
 """
 
 
-def crowd(count: int) -> Snapshot:
-    """Many workers in all states, with long targets."""
-    letters = ("BIOSRK." * count)[:count]
-    workers = tuple(
-        WorkerView(
-            slot, letter, 4000 + slot, 60.0, 10**6, 10**6, "OPTIONS", "/long" * 40, slot
-        )
-        for slot, letter in enumerate(letters)
-        if letter != "."
-    )
-    generations = (GenerationView(2, "current", letters, workers),)
-    return replace(SAMPLE, generations=generations, saturated=True, queue=128)
-
-
 def test_slots_of_each_generation(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     assert browser.letters() == {"Generation 2": "BBI.S", "Generation 1": "R"}
     assert browser.texts(".generation .pill") == ["current", "retiring"]
     # Not by colour alone.
     assert browser.texts(".letter") == [*"BBI·S", "R"]
-    assert browser.texts("#states b") == ["2", "1", "0", "1", "1", "0", "1"]
+    # The worker of generation 1 serves a request.
+    assert legend(browser) == [
+        "BR 3 busy 1 retiring",
+        "I 1 idle",
+        "S 1 starting",
+        "· 1 free",
+    ]
     doing = browser.texts(".generation:first-child .doing")
     assert doing == ["GET /cart", "POST /pay?id=7", "idle", "free", "starting"]
+
+
+def legend(browser: Browser) -> list[str]:
+    """The entries of the legend of the states, each as a line of its words."""
+    entries = browser.run(
+        "return [...document.querySelectorAll('#states > li')].map((item) =>"
+        " [...item.children].map((node) => node.classList.contains('parts')"
+        " ? [...node.children].map((part) => part.textContent).join(' ')"
+        " : node.textContent))"
+    )
+    return [" ".join(filter(None, words)) for words in entries]
+
+
+@pytest.mark.parametrize(
+    ("current", "old"),
+    [("BBBI", "R"), ("IIII", "RRRRRR"), ("BOIS", "RK"), ("..I", "R"), ("OOO", "")],
+)
+def test_tile_and_legend_and_chart_count_the_same(
+    browser: Browser, shown: Shown, current: str, old: str
+) -> None:
+    def generation(number: int, letters: str) -> GenerationView:
+        workers = tuple(
+            WorkerView(
+                slot,
+                letter,
+                4000,
+                60.0,
+                1,
+                1,
+                busy_for=2.0 if letter in "BRK" else None,
+            )
+            for slot, letter in enumerate(letters)
+            if letter != "."
+        )
+        return GenerationView(
+            number, "retiring" if number == 1 else "current", letters, workers
+        )
+
+    generations = tuple(
+        generation(n, letters) for n, letters in ((2, current), (1, old))
+    )
+    shown.snapshot = replace(SAMPLE, generations=generations)
+    browser.open(shown.url)
+    busy = sum(letter in "BORK" for letter in current + old)
+    tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
+    assert tiles["Busy workers"] == str(busy)
+    assert browser.texts("#chart-pool .legend b")[0] == str(busy)
+    counts = {text.split()[2]: int(text.split()[1]) for text in legend(browser)}
+    assert counts.pop("busy", 0) == busy
+    assert sum(counts.values()) + busy == len(current + old)
+    # What has a colour in the picture has it in the legend, and nothing else.
+    colours = (
+        "return [...new Set([...document.querySelectorAll(arguments[0])]"
+        ".map((node) => node.dataset.state))].sort()"
+    )
+    assert browser.run(colours, "#states .key") == browser.run(colours, ".cell")
 
 
 def test_requests_the_longest_first(browser: Browser, shown: Shown) -> None:
@@ -77,6 +126,39 @@ def test_requests_the_longest_first(browser: Browser, shown: Shown) -> None:
     assert browser.texts("#requests tbody th") == ["1.1", "2.1", "2.0"]
     cells = browser.texts("#requests tbody tr:nth-child(2) td")
     assert cells == ["12.5 s", "POST", "/pay?id=7", "4 s", "310", "8 MiB", "3021"]
+    assert browser.text("#requests-note") == "3 requests, longest first"
+    assert not browser.all("#requests-all")[0].is_displayed()
+
+
+def test_list_of_requests_says_that_it_is_cut(browser: Browser, shown: Shown) -> None:
+    workers = tuple(
+        WorkerView(slot, "B", 4000, 60.0, 1, 1, "GET", "/", busy_for=slot + 1.0)
+        for slot in range(25)
+    )
+    generations = (GenerationView(2, "current", "B" * 25, workers),)
+    shown.snapshot = replace(SAMPLE, generations=generations)
+    browser.open(shown.url)
+    rows = "#requests tbody th"
+    longest = [f"2.{slot}" for slot in reversed(range(25))]
+    assert browser.texts(rows) == longest[:10]
+    assert browser.text("#requests-note") == "10 of 25 requests, longest first"
+    (button,) = browser.all("#requests-all")
+    assert button.text == "Show all 25"
+    assert button.get_attribute("aria-expanded") == "false"
+    # It does without the next answer, and by the keyboard too.
+    shown.answers.clear()
+    button.send_keys(Keys.ENTER)
+    assert browser.texts(rows) == longest
+    assert browser.text("#requests-note") == "25 requests, longest first"
+    assert button.get_attribute("aria-expanded") == "true"
+    # All of them are seen, without a box to scroll in.
+    box = "const box = document.querySelector('#requests-scroll');"
+    needed, there = browser.run(f"{box} return [box.scrollHeight, box.clientHeight]")
+    assert needed <= there
+    assert button.text == "Show 10"
+    button.send_keys(Keys.SPACE)
+    assert browser.texts(rows) == longest[:10]
+    shown.answers.set()
 
 
 def test_head(browser: Browser, shown: Shown) -> None:
@@ -91,6 +173,11 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert tiles["Waiting for a worker"] == str(SAMPLE.waiting)
     assert tiles["Parked connections"] == "17"
     assert tiles["Saturated"] == "no"
+    assert tiles["Median latency"] == "1.95 ms"
+    assert tiles["Median queue time"] == "0 s"
+    notes = browser.texts(".tile .note")
+    assert "p90 6.77 ms, p99 1.05 s, last 1 min" in notes
+    assert "p90 452 µs, p99 26.2 ms, last 1 min" in notes
     # From 99,880 a second ago to 100,000.
     assert tiles["Requests per second"] == "120"
     assert browser.driver.title == "3/5 busy · flask_prefork"
@@ -131,13 +218,14 @@ def test_cursor_tells_of_an_earlier_moment(browser: Browser, shown: Shown) -> No
     ]
     assert browser.texts(".chart .note") == ["10 s ago"] * 4
     chart.send_keys(Keys.TAB)
-    assert browser.text("#chart-pool .note") == "workers"
+    assert browser.text("#chart-waiting .note") == "connections"
 
 
 def test_totals(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
-    classes = ["2", "0", "99,000", "500", "398", "100"]
-    assert browser.texts("#totals .legend b") == classes
+    # Nobody was answered with 1xx.
+    assert browser.texts("#totals .legend b") == ["2", "99,000", "500", "398", "100"]
+    assert len(browser.all("#totals .stack span")) == 5
     assert browser.texts("#totals .groups section:first-child dt") == [
         *("timeout", "signal")
     ]
@@ -156,13 +244,20 @@ def test_server_that_has_only_begun(browser: Browser, shown: Shown) -> None:
         queue_limit=0,
         totals=Totals(),
         history=(),
+        latency=Quantiles(),
+        queue_time=Quantiles(),
     )
     browser.driver.get(shown.url)
     browser.wait(lambda: browser.all(".generation"))
     assert browser.text("#ready") == "✕ Not ready"
     assert browser.text(".generation .note") == "The app is loading."
-    assert browser.text("#requests-note") == "Nothing at this moment."
-    assert browser.texts("#chart-latency .legend b") == ["–"] * 4
+    assert browser.text("#requests-note") == "None at this moment."
+    # Legends have what there is.
+    assert not browser.texts("#states li")
+    assert not browser.texts("#chart-latency .legend li")
+    assert browser.text("#chart-latency .note") == "nothing yet"
+    assert not browser.texts("#totals .legend li")
+    assert browser.text("#totals .classes > .note") == "No requests yet."
     assert not browser.errors()
 
 
@@ -174,7 +269,7 @@ def test_upgraded_connections(browser: Browser, shown: Shown) -> None:
     browser.wait(lambda: browser.all(".cell"))
     (cell,) = browser.all(".cell")
     assert cell.get_attribute("aria-label") == "Slot 0: busy, upgraded, GET /cart"
-    assert browser.text("#requests-note") == "1, the longest first; 1 upgraded"
+    assert browser.text("#requests-note") == "1 request, longest first; 1 upgraded"
     assert not browser.errors()
 
 
@@ -204,9 +299,9 @@ def test_what_clients_send_is_text(browser: Browser, shown: Shown) -> None:
 def test_details_by_keyboard(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     (detail,) = browser.all("#detail")
-    (pause,) = browser.all("#pause")
-    pause.click()
-    pause.send_keys(Keys.TAB)
+    # From the role of the generation to its cells.
+    (role, _) = browser.all(".generation .pill .term")
+    role.send_keys(Keys.TAB)
     assert browser.text("#detail-title") == "Worker 2.0: busy"
     keys = ActionChains(browser.driver)
     keys.send_keys(Keys.ARROW_RIGHT).perform()
@@ -218,8 +313,8 @@ def test_details_by_keyboard(browser: Browser, shown: Shown) -> None:
     assert detail.is_displayed()
     keys.send_keys(Keys.ESCAPE).perform()
     assert not detail.is_displayed()
-    # One stop for each generation; the next is another's.
-    keys.send_keys(Keys.TAB).perform()
+    # One stop for each generation's cells; the next is another's role.
+    keys.send_keys(Keys.TAB, Keys.TAB).perform()
     assert browser.text("#detail-title") == "Worker 1.1: retiring"
 
 
@@ -284,18 +379,3 @@ def test_dark_is_dark(browser: Browser, shown: Shown) -> None:
 
 def rgb(colour: str) -> list[int]:
     return [int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
-
-
-@pytest.mark.parametrize("width", [320, 390, 800, 1280, 1920])
-@pytest.mark.parametrize("count", [3, 200])
-def test_nothing_overflows(
-    browser: Browser, shown: Shown, width: int, count: int
-) -> None:
-    shown.snapshot = crowd(count)
-    browser.resize(width, 800)
-    browser.open(shown.url)
-    assert browser.run("return document.documentElement.scrollWidth") <= width
-    # Long targets are cut where the columns have room without them.
-    table = "const box = document.querySelector('#requests-scroll');"
-    needed, there = browser.run(f"{table} return [box.scrollWidth, box.clientWidth]")
-    assert needed <= there or width < 800

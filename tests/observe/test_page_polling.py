@@ -119,18 +119,22 @@ def test_dispatcher_does_not_answer(page: Browser, shown: Shown) -> None:
 def test_dispatcher_is_gone(page: Browser, shown: Shown) -> None:
     shown.snapshot = replace(SAMPLE, responsive=False, phase="gone")
     fire(page, 1000)
-    page.wait(lambda: page.text("#trouble").startswith("The dispatcher is gone"))
+    page.wait(
+        lambda: page.text("#trouble").startswith("The dispatcher has been gone since ")
+    )
 
 
 def test_refusal(page: Browser) -> None:
     page.run("window.fetch = async () => new Response('', {status: 503})")
     fire(page, 1000)
-    page.wait(lambda: page.text("#trouble").startswith("The server answers 503"))
+    page.wait(lambda: page.text("#trouble").startswith("The server has answered 503"))
 
 
 def test_answer_of_another_kind(page: Browser) -> None:
     page.run("window.fetch = async () => new Response('{}')")
     fire(page, 1000)
-    page.wait(lambda: page.text("#trouble").startswith("The answer can't be shown"))
+    page.wait(
+        lambda: page.text("#trouble").startswith("No answer could be shown since ")
+    )
     assert timers(page) == [1000]
     assert any("TypeError" in error for error in page.errors())

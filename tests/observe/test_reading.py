@@ -70,8 +70,8 @@ class House:
     def depart(self, generation: int, slot: int) -> None:
         """A worker is dead."""
         bank = self.banks[generation]
-        record = bank.read(slot)
-        with self.summary.exited(generation, slot, record, self.now):
+        record, spread = bank.read(slot), bank.durations(slot)
+        with self.summary.exited(generation, slot, record, spread, self.now):
             bank.clear(slot)
 
     def turn(self, *parts: Part, **more: t.Any) -> None:
@@ -156,6 +156,7 @@ def test_who_is_busy(house: House) -> None:
             worker.begin(140.0, "GET", "/")
     house.turn()
     assert house.board.look().busy == 4
+    assert house.board.pids() == [*range(1000, 1007)]
 
 
 def test_a_worker_that_is_just_forked(house: House) -> None:

@@ -112,8 +112,10 @@ def parsed(command: click.Command, args: list[str]) -> tuple[dict[str, t.Any], s
 
 
 def comparable(found: tuple[dict[str, t.Any], str]) -> tuple[dict[str, t.Any], str]:
-    """The same, with certificates and keys as theirs: a single one."""
+    """The same, with host, certificate and key as theirs: a single one."""
     values = dict(found[0])
+    if isinstance(values["host"], tuple):
+        (values["host"],) = values["host"]
     names, keys = values.pop("cert"), values.pop("key", None)
     if isinstance(keys, tuple):
         first = next(map(tuple, pair(names, keys)), None)

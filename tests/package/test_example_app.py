@@ -18,8 +18,10 @@ from flask.testing import FlaskClient
 
 from example_app import create_app
 from example_app import views
+from example_app.roster import MEMORY
 from example_app.roster import Roster
 from example_app.roster import SLOTS
+from flask_prefork import worker_started
 
 WORKER = {"flask_prefork.slot": 3, "flask_prefork.generation": 2}
 
@@ -37,7 +39,8 @@ def client(app: Flask) -> FlaskClient:
 def get_json(client: FlaskClient, url: str, slot: int | None = None) -> t.Any:
     """The JSON that the app answers, served by the worker in this slot."""
     environ = {} if slot is None else {**WORKER, "flask_prefork.slot": slot}
-    answer = client.get(url, environ_overrides=environ)
+    # The client closes the response then, as a server does.
+    answer = client.get(url, environ_overrides=environ, buffered=True)
     assert answer.status_code == 200
     return answer.json
 
@@ -67,15 +70,54 @@ def test_whoami_without_slots(client: FlaskClient) -> None:
     assert answer["pid"] == os.getpid()
 
 
+def workers(client: FlaskClient, slot: int = 0) -> list[tuple[t.Any, ...]]:
+    """Slot, served requests, whether it is busy and alive, of each worker."""
+    seen = get_json(client, "/workers", slot=slot)["seen"]
+    names = ("slot", "requests", "busy", "alive")
+    return [tuple(worker[name] for name in names) for worker in seen]
+
+
+def test_workers_lists_who_was_started(app: Flask, client: FlaskClient) -> None:
+    assert workers(client) == []
+    worker_started.send(app, slot=2, generation=1)
+    assert workers(client) == [(2, 0, False, True)]
+    worker_started.send(create_app(), slot=4, generation=1)
+    assert workers(client) == [(2, 0, False, True)]
+
+
 def test_workers_lists_who_served(client: FlaskClient) -> None:
-    assert get_json(client, "/workers")["seen"] == []
     get_json(client, "/whoami", slot=3)
-    answer = get_json(client, "/workers", slot=0)
-    assert answer["me"]["slot"] == 0
-    assert [(worker["slot"], worker["alive"]) for worker in answer["seen"]] == [
-        (0, True),
-        (3, True),
-    ]
+    # Those who ask for the list are no part of it.
+    assert workers(client, slot=0) == [(3, 1, False, True)]
+
+
+def test_worker_is_busy_until_its_response_is_sent(client: FlaskClient) -> None:
+    answer = client.get("/stream", environ_overrides=WORKER, buffered=False)
+    assert workers(client) == [(3, 1, True, True)]
+    answer.close()
+    assert workers(client) == [(3, 1, False, True)]
+
+
+def test_failed_request_leaves_nobody_busy(client: FlaskClient) -> None:
+    with pytest.raises(RuntimeError):
+        client.get("/error", environ_overrides=WORKER)
+    assert workers(client) == [(3, 1, False, True)]
+
+
+def test_worker_gets_hot_and_cools_down() -> None:
+    now = [100.0]
+    roster = Roster(lambda: now[0])
+    roster.enter(0)
+    heats = [roster.seen()[0].heat]
+    for _ in range(3):
+        roster.begin(0)
+        roster.end(0)
+    heats.append(roster.seen()[0].heat)
+    now[0] += MEMORY
+    heats.append(roster.seen()[0].heat)
+    now[0] += 10 * MEMORY
+    heats.append(roster.seen()[0].heat)
+    assert heats == [0, 3, pytest.approx(1.1, abs=0.01), pytest.approx(0, abs=0.01)]
 
 
 FORK = """
@@ -86,12 +128,17 @@ roster = Roster()
 pid = os.fork()
 
 if pid == 0:
-    roster.count(1)
+    roster.begin(1)
+    roster.end(1)
     os._exit(0)
 
 assert os.waitpid(pid, 0)[1] == 0
-assert roster.seen() == [(1, pid, 1, False)], roster.seen()
-assert roster.count(0) == 1, "each worker counts its own"
+(seen,) = roster.seen()
+assert (seen.slot, seen.pid, seen.requests) == (1, pid, 1), seen
+assert not seen.alive and not seen.busy, seen
+assert roster.begin(0) == 1, "each worker counts its own"
+roster.enter(0)
+assert roster.begin(0) == 1, "a worker that was forked from it begins anew"
 """
 
 
@@ -103,7 +150,9 @@ def test_roster_is_shared_across_a_fork() -> None:
 
 def test_roster_without_room_still_counts() -> None:
     roster = Roster()
-    assert [roster.count(SLOTS), roster.count(None)] == [1, 2]
+    assert [roster.begin(SLOTS), roster.begin(None)] == [1, 2]
+    roster.end(SLOTS)
+    roster.end(None)
     assert roster.seen() == []
 
 

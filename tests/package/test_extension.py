@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -11,6 +13,7 @@ from flask import Flask
 import flask_prefork
 from flask_prefork import Prefork
 from flask_prefork.settings.keys import BORROWED
+from flask_prefork.settings.keys import check_unread
 from flask_prefork.settings.keys import check_variables
 from flask_prefork.settings.keys import variable_name
 from flask_prefork.settings.table import config_key
@@ -19,6 +22,7 @@ from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import ROWS
 from flask_prefork.settings.table import SettingsError
 from flask_prefork.zygote.hooks import configuration
+from flask_prefork.zygote.hooks import Hooks
 
 
 def test_the_package_exports_what_it_says() -> None:
@@ -117,9 +121,7 @@ def test_an_app_without_the_extension() -> None:
     assert configuration(app) is app.config
 
 
-@pytest.mark.parametrize(
-    "kind", ["before_fork", "after_fork", "before_exit", "when_ready"]
-)
+@pytest.mark.parametrize("kind", vars(Hooks()))
 def test_decorators_return_the_function(kind: str) -> None:
     prefork = Prefork()
 
@@ -154,8 +156,8 @@ def test_all_slips_are_told_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         resolve({}, config)
     assert str(caught.value) == (
-        "There is no 'PREFORK_MIN_IDEL'; did you mean 'PREFORK_MIN_IDLE'?"
-        " There is no 'PREFORK_TIMEOT'; did you mean 'PREFORK_TIMEOUT'?"
+        "There is no key 'PREFORK_MIN_IDEL'; did you mean 'PREFORK_MIN_IDLE'?"
+        " There is no key 'PREFORK_TIMEOT'; did you mean 'PREFORK_TIMEOUT'?"
     )
 
 
@@ -191,6 +193,72 @@ def test_keys_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve({}, configuration(app)).run_length == 3
 
 
+def unread(
+    variables: dict[str, str], config: dict[str, object], *defaults: str
+) -> list[str]:
+    return check_unread(variables, config, defaults, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FLASK_PREFORK_MIN_IDLE", "did you mean 'FLASK_PREFORK_RUN_MIN_IDLE'?"),
+        ("FLASK_PREFORK_MIN_IDEL", "did you mean 'FLASK_PREFORK_RUN_MIN_IDLE'?"),
+        ("FLASK_PREFORK_PORT", "did you mean 'FLASK_PREFORK_RUN_PORT'?"),
+        ("FLASK_PREFORK_RUN_LENGTH", "did you mean 'FLASK_PREFORK_RUN_RUN_LENGTH'?"),
+        ("FLASK_PREFORK_LIMITS__x", "set PREFORK_LIMITS in its configuration."),
+    ],
+)
+def test_variables_that_nobody_reads(variable: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        unread({variable: "3"}, {})
+    text = str(caught.value)
+    assert text.startswith(f"{variable} has no effect, because the app doesn't call ")
+    assert text.endswith(meant)
+    # from_prefixed_env() has made a key of it.
+    key = variable.removeprefix("FLASK_").partition("__")[0]
+    assert unread({variable: "3"}, {key: 3}) == []
+
+
+def test_a_variable_beside_the_extensions_default() -> None:
+    """It can't be told from one that was read, if it says the same."""
+    config = {"PREFORK_IDLE_TIMEOUT": 10.0}
+    variable, key = "FLASK_PREFORK_IDLE_TIMEOUT", "PREFORK_IDLE_TIMEOUT"
+    assert unread({variable: "10"}, dict(config), key) == []
+    with pytest.raises(SettingsError):
+        unread({variable: "11"}, dict(config), key)
+
+
+def test_variables_that_are_called_as_keys() -> None:
+    (told,) = unread({"PREFORK_MIN_IDLE": "3"}, {})
+    assert told.startswith("The environment has PREFORK_MIN_IDLE, and the app's ")
+    assert told.endswith("the variable is called FLASK_PREFORK_RUN_MIN_IDLE.")
+    # The app reads it, or it is another program's.
+    assert unread({"PREFORK_MIN_IDLE": "3"}, {"PREFORK_MIN_IDLE": 3}) == []
+    assert unread({"PREFORK_HOME": "/"}, {}) == []
+
+
+def test_a_doubtful_variable_beside_a_wrong_one() -> None:
+    with pytest.raises(SettingsError) as caught:
+        unread({"PREFORK_MIN_IDLE": "3", "FLASK_PREFORK_MAX_IDLE": "4"}, {})
+    wrong, doubtful = caught.value.sentences
+    assert wrong.startswith("FLASK_PREFORK_MAX_IDLE has no effect")
+    assert doubtful.startswith("The environment has PREFORK_MIN_IDLE")
+
+
+def test_variables_of_the_commands_and_of_the_server_itself() -> None:
+    good = {variable_name(name): "1" for name in (*ROWS, *BORROWED)}
+    good |= {"FLASK_PREFORK_STATUS_ADMIN": "1", "FLASK_RUN_PORT": "1"}
+    source = Path(flask_prefork.__file__).parent
+    own = {
+        name
+        for path in source.rglob("*.py")
+        for name in re.findall(r'"(FLASK_PREFORK_[A-Z]+)"', path.read_text("utf-8"))
+    }
+    assert "FLASK_PREFORK_ZYGOTE" in own
+    assert unread({**good, **dict.fromkeys(own, "1")}, {}) == []
+
+
 def test_slips_in_variables() -> None:
     names = [*ROWS, *BORROWED]
     good = {variable_name(name) for name in names}
@@ -200,7 +268,7 @@ def test_slips_in_variables() -> None:
     with pytest.raises(SettingsError) as caught:
         check_variables({*good, "FLASK_PREFORK_RUN_MIN_IDEL"}, ROWS)
     assert str(caught.value) == (
-        "There is no 'FLASK_PREFORK_RUN_MIN_IDEL';"
+        "There is no variable 'FLASK_PREFORK_RUN_MIN_IDEL';"
         " did you mean 'FLASK_PREFORK_RUN_MIN_IDLE'?"
     )
 

@@ -258,6 +258,7 @@ SENT_BY = {
     "Ready": {"dispatcher", "zygote", "tlsproxy"},
     "Closed": {"dispatcher", "tlsproxy"},
     "Resized": {"dispatcher"},
+    "Ended": {"dispatcher"},
     "Ping": {"observe", "relay", "tlsproxy"},
 }
 

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 MAP = PACKAGE / "README.md"
 TEXT = MAP.read_text("utf-8")
 
-SHARED = {"ipc", "settings", "system", "cli.py"}
+SHARED = {"ipc", "settings", "system", "command", "cli.py"}
 #: The rooms, or files, whose functions each process of the trails runs.
 RUNS = {
     "client": set(),

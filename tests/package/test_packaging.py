@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import email
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,60 +13,24 @@ import tarfile
 import zipfile
 from configparser import ConfigParser
 from email.message import Message
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-#: What a source tree collects, and what no package is made of.
-_LITTER = shutil.ignore_patterns(
-    ".*",
-    "__pycache__",
-    "*.py[co]",
-    "*.egg-info",
-    "build",
-    "dist",
-    "htmlcov",
-    "results",
-    "_build",
-)
+from .building import build
+from .building import copy_tree
+from .building import ROOT
+
+TOX = (ROOT / "tox.ini").read_text("utf-8")
 #: The directories that are in the source package as a whole.
 WHOLE = ("benchmarks", "deploy", "docs", "example_app", "flask_prefork", "tests")
-
-
-def _build(kind: str, source: Path, target: Path) -> Path:
-    """Build a package by the hooks of PEP 517, in an interpreter of its own.
-
-    :param kind: ``sdist`` or ``wheel``.
-    :return: The package's file.
-    """
-    target.mkdir()
-    code = f"from setuptools.build_meta import build_{kind} as f; f({str(target)!r})"
-    # Warnings of the build are its user's business.
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=source,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    (path,) = target.iterdir()
-    return path
-
-
-def _ignore(directory: str, names: list[str]) -> set[str]:
-    ignored = _LITTER(directory, names)
-    return ignored - {".ci"} if Path(directory) == ROOT else ignored
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree as a clone has it."""
-    return shutil.copytree(
-        ROOT, tmp_path_factory.mktemp("tree") / "source", ignore=_ignore
-    )
+    return copy_tree(tmp_path_factory.mktemp("tree") / "source")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +39,7 @@ def unpacked(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("sdist")
     # Of a copy of its own: a build leaves things in its tree.
     source = shutil.copytree(tree, target / "source")
-    with tarfile.open(_build("sdist", source, target / "made")) as archive:
+    with tarfile.open(build("sdist", source, target / "made")) as archive:
         for member in archive.getmembers():
             assert member.isreg() or member.isdir()
             assert not Path(member.name).is_absolute()
@@ -90,7 +56,7 @@ def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, which is made of the source package."""
     target = tmp_path_factory.mktemp("wheel")
     source = shutil.copytree(unpacked, target / "source")
-    return _build("wheel", source, target / "made")
+    return build("wheel", source, target / "made")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +89,7 @@ def test_source_package_holds_whole_directories(
     "name",
     [
         "CHANGES.rst",
+        "DESCRIPTION.md",
         "LICENSE.txt",
         "Makefile",
         "README.md",
@@ -145,7 +112,8 @@ def test_wheel_holds_the_package_alone(tree: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if not n.endswith("/")}
     about = {n for n in names if n.partition("/")[0].endswith(".dist-info")}
-    assert names - about == files(tree, "flask_prefork")
+    # The map of the source is for who changes it.
+    assert names - about == files(tree, "flask_prefork") - {"flask_prefork/README.md"}
     assert "flask_prefork/py.typed" in names
     assert "LICENSE.txt" in {Path(name).name for name in about}
 
@@ -167,6 +135,54 @@ def test_metadata(metadata: Message) -> None:
     assert not [c for c in metadata.get_all("Classifier", []) if "License" in c]
 
 
+def test_the_description_leads_nowhere_in_the_source_tree(metadata: Message) -> None:
+    """An index shows it, which has no other file of the project."""
+    body = metadata.get_payload()
+    assert isinstance(body, str)
+    targets = re.findall(r"\]\(([^)\s]+)|(?:src|href)=[\"']?([^\"'\s>]+)", body)
+    assert not re.findall(r"^\s*\[[^\]]+\]:", body, re.MULTILINE)
+    assert not [t for t in chain(*targets) if t and not t.startswith("https://")]
+
+
+def test_interpreters_are_those_that_are_tried(metadata: Message) -> None:
+    told = re.findall(
+        r"^Programming Language :: Python :: 3\.(\d+)$",
+        "\n".join(metadata.get_all("Classifier", [])),
+        re.MULTILINE,
+    )
+    (tried,) = re.findall(r"^envlist = py3\{(.+)\}", TOX, re.MULTILINE)
+    assert tried.split(",") == told
+    assert metadata["Requires-Python"] == f">=3.{told[0]}"
+
+
+def test_the_version_has_its_changes(metadata: Message) -> None:
+    """Those of a release are dated."""
+    text = (ROOT / "CHANGES.rst").read_text("utf-8")
+    found = re.search(r"^Version (\S+)\n-+\n\n(Unreleased|Released .+)\n", text, re.M)
+    assert found is not None
+    version, date = found.groups()
+    assert metadata["Version"] == version + (".dev0" if date == "Unreleased" else "")
+    if date != "Unreleased":
+        assert re.fullmatch(r"Released \d{4}-\d\d-\d\d", date)
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel"])
+def test_an_index_takes_it(kind: str, unpacked: Path, wheel: Path) -> None:
+    """As ``make dist`` checks it."""
+    (sdist,) = (unpacked.parents[1] / "made").iterdir()
+    path = wheel if kind == "wheel" else sdist
+    lines = [["twine", "check", "--strict", str(path)]]
+    if kind == "wheel":
+        lines.append(["check_wheel_contents", str(path)])
+    for line in lines:
+        if importlib.util.find_spec(line[0]) is None:
+            pytest.skip(f"{line[0]} isn't installed (pip install '.[dev]')")
+        process = subprocess.run(
+            [sys.executable, "-m", *line], capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stdout + process.stderr
+
+
 def test_requirements(metadata: Message) -> None:
     needed = [
         requirement
@@ -175,6 +191,11 @@ def test_requirements(metadata: Message) -> None:
     ]
     names = {requirement.partition(">")[0].lower() for requirement in needed}
     assert names == {"flask", "werkzeug", "httptools"}
+    # `tox -e lowest` tries exactly these.
+    (_, lowest) = TOX.split("[testenv:lowest]")
+    pinned = re.findall(r"^ +([a-z]+)==([\d.]+)$", lowest, re.MULTILINE)
+    bounds = dict(requirement.split(">=") for requirement in needed)
+    assert {n: v.removesuffix(".0") for n, v in pinned if n in names} == bounds
 
 
 def test_extras(metadata: Message) -> None:

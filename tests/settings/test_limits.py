@@ -20,6 +20,8 @@ def test_a_limit() -> None:
     fields = {"concurrency": 3, "timeout": 2, "queue_timeout": 0}
     assert parse("/a", fields, "it") == RouteLimit("/a", 3, 2.0, 0.0)
     assert parse("/a", {"timeout": 1.5}, "it") == RouteLimit("/a", None, 1.5, None)
+    fields = {"timeout": "5m", "queue_timeout": "500ms"}
+    assert parse("/a", fields, "it") == RouteLimit("/a", None, 300.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,8 @@ def test_a_limit() -> None:
         ({"concurrency": True}, "concurrency must be a whole number"),
         ({"concurrency": 1.5}, "concurrency must be a whole number"),
         ({"timeout": -1}, "timeout must be a number of seconds of at least 0"),
-        ({"timeout": "5"}, "timeout must be a number of seconds"),
+        ({"timeout": "soon"}, "or a time such as 500ms, 30s, 5m or 1h, not 'soon'"),
+        ({"timeout": "-1s"}, "timeout must be a number of seconds of at least 0"),
         ({"queue_timeout": float("nan")}, "queue_timeout must be a number of seconds"),
         ({"queue_timeout": False}, "queue_timeout must be a number of seconds"),
     ],

@@ -38,5 +38,10 @@ def test_a_size_that_was_meant_in_another_unit(text: str) -> None:
         size.parse(text)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), ("8K", 8192), ("0", 0)])
+def test_a_number_of_bytes_may_be_small(text: str, expected: int) -> None:
+    assert size.parse_bytes(text) == expected
+
+
 def test_how_it_is_shown() -> None:
     assert size.show(1536 * 2**20 + 2**19) == "1,536.5 MiB"

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_prefork.settings.spec import BYTES
+from flask_prefork.settings.spec import GROUPS
+from flask_prefork.settings.spec import SECONDS
 from flask_prefork.settings.table import config_key
+from flask_prefork.settings.table import examine
 from flask_prefork.settings.table import MAX_SLOTS
 from flask_prefork.settings.table import option_name
 from flask_prefork.settings.table import resolve
@@ -46,9 +50,52 @@ def message(explicit: dict[str, t.Any], config: dict[str, t.Any] | None = None) 
 def test_row_tells_the_user_all(name: str) -> None:
     row = ROWS[name]
     assert row.help.endswith(".")
-    assert row.shown_default not in ("", "None")
+    assert row.shown_default not in ("", "None"), "say in default_text what None means"
     assert row.kind in (bool, int, float, str)
-    assert bool(row.unit) == (name in NUMBERS)
+    assert bool(row.unit) == (name in NUMBERS), "numbers have a unit, others have none"
+    assert bool(row.shown_metavar) == (row.kind is not bool)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_is_in_a_group_of_the_help(name: str) -> None:
+    group = ROWS[name].group
+    assert group in GROUPS, f'give {name} a group="...", one of {", ".join(GROUPS)}'
+
+
+def test_every_time_and_every_size_has_its_unit() -> None:
+    """By the unit it is known what may be written."""
+    # What takes a fraction is a time, but for the rate.
+    times = {name for name in NUMBERS if ROWS[name].kind is float} - {"min_data_rate"}
+    assert times == {name for name in NUMBERS if ROWS[name].unit == SECONDS}, (
+        'a time is a float with unit="seconds"'
+    )
+    sizes = {name for name in NUMBERS if ROWS[name].unit in BYTES}
+    assert sizes == {
+        "limit_request_body",
+        "limit_request_field_size",
+        "limit_request_line",
+        "min_data_rate",
+    }, "name a new one here: by its unit it may be given as 64K or 10M"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("idle_timeout", "500ms", 0.5),
+        ("idle_timeout", "5m", 300.0),
+        ("timeout", "1h", 3600.0),
+        ("timeout", "1.5", 1.5),
+        ("limit_request_body", "10M", 10 * 2**20),
+        ("limit_request_body", "100", 100),
+        ("limit_request_line", "8K", 8192),
+        ("min_data_rate", "1K", 1024.0),
+        ("min_data_rate", "0.5", 0.5),
+    ],
+)
+def test_numbers_with_units(name: str, text: str, value: float) -> None:
+    for found in (resolve({name: text}), resolve({}, {config_key(name): text})):
+        assert getattr(found, name) == value
+        assert type(getattr(found, name)) is ROWS[name].kind
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -77,6 +124,9 @@ def test_names() -> None:
         (SettingSpec("", int, 2), "2"),
         (SettingSpec("", float, 10.0), "10"),
         (SettingSpec("", float, 0.5), "0.5"),
+        (SettingSpec("", float, 0.5, unit="seconds"), "0.5 s"),
+        (SettingSpec("", float, 0.0, unit="seconds"), "0"),
+        (SettingSpec("", int, 2**20, unit="bytes"), "1048576 bytes"),
         (SettingSpec("", bool, True), "on"),
         (SettingSpec("", bool, False), "off"),
         (SettingSpec("", str, "ordered"), "ordered"),
@@ -85,6 +135,59 @@ def test_names() -> None:
 )
 def test_shown_default(row: SettingSpec, shown: str) -> None:
     assert row.shown_default == shown
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (SettingSpec("", int), "N"),
+        (SettingSpec("", float, unit="seconds"), "SECONDS"),
+        (SettingSpec("", int, unit="bytes"), "SIZE"),
+        (SettingSpec("", str, size=True, words=("auto",)), "SIZE|auto"),
+        (SettingSpec("", str, choices=("a", "b")), "a|b"),
+        (SettingSpec("", str), "TEXT"),
+        (SettingSpec("", str, metavar="FILE"), "FILE"),
+        (SettingSpec("", bool), ""),
+    ],
+)
+def test_shown_metavar(row: SettingSpec, shown: str) -> None:
+    assert row.shown_metavar == shown
+
+
+# All errors
+
+
+def test_all_errors_are_found() -> None:
+    found = examine(
+        {"timeout": "soon", "min_idle": 6, "max_idle": 5, "max_workers": 3},
+        {"PREFORK_KEEP_ALIVE": -1, "PREFORK_MIN_IDEL": 1, "PREFORK_USER": "x"},
+    )
+    told = [sentence for error in found.errors for sentence in error.sentences]
+    assert [sentence.split()[0] for sentence in told] == [
+        "There",  # is no PREFORK_MIN_IDEL
+        "--timeout",
+        "PREFORK_KEEP_ALIVE",
+        "PREFORK_USER",
+        "--min-idle",  # and max-idle
+        "--min-idle",  # and max-workers
+    ]
+    # Defaults are in place of what is wrong.
+    assert (found.settings.timeout, found.settings.keep_alive) == (60.0, 15.0)
+    assert "timeout" not in found.given
+
+
+def test_what_was_given_is_known_by_its_source() -> None:
+    found = examine(
+        {"min_idle": 3, "max_idle": 4},
+        {"PREFORK_TIMEOUT": 7},
+        sources={"max_idle": "FLASK_PREFORK_RUN_MAX_IDLE"},
+    )
+    assert not found.errors
+    assert found.given == {
+        "min_idle": "--min-idle",
+        "max_idle": "FLASK_PREFORK_RUN_MAX_IDLE",
+        "timeout": "PREFORK_TIMEOUT",
+    }
 
 
 # Precedence
@@ -119,8 +222,9 @@ def test_what_the_app_says_too_late(name: str) -> None:
     text = message({}, {config_key(name): "x"})
     assert config_key(name) in text and f"give {option_name(name)} " in text
     # It was said in time, and the app only repeats it.
-    settings = resolve({name: "y"}, {config_key(name): "x"})
-    assert getattr(settings, name) == "y"
+    value = (ROWS[name].choices or ("y",))[0]
+    settings = resolve({name: value}, {config_key(name): "x"})
+    assert getattr(settings, name) == value
 
 
 def test_none_in_config_is_not_set() -> None:
@@ -152,7 +256,12 @@ def test_number_may_come_as_a_string(value: object) -> None:
 )
 def test_what_is_no_number(name: str, value: object) -> None:
     text = message({}, {config_key(name): value})
-    what = "a whole number" if ROWS[name].kind is int else "a number"
+    row = ROWS[name]
+    what = "a whole number" if row.kind is int else "a number"
+    if row.unit == "seconds":
+        what = "a number of seconds, or a time such as 500ms, 30s, 5m or 1h"
+    elif row.unit in BYTES:
+        what = f"a number of {row.unit}, or a size such as 64K or 10M"
     assert text == f"{config_key(name)} must be {what}, not {value!r}."
 
 
@@ -167,10 +276,14 @@ def test_number_out_of_bounds(name: str) -> None:
     row = ROWS[name]
     assert row.least is not None
     below = message({}, {config_key(name): row.least - 1})
-    assert f"{config_key(name)} must be at least {row.least:g}, not " in below
+    unit = {"seconds": " s", "bytes": " bytes"}.get(row.unit, "")
+    bound = "{:,.0f}" if row.unit == "bytes" else "{:g}"
+    least = bound.format(row.least) + unit
+    assert f"{config_key(name)} must be at least {least}, not " in below
     if row.most is not None:
         above = message({}, {config_key(name): row.most + 1})
-        assert f"{config_key(name)} must be at most {row.most:g}, not " in above
+        most = bound.format(row.most) + unit
+        assert f"{config_key(name)} must be at most {most}, not " in above
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -183,7 +296,12 @@ def test_what_is_no_switch(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", WORDS)
 def test_what_is_no_string(name: str) -> None:
     text = message({}, {config_key(name): 7})
-    assert text == f"{config_key(name)} must be a string, not 7."
+    shown = "int" if ROWS[name].secret else "7"
+    assert text == f"{config_key(name)} must be a string, not {shown}."
+
+
+def test_the_token_is_a_secret() -> None:
+    assert [name for name, row in ROWS.items() if row.secret] == ["admin_token"]
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import traceback
@@ -18,6 +19,9 @@ def in_child(do: Callable[[], object]) -> t.Any:
     pid = os.fork()
     if pid == 0:
         status = 1
+        # What earlier tests have left isn't to be collected here: it may close
+        # descriptors whose numbers are others' by now.
+        gc.freeze()
         try:
             os.write(write, json.dumps(do()).encode())
             status = 0

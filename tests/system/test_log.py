@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flask_prefork.system import log
 from flask_prefork.system import output
-from flask_prefork.system.log import logger
+from flask_prefork.system.log import base as logger
 from flask_prefork.system.log import NonBlockingHandler
 from flask_prefork.system.log import OutputHandler
 
@@ -200,6 +200,7 @@ def test_text_that_is_no_text(pipe: Pipe) -> None:
 def untouched() -> Iterator[None]:
     """The logger as it is before anybody configured it, and as it was."""
     before = logger.level, logger.handlers[:], logger.propagate
+    name, own = log.logger.process_name, log.logger.logger
     logger.setLevel(logging.NOTSET)
     logger.handlers[:] = []
     logger.propagate = True
@@ -207,12 +208,13 @@ def untouched() -> Iterator[None]:
     logger.setLevel(before[0])
     logger.handlers[:] = before[1]
     logger.propagate = before[2]
+    log.logger.process_name, log.logger.logger = name, own
 
 
 @pytest.mark.usefixtures("untouched")
 def test_set_up() -> None:
-    log.set_up()
-    log.set_up()
+    log.set_up("dispatcher")
+    log.set_up("dispatcher")
     (handler,) = logger.handlers
     assert isinstance(handler, OutputHandler)
     assert handler.output.fd == 2
@@ -222,8 +224,8 @@ def test_set_up() -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_process_that_never_waits() -> None:
-    log.set_up()
-    handler = log.never_wait()
+    log.set_up("dispatcher")
+    handler = log.DispatcherLog().handler
     assert logger.handlers == [handler]
 
 
@@ -232,8 +234,8 @@ def test_configured_logger_stays_as_it_is() -> None:
     mine = logging.StreamHandler(io.StringIO())
     logger.addHandler(mine)
     logger.setLevel(logging.ERROR)
-    log.set_up()
-    log.never_wait()
+    log.set_up("dispatcher")
+    log.DispatcherLog()
     assert logger.handlers == [mine]
     assert logger.level == logging.ERROR
     assert logger.propagate

@@ -74,19 +74,31 @@ def test_its_owners(tmp_path: Path, uid: int, gid: int) -> None:
     listener.close()
 
 
-@pytest.mark.parametrize(("uid", "who"), [(7, "user 7 and group 8"), (-1, "group 8")])
+@pytest.mark.parametrize(
+    ("uid", "gid", "who", "right"),
+    [
+        (7, 8, "user 7 and group 8", "only root, or a process with CAP_CHOWN,"),
+        (7, -1, "user 7", "only root, or a process with CAP_CHOWN,"),
+        (-1, 8, "group 8", "the server's user must be a member of the group,"),
+    ],
+)
 def test_one_that_can_not_be_given_away_is_not_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, who: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uid: int,
+    gid: int,
+    who: str,
+    right: str,
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", refuse)
     with pytest.raises(BindError) as caught:
-        bind(f"unix://{tmp_path}/s", 0, 5, Access(None, uid, 8))
-    assert str(caught.value) == (
+        bind(f"unix://{tmp_path}/s", 0, 5, Access(None, uid, gid))
+    assert str(caught.value).startswith(
         f"Can't listen on {tmp_path}/s: it can't be given to {who}:"
-        " Operation not permitted."
+        f" Operation not permitted; {right}"
     )
     assert os.listdir(tmp_path) == []
 
@@ -100,12 +112,21 @@ def test_what_was_said_of_it() -> None:
     # Else the group would be of no use, with most umasks.
     assert look_up_access(web, None, "daemon") == Access(0o660, 70, daemon)
     assert look_up_access(None, "0666", str(daemon)) == Access(0o666, -1, daemon)
+    user = DAEMON.pw_uid
+    assert look_up_access(None, None, None, "daemon") == Access(None, user, -1)
+    assert look_up_access(web, "600", None, str(user)) == Access(0o600, user, 71)
+    assert look_up_access(web, None, "daemon", "daemon") == Access(0o660, user, daemon)
 
 
 @pytest.mark.parametrize("mode", ["", "66", "668", "-66", "1777", "0o660", "٦٦٠"])
 def test_modes_that_are_none(mode: str) -> None:
     with pytest.raises(ValueError, match="octal number such as 660, not"):
         look_up_access(None, mode, None)
+
+
+def test_owners_that_are_none() -> None:
+    with pytest.raises(ValueError, match="There is no user 'no such'"):
+        look_up_access(None, None, None, "no such")
 
 
 def test_groups_that_are_none() -> None:

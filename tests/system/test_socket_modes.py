@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,31 @@ def test_accepted() -> None:
             connection, _ = server.accept()
             with connection:
                 assert is_blocking(connection)
+
+
+@pytest.mark.parametrize(
+    ("linger", "is_left"), [((0, 0), 0), ((1, 0), 1), ((1, 3600), 0)]
+)
+def test_no_close_waits(linger: tuple[int, int], is_left: int) -> None:
+    """As an app may have asked for. What is reset at the close doesn't wait."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname(), 20) as sock:
+        option = struct.pack("ii", *linger)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        fd = os.dup(sock.fileno())
+        socket_modes.close(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(option))
+        assert struct.unpack("ii", found)[0] == is_left
+
+
+def test_anything_can_be_closed() -> None:
+    ends = os.pipe()
+    for fd in (*ends, *(one.detach() for one in socket.socketpair())):
+        socket_modes.close(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            socket_modes.close(fd)
 
 
 def test_nobody_else_makes_any() -> None:

@@ -100,14 +100,24 @@ def ends(look: Look) -> bool:
     return not all(look() for _ in range(10_000))
 
 
-def test_who_is_on_the_way_in_is_awaited(listener: socket.socket, look: Look) -> None:
+def finds(look: Look, request: pytest.FixtureRequest) -> bool:
+    """Whether looks find somebody. One at ``/proc`` may miss who is there, see
+    :func:`ends`."""
+    if "netlink" in request.node.name:
+        return look() and look()
+    return any(look() for _ in range(100))
+
+
+def test_who_is_on_the_way_in_is_awaited(
+    listener: socket.socket, look: Look, request: pytest.FixtureRequest
+) -> None:
     with (
         socket.create_connection(listener.getsockname()[:2]) as sock,
         socket.create_connection(listener.getsockname()[:2]) as other,
     ):
         syn_filter.stop_accepting(listener)
         for client in (sock, other):
-            assert look() and look()
+            assert finds(look, request)
             client.sendall(b"x")
             accepted, _ = listener.accept()
             accepted.close()

@@ -176,7 +176,11 @@ def connect(listener: socket.socket) -> socket.socket:
 
 
 @pytest.fixture
-def boss(request: pytest.FixtureRequest) -> Iterator[Boss]:
+def boss(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Boss]:
+    # However slow the machine is, no turn ends by its time.
+    monkeypatch.setattr(worker, "_READY_RUN", DEADLINE)
     boss = Boss(dispatch=getattr(request, "param", "blocking"))
     yield boss
     boss.end()
@@ -463,7 +467,7 @@ def test_queue_time_of_accepted_ones(
     assert boss.queue_times == [0.75]
     record = boss.bank.read(0)
     assert record.queued == 0.75
-    assert sum(record.queue_buckets) == 1
+    assert sum(boss.bank.durations(0).queue_times) == 1
 
 
 def test_queue_time_is_of_the_kernel() -> None:

@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import socketio
 import sqlalchemy
 from flask import Flask
+from flask_socketio import SocketIO
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_prefork.worker.at_exit import RENEWING
@@ -431,6 +433,26 @@ def in_child(run: Callable[[], bytes]) -> bytes:
         answer = file.read()
     os.waitpid(pid, 0)
     return answer
+
+
+def test_message_queues_of_socketio_get_an_id(app: Flask) -> None:
+    """They ignore what comes from their own one."""
+    manager = socketio.PubSubManager()
+    SocketIO(app, client_manager=manager, async_mode="threading")
+    loaded = manager.host_id
+    renew(app)
+    first = manager.host_id
+    renew(app)
+    assert len({loaded, first, manager.host_id}) == 3
+
+
+def test_socketio_without_a_message_queue(app: Flask) -> None:
+    extension = SocketIO(app, async_mode="threading")
+    renew(app)
+    assert not hasattr(extension.server.manager, "host_id")
+    # One that has no server yet.
+    app.extensions["socketio"] = SocketIO()
+    renew(app)
 
 
 def test_python_itself_seeds_random_again() -> None:

@@ -20,9 +20,11 @@ from flask_prefork import current_worker
 from flask_prefork import pool_resized
 from flask_prefork import Prefork
 from flask_prefork import reloaded
+from flask_prefork import worker_exited
 from flask_prefork import worker_exiting
 from flask_prefork import worker_started
-from flask_prefork.system.log import logger
+from flask_prefork.ipc.states import Reason
+from flask_prefork.system.log import base as logger
 from flask_prefork.worker import at_exit
 from flask_prefork.zygote import fork_checks
 from flask_prefork.zygote import hooks
@@ -247,6 +249,40 @@ def test_resized(app: Flask, life: Lifecycle) -> None:
     with pool_resized.connected_to(note, sender=app):
         life.resized(7)
     assert calls == [(app, 7)]
+
+
+def test_an_exit(app: Flask, life: Lifecycle) -> None:
+    calls = []
+
+    def note(sender: Flask, **news: t.Any) -> None:
+        calls.append((sender, news))
+
+    with worker_exited.connected_to(note, sender=app):
+        life.worker_exited(2, 42, Reason.TIMEOUT, -9)
+    news = {"slot": 2, "pid": 42, "generation": 3, "reason": "timeout", "status": -9}
+    assert calls == [(app, news)]
+
+
+def test_the_end_of_a_generation(
+    prefork: Prefork, life: Lifecycle, log: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+    prefork.when_ended(lambda: calls.append(current_app.name))
+
+    @prefork.when_ended
+    def close() -> None:
+        calls.append("first")
+        raise LookupError("lost")
+
+    life.ended()
+    assert not calls, "it has never served"
+    life.ready(follows=False)
+    following = life.of(4)
+    following.ended()
+    assert not calls, "nor has this one"
+    life.ended()
+    assert calls == ["first", life.app.name]  # type: ignore[union-attr]
+    assert "The hook when_ended" in log.text
 
 
 def test_receivers_of_another_app_are_not_called(life: Lifecycle) -> None:

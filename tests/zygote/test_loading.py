@@ -21,7 +21,7 @@ from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import Settings
 from flask_prefork.settings.table import SettingsError
 from flask_prefork.system import cgroup
-from flask_prefork.system.log import logger
+from flask_prefork.system.log import base as logger
 from flask_prefork.zygote import loading
 
 
@@ -45,7 +45,9 @@ def info(app: Flask | None = None, error: Exception | None = None) -> ScriptInfo
 
 
 def load(found: ScriptInfo, shows_failure: bool = False, **values: t.Any) -> t.Any:
-    return loading.load(found, values, {}, shows_failure=shows_failure)
+    loaded = loading.load(found, values, {}, shows_failure=shows_failure)
+    assert loaded.is_failure is (shows_failure and not isinstance(loaded.app, Flask))
+    return loaded.app, loaded.settings
 
 
 class Handler(PreforkRequestHandler):
@@ -74,12 +76,12 @@ def test_an_app_that_can_not_be_loaded() -> None:
 
 
 def test_an_app_that_can_not_be_loaded_is_shown_to_clients(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With ``--reload``, as ``flask run`` does."""
     app, settings = load(info(error=LookupError("lost")), True, min_idle=3)
     assert settings.min_idle == 3
-    assert "LookupError: lost" in capsys.readouterr().err
+    assert "LookupError: lost" in caplog.text
     for _ in range(2):
         with pytest.raises(LookupError, match="lost"):
             app({}, lambda *args: None)
@@ -162,7 +164,7 @@ def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(sock: socket.socket, public_name: t.Any = None, **values: t.Any) -> t.Any:
     app = Flask(__name__)
-    maker = loading.server_maker(app, settings(**values), False, "127.0.0.1")
+    maker = loading.server_maker(app, settings(**values), False, ["127.0.0.1"])
     return maker(sock, "127.0.0.1", public_name)
 
 
@@ -224,7 +226,7 @@ def test_the_debuggers_console_needs_a_single_worker(
     sock: socket.socket, workers: int, has_console: bool
 ) -> None:
     chosen = replace(settings(), max_workers=workers)
-    maker = loading.server_maker(Flask(__name__), chosen, True, "a.test")
+    maker = loading.server_maker(Flask(__name__), chosen, True, ["a.test", "b.test"])
     debugger: t.Any = maker(sock, "127.0.0.1").app
     assert debugger.evalex is has_console
-    assert "a.test" in debugger.trusted_hosts
+    assert {"a.test", "b.test"} <= set(debugger.trusted_hosts)

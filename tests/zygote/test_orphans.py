@@ -22,10 +22,12 @@ WHY = "it did not finish within the graceful timeout"
 class FakeBank:
     """What workers tell of themselves: one serves, the others don't."""
 
+    generation = 1
+
     def read(self, slot: int) -> Record:
         if slot:
             return Record()
-        return Record(began=NOW - 3, method="GET", target="/hang")
+        return Record(began=NOW - 3, method="GET", target="/hang", client="10.0.0.1")
 
 
 class World:
@@ -81,8 +83,8 @@ def test_who_shows_where_it_is_is_killed_then(
     assert world.killed() == [first.pid]
     world.orphans.reaped(first, -signal.SIGKILL)
     assert caplog.messages == [
-        f"Worker 0 (pid {first.pid}) serves GET /hang for 3.0 s, late: {WHY};"
-        " its threads:\nThread 1: in hang",
+        f"Worker 0 (pid {first.pid}) of generation 1 serves GET /hang for 3.0 s,"
+        f" client 10.0.0.1, late: {WHY}; its threads:\nThread 1: in hang",
         f"Worker 0 (pid {first.pid}) while serving GET /hang was killed: {WHY}.",
     ]
 
@@ -95,7 +97,7 @@ def test_who_shows_nothing_is_killed_too(
     assert world.killed() == [one.pid for one in world.all]
     second = world.all[1]
     world.orphans.reaped(second, -signal.SIGKILL)
-    shown = f"Worker 1 (pid {second.pid}) is retiring, late: {WHY}"
+    shown = f"Worker 1 (pid {second.pid}) of generation 1 is retiring, late: {WHY}"
     assert f"{shown}, and doesn't show its threads." in caplog.messages
     assert caplog.messages[-1] == f"Worker 1 (pid {second.pid}) was killed: {WHY}."
 

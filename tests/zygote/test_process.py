@@ -21,6 +21,7 @@ from flask_prefork.ipc.channel import send_one
 from flask_prefork.ipc.channel import write_document
 from flask_prefork.ipc.exits import UNKNOWN_STATUS
 from flask_prefork.ipc.frames import Changed
+from flask_prefork.ipc.frames import Ended
 from flask_prefork.ipc.frames import Exited
 from flask_prefork.ipc.frames import Failed
 from flask_prefork.ipc.frames import Frame
@@ -36,6 +37,7 @@ from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.spawn import Inherited
+from flask_prefork.ipc.states import Reason
 from flask_prefork.settings.table import resolve
 from flask_prefork.settings.table import Settings
 from flask_prefork.system import forks
@@ -83,6 +85,14 @@ class Life(Lifecycle):
 
     def reaped(self, slot: int) -> None:
         self._note("reaped", slot)
+
+    def worker_exited(
+        self, slot: int, pid: int, reason: Reason, status: int | None
+    ) -> None:
+        self._note("exited", slot, reason.value, status)
+
+    def ended(self) -> None:
+        self._note("ended")
 
 
 class Dispatcher:
@@ -246,7 +256,45 @@ def test_it_forks_and_reaps(dispatcher: Dispatcher) -> None:
     assert dispatcher.events() == [
         *["before_fork", "prepare", "before_fork"],
         *["reaped 0", "reaped 5"],
+        # Nobody has told why.
+        *["exited 0 exit 7", "exited 5 retired 0", "ended"],
     ]
+
+
+def test_it_tells_the_app_of_an_exit_when_the_reason_is_known(
+    dispatcher: Dispatcher,
+) -> None:
+    dispatcher.begin()
+    dispatcher.load()
+    first, _ = dispatcher.spawn(HANGS)
+    second, channel = dispatcher.spawn(0)
+    assert isinstance(first, Spawned) and isinstance(second, Spawned)
+    channel.send(b"\7")
+    dispatcher.receive()
+    # The first is told of before it has ended.
+    ended = [(0, second.pid, "", False), (HANGS, first.pid, "timeout", False)]
+    document = write_document(ended)
+    send_one(dispatcher.control, Ended(1), [document])
+    os.close(document)
+    assert dispatcher.receive()[0] == Ended(1)
+    os.kill(first.pid, signal.SIGKILL)
+    dispatcher.receive()
+    assert dispatcher.wait() == 0
+    events = [event for event in dispatcher.events() if "exited" in event]
+    assert events == ["exited 0 exit 7", f"exited {HANGS} timeout None"]
+
+
+def test_the_document_of_exits_is_lost(dispatcher: Dispatcher) -> None:
+    dispatcher.begin()
+    dispatcher.load()
+    _, channel = dispatcher.spawn(0)
+    channel.send(b"\7")
+    dispatcher.receive()
+    # As when it has no descriptors left (MSG_CTRUNC, recvmsg(2)).
+    send_one(dispatcher.control, Ended(1))
+    assert dispatcher.receive()[0] == Ended(1)
+    assert dispatcher.wait() == 0
+    assert "exited 0 exit 7" in dispatcher.events()
 
 
 def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
@@ -257,7 +305,7 @@ def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
     assert frame == Failed(1, 3, errno.ECANCELED)
     assert channel.recv(1) == b""
     assert dispatcher.wait() == 0
-    assert dispatcher.events() == ["before_fork"]
+    assert dispatcher.events() == ["before_fork", "ended"]
 
 
 def test_descriptors_of_a_fork_are_lost(dispatcher: Dispatcher) -> None:
@@ -294,7 +342,7 @@ def test_it_calls_the_app_and_answers(dispatcher: Dispatcher) -> None:
     send_one(dispatcher.control, Ready(1, True))
     assert dispatcher.receive()[0] == Ready(1)
     assert dispatcher.wait() == 0
-    assert dispatcher.events() == ["resized 3", "ready True"]
+    assert dispatcher.events() == ["resized 3", "ready True", "ended"]
 
 
 def test_the_app_reaps_a_worker(dispatcher: Dispatcher) -> None:
@@ -348,7 +396,9 @@ def test_it_kills_workers_that_do_not_exit(dispatcher: Dispatcher) -> None:
     send_one(dispatcher.control, Release(1))
     assert dispatcher.wait() == 0
     # It has reaped the worker before its own exit.
-    assert dispatcher.events()[-1] == f"reaped {HANGS}"
+    assert dispatcher.events()[-3:] == [
+        *[f"reaped {HANGS}", f"exited {HANGS} signal -9", "ended"]
+    ]
 
 
 def test_the_child_of_a_promoted_worker_is_a_zygote(dispatcher: Dispatcher) -> None:

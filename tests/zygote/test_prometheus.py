@@ -15,7 +15,7 @@ from prometheus_client import metrics
 from prometheus_client import values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from flask_prefork.system.log import logger
+from flask_prefork.system.log import base as logger
 from flask_prefork.zygote import prometheus
 
 

@@ -1,7 +1,8 @@
 /** Charts over the last minutes: lines, areas, axes, legends, and a shared cursor. */
 
 import { byId, element, setAttribute, setList, setText, svg } from "./elements.js";
-import { count, decades, duration, period, short, ticks, trends } from "./figures.js";
+import { brief, count, decades, duration, period, short, ticks, trends } from "./figures.js";
+import { word } from "./words.js";
 
 /**
  * @typedef {import("./figures.js").Snapshot} Snapshot
@@ -17,6 +18,8 @@ import { count, decades, duration, period, short, ticks, trends } from "./figure
  * @property {string} title
  * @property {string} unit
  * @property {(value: number) => string} format
+ * @property {string} [meaning] Of the title, if it has another key in words.js.
+ * @property {(value: number) => string} [tick] Format of the ticks, if it is another.
  * @property {(values: number[]) => number[]} axis The ticks for some values.
  * @property {boolean} [logarithmic]
  * @property {Series[]} series
@@ -30,7 +33,9 @@ import { count, decades, duration, period, short, ticks, trends } from "./figure
 
 /** Seconds that charts may span, the least first, and from mark to mark on the axis. */
 const SPANS = [[60, 15], [120, 30], [300, 60]];
-const MARGIN = { top: 8, right: 12, bottom: 22, left: 48 };
+const MARGIN = { top: 8, right: 12, bottom: 22 };
+/** The least room for the labels of the ticks, and what lies between them and the plot. */
+const LABELS = { least: 40, gap: 8 };
 const HEIGHT = 180;
 /** What an arrow key moves the cursor by, in seconds. */
 const STEP = 5;
@@ -41,11 +46,12 @@ const whole = (values) => ticks(Math.max(...values, 1), 1);
 const CHARTS = [
   {
     id: "pool",
-    title: "Pool",
-    unit: "workers",
+    title: "Workers",
+    meaning: "Workers over time",
+    unit: "",
     format: count,
     axis: whole,
-    series: [{ name: "busy", label: "busy", area: true }, { name: "workers", label: "all" }],
+    series: [{ name: "busy", label: "busy", area: true }, { name: "workers", label: "total" }],
   },
   {
     id: "waiting",
@@ -66,15 +72,16 @@ const CHARTS = [
   {
     id: "latency",
     title: "Latency",
-    unit: "log scale",
-    format: duration,
+    unit: "of 10 s each, logarithmic",
+    format: brief,
+    tick: (value) => (value < 1 ? duration(value) : `${count(value)} s`),
     axis: decades,
     logarithmic: true,
     series: [
       { name: "p50", label: "p50" },
       { name: "p90", label: "p90" },
       { name: "p99", label: "p99" },
-      { name: "queued", label: "queue p99" },
+      { name: "queued", label: "queue time p99" },
     ],
   },
 ];
@@ -85,6 +92,8 @@ let cursor = null;
 let current = null;
 /** What all charts span now, so that what there is fills them. */
 let [span, every] = SPANS[0];
+/** Where the plots begin, right of the widest label. */
+let left = LABELS.least;
 
 /** @param {Snapshot} snapshot */
 export function drawCharts(snapshot) {
@@ -94,7 +103,13 @@ export function drawCharts(snapshot) {
 }
 
 function redraw() {
-  if (current) setList(byId("charts"), CHARTS, (chart) => chart.id, makeChart, updateChart);
+  if (!current) return;
+  setList(byId("charts"), CHARTS, (chart) => chart.id, makeChart, () => {});
+  const plots = CHARTS.map(begin);
+  // The same for all: charts that stand below each other have their moments there too.
+  const widths = plots.flatMap(({ labels }) => labels.map((label) => label.getComputedTextLength()));
+  left = Math.ceil(Math.max(LABELS.least, ...widths)) + LABELS.gap;
+  plots.forEach(finish);
 }
 
 /** @param {Chart} chart */
@@ -102,13 +117,14 @@ function makeChart(chart) {
   const title = element(
     "figcaption",
     "title",
-    element("h3", "", chart.title),
+    element("h3", "", word(chart.title, chart.meaning)),
     element("span", "note", chart.unit),
     element("ul", "legend"),
   );
   const drawing = svg("svg", { role: "img", tabindex: 0, height: HEIGHT });
   const node = element("figure", "card chart", title, drawing);
   node.id = `chart-${chart.id}`;
+  title.dataset.terms = "";
   drawing.addEventListener("pointermove", (event) => look(ageAt(drawing, event)));
   drawing.addEventListener("pointerleave", () => look(null));
   drawing.addEventListener("blur", () => look(null));
@@ -132,8 +148,8 @@ function look(age) {
  */
 function ageAt(drawing, event) {
   const box = drawing.getBoundingClientRect();
-  const inner = box.width - MARGIN.left - MARGIN.right;
-  return span * (1 - (event.clientX - box.left - MARGIN.left) / inner);
+  const inner = box.width - left - MARGIN.right;
+  return span * (1 - (event.clientX - box.left - left) / inner);
 }
 
 /** @param {KeyboardEvent} event */
@@ -145,21 +161,37 @@ function onKey(event) {
 }
 
 /**
- * @param {HTMLElement} node
+ * Find out what a chart shows, and write the labels of its ticks, to be measured.
+ *
  * @param {Chart} chart
  */
-function updateChart(node, chart) {
-  const drawing = node.querySelector(":scope > svg");
-  const at = moment(current.age);
+function begin(chart) {
+  const node = byId(`chart-${chart.id}`);
   const ages = current.age;
-  const lines = chart.series.map((series) => ({ ...series, values: current[series.name] }));
+  const lines = chart.series
+    .map((series) => ({ ...series, values: current[series.name] }))
+    .filter(({ values }) => values.some((value, i) => value !== null && ages[i] <= span));
   const visible = lines.flatMap(({ values }) => values.filter((value, i) => value !== null && ages[i] <= span));
   const scale = chart.axis(visible);
+  const labels = scale.map((value) => {
+    const text = svg("text", { class: "tick", "text-anchor": "end" });
+    text.textContent = (chart.tick ?? chart.format)(value);
+    return text;
+  });
+  const drawing = node.querySelector(":scope > svg");
+  drawing.replaceChildren(...labels);
+  return { chart, node, drawing, lines, scale, labels };
+}
+
+/** @param {ReturnType<typeof begin>} plot */
+function finish({ chart, node, drawing, lines, scale, labels }) {
+  const at = moment(current.age);
+  const ages = current.age;
   const frame = framed(drawing.clientWidth || 400, scale, chart.logarithmic);
   setAttribute(drawing, "viewBox", `0 0 ${frame.width} ${HEIGHT}`);
   setAttribute(drawing, "aria-label", summary(chart, lines));
   drawing.replaceChildren(
-    ...scaleMarks(frame, scale, chart.format),
+    ...scaleMarks(frame, scale, labels),
     ...timeMarks(frame),
     ...lines.filter(({ area }) => area).map((line) => areaMark(frame, ages, line)),
     ...lines.map((line) => lineMark(frame, ages, line)),
@@ -169,7 +201,8 @@ function updateChart(node, chart) {
     const value = values[at];
     setText(item.querySelector("b"), value == null ? "–" : chart.format(value));
   });
-  setText(node.querySelector(".note"), cursor === null ? chart.unit : `${period(ages[at])} ago`);
+  const unit = lines.length ? chart.unit : "nothing yet";
+  setText(node.querySelector(".note"), cursor === null ? unit : `${period(ages[at])} ago`);
 }
 
 /**
@@ -191,12 +224,12 @@ function moment(ages) {
 function framed(width, scale, logarithmic = false) {
   const measure = logarithmic ? Math.log10 : (value) => value;
   const [low, high] = [measure(scale[0]), measure(scale[scale.length - 1])];
-  const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
+  const inner = { width: width - left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
   const share = (value) => Math.min(Math.max((measure(value) - low) / (high - low), 0), 1);
   return {
     width,
     height: HEIGHT,
-    x: (age) => MARGIN.left + inner.width * (1 - age / span),
+    x: (age) => left + inner.width * (1 - age / span),
     y: (value) => MARGIN.top + inner.height * (1 - share(value)),
   };
 }
@@ -204,14 +237,15 @@ function framed(width, scale, logarithmic = false) {
 /**
  * @param {Frame} frame
  * @param {number[]} scale
- * @param {(value: number) => string} format
+ * @param {Element[]} labels
  */
-function scaleMarks(frame, scale, format) {
-  return scale.flatMap((value) => {
+function scaleMarks(frame, scale, labels) {
+  return scale.flatMap((value, i) => {
     const y = frame.y(value);
-    const text = svg("text", { x: MARGIN.left - 8, y: y + 4, class: "tick", "text-anchor": "end" });
-    text.textContent = format(value);
-    return [svg("line", { x1: MARGIN.left, x2: frame.width - MARGIN.right, y1: y, y2: y, class: "grid" }), text];
+    const text = labels[i];
+    setAttribute(text, "x", String(left - LABELS.gap));
+    setAttribute(text, "y", String(y + 4));
+    return [svg("line", { x1: left, x2: frame.width - MARGIN.right, y1: y, y2: y, class: "grid" }), text];
   });
 }
 
@@ -293,7 +327,7 @@ function cursorMarks(frame, lines, at) {
 function makeKey(series) {
   const swatch = svg("svg", { width: 22, height: 10, "aria-hidden": "true" });
   swatch.append(svg("path", { d: "M1 5H21", class: `line ${series.name}` }));
-  return element("li", "", swatch, `${series.label} `, element("b"));
+  return element("li", "", swatch, word(series.label), " ", element("b"));
 }
 
 /**
@@ -310,7 +344,8 @@ function summary(chart, lines) {
     const now = last === null ? "none" : chart.format(last);
     return `${label}: now ${now}, at most ${chart.format(Math.max(...known))}`;
   });
-  return `${chart.title}, ${chart.unit}, over the last minutes. ${parts.join("; ")}`;
+  const name = [chart.title, chart.unit].filter(Boolean).join(", ");
+  return `${name}, over the last minutes. ${parts.join("; ") || "No requests yet"}`;
 }
 
 /** Draw anew when there is more room, or less. */

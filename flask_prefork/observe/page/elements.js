@@ -92,13 +92,14 @@ export function setList(parent, items, keyOf, make, update) {
  *
  * @param {Element} list A `dl`.
  * @param {[string, string][]} facts
+ * @param {(term: string) => Node | string} [show] What stands for a term.
  */
-export function setFacts(list, facts) {
+export function setFacts(list, facts, show = (term) => term) {
   setList(
     list,
     facts,
     ([term]) => term,
-    ([term]) => element("div", "", element("dt", "", term), element("dd")),
+    ([term]) => element("div", "", element("dt", "", show(term)), element("dd")),
     (node, [, text]) => setText(node.lastElementChild, text),
   );
 }

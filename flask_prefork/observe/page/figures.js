@@ -25,15 +25,22 @@
  * @property {string} letters
  * @property {Worker[]} workers
  *
+ * @typedef {object} Quantiles
+ * @property {number} window
+ * @property {number} requests
+ * @property {number?} p50
+ * @property {number?} p90
+ * @property {number?} p99
+ *
  * @typedef {object} Sample
  * @property {number} age
  * @property {number} workers
  * @property {number} busy
  * @property {number} queue
  * @property {number} requests
- * @property {number[]} buckets
  * @property {number} waiting
- * @property {number[]} queue_buckets
+ * @property {Quantiles} latency
+ * @property {Quantiles} queue_time
  *
  * @typedef {object} Limit
  * @property {string} name
@@ -87,20 +94,17 @@
  * @property {number} tls_connections
  * @property {Totals} totals
  * @property {Sample[]} history
+ * @property {Quantiles} latency
+ * @property {Quantiles} queue_time
  *
  * @typedef {Object<string, (number | null)[]>} Trends Values over time by name,
  *   with `age` for how long ago; null where there is none.
  */
 
-/** Upper bounds of the latency histogram in seconds, as in record.py. */
-export const BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
-
 /** Letters of the states in which a worker serves or is about to, as in reading.py. */
 const AT_WORK = "OB";
 /** Those of workers that end: after their request, if they have one. */
 const ENDING = "RK";
-/** Seconds that a latency quantile is taken over: fewer requests say little. */
-const LATENCY_SPAN = 10;
 /** Seconds that a rate is taken over at least: two looks may be close together. */
 const RATE_SPAN = 0.9;
 
@@ -108,43 +112,24 @@ const RATE_SPAN = 0.9;
 export const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 /**
- * Estimate a quantile, evenly spread within its bucket.
- *
- * @param {number[]} counts Per bucket, not cumulative.
- * @param {number} q From 0 to 1.
- * @returns {number?} Seconds; null without any request. What is beyond the last
- *   bound counts as the bound.
- */
-export function quantile(counts, q) {
-  let rank = q * sum(counts);
-  if (!sum(counts)) return null;
-  for (const [i, bound] of BOUNDS.entries()) {
-    if (counts[i] && rank <= counts[i]) {
-      const lower = i ? BOUNDS[i - 1] : 0;
-      return lower + ((bound - lower) * rank) / counts[i];
-    }
-    rank -= counts[i];
-  }
-  return BOUNDS[BOUNDS.length - 1];
-}
-
-/**
  * Whether it serves, or is about to.
  *
  * @param {Worker} worker
  */
-function isBusy({ state, busy_for: since }) {
+export function isBusy({ state, busy_for: since }) {
   return AT_WORK.includes(state) || (ENDING.includes(state) && since !== null);
 }
 
 /**
- * The present as a sample.
+ * The present as a sample. Its quantiles are the last sample's, which are of as long a
+ * time as those of all others.
  *
  * @param {Snapshot} snapshot
  * @returns {Sample}
  */
 export function present(snapshot) {
   const workers = snapshot.generations.flatMap((generation) => generation.workers);
+  const { latency, queue_time } = snapshot.history[snapshot.history.length - 1] ?? snapshot;
   return {
     age: 0,
     workers: workers.length,
@@ -152,8 +137,8 @@ export function present(snapshot) {
     queue: snapshot.queue,
     waiting: snapshot.waiting,
     requests: snapshot.totals.requests,
-    buckets: snapshot.totals.buckets,
-    queue_buckets: snapshot.totals.queue_buckets,
+    latency,
+    queue_time,
   };
 }
 
@@ -195,34 +180,11 @@ export function rates(samples) {
 }
 
 /**
- * The latencies of the requests that ended in the seconds before each sample.
+ * A quantile as a value on a logarithmic axis, where there is no 0.
  *
- * @param {Sample[]} samples The oldest first.
- * @returns {number[][]} Counts per bucket. Before the first sample nothing is known.
+ * @param {number?} seconds
  */
-export function latencies(samples) {
-  return baselines(samples, LATENCY_SPAN).map((before, i) => {
-    const base = samples[Math.max(before, 0)].buckets;
-    return samples[i].buckets.map((count, bucket) => Math.max(count - base[bucket], 0));
-  });
-}
-
-/**
- * The queue times of the same requests as in `latencies`. Those that haven't
- * waited are in none of the buckets, so they count as the first.
- *
- * @param {Sample[]} samples The oldest first.
- * @returns {number[][]} Counts per bucket.
- */
-export function queueTimes(samples) {
-  const ended = latencies(samples).map(sum);
-  return baselines(samples, LATENCY_SPAN).map((before, i) => {
-    const base = samples[Math.max(before, 0)].queue_buckets;
-    const [first, ...rest] = samples[i].queue_buckets
-      .map((count, bucket) => Math.max(count - base[bucket], 0));
-    return [first + Math.max(ended[i] - first - sum(rest), 0), ...rest];
-  });
-}
+const drawn = (seconds) => seconds || null;
 
 /**
  * All that is charted.
@@ -232,17 +194,16 @@ export function queueTimes(samples) {
  */
 export function trends(snapshot) {
   const all = samples(snapshot);
-  const spread = latencies(all);
   return {
     age: all.map((sample) => sample.age),
     workers: all.map((sample) => sample.workers),
     busy: all.map((sample) => sample.busy),
     waiting: all.map((sample) => sample.waiting),
     rate: rates(all),
-    p50: spread.map((counts) => quantile(counts, 0.5)),
-    p90: spread.map((counts) => quantile(counts, 0.9)),
-    p99: spread.map((counts) => quantile(counts, 0.99)),
-    queued: queueTimes(all).map((counts) => quantile(counts, 0.99)),
+    p50: all.map(({ latency }) => drawn(latency.p50)),
+    p90: all.map(({ latency }) => drawn(latency.p90)),
+    p99: all.map(({ latency }) => drawn(latency.p99)),
+    queued: all.map(({ queue_time: queue }) => drawn(queue.p99)),
   };
 }
 
@@ -307,6 +268,19 @@ export function duration(seconds) {
   if (seconds < 0.9995) return `${short(seconds * 1000)} ms`;
   if (seconds < 59.95) return `${Number(seconds.toFixed(1))} s`;
   return pair(seconds);
+}
+
+/**
+ * What a request took, by three digits and a unit; the terminal has the same.
+ *
+ * @param {number?} seconds
+ */
+export function brief(seconds) {
+  if (seconds === null) return "–";
+  const rounded = Number(seconds.toPrecision(3));
+  if (rounded >= 60) return pair(rounded);
+  const [unit, factor] = !rounded || rounded >= 1 ? ["s", 1] : rounded >= 0.001 ? ["ms", 1e3] : ["µs", 1e6];
+  return `${Number((rounded * factor).toPrecision(3))} ${unit}`;
 }
 
 /**

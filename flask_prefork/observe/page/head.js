@@ -1,19 +1,20 @@
 /** The head line, the tiles below it, and what is wrong. */
 
-import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
-import { bytes, count, duration, latencies, named, period, quantile, queueTimes, rates, samples, short } from "./figures.js";
+import { byId, element, setAttribute, setFacts, setList, setShare, setText } from "./elements.js";
+import { brief, bytes, count, named, period, rates, samples, short } from "./figures.js";
+import { word } from "./words.js";
 
 /** @typedef {import("./figures.js").Snapshot} Snapshot */
 
 /** The phases for people, as in phase.py; and what the observer adds. */
 export const PHASES = {
-  loading: "loading the app",
+  loading: "starting: loads the app",
   serving: "serving",
-  draining: "draining: finishes what waits and runs",
-  closing: "closing: workers finish",
-  leaving: "leaving",
+  draining: "shutting down: serves what waits and runs",
+  closing: "shutting down: workers finish their requests",
+  leaving: "shutting down: all workers have exited",
   stopped: "stopped",
-  gone: "the dispatcher is gone",
+  gone: "the dispatcher has exited",
 };
 
 /**
@@ -28,15 +29,15 @@ export const PHASES = {
 /** @param {Snapshot} snapshot */
 export function drawHead(snapshot) {
   const ready = byId("ready");
-  setText(ready, snapshot.ready ? "✓ Ready" : "✕ Not ready");
-  ready.dataset.ready = String(snapshot.ready);
-  setText(byId("phase"), PHASES[snapshot.phase] ?? snapshot.phase);
+  setText(ready.firstElementChild, snapshot.ready ? "✓ Ready" : "✕ Not ready");
+  setAttribute(ready, "data-ready", String(snapshot.ready));
+  setText(byId("phase").firstElementChild, PHASES[snapshot.phase] ?? snapshot.phase);
   setFacts(byId("facts"), [
-    ["Up", period(snapshot.uptime)],
-    ["Serves on", snapshot.addresses.join("  ") || "nothing yet"],
-    ["Dispatcher", String(snapshot.pid)],
+    ["Uptime", period(snapshot.uptime)],
+    ["Listens on", snapshot.addresses.join("  ") || "nothing yet"],
+    ["Dispatcher PID", String(snapshot.pid)],
     ["Version", snapshot.version],
-  ]);
+  ], word);
   setList(byId("tiles"), tiles(snapshot), (tile) => tile.name, makeTile, updateTile);
 }
 
@@ -45,18 +46,15 @@ export function drawHead(snapshot) {
  * @returns {Tile[]}
  */
 function tiles(snapshot) {
-  const { queue, queue_limit: limit, max_workers: most, totals } = snapshot;
+  const { latency, queue, queue_limit: limit, queue_time: queueTime, max_workers: most, totals } = snapshot;
   const all = samples(snapshot);
   const { workers, busy } = all[all.length - 1];
   const rate = rates(all).pop() ?? null;
-  const quantiles = (counts) => [0.5, 0.99].map((q) => quantile(counts, q));
-  const [median, p99] = quantiles(latencies(all).pop() ?? []);
-  const [queued, longest] = quantiles(queueTimes(all).pop() ?? []);
   return [
     {
       name: "Busy workers",
       value: count(busy),
-      note: `of ${count(workers)}, at most ${count(most)}`,
+      note: `of ${count(workers)}; at most ${count(most)}`,
       share: most && busy / most,
     },
     {
@@ -69,19 +67,27 @@ function tiles(snapshot) {
     {
       name: "Requests per second",
       value: rate === null ? "–" : short(rate),
-      note: `${count(totals.requests)} in all`,
+      note: `${count(totals.requests)} in total`,
     },
-    { name: "Median latency", value: duration(median), note: `p99 ${duration(p99)}, last 10 s` },
-    { name: "Median queue time", value: duration(queued), note: `p99 ${duration(longest)}, last 10 s` },
+    { name: "Median latency", value: brief(latency.p50), note: tails(latency) },
+    { name: "Median queue time", value: brief(queueTime.p50), note: tails(queueTime) },
     { name: "Parked connections", value: count(snapshot.parked), note: waiting(snapshot) },
     {
       name: "Saturated",
       value: snapshot.saturated ? "yes" : "no",
-      note: `${period(totals.saturated)} in all`,
+      note: `${period(totals.saturated)} in total`,
       alarm: snapshot.saturated,
     },
   ];
 }
+
+/**
+ * The quantiles above the median, and what they are of.
+ *
+ * @param {import("./figures.js").Quantiles} quantiles
+ */
+const tails = ({ window, p90, p99 }) => (
+  window ? `p90 ${brief(p90)}, p99 ${brief(p99)}, last ${period(Math.round(window))}` : "no history yet");
 
 /**
  * What parked connections wait for, and what is kept for slow clients.
@@ -91,12 +97,12 @@ function tiles(snapshot) {
 function waiting({ parked_by_state: states, delivering, spooled }) {
   const told = named({ ...states, "at the sender": delivering });
   if (spooled) told.push(`${bytes(spooled)} spooled`);
-  return told.join(", ") || "hold no worker";
+  return told.join(", ") || "occupy no worker";
 }
 
 /** @param {Tile} tile */
 function makeTile(tile) {
-  const title = element("h3", "", tile.name);
+  const title = element("h3", "", word(tile.name));
   const node = element("li", "tile", title, element("p", "value"), element("p", "note"));
   if (tile.share !== undefined) node.append(element("span", "bar"));
   return node;

@@ -8,7 +8,8 @@ import { drawCharts, watchCharts } from "./charts.js";
 import { present } from "./figures.js";
 import { drawHead } from "./head.js";
 import { drawTotals } from "./totals.js";
-import { drawWorkers, watchCells } from "./workers.js";
+import { drawTips, watchTips } from "./tips.js";
+import { drawWorkers, watchWorkers } from "./workers.js";
 
 /** @typedef {import("./figures.js").Snapshot} Snapshot */
 
@@ -36,7 +37,7 @@ async function ask() {
   const deadline = setTimeout(() => abort.abort(), PATIENCE);
   try {
     const response = await fetch(STATUS, { cache: "no-store", signal: abort.signal });
-    if (!response.ok) throw new Refusal(`The server answers ${response.status} ${response.statusText}`);
+    if (!response.ok) throw new Refusal(`The server has answered ${response.status} ${response.statusText}`);
     return await response.json();
   } finally {
     clearTimeout(deadline);
@@ -49,6 +50,7 @@ function draw(snapshot) {
   drawWorkers(snapshot);
   drawCharts(snapshot);
   drawTotals(snapshot);
+  drawTips();
   const { workers, busy } = present(snapshot);
   document.title = `${busy}/${workers} busy · flask_prefork`;
 }
@@ -59,7 +61,7 @@ const clock = (date) => date.toLocaleTimeString("en-GB");
 /**
  * Show what is wrong.
  *
- * @param {string} text Empty if nothing is.
+ * @param {string} text Reads on with since when; empty if nothing is.
  * @param {boolean} stale Whether what is shown is old.
  */
 function report(text, stale) {
@@ -72,7 +74,7 @@ function report(text, stale) {
 
 /** @param {Snapshot} snapshot */
 function trouble(snapshot) {
-  if (snapshot.phase === "gone") return "The dispatcher is gone";
+  if (snapshot.phase === "gone") return "The dispatcher has been gone";
   return snapshot.responsive ? "" : "No answer from the dispatcher";
 }
 
@@ -91,11 +93,11 @@ async function turn() {
   try {
     draw(snapshot);
   } catch (error) {
-    report("The answer can't be shown", true);
+    report("No answer could be shown", true);
     throw error;
   }
   report(trouble(snapshot), false);
-  setText(byId("updated"), clock(new Date()));
+  setText(byId("updated"), `Updated ${clock(new Date())}`);
 }
 
 async function act() {
@@ -120,7 +122,8 @@ byId("pause").addEventListener("click", (event) => {
   button.setAttribute("aria-pressed", String(paused));
   schedule(0);
 });
-watchCells();
+watchWorkers();
 watchCharts();
+watchTips();
 document.addEventListener("visibilitychange", () => schedule(0));
 schedule(0);

@@ -2,6 +2,7 @@
 
 import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
 import { bytes, count, duration, period, short, sum } from "./figures.js";
+import { word } from "./words.js";
 
 /**
  * @typedef {import("./figures.js").Snapshot} Snapshot
@@ -13,12 +14,12 @@ const CLASSES = ["no response", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /** @param {Snapshot} snapshot */
 export function drawTotals({ totals, limits, tls_connections: connected }) {
   const groups = [
-    { name: "Deaths", facts: deaths(totals) },
+    { name: "Unexpected exits", facts: deaths(totals) },
     { name: "Workers", facts: lives(totals) },
     { name: "Dispatch", facts: dispatch(totals) },
     { name: "Traffic", facts: traffic(totals) },
-    { name: "Sender", facts: sender(totals) },
-    { name: "Shed", facts: shed(totals) },
+    { name: "Slow clients", facts: sender(totals) },
+    { name: "Load shedding", facts: shed(totals) },
     ...(connected || sum(Object.values(totals.tls_handshakes))
       ? [{ name: "TLS", facts: tls(totals, connected) }] : []),
     ...(limits.length ? [{ name: "Limits of routes", facts: limits.map(limited) }] : []),
@@ -27,13 +28,13 @@ export function drawTotals({ totals, limits, tls_connections: connected }) {
   if (!box.firstElementChild) box.append(makeClasses(), element("div", "groups"));
   updateClasses(box.firstElementChild, totals.classes);
   setList(box.lastElementChild, groups, (group) => group.name, makeGroup, (node, group) => {
-    setFacts(node.querySelector("dl"), group.facts);
+    setFacts(node.querySelector("dl"), group.facts, (term) => word(term, `${group.name}: ${term}`));
   });
 }
 
 function makeClasses() {
-  const title = element("h3", "", "Requests by status");
-  return element("section", "classes", title, element("div", "stack"), element("ul", "legend"));
+  const title = element("h3", "", word("Requests by status"));
+  return element("section", "classes", title, element("div", "stack"), element("ul", "legend"), element("p", "note"));
 }
 
 /**
@@ -42,16 +43,18 @@ function makeClasses() {
  */
 function updateClasses(node, classes) {
   const total = sum(classes);
-  const items = classes.map((value, index) => ({ value, index, share: total && value / total }));
-  const [, stack, legend] = node.children;
-  setList(stack, items.filter(({ value }) => value), ({ index }) => index, makePart, (part, { share }) => {
+  const items = classes
+    .map((value, index) => ({ value, index, share: total && value / total }))
+    .filter(({ value }) => value);
+  const [, stack, legend, note] = node.children;
+  setList(stack, items, ({ index }) => index, makePart, (part, { share }) => {
     setShare(part, "--share", share);
   });
   setList(legend, items, ({ index }) => index, makeClass, (item, { value, share }) => {
-    item.classList.toggle("none", !value);
     setText(item.querySelector("b"), count(value));
-    setText(item.querySelector(".note"), value ? percent(share) : "");
+    setText(item.querySelector(".note"), percent(share));
   });
+  setText(note, total ? "" : "No requests yet.");
 }
 
 /** @param {{index: number}} item */
@@ -65,14 +68,14 @@ function makePart({ index }) {
 function makeClass({ index }) {
   const key = element("span", "swatch");
   key.dataset.class = String(index);
-  return element("li", "", key, `${CLASSES[index]} `, element("b"), " ", element("span", "note"));
+  return element("li", "", key, word(CLASSES[index]), " ", element("b"), " ", element("span", "note"));
 }
 
 /** @param {number} share */
 const percent = (share) => (share < 0.001 ? "< 0.1 %" : `${short(share * 100)} %`);
 
 /** @param {{name: string}} group */
-const makeGroup = (group) => element("section", "", element("h3", "", group.name), element("dl", "facts"));
+const makeGroup = (group) => element("section", "", element("h3", "", word(group.name)), element("dl", "facts"));
 
 /**
  * @param {Totals} totals
@@ -93,7 +96,7 @@ function lives(totals) {
     ["started", count(totals.spawned)],
     ["retired", count(totals.retired)],
     ["reloads", count(totals.reloads)],
-    ["saturated", period(totals.saturated)],
+    ["time saturated", period(totals.saturated)],
   ];
 }
 
@@ -103,7 +106,7 @@ function lives(totals) {
  */
 function dispatch(totals) {
   return [
-    ["orders", count(totals.orders)],
+    ["orders to accept", count(totals.orders)],
     ["connections parked", count(totals.parked)],
     ["connections resumed", count(totals.resumed)],
   ];

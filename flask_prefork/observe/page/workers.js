@@ -2,81 +2,85 @@
 
 import { byId, element, setAttribute, setFacts, setList, setShare, setText } from "./elements.js";
 import { bytes, count, duration, period } from "./figures.js";
+import { slots, STATES, tally } from "./states.js";
+import { addTip } from "./tips.js";
+import { word } from "./words.js";
 
 /**
  * @typedef {import("./figures.js").Snapshot} Snapshot
  * @typedef {import("./figures.js").Generation} Generation
  * @typedef {import("./figures.js").Worker} Worker
- *
- * @typedef {object} Slot
- * @property {number} number
- * @property {string} letter
- * @property {Worker} [worker]
+ * @typedef {import("./states.js").Kind} Kind
+ * @typedef {import("./states.js").Slot} Slot
  */
 
-/** The states by their letters, as in pool.py. */
-export const STATES = {
-  B: "busy",
-  I: "idle",
-  O: "ordered",
-  S: "starting",
-  R: "retiring",
-  K: "killed",
-  ".": "free",
-};
-const ROLES = { current: "current", next: "next", retiring: "retiring" };
 /** Up to so many slots there is room to tell what each does. */
 const ROOMY = 24;
+/** So many requests are listed unless more are asked for. */
+const FEW = 10;
 /** Seconds of a request at which a cell's bar is full; it is logarithmic. */
 const LONG = 60;
 
-/** The cell that the details are of. @type {HTMLElement?} */
-let shown = null;
 /** The slot that each cell stands for. @type {WeakMap<Element, {generation: Generation, slot: Slot}>} */
 const meanings = new WeakMap();
+/** Whether all requests are listed. */
+let whole = false;
+/** What was drawn last. @type {Snapshot?} */
+let last = null;
 
 /** @param {Snapshot} snapshot */
 export function drawWorkers(snapshot) {
+  last = snapshot;
   drawStates(snapshot);
   setList(byId("generations"), snapshot.generations, (g) => g.number, makeGeneration, updateGeneration);
   drawRequests(snapshot);
-  drawDetail();
-}
-
-/**
- * What there is to show: of one that retires no free slot, for nobody is started there.
- *
- * @param {Generation} generation
- * @returns {Slot[]}
- */
-function slots({ role, letters, workers }) {
-  const present = new Map(workers.map((worker) => [worker.slot, worker]));
-  return [...letters]
-    .map((letter, number) => ({ number, letter, worker: present.get(number) }))
-    .filter(({ letter }) => role !== "retiring" || letter !== ".");
 }
 
 /** @param {Snapshot} snapshot */
-function drawStates(snapshot) {
-  const all = snapshot.generations.flatMap(slots);
-  setList(byId("states"), Object.keys(STATES), (letter) => letter, makeState, (node, letter) => {
-    const many = all.filter((slot) => slot.letter === letter).length;
-    setText(node.querySelector("b"), count(many));
-    node.classList.toggle("none", !many);
+function drawStates({ generations }) {
+  setList(byId("states"), tally(generations), (kind) => kind.name, makeKind, updateKind);
+}
+
+/** @param {Kind} kind */
+function makeKind({ name }) {
+  return element("li", "", element("span"), element("b"), " ", word(name), element("span", "parts"));
+}
+
+/**
+ * @param {HTMLElement} node
+ * @param {Kind} kind
+ */
+function updateKind(node, { count: many, letters, parts }) {
+  const [keys, number] = node.children;
+  setList(keys, letters, (letter) => letter, makeKey, () => {});
+  setText(number, count(many));
+  setList(node.lastElementChild, parts, ([, name]) => name, makePart, (part, [some]) => {
+    setText(part.firstElementChild, count(some));
   });
 }
 
 /** @param {string} letter */
-function makeState(letter) {
-  const key = element("span", "key", letter === "." ? "·" : letter);
+function makeKey(letter) {
+  const key = element("span", "key", sign(letter));
   key.dataset.state = letter;
-  return element("li", "", key, element("b"), ` ${STATES[letter]}`);
+  return key;
 }
+
+/** @param {[number, string]} part */
+const makePart = ([, name]) => element("span", "part", element("span"), " ", word(name));
+
+/** @param {string} letter */
+const sign = (letter) => (letter === "." ? "·" : letter);
+
+/** @param {string} role What "retiring" says of a generation isn't what it says of a worker. */
+const makeRole = (role) => element("span", "", word(role, role === "retiring" ? "retiring generation" : role));
 
 /** @param {Generation} generation */
 function makeGeneration(generation) {
   const heading = element("h3", "", `Generation ${generation.number}`);
-  const title = element("div", "title", heading, element("span", "pill quiet"), element("p", "note"));
+  const role = element("span", "pill quiet");
+  const title = element("div", "title", heading, role, element("p", "note"));
+  title.dataset.terms = "";
   const cells = element("ol", "cells");
   cells.setAttribute("aria-label", `Slots of generation ${generation.number}`);
   return element("section", "generation", title, cells);
@@ -88,7 +92,7 @@ function makeGeneration(generation) {
  */
 function updateGeneration(node, generation) {
   setAttribute(node, "data-role", generation.role);
-  setText(node.querySelector(".pill"), ROLES[generation.role] ?? generation.role);
+  setList(node.querySelector(".pill"), [generation.role], (role) => role, makeRole, () => {});
   setText(node.querySelector(".note"), generation.workers.length ? "" : "The app is loading.");
   const cells = node.querySelector(".cells");
   const visible = slots(generation);
@@ -97,8 +101,6 @@ function updateGeneration(node, generation) {
     meanings.set(item.firstElementChild, { generation, slot });
     updateCell(item.firstElementChild, slot);
   });
-  // One stop for the Tab key in each generation; arrows go from there.
-  if (!cells.querySelector("[tabindex='0']")) cells.querySelector(".cell")?.setAttribute("tabindex", "0");
 }
 
 /**
@@ -137,7 +139,7 @@ function updateCell(cell, slot) {
   const busy = worker?.busy_for ?? null;
   const state = stateOf(slot);
   setAttribute(cell, "data-state", letter);
-  setText(cell.querySelector(".letter"), letter === "." ? "·" : letter);
+  setText(cell.querySelector(".letter"), sign(letter));
   setText(cell.querySelector(".doing"), doing || state);
   setText(cell.querySelector(".while"), busy === null ? "" : duration(busy));
   setShare(cell, "--share", Math.log1p(busy ?? 0) / Math.log1p(LONG));
@@ -150,12 +152,19 @@ function drawRequests(snapshot) {
     .flatMap((generation) => generation.workers.map((worker) => ({ generation: generation.number, worker })))
     .filter(({ worker }) => worker.busy_for !== null)
     .sort((one, other) => other.worker.busy_for - one.worker.busy_for);
+  const listed = whole ? rows : rows.slice(0, FEW);
   const upgraded = rows.filter(({ worker }) => worker.upgraded).length;
-  const note = `${count(rows.length)}, the longest first${upgraded ? `; ${count(upgraded)} upgraded` : ""}`;
-  setText(byId("requests-note"), rows.length ? note : "Nothing at this moment.");
+  const many = listed.length < rows.length ? `${count(listed.length)} of ${count(rows.length)}` : count(rows.length);
+  const requests = rows.length === 1 ? "request" : "requests";
+  const note = `${many} ${requests}, longest first${upgraded ? `; ${count(upgraded)} upgraded` : ""}`;
+  setText(byId("requests-note"), rows.length ? note : "None at this moment.");
+  const button = byId("requests-all");
+  button.hidden = rows.length <= FEW;
+  setAttribute(button, "aria-expanded", String(whole));
+  setText(button, whole ? `Show ${FEW}` : `Show all ${count(rows.length)}`);
   byId("requests-scroll").hidden = !rows.length;
   const body = byId("requests").tBodies[0];
-  setList(body, rows, ({ generation, worker }) => `${generation}.${worker.slot}`, makeRow, updateRow);
+  setList(body, listed, ({ generation, worker }) => `${generation}.${worker.slot}`, makeRow, updateRow);
 }
 
 function makeRow() {
@@ -185,18 +194,17 @@ function updateRow(row, { generation, worker }) {
   texts.forEach((text, i) => setText(row.children[i], text));
 }
 
-/** Show what the shown cell stands for, if there is one and it is still there. */
-function drawDetail() {
-  const box = byId("detail");
-  if (!shown?.isConnected) shown = null;
-  box.hidden = !shown;
-  if (!shown) return;
-  const { generation, slot } = meanings.get(shown);
+/**
+ * Tell what a cell stands for.
+ *
+ * @param {Element} cell
+ */
+function fillDetail(cell) {
+  const { generation, slot } = meanings.get(cell);
   const worker = slot.worker;
   setText(byId("detail-title"), `Worker ${generation.number}.${slot.number}: ${stateOf(slot)}`);
   setText(byId("detail-request"), worker?.method ? `${worker.method} ${worker.target}` : "");
   setFacts(byId("detail-facts"), worker ? facts(worker) : []);
-  place(box, shown);
 }
 
 /**
@@ -206,84 +214,20 @@ function drawDetail() {
 function facts(worker) {
   return [
     ["Busy for", duration(worker.busy_for)],
-    ["Silent for", duration(worker.silent_for)],
-    ["Pid", worker.pid ? String(worker.pid) : "–"],
+    ["No progress for", duration(worker.silent_for)],
+    ["PID", worker.pid ? String(worker.pid) : "–"],
     ["Age", period(worker.age)],
-    ["Requests", count(worker.requests)],
-    ["Connections", count(worker.connections)],
-    ["PSS", bytes(worker.pss)],
+    ["Requests served", count(worker.requests)],
+    ["Connections accepted", count(worker.connections)],
+    ["Memory (PSS)", bytes(worker.pss)],
   ];
 }
 
-/**
- * Put a box below an element, or above it where there is no room.
- *
- * @param {HTMLElement} box
- * @param {HTMLElement} anchor
- */
-function place(box, anchor) {
-  const at = anchor.getBoundingClientRect();
-  const left = Math.min(at.left, document.documentElement.clientWidth - box.offsetWidth - 8);
-  const below = at.bottom + 6 + box.offsetHeight <= document.documentElement.clientHeight;
-  box.style.left = `${Math.max(left, 8)}px`;
-  box.style.top = `${below ? at.bottom + 6 : Math.max(at.top - box.offsetHeight - 6, 8)}px`;
-}
-
-/** @param {HTMLElement?} cell */
-function show(cell) {
-  shown?.removeAttribute("aria-describedby");
-  shown = cell;
-  shown?.setAttribute("aria-describedby", "detail");
-  drawDetail();
-}
-
-/** @param {EventTarget?} target */
-const cellOf = (target) => (target instanceof Element ? target.closest(".cell") : null);
-
-/**
- * The cell that a key leads to.
- *
- * @param {HTMLElement} cell
- * @param {string} key
- * @returns {HTMLElement | undefined}
- */
-function neighbour(cell, key) {
-  const cells = [...cell.closest(".cells").querySelectorAll(".cell")];
-  const here = cells.indexOf(cell);
-  const columns = cells.filter((other) => other.offsetTop === cells[0].offsetTop).length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-  if (key in steps) return cells[here + steps[key]];
-  return { Home: cells[0], End: cells[cells.length - 1] }[key];
-}
-
-/** @param {KeyboardEvent} event */
-function onKey(event) {
-  if (event.key === "Escape") return show(null);
-  const cell = cellOf(event.target);
-  const next = cell && neighbour(cell, event.key);
-  if (!next) return;
-  event.preventDefault();
-  next.focus();
-}
-
-/** @param {FocusEvent} event */
-function onFocus(event) {
-  const cell = cellOf(event.target);
-  if (!cell) return show(null);
-  const before = cell.closest(".cells").querySelector("[tabindex='0']");
-  before?.setAttribute("tabindex", "-1");
-  cell.setAttribute("tabindex", "0");
-  show(cell);
-}
-
-/** Let the cells tell more when they are pointed at, focused or tapped. */
-export function watchCells() {
-  document.addEventListener("pointerover", (event) => {
-    if (!byId("detail").contains(event.target)) show(cellOf(event.target) ?? cellOf(document.activeElement));
+/** Let the cells tell more, and the list of requests be as long as its reader wants. */
+export function watchWorkers() {
+  addTip({ anchor: ".cell", group: ".cells", box: "detail", fill: fillDetail });
+  byId("requests-all").addEventListener("click", () => {
+    whole = !whole;
+    if (last) drawRequests(last);
   });
-  document.addEventListener("click", (event) => show(cellOf(event.target)));
-  document.addEventListener("focusin", onFocus);
-  document.addEventListener("focusout", () => show(null));
-  document.addEventListener("keydown", onKey);
-  document.addEventListener("scroll", drawDetail, { capture: true, passive: true });
 }
