@@ -24,6 +24,7 @@ from .account import settle
 from .account import STOP
 from .exchange import Target
 from .faults import Event
+from .faults import GROWN
 from .faults import Injector
 from .flat import hold
 from .flat import Holding
@@ -41,7 +42,6 @@ from .server import wait_for
 
 _TOOK_OVER = re.compile(r"\[([^]]+)\] .* Generation \d+ took over ")
 _DEATH = re.compile(r"\(pid (\d+)\).* (?:died: |was killed: |it is killed)")
-_GROWN = "; it is to be replaced."
 _TRACEBACK = "Traceback (most recent call last)"
 _BROKEN = "RuntimeError: this is the app that can't be loaded"
 
@@ -239,7 +239,7 @@ class Laboratory:
 
     def _count(self, server: Server, errors: Sequence[str]) -> None:
         findings = self.findings
-        findings.replaced += sum(_GROWN in line for line in errors)
+        findings.replaced += sum(GROWN in line for line in errors)
         findings.generations += sum(" took over " in line for line in errors)
         printed = server.stderr.read_text(errors="replace").splitlines()
         server.forget_printed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 import time
@@ -20,7 +21,9 @@ from .account import HANG
 from .account import KILL
 from .account import STOP
 from .account import Window
+from .kinds import GROWING
 from .load import Ledger
+from .load import Load
 from .load import overload
 from .server import MOST
 from .server import QUEUE
@@ -29,6 +32,9 @@ from .server import wait_for
 
 BURST = QUEUE + 5 * MOST
 """Requests of an overload episode."""
+
+GROWN = "; it is to be replaced."
+"""What the log says of a worker that has too much memory."""
 
 SPOOLING = frozenset({"spooled", "chunked", "tls-upload", DOWNLOAD})
 """Kinds that need room on the disk."""
@@ -270,6 +276,25 @@ class Injector:
         ended = time.monotonic() + _GRACE
         self.windows.append(Window(self.server.name, begun, ended))
 
+    def fill_memory(self) -> None:
+        """More requests that leave memory behind, until a worker has too much."""
+        before = self.server.errors().count(GROWN)
+        load = Load(
+            [dataclasses.replace(GROWING, gap=0.0)],
+            {self.server.name: self.server.target},
+            self._ledger,
+            self._rng,
+        )
+        load.start()
+
+        try:
+            wait_for(
+                lambda: self.server.errors().count(GROWN) > before,
+                "no worker with too much memory is to be replaced",
+            )
+        finally:
+            load.stop()
+
     def ask_for_more(self) -> None:
         """TTIN, TTOU and USR2."""
         for number in (signal.SIGTTIN, signal.SIGUSR2, signal.SIGTTOU):
@@ -327,6 +352,7 @@ EVENTS = (
     Event("logs moved away", "plain", Injector.rotate),
     Event("TTIN, TTOU, USR2", "plain", Injector.ask_for_more),
     Event("overload", "plain", Injector.overload),
+    Event("worker with too much memory", "plain", Injector.fill_memory),
     DISK,
     _role(KILL, "worker", "tls"),
     _role(STOP, "tlsproxy", "tls"),

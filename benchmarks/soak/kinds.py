@@ -272,6 +272,8 @@ class Kind:
     server: str = "plain"
 
 
+GROWING = Kind("growing", "views that grow", growing, 0.4)
+
 KINDS = (
     Kind("quick", "quick, a connection each", quick, 0.05, 2),
     Kind("kept", "quick, kept connections", kept, 0.05, 2, keep=True),
@@ -284,7 +286,7 @@ KINDS = (
     Kind("too-large", "uploads that are too large", too_large, 0.3),
     Kind(DOWNLOAD, "downloads by slow readers", download, 0.3, 2),
     Kind(LIMITED, "requests of a limited route", limited, 0.05, 5),
-    Kind("growing", "views that grow", growing, 0.4),
+    GROWING,
     Kind("abort", "clients that leave", abort, 0.05),
     Kind("slow-head", "slow header sections", slow_head, 0.1),
     Kind("half-head", "header sections that never end", half_head, 0.1, 2),

@@ -50,6 +50,8 @@ OPTIONS = (
     ),
     *("--idle-timeout", "1", "--timeout", "10", "--spawn-timeout", "10"),
     *("--graceful-timeout", "20", "--header-timeout", "6", "--keep-alive", "30"),
+    # Without it, a worker that hangs with a WebSocket is never replaced.
+    *("--upgrade-timeout", "10"),
     *("--max-requests", "150", "--max-requests-jitter", "50"),
     *("--refork-after", "60", "--max-worker-memory", "110M"),
     *("--queue-timeout", "60", "--max-queue", str(QUEUE)),
