@@ -34,18 +34,26 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> certificate.Certificate:
 
 
 @contextlib.contextmanager
-def serving(files: certificate.Certificate, tickets: bool = True) -> Iterator[int]:
+def serving(files: certificate.Certificate, forgetful: bool = False) -> Iterator[int]:
     """A TLS server with a thread for each connection.
 
+    :param forgetful: It gives no tickets and knows no session: each connection has
+        another context, as Python can't switch off OpenSSL's cache of TLS 1.2.
     :return: Its port.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.both)
-    if not tickets:
-        context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET
+
+    def make_context() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.both)
+        if forgetful:
+            context.num_tickets = 0
+            context.options |= ssl.OP_NO_TICKET
+        return context
+
+    shared = make_context()
 
     def serve(sock: socket.socket) -> None:
+        context = make_context() if forgetful else shared
         with (
             contextlib.suppress(OSError),
             context.wrap_socket(sock, server_side=True) as client,
@@ -83,7 +91,7 @@ def test_sessions_are_resumed_only_if_both_want(
         report = full.run(0.05, threads=2)
         assert (report["resumed"], report["failed"]) == (0, 0)
         assert report["requests"] == report["tickets"] > 0
-    with serving(files, tickets=False) as port:
+    with serving(files, forgetful=True) as port:
         none = tls_client.Handshakes(port, version, resume=True)
         none._once(none._once(None))
         assert none.counts == {"answered": 2}
