@@ -92,9 +92,9 @@ class Lab:
         servers = [SERVERS[one.server] for one in self.contenders.values()]
         packages = {name for one in servers for name in (one.package, one.extra)}
         peers = {
-            name: self.peers.versions[name.lower()]
+            name: version
             for name in sorted(filter(None, packages))
-            if name.lower() in self.peers.versions
+            if (version := self.peers.version(name)) is not None
         }
         programs = {
             name: version

@@ -17,7 +17,7 @@ SAME = ("Flask", "Werkzeug")
 QUESTION = """
 import json, sys
 from importlib.metadata import distributions
-print(json.dumps({d.name.lower(): d.version for d in distributions()}))
+print(json.dumps({d.name: d.version for d in distributions()}))
 """
 
 
@@ -30,7 +30,15 @@ class Peers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.python = self.folder / "bin" / "python"
-        self.versions: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
+        """By canonical names."""
+
+    def version(self, package: str) -> str | None:
+        """Which version of a distribution is installed; ``None`` if none is.
+
+        :param package: Its name, written in any way.
+        """
+        return self._versions.get(_canonical(package))
 
     def prepare(
         self, packages: t.Iterable[str], say: t.Callable[[str], None]
@@ -49,14 +57,14 @@ class Peers:
         failed = {}
         wanted = {name: version(name) for name in SAME}
 
-        if any(self.versions.get(name.lower()) != wanted[name] for name in SAME):
+        if any(self.version(name) != wanted[name] for name in SAME):
             error = self._install(*(f"{name}=={wanted[name]}" for name in SAME))
 
             if error:
                 return dict.fromkeys(packages, f"no Flask for it: {error}")
 
         for package in packages:
-            if package.lower() not in self.versions:
+            if self.version(package) is None:
                 say(f"installing {package}")
                 error = self._install(package)
 
@@ -70,7 +78,8 @@ class Peers:
         result = subprocess.run(
             [self.python, "-c", QUESTION], capture_output=True, text=True, check=True
         )
-        self.versions = json.loads(result.stdout)
+        found = json.loads(result.stdout)
+        self._versions = {_canonical(name): version for name, version in found.items()}
 
     def _install(self, *requirements: str) -> str | None:
         """Install these; return None, or the last line of pip's complaint."""
@@ -90,6 +99,11 @@ class Peers:
             if "error" in line.lower() and not line.startswith(" ")
         ]
         return ascii((lines or ["pip failed"])[-1][:200])
+
+
+def _canonical(name: str) -> str:
+    """The form in which names of distributions are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def own_versions() -> dict[str, str]:
