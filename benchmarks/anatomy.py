@@ -153,7 +153,7 @@ def steps() -> Iterator[tuple[str, float]]:
             _ = bank.is_stopped(0) or bank.others_wait() or bank.lower_is_idle(0)
 
         def note() -> None:
-            worker.begin("GET", "/")
+            worker.begin("GET", "/", peer[0])
             worker.about_to_accept()
             worker.progress()
             worker.end(200, 100)

@@ -37,6 +37,30 @@ def test_it_measures_each_step_in_a_server(tmp_path: Path) -> None:
     assert "Bytecodes" in run.stdout
 
 
+@pytest.mark.skipif(programs.find("wrk") is None, reason=programs.lack("wrk"))
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("steps", "write the worker's record"),
+        ("connections", "a worker, the app hello"),
+    ],
+)
+def test_it_measures_parts_of_a_request_alone(part: str, line: str) -> None:
+    """Once each: as a whole they take half a minute."""
+    code = (
+        "import anatomy; anatomy.CALLS = anatomy.ROUNDS = anatomy.CONNECTIONS = 1;"
+        f" print(dict(anatomy.{part}()))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert line in run.stdout
+
+
 def test_the_stamps_own_time_is_no_step(tmp_path: Path) -> None:
     times = stamps.Times(tmp_path / "times", 2)
     for slot in range(2):
