@@ -63,11 +63,11 @@ FIGURES = (
     ),
     Figure(
         "slow-clients",
-        "500 clients send slowly; 6 workers",
+        "5,000 clients send slowly; 6 workers",
         "**{prefork-ordered}** requests/s of others",
         "nginx and gunicorn {nginx-gunicorn}, waitress {waitress}, granian {granian},"
         " uWSGI {uwsgi}, gunicorn {gunicorn-sync}",
-        {"": Column("Requests/s of quick clients while others send", "500 slow")},
+        {"": Column("Requests/s of quick clients while others send", "5,000 slow")},
     ),
     Figure(
         "overload",
