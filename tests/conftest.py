@@ -17,6 +17,8 @@ import programs
 import pytest
 from hypothesis import settings
 
+from flask_prefork.system import cgroup
+
 if t.TYPE_CHECKING:
     from observe.browser import Browser
     from observe.shown import Shown
@@ -279,3 +281,11 @@ def nothing_to_release() -> Iterator[None]:
 def _environment() -> dict[str, str]:
     # Of this one, pytest takes care itself.
     return {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the OOM killer's counter says, in its only element."""
+    counter = [7]
+    monkeypatch.setattr(cgroup, "oom_kills", lambda: counter[0])
+    return counter

@@ -166,7 +166,7 @@ class Laboratory:
         for name, server in self.servers.items():
             try:
                 wait_for(server.is_at_rest, f"{name} does not come to rest", WAIT)
-                wait_for(lambda server=server: not server.zombies(), "")  # type: ignore[misc]
+                wait_for(server.has_no_zombies, "")
             except TimeoutError as error:
                 findings.zombies += server.zombies()
                 findings.problems.extend([str(error)] if str(error) else [])

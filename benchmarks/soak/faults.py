@@ -115,7 +115,7 @@ class Injector:
         process = self._choose(role, busy)
         begun = time.monotonic()
         process.kill()
-        wait_for(lambda: not process.is_running(), f"{role} {process.pid} stays")
+        _wait_for_end(process, f"{role} {process.pid} stays")
         self._note(role, KILL, process.pid, begun)
         self._wait_for_next(role, process.pid)
 
@@ -150,9 +150,8 @@ class Injector:
             name, process, begun = one
 
             if role in ("", name):
-                wait_for(
-                    lambda process=process: not process.is_running(),  # type: ignore[misc]
-                    f"{name} {process.pid} hangs and is not replaced",
+                _wait_for_end(
+                    process, f"{name} {process.pid} hangs and is not replaced"
                 )
                 self._hung.remove(one)
                 self._note(name, HANG, process.pid, begun)
@@ -214,7 +213,7 @@ class Injector:
     def _kill_zygote(self, process: psutil.Process) -> None:
         begun = time.monotonic()
         process.kill()
-        wait_for(lambda: not process.is_running(), f"{process.pid} stays")
+        _wait_for_end(process, f"{process.pid} stays")
         self._note("zygote", KILL, process.pid, begun)
 
     def kill_candidate(self) -> None:
@@ -237,7 +236,7 @@ class Injector:
             process = psutil.Process(pid)
             begun = time.monotonic()
             process.kill()
-            wait_for(lambda: not process.is_running(), f"{pid} stays")
+            _wait_for_end(process, f"{pid} stays")
             self._note("worker", KILL, pid, begun)
 
     def rotate(self) -> None:
@@ -310,6 +309,10 @@ class Injector:
         wait_for(self.server.is_closed, "its workers still accept connections")
         self.server.start()
         self._note("dispatcher", KILL, pid, begun)
+
+
+def _wait_for_end(process: psutil.Process, what: str) -> None:
+    wait_for(lambda: not process.is_running(), what)
 
 
 class Event(t.NamedTuple):

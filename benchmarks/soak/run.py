@@ -183,7 +183,7 @@ def _stop(servers: dict[str, Server]) -> list[str]:
 
     for name, server in servers.items():
         try:
-            wait_for(lambda server=server: not server.left(), "")  # type: ignore[misc]
+            wait_for(server.is_gone, "")
         except TimeoutError:
             left.append(f"processes of {name}: {server.left()}")
         finally:

@@ -261,6 +261,10 @@ class Server:
 
         return count
 
+    def has_no_zombies(self) -> bool:
+        """Whether each process that has ended was waited for."""
+        return not self.zombies()
+
     def is_at_rest(self) -> bool:
         """Whether one generation is left, with no more than its idle workers."""
         found = self.processes()
@@ -288,6 +292,10 @@ class Server:
                     found.append(process.pid)
 
         return found
+
+    def is_gone(self) -> bool:
+        """Whether none of its processes lives."""
+        return not self.left()
 
     def stop(self) -> int:
         """End it.

@@ -22,20 +22,11 @@ from flask_prefork.ipc.exits import Statuses
 from flask_prefork.ipc.exits import Why
 from flask_prefork.ipc.scoreboard import Record
 from flask_prefork.ipc.states import State
-from flask_prefork.system import cgroup
 
 AT_REST = Record(42, requests=3, moved=9.0)
 STALLED = Why(Reason.TIMEOUT, "no progress for 1 s")
 GARBLED = Why(Reason.GARBAGE, "it sent garbage")
 SERVING = Record(42, began=10.0, moved=11.0, method="POST", target="/form?x=1")
-
-
-@pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the OOM killer's counter says, in its only element."""
-    counter = [7]
-    monkeypatch.setattr(cgroup, "oom_kills", lambda: counter[0])
-    return counter
 
 
 @pytest.fixture

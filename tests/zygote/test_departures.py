@@ -7,7 +7,6 @@ import signal
 import pytest
 
 from flask_prefork.ipc.states import Reason
-from flask_prefork.system import cgroup
 from flask_prefork.zygote.departures import Departures
 
 PID = 42
@@ -19,14 +18,6 @@ class World:
     def __init__(self) -> None:
         self.told: list[tuple[int, int, Reason, int | None]] = []
         self.departures = Departures(lambda *news: self.told.append(news))
-
-
-@pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the OOM killer's counter says, in its only element."""
-    counter = [7]
-    monkeypatch.setattr(cgroup, "oom_kills", lambda: counter[0])
-    return counter
 
 
 @pytest.fixture
