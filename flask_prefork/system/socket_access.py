@@ -6,10 +6,12 @@ import errno
 import os
 import re
 import socket
+import stat
 import typing as t
 
 #: Of a socket that is a group's, if nobody says otherwise.
 _GROUPS_MODE = "660"
+_FILES = "/proc/self/fd"
 #: Who may (``chown(2)``).
 _USERS = "only root, or a process with CAP_CHOWN, can give a socket to another user"
 _GROUPS = "the server's user must be a member of the group, or root"
@@ -67,8 +69,9 @@ def bind(sock: socket.socket, path: str, access: Access) -> None:
     if access[1:] == (-1, -1):
         return
     try:
-        # A link in its place would be somebody's whose directory it is in.
-        os.chown(path, access.uid, access.gid, follow_symlinks=False)
+        _give(path, access)
+    except _Replaced as e:
+        raise OSError(e.errno, f"it can't be given away: {e.strerror}") from None
     except OSError as e:
         os.unlink(path)
         owners = (("user", access.uid), ("group", access.gid))
@@ -77,3 +80,31 @@ def bind(sock: socket.socket, path: str, access: Access) -> None:
         if e.errno == errno.EPERM:
             text += "; " + (_USERS if access.uid >= 0 else _GROUPS)
         raise OSError(e.errno, text) from None
+
+
+class _Replaced(OSError):
+    """Who may write to the directory has put another file there."""
+
+
+def _give(path: str, access: Access) -> None:
+    """Give a socket to its owners, but nothing that was put in its place.
+
+    Its directory may be a user's, who can rename any file in it. So it is looked at and
+    given away, by one descriptor (``O_PATH`` in ``open(2)``, ``/proc/self/fd`` in
+    ``proc(5)``).
+
+    :raises _Replaced: It is not a socket that this process has just made.
+    :raises OSError: This process may not.
+    """
+    if not hasattr(os, "O_PATH") or not os.path.isdir(_FILES):
+        # A link would be somebody else's.
+        os.chown(path, access.uid, access.gid, follow_symlinks=False)
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise _Replaced(errno.EEXIST, "another file has taken its place")
+        os.chown(f"{_FILES}/{fd}", access.uid, access.gid)
+    finally:
+        os.close(fd)

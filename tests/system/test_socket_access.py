@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import stat
+import typing as t
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,57 @@ def test_one_that_can_not_be_given_away_is_not_left(
         f" Operation not permitted; {right}"
     )
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(params=["/proc/self/fd", "/no/such"])
+def files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(socket_access, "_FILES", request.param)
+    return str(request.param)
+
+
+@needs_root
+def test_its_owners_with_and_without_proc(
+    tmp_path: Path, sock: socket.socket, files: str
+) -> None:
+    socket_access.bind(sock, str(tmp_path / "s"), Access(0o600, 7, 8))
+    status = (tmp_path / "s").stat()
+    assert (status.st_uid, status.st_gid) == (7, 8)
+
+
+class Swapping:
+    """A socket in a directory whose owner replaces it at once."""
+
+    def __init__(self, sock: socket.socket, other: Path) -> None:
+        self.sock = sock
+        self.other = other
+
+    def bind(self, path: str) -> None:
+        self.sock.bind(path)
+        os.rename(path, path + ".away")
+        os.rename(self.other, path)
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["file", "link", "socket"])
+def test_what_takes_its_place_is_not_given_away(
+    tmp_path: Path, sock: socket.socket, kind: str
+) -> None:
+    other, secret, path = tmp_path / "other", tmp_path / "secret", tmp_path / "s"
+    secret.touch()
+    if kind == "file":
+        os.link(secret, other)
+    elif kind == "link":
+        other.symlink_to(secret)
+    else:
+        with socket.socket(socket.AF_UNIX) as theirs:
+            theirs.bind(str(other))
+        os.chown(other, 9, 9)
+    swapping = t.cast(socket.socket, Swapping(sock, other))
+    with pytest.raises(OSError, match="another file has taken its place"):
+        socket_access.bind(swapping, str(path), Access(None, 7, 8))
+    assert secret.stat().st_uid == os.geteuid()
+    assert path.lstat().st_uid != 7
+    assert path.is_symlink() == (kind == "link"), "it stays as it is"
 
 
 def test_what_was_said_of_it() -> None:
