@@ -10,9 +10,9 @@ all reports were read, then :meth:`Queues.serve_left_behind` after workers were 
 calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
 :meth:`Queues.close` last.
 
-The descriptors of all that waits are held here. ``ipc/parked.py`` decides about parked
-connections, and the generation's pool which worker is next. Orders go out through the
-:class:`.Generation` that is passed in.
+The descriptors of all that waits are held here. ``ipc/parked_connections.py`` decides
+about parked connections, and the generation's pool which worker is next. Orders go out
+through the :class:`.Generation` that is passed in.
 
 Never here: accepting, or reading from or writing to a connection; how much has come is
 asked of the kernel. A descriptor is taken out of the poll set before it is closed.
@@ -24,10 +24,10 @@ import typing as t
 from collections.abc import Sequence
 
 from ..ipc.listener import Listener
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from ..ipc.stats import Summary
 from ..system.log import logger
-from ..system.parked import Wait
+from ..system.parked_state import Wait
 from ..system.poller import Poller
 from ..system.proxy_protocol import certificate_place
 from .generation import Generation

@@ -16,9 +16,9 @@ import typing as t
 from collections.abc import Callable
 from functools import partial
 
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 
 #: Bytes of the longest tag.
 TAG_SIZE = 24
@@ -260,10 +260,9 @@ class Release(t.NamedTuple):
 
 
 @_kind(16)
-class Ready(t.NamedTuple):
+class Serving(t.NamedTuple):
     """The generation serves; it may have taken over from another. Sent back when that
-    was told to the app. From the TLS proxy: it accepts connections; the file with its
-    clients' certificates rides along, if they may give some."""
+    was told to the app."""
 
     generation: int
     follows: bool = False
@@ -411,6 +410,14 @@ class TLSCounts(t.NamedTuple):
     lost: int
 
 
+@_kind(37)
+class Accepting(t.NamedTuple):
+    """The TLS proxy accepts connections. The file with its clients' certificates rides
+    along, if they may give some."""
+
+    generation: int
+
+
 @_kind(34)
 class MakeRoom(t.NamedTuple):
     """The TLS proxy has no descriptors for other clients: close idle connections."""
@@ -423,7 +430,7 @@ class MakeRoom(t.NamedTuple):
 #: dispatcher waits for the answer as long as a zygote may take.
 TASKS: dict[type[Frame], tuple[type[Frame], ...]] = {
     Spawn: (Spawned, Failed),
-    Ready: (Ready,),
+    Serving: (Serving,),
     Resized: (Resized,),
     Ended: (Ended,),
 }
@@ -434,6 +441,7 @@ NOTHING_COUNTED = TLSCounts(0, 0, 0, 0, 0, 0, 0)
 #: Any of them.
 Frame = (
     TLSCounts
+    | Accepting
     | MakeRoom
     | Order
     | Retire
@@ -454,7 +462,7 @@ Frame = (
     | Spawn
     | Signal
     | Release
-    | Ready
+    | Serving
     | HandedOn
     | Resized
     | Ended

@@ -62,8 +62,8 @@ from ..system import client_certificates
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.proxy_protocol import certificate_place
 from ..system.socket_state import arrival
 from ..system.socket_state import has_hung_up

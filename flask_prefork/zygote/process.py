@@ -61,9 +61,9 @@ from ..ipc.frames import HandedOn
 from ..ipc.frames import Listen
 from ..ipc.frames import Loaded
 from ..ipc.frames import Promoted
-from ..ipc.frames import Ready
 from ..ipc.frames import Release
 from ..ipc.frames import Resized
+from ..ipc.frames import Serving
 from ..ipc.frames import Signal
 from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
@@ -293,10 +293,10 @@ class Zygote:
         elif isinstance(frame, HandedOn):
             self._is_superseded = True
             at_exit.drop_inherited()
-        elif isinstance(frame, Ready):
+        elif isinstance(frame, Serving):
             at_exit.take_over()
             self.life.ready(frame.follows)
-            send_one(self.control, Ready(self.generation))
+            send_one(self.control, frame)
         elif isinstance(frame, Resized):
             self.life.resized(frame.workers)
             send_one(self.control, frame)

@@ -30,7 +30,7 @@ from flask_prefork.http.outbox import Outbox
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.wire import Wire
 from flask_prefork.system import slow_client
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.spool import Spool
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

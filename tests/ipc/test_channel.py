@@ -27,8 +27,8 @@ from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 Pair = tuple[Channel, socket.socket]
 

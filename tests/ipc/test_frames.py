@@ -20,9 +20,9 @@ from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.frames import TAG_SIZE
 from flask_prefork.ipc.frames import TASKS
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 
 uint32 = st.integers(0, 2**32 - 1)
 moments = st.floats(allow_nan=False)

@@ -16,9 +16,9 @@ from flask_prefork.ipc.frames import Deliver
 from flask_prefork.ipc.frames import Delivered
 from flask_prefork.ipc.frames import Ping
 from flask_prefork.relay.sender import Sender
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.slow_client import CREDIT
 from flask_prefork.system.slow_client import GRACE
 from flask_prefork.system.slow_client import STALL

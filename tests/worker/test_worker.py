@@ -31,9 +31,9 @@ from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.socket_state import Arrival
 from flask_prefork.system.socket_state import arrival
 from flask_prefork.system.socket_state import tcp_arrival
