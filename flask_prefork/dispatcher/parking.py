@@ -262,7 +262,7 @@ class Parking:
                     connection.fd, lambda: self._hung_up(connection)
                 )
             else:
-                self._poller.watch(connection.fd, lambda: self._wake(connection))
+                self._poller.try_watch(connection.fd, lambda: self._wake(connection))
         except OSError as e:
             # ENOMEM, ENOSPC (epoll_ctl(2)).
             logger.error("Can't wait for a connection: %s.", e.strerror)

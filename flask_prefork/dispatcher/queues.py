@@ -14,8 +14,9 @@ The descriptors of all that waits are held here. ``ipc/parked_connections.py`` d
 about parked connections, and the generation's pool which worker is next. Orders go out
 through the :class:`.Generation` that is passed in.
 
-Never here: accepting, or reading from or writing to a connection; how much has come is
-asked of the kernel. A descriptor is taken out of the poll set before it is closed.
+Never here: reading from a connection; how much has come is asked of the kernel. What
+accepts the front of an accept queue, and refuses requests, is ``shedder.py``. A
+descriptor is taken out of the poll set before it is closed.
 """
 
 from __future__ import annotations
@@ -314,6 +315,9 @@ class Queues(Parking):
             watched = self._poller.is_watched(listener.fd)
             if wanted and not watched:
                 self._poller.watch(listener.fd, self._mark_readable(listener.fd))
+                if not self._poller.is_watched(listener.fd):
+                    # The system has no room for it; its queue is looked at.
+                    self._dispatch_at = self._clock() + _DISPATCH_INTERVAL
             elif watched and not wanted:
                 self._poller.forget(listener.fd)
             if idle and not wanted and not held:

@@ -204,7 +204,7 @@ class TLSProxyHandle(AuxiliaryProcess):
         if not self.pid:
             self.is_closed = True
         elif self._channel is None or not self._channel.send(Closed()):
-            # It doesn't read, and is killed for that.
+            # It doesn't read, and so it won't ping: it is killed for that.
             self.is_closed = True
 
 

@@ -4,9 +4,10 @@ Each kind is a class with a number and named fields; its layout follows from the
 types. A frame on the wire is :data:`FRAME_SIZE` bytes, whatever its kind: the magic
 number, the kind's number, the fields, and zeros.
 
-All begin with the generation that they are of, and a receiver ignores those of another
-one. Nothing else is checked here than that the bytes are a frame: what a worker or a
-zygote says is checked by the dispatcher (``dispatcher/vetting.py``).
+All begin with the generation that they are of. The dispatcher ignores those of another
+one, and a worker ends at one. Nothing else is checked here than that the bytes are a
+frame: what a worker or a zygote says is checked by the dispatcher
+(``dispatcher/vetting.py``).
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ TAG_SIZE = 24
 
 #: An exit code, or the signal's number below 0; or ``exits.UNKNOWN_STATUS``.
 Status = t.NewType("Status", int)
+#: A counter of events. A process may live longer than 32 bits last.
+Count = t.Annotated[int, "counter"]
 
 #: How a field of a type travels (:mod:`struct`).
 _WIRE: dict[t.Any, str] = {
     int: "I",
     Status: "i",
     Size: "Q",
+    Count: "Q",
     float: "d",
     bool: "?",
     bytes: f"{1 + TAG_SIZE}p",
@@ -401,13 +405,13 @@ class TLSCounts(t.NamedTuple):
     #: Connections of clients.
     connections: int
     #: Handshakes, whole ones and by a ticket; those that failed.
-    full: int
-    resumed: int
-    failed: int
+    full: Count
+    resumed: Count
+    failed: Count
     #: Connections that were cut off: within a record, by a broken one, or reset.
-    cut: int
+    cut: Count
     #: Those that a process of several has taken with it when it died.
-    lost: int
+    lost: Count
 
 
 @_kind(37)
@@ -487,7 +491,7 @@ class MalformedFrame(ValueError):
 
 def _layout(cls: t.Any) -> str:
     """The wire's fields of a class, those of a state in it included."""
-    types = t.get_type_hints(cls).values()
+    types = t.get_type_hints(cls, include_extras=True).values()
     return "".join(_WIRE.get(one) or _layout(one) for one in types)
 
 

@@ -149,12 +149,14 @@ class AdminServer(NullMonitor):
             self._watch(client.connection)
 
     def _watch(self, connection: Connection) -> None:
-        if connection.state.wait is Wait.LINGER:
-            self._poller.watch_hang_up(
-                connection.fd, lambda: self._on_hang_up(connection)
-            )
-        else:
-            self._poller.watch(connection.fd, lambda: self._on_readable(connection))
+        fd = connection.fd
+        try:
+            if connection.state.wait is Wait.LINGER:
+                self._poller.watch_hang_up(fd, lambda: self._on_hang_up(connection))
+            else:
+                self._poller.try_watch(fd, lambda: self._on_readable(connection))
+        except OSError:
+            self._close(connection)
 
     def _on_hang_up(self, connection: Connection) -> None:
         """One that has had its last response sends no more."""

@@ -6,11 +6,11 @@ right for itself.
 
 from __future__ import annotations
 
-import os
 import typing as t
 from collections.abc import Iterator
 from collections.abc import Mapping
 
+from ..system import pidfd
 from . import addresses
 from . import size
 from .keys import option_name
@@ -98,10 +98,10 @@ def _buffers(values: Values, given: Given) -> Iterator[str]:
 
 def _refork(values: Values, given: Given) -> Iterator[str]:
     after, most = values["refork_after"], values["max_requests"]
-    if after and not hasattr(os, "pidfd_open"):
+    if after and not pidfd.are_available():
         yield (
             f"{given['refork_after']} needs pidfd_open(2), which this system doesn't"
-            " have; Linux does since 5.3."
+            " have or doesn't allow; Linux has it since 5.3."
         )
     if after and most and after >= most:
         yield (

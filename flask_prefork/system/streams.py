@@ -172,7 +172,8 @@ def install(
         exception: t.Any = traceback.TracebackException
         exception.print = _at_once(exception.print)
     else:
-        traceback.print_exception = _recorded(traceback.print_exception)
+        module: t.Any = traceback
+        module.print_exception = _recorded(traceback.print_exception)
     threading.excepthook = _recorded(threading.excepthook)
     sys.excepthook = _recorded(sys.excepthook)
     sys.unraisablehook = _recorded(sys.unraisablehook)

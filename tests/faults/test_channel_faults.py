@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import struct
@@ -19,6 +18,7 @@ import typing as t
 from collections.abc import Iterator
 
 import pytest
+from descriptors import descriptors_left
 
 from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
@@ -323,20 +323,6 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
     assert not len(house.queues.parked)
     house.queues.dispatch(house.generation)
     assert house.letters() == "IKI"
-
-
-@contextlib.contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """Let this process open so many descriptors and no more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = [os.dup(0) for _ in range(count + 1)]
-    for fd in opened:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(opened), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("left", [0, 1])

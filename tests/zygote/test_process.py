@@ -297,6 +297,20 @@ def test_the_document_of_exits_is_lost(dispatcher: Dispatcher) -> None:
     assert "exited 0 exit 7" in dispatcher.events()
 
 
+def test_there_are_no_pidfds(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "open_pidfd", lambda pid: -1)
+        dispatcher.begin()
+    dispatcher.load()
+    frame, channel = dispatcher.spawn(0)
+    assert isinstance(frame, Spawned)
+    channel.send(b"\7")
+    assert dispatcher.receive()[0] == Exited(1, 0, frame.pid, Status(7))
+    assert dispatcher.wait() == 0
+
+
 def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
     dispatcher.life.may_fork = False
     dispatcher.begin()
