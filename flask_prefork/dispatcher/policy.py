@@ -200,7 +200,9 @@ class Policy:
         fit = self.room(total, others, memory)
         denied = self._short and fit <= 0
         self.saturated = denied and idle + starting == 0
-        self.full.note(now, self.saturated and room <= 0 and not ending)
+        # That a single worker is busy says nothing, unless others wait for it.
+        is_news = waiting > 0 or self.max_workers > 1
+        self.full.note(now, self.saturated and room <= 0 and not ending and is_news)
         self.full_by_ending.note(now, self.saturated and room <= 0 and ending > 0)
         self.shortages.note(
             now,

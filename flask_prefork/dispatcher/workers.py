@@ -241,9 +241,8 @@ class Workers:
                 if isinstance(frame, Idle):
                     if not worker.was_idle:
                         self.ever_idle = True
-                        logger.debug(
-                            "Worker %d (pid %d) is ready.", worker.number, process.pid
-                        )
+                        # Its pid may not be known yet.
+                        logger.debug("Worker %d is ready.", worker.number)
                         self.policy.started(now)
                     if self.pool.report(worker, Event.IDLE, now, frame.served):
                         self._parked.release_permit(worker)

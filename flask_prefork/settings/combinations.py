@@ -14,7 +14,6 @@ from ..system import pidfd
 from . import addresses
 from . import size
 from .keys import option_name
-from .spec import MAX_SLOTS
 from .spec import SettingsError
 
 #: Pairs of which the first can't be above the second.
@@ -162,11 +161,12 @@ def derive(values: dict[str, t.Any], given: Given) -> None:
     if "min_idle" not in given:
         bounds = [values[k] for k in ("max_workers", "max_idle") if k in given]
         values["min_idle"] = min([values["min_idle"], *bounds])
-    if values["max_idle"] is None:
-        values["max_idle"] = min(2 * values["min_idle"], MAX_SLOTS)
     if values["max_workers"] is None:
         needed = max(values["min_idle"], values["min_workers"] or 0)
         values["max_workers"] = max(40, needed)
+    if values["max_idle"] is None:
+        most = max(values["max_workers"], values["min_idle"])
+        values["max_idle"] = min(2 * values["min_idle"], most)
     if values["min_workers"] is None:
         values["min_workers"] = values["min_idle"]
     total = values["buffer_total"]

@@ -98,6 +98,15 @@ def test_saturation_is_an_episode() -> None:
     assert policy.full.is_new()
 
 
+def test_a_single_worker_may_be_busy() -> None:
+    policy = make(min_idle=1, max_workers=1)
+    policy.grow(1.0, idle=0, starting=0, total=1)
+    assert policy.saturated
+    assert not policy.full.is_new(), "nobody waits"
+    policy.grow(2.0, idle=0, starting=0, total=1, waiting=1)
+    assert policy.full.is_new()
+
+
 def test_those_that_end_are_not_busy() -> None:
     policy = make(min_idle=1, max_workers=3, idle_timeout=10.0)
     policy.grow(1.0, idle=0, starting=0, total=3, waiting=1, ending=2)
