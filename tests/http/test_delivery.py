@@ -155,7 +155,7 @@ def test_who_is_quick_is_served_as_ever() -> None:
 def test_who_may_not_be_buffered_is_waited_for(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.1)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.1)
     monkeypatch.setattr(slow_client, "CREDIT", 0.1)
     with site_of(gives(b"x" * LONG), buffer_response=limit) as site:
         reader = Reader(site)
@@ -165,7 +165,7 @@ def test_who_may_not_be_buffered_is_waited_for(
 
 
 def test_no_room_for_spools_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.1)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.1)
     monkeypatch.setattr(slow_client, "CREDIT", 0.1)
     with site_of(gives(b"x" * LONG)) as site:
         monkeypatch.setattr(site.monitor, "spool_room", lambda: 1000, raising=False)
