@@ -12,6 +12,7 @@ from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
+from flask_prefork.observe.text import render
 
 from .browser import Browser
 from .shown import Shown
@@ -54,11 +55,12 @@ def test_slots_of_each_generation(browser: Browser, shown: Shown) -> None:
     assert browser.texts(".generation .pill") == ["current", "retiring"]
     # Not by colour alone.
     assert browser.texts(".letter") == [*"BBI·S", "R"]
-    # The worker of generation 1 serves a request.
+    # The worker of generation 1 serves a request, and retires.
     assert legend(browser) == [
-        "BR 3 busy 1 retiring",
+        "B 2 busy",
         "I 1 idle",
         "S 1 starting",
+        "R 1 retiring",
         "· 1 free",
     ]
     doing = browser.texts(".generation:first-child .doing")
@@ -80,7 +82,7 @@ def legend(browser: Browser) -> list[str]:
     ("current", "old"),
     [("BBBI", "R"), ("IIII", "RRRRRR"), ("BOIS", "RK"), ("..I", "R"), ("OOO", "")],
 )
-def test_tile_and_legend_and_chart_count_the_same(
+def test_tile_legend_chart_and_terminal_count_the_same(
     browser: Browser, shown: Shown, current: str, old: str
 ) -> None:
     def generation(number: int, letters: str) -> GenerationView:
@@ -106,11 +108,20 @@ def test_tile_and_legend_and_chart_count_the_same(
     )
     shown.snapshot = replace(SAMPLE, generations=generations)
     browser.open(shown.url)
-    busy = sum(letter in "BORK" for letter in current + old)
+    busy = sum(letter in "BO" for letter in current + old)
+    retiring = old.count("R")
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
     assert tiles["Busy workers"] == str(busy)
     assert browser.texts("#chart-pool .legend b")[0] == str(busy)
     counts = {text.split()[2]: int(text.split()[1]) for text in legend(browser)}
+    terminal = render(shown.snapshot)
+    for word, count in counts.items():
+        assert word == "free" or f"{count} {word}" in terminal
+    note = dict(
+        zip(browser.texts(".tile h3"), browser.texts(".tile .note"), strict=True)
+    )
+    assert (f"{retiring} retiring" in note["Busy workers"]) == bool(retiring)
+    assert counts.get("retiring", 0) == retiring
     assert counts.pop("busy", 0) == busy
     assert sum(counts.values()) + busy == len(current + old)
     # What has a colour in the picture has it in the legend, and nothing else.
@@ -169,7 +180,7 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert "2 h 3 min" in facts and "3003" in facts and "0.1.0" in facts
     assert all(address in facts for address in SAMPLE.addresses)
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
-    assert tiles["Busy workers"] == "3"
+    assert tiles["Busy workers"] == "2"
     assert tiles["Waiting for a worker"] == str(SAMPLE.waiting)
     assert tiles["Parked connections"] == "17"
     assert tiles["Saturated"] == "no"
@@ -180,7 +191,7 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert "p90 452 µs, p99 26.2 ms, last 1 min" in notes
     # From 99,880 a second ago to 100,000.
     assert tiles["Requests per second"] == "120"
-    assert browser.driver.title == "3/5 busy · flask_prefork"
+    assert browser.driver.title == "2/5 busy · flask_prefork"
 
 
 def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
@@ -191,7 +202,7 @@ def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
     ]
     shapes = browser.run(f"{lines}.map((line) => line.getAttribute('d'))")
     assert all(shape.count("L") >= 2 and "NaN" not in shape for shape in shapes)
-    assert browser.texts("#chart-pool .legend b") == ["3", "5"]
+    assert browser.texts("#chart-pool .legend b") == ["2", "5"]
     assert "now" in browser.texts("#chart-waiting .tick")
 
 

@@ -103,8 +103,6 @@
 
 /** Letters of the states in which a worker serves or is about to, as in reading.py. */
 const AT_WORK = "OB";
-/** Those of workers that end: after their request, if they have one. */
-const ENDING = "RK";
 /** Seconds that a rate is taken over at least: two looks may be close together. */
 const RATE_SPAN = 0.9;
 
@@ -112,13 +110,11 @@ const RATE_SPAN = 0.9;
 export const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 /**
- * Whether it serves, or is about to.
+ * Whether a worker in a state serves, or is about to. Who retires counts as that alone.
  *
- * @param {Worker} worker
+ * @param {string} letter
  */
-export function isBusy({ state, busy_for: since }) {
-  return AT_WORK.includes(state) || (ENDING.includes(state) && since !== null);
-}
+export const isBusy = (letter) => AT_WORK.includes(letter);
 
 /**
  * The present as a sample. Its quantiles are the last sample's, which are of as long a
@@ -133,7 +129,7 @@ export function present(snapshot) {
   return {
     age: 0,
     workers: workers.length,
-    busy: workers.filter(isBusy).length,
+    busy: workers.filter(({ state }) => isBusy(state)).length,
     queue: snapshot.queue,
     waiting: snapshot.waiting,
     requests: snapshot.totals.requests,

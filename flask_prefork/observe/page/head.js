@@ -50,11 +50,13 @@ function tiles(snapshot) {
   const all = samples(snapshot);
   const { workers, busy } = all[all.length - 1];
   const rate = rates(all).pop() ?? null;
+  const everyone = snapshot.generations.flatMap((generation) => generation.workers);
+  const retiring = everyone.filter(({ state }) => state === "R").length;
   return [
     {
       name: "Busy workers",
       value: count(busy),
-      note: `of ${count(workers)}; at most ${count(most)}`,
+      note: [`of ${count(workers)}`, ...named({ retiring })].join(", ") + `; at most ${count(most)}`,
       share: most && busy / most,
     },
     {

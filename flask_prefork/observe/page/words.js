@@ -12,8 +12,8 @@ export const MEANINGS = {
   "Dispatcher PID": "The process that was started and that signals are sent to. It decides which worker accepts, and"
     + " how many workers there are.",
 
-  "Busy workers": "Workers that have a connection, mostly with a request, or were ordered to accept one; also those"
-    + " that retire after it. The bar shows their share of the most workers that are allowed (--max-workers).",
+  "Busy workers": "Workers that have a connection, mostly with a request, or were ordered to accept one; without those"
+    + " that retire. The bar shows their share of the most workers that are allowed (--max-workers).",
   "Waiting for a worker": "Connections whose request is there and that no worker serves yet. They are in the kernel's"
     + " accept queue, or parked and ready.",
   "Requests per second": "Requests that ended, over the last second.",
@@ -30,12 +30,10 @@ export const MEANINGS = {
   "busy": "Has a connection, mostly with a request, or was ordered to accept one.",
   "idle": "Waits for a request.",
   "starting": "Is being forked, or was not idle yet.",
-  "retiring, idle": "Has no request and exits.",
-  "killed": "Was sent SIGKILL and serves nothing.",
+  "killed": "Was sent SIGKILL.",
   "free": "No worker is in this slot. A worker is started in the lowest free slot when it is needed.",
   "ordered": "Was ordered to accept, and has not begun a request.",
-  "retiring": "Exits when its request is finished. Its slot takes no new requests.",
-  "being killed": "Was sent SIGKILL during its request.",
+  "retiring": "Exits when its request is finished, or at once if it has none. Its slot takes no new requests.",
 
   current: "New requests go to this generation.",
   next: "This generation is loading the app or starting its first workers. Then it takes over.",
@@ -49,7 +47,7 @@ export const MEANINGS = {
   "Memory (PSS)": "Proportional set size: the worker's own memory, and its share of what it has in common with others.",
   "PID": "The worker's process ID.",
 
-  "Workers over time": "How many workers there were, and how many of them were busy.",
+  "Workers over time": "How many workers there were, and how many of them were busy, without those that retired.",
   "Requests": "Requests that ended, per second.",
   "Latency": "How long requests took, of those that ended in the 10 seconds before.",
   p50: "The median: half of the requests took less.",

@@ -50,11 +50,11 @@ function makeKind({ name }) {
  * @param {HTMLElement} node
  * @param {Kind} kind
  */
-function updateKind(node, { count: many, letters, parts }) {
+function updateKind(node, { count: many, letters, ordered }) {
   const [keys, number] = node.children;
   setList(keys, letters, (letter) => letter, makeKey, () => {});
   setText(number, count(many));
-  setList(node.lastElementChild, parts, ([, name]) => name, makePart, (part, [some]) => {
+  setList(node.lastElementChild, ordered ? [ordered] : [], () => "ordered", makeOrdered, (part, some) => {
     setText(part.firstElementChild, count(some));
   });
 }
@@ -66,8 +66,7 @@ function makeKey(letter) {
   return key;
 }
 
-/** @param {[number, string]} part */
-const makePart = ([, name]) => element("span", "part", element("span"), " ", word(name));
+const makeOrdered = () => element("span", "", element("span"), " ", word("ordered"));
 
 /** @param {string} letter */
 const sign = (letter) => (letter === "." ? "·" : letter);
