@@ -117,10 +117,8 @@ def test_tile_legend_chart_and_terminal_count_the_same(
     terminal = render(shown.snapshot)
     for word, count in counts.items():
         assert word == "free" or f"{count} {word}" in terminal
-    note = dict(
-        zip(browser.texts(".tile h3"), browser.texts(".tile .note"), strict=True)
-    )
-    assert (f"{retiring} retiring" in note["Busy workers"]) == bool(retiring)
+    note = notes(browser)["Busy workers"]
+    assert (f"{retiring} retiring" in note) == bool(retiring)
     assert counts.get("retiring", 0) == retiring
     assert counts.pop("busy", 0) == busy
     assert sum(counts.values()) + busy == len(current + old)
@@ -192,6 +190,55 @@ def test_head(browser: Browser, shown: Shown) -> None:
     # From 99,880 a second ago to 100,000.
     assert tiles["Requests per second"] == "120"
     assert browser.driver.title == "2/5 busy · flask_prefork"
+
+
+def notes(browser: Browser) -> dict[str, str]:
+    """What is written below the numbers of the tiles."""
+    return dict(
+        zip(browser.texts(".tile h3"), browser.texts(".tile .note"), strict=True)
+    )
+
+
+def test_tails_are_left_out_when_there_was_no_request(
+    browser: Browser, shown: Shown
+) -> None:
+    shown.snapshot = replace(SAMPLE, latency=Quantiles(10.2))
+    browser.open(shown.url)
+    assert notes(browser)["Median latency"] == "no request, last 10 s"
+    assert notes(browser)["Median queue time"].startswith("p90 452 µs, p99 26.2 ms")
+
+
+@pytest.mark.parametrize("saturated", [True, False])
+def test_a_server_that_ends_is_not_told_to_be_saturated_or_not(
+    browser: Browser, shown: Shown, saturated: bool
+) -> None:
+    def value() -> str:
+        values = dict(
+            zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True)
+        )
+        return values["Saturated"]
+
+    shown.snapshot = replace(SAMPLE, saturated=saturated)
+    browser.open(shown.url)
+    assert value() == ("yes" if saturated else "no")
+    for phase in ("draining", "closing", "leaving", "stopped", "gone"):
+        shown.snapshot = replace(shown.snapshot, phase=phase)
+        said = browser.call("/head.js", "PHASES")[phase]
+        browser.wait(lambda said=said: browser.text("#phase") == said)
+        assert value() == "–"
+        assert not browser.all(".tile.alarm")
+
+
+def test_bars_of_cells_are_explained(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    bars = browser.text("#bars")
+    assert bars.startswith("Bar in a cell: time since its request began, full at 1 min")
+    shares = browser.run(
+        "return [...document.querySelectorAll('.cell')]"
+        ".map((cell) => Number(cell.style.getPropertyValue('--share')))"
+    )
+    # The last is of a request of 95 s.
+    assert shares[-1] == 1 and 0 < shares[0] < shares[1] < 1 and shares[2] == 0
 
 
 def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
@@ -341,6 +388,77 @@ def test_details_by_pointer(browser: Browser, shown: Shown) -> None:
     assert detail.is_displayed()
     shown.snapshot = replace(SAMPLE, generations=SAMPLE.generations[1:])
     browser.wait(lambda: not detail.is_displayed())
+
+
+def test_details_by_a_tap_on_a_row(browser: Browser, shown: Shown) -> None:
+    target = "/long" * 30
+    worker = replace(SAMPLE.workers[1], target=target)
+    others = SAMPLE.generations[0].workers
+    shown.snapshot = replace(
+        SAMPLE,
+        generations=(
+            replace(SAMPLE.generations[0], workers=(others[0], worker, *others[2:])),
+        ),
+    )
+    browser.resize(400, 900)
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    # Any part of it.
+    for cell in browser.all("#requests tbody tr:first-child > *")[:4]:
+        cell.click()
+        assert detail.is_displayed()
+        assert browser.text("#detail-title") == "Worker 2.1: busy"
+        browser.all("#totals-title")[0].click()
+        assert not detail.is_displayed()
+    browser.all("#requests tbody tr:first-child td")[1].click()
+    assert browser.text("#detail-request") == f"POST {target}"
+    facts = dict(
+        zip(
+            browser.texts("#detail-facts dt"),
+            browser.texts("#detail-facts dd"),
+            strict=True,
+        )
+    )
+    assert facts["No progress for"] == "4 s" and facts["Requests served"] == "310"
+    assert facts["Memory (PSS)"] == "8 MiB" and facts["PID"] == "3021"
+    left, right = browser.run(
+        "const box = document.querySelector('#detail').getBoundingClientRect();"
+        "return [box.left, box.right]"
+    )
+    assert left >= 0 and right <= 400
+
+
+def test_details_of_rows_by_keyboard(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    # All rows are one stop, after the box that they scroll in.
+    browser.run("document.querySelector('#requests-scroll').focus()")
+    keys = ActionChains(browser.driver)
+    keys.send_keys(Keys.TAB, Keys.TAB).perform()
+    assert browser.text("#detail-title") == "Worker 1.1: retiring"
+    keys.send_keys(Keys.ARROW_DOWN).perform()
+    assert browser.text("#detail-request") == "POST /pay?id=7"
+    focused = browser.driver.switch_to.active_element
+    assert focused.get_attribute("aria-describedby") == "detail"
+    keys.send_keys(Keys.ESCAPE).perform()
+    assert not detail.is_displayed()
+    keys.send_keys(Keys.ENTER).perform()
+    assert detail.is_displayed()
+
+
+def test_focus_stays_on_a_row_that_moves(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    rows = "#requests tbody th"
+    assert browser.texts(rows) == ["1.1", "2.1", "2.0"]
+    browser.all("#requests tbody tr")[1].click()
+    # The worker of the first row serves another request now.
+    old = SAMPLE.generations[1]
+    fresh = replace(old, workers=(replace(old.workers[0], busy_for=0.1),))
+    shown.snapshot = replace(SAMPLE, generations=(SAMPLE.generations[0], fresh))
+    browser.wait(lambda: browser.texts(rows) == ["2.1", "2.0", "1.1"])
+    assert browser.driver.switch_to.active_element.text == "2.1"
+    assert browser.text("#detail-title") == "Worker 2.1: busy"
+    assert browser.all("#detail")[0].is_displayed()
 
 
 def test_focus_stays_when_the_pool_changes(browser: Browser, shown: Shown) -> None:
