@@ -39,7 +39,7 @@ run: $(VENV)/run.stamp
 	$(BIN)/flask --app example_app prefork-run --host $(HOST) --port $(PORT) --admin $(ADMIN)
 
 test: $(VENV)/test.stamp
-	@echo "The whole suite takes about half an hour on two processors, and installs some"
+	@echo "The whole suite takes 10 to 25 minutes on two processors, and installs some"
 	@echo "apps from a package index. ARGS=tests/http runs a part of it. It uses these"
 	@echo "programs, and skips the tests of those that are missing:"
 	@PYTHONPATH=tests $(BIN)/python -m programs

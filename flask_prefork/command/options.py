@@ -99,7 +99,11 @@ class _CertificateType(_PathType):
         text = str(value)
         if text.lower() == ADHOC:
             if importlib.util.find_spec("cryptography") is None:
-                self.fail("adhoc needs the package cryptography.", param, ctx)
+                self.fail(
+                    "adhoc needs the package cryptography: pip install cryptography.",
+                    param,
+                    ctx,
+                )
             return ADHOC
         is_import = os.sep not in text and all(
             part.isidentifier() for part in text.replace(":", ".").split(".")
@@ -127,7 +131,10 @@ class _PortType(click.IntRange):
                 param,
                 ctx,
             )
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a port: 0 to 65535.", param, ctx)
 
 
 class _HostType(click.types.StringParamType):
@@ -340,6 +347,10 @@ class _CollectingType(_AnyBase):
             return None
 
 
+class _CollectingSwitch(_CollectingType, click.types.BoolParamType):
+    """The same for a switch, which click knows by its type."""
+
+
 class PreforkCommand(click.Command):
     """A command whose help is in groups, and that knows other servers' options."""
 
@@ -410,9 +421,13 @@ class PreforkCommand(click.Command):
                 if e.param.name in lenient:
                     raise
                 lenient[e.param.name] = option = copy.copy(e.param)
-                option.type = _CollectingType(option.type, errors)
+                is_switch = isinstance(option.type, click.types.BoolParamType)
+                collecting = _CollectingSwitch if is_switch else _CollectingType
+                option.type = collecting(option.type, errors)
                 ctx.meta[_LENIENT] = lenient
         for name, option in lenient.items():
+            if name not in ctx.params:
+                continue  # it is for its callback only
             right = ctx.params[str(name)]
             if option.multiple:
                 right = tuple(value for value in right if value is not None)

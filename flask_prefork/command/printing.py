@@ -82,7 +82,7 @@ def origins(
 
 def _kind(name: str, source: str) -> str:
     if source.startswith("--"):
-        return "option"
+        return "option" if source == option_name(name) else "derived"
     return "key" if source == config_key(name) else "variable"
 
 

@@ -1,8 +1,8 @@
 """A process beside zygotes and workers: it is started, and replaced when it fails.
 
-The observer is one (:mod:`.observer`), the sender another (:mod:`.sender`). It is a
-fresh interpreter with a channel to us, and pings once a second. One that is silent is
-killed.
+The observer is one (:mod:`.observer`), the sender another (:mod:`.sender`), and so are
+TLS proxies (:mod:`.tls_proxies`). It is a fresh interpreter with a channel to us, and
+pings once a second. One that is silent is killed.
 """
 
 from __future__ import annotations

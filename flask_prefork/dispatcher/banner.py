@@ -59,6 +59,9 @@ def show(generation: Generation, queues: Queues, service: ServiceHost) -> None:
         settings.max_idle,
         settings.dispatch,
     )
-    logger.info("Settings other than the defaults: %s.", _changed(settings))
+    logger.info(
+        "Settings other than the defaults, besides host, port and TLS: %s.",
+        _changed(settings),
+    )
     logger.info("Dispatcher %d, zygote %d", os.getpid(), generation.pid)
     logger.info("Press CTRL+C to quit")

@@ -36,7 +36,7 @@ class Step(enum.Enum):
     CUT = "cut"
     #: Kill every worker, and the sender.
     KILL_WORKERS = "kill workers"
-    #: Let zygotes, observer and sender end.
+    #: Let zygotes, observer, sender and TLS proxies end.
     RELEASE = "release"
     #: Log where zygotes are that should have ended.
     SHOW_ZYGOTES = "show zygotes"
@@ -50,7 +50,7 @@ class Left(t.NamedTuple):
     :param served: Nobody waits any more.
     :param workers: How many workers there are.
     :param deliveries: How many responses are being sent without a worker.
-    :param others: How many zygotes, observers and senders there are.
+    :param others: How many zygotes, observers, senders and TLS proxies there are.
     """
 
     served: bool

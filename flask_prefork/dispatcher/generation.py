@@ -40,11 +40,11 @@ from ..ipc.frames import Listen
 from ..ipc.frames import Loaded
 from ..ipc.frames import Order
 from ..ipc.frames import Promoted
-from ..ipc.frames import Ready
 from ..ipc.frames import Resized
+from ..ipc.frames import Serving
 from ..ipc.frames import Spawned
 from ..ipc.listener import Listener
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from ..ipc.phase import GRACE
 from ..ipc.scoreboard import Bank
 from ..ipc.spawn import ZygoteHandle
@@ -348,7 +348,7 @@ class Generation:
         """
         if not self._serves:
             self._serves = True
-            self._send(Ready(self.number, follows))
+            self._send(Serving(self.number, follows))
 
     def _notify_size(self) -> None:
         """Report to the app how many workers there are, as fast as it takes it in."""

@@ -32,6 +32,8 @@ from .service import ServiceHost
 #: the app, up to the maximum, in seconds.
 _RETRY = 0.5
 _MAX_RETRY = 30.0
+#: When another worker may be promoted after one couldn't be, in seconds.
+_REFORK_PAUSE = 1.0
 
 
 class Generations:
@@ -65,6 +67,7 @@ class Generations:
         self.retry_at: float | None = None
         self.reloads = 0
         self._retries = 0
+        self._refork_not_before = 0.0
         #: When the reload began that is on its way, in seconds.
         self._reload_begun = 0.0
         #: The current generation's zygote has exited, and that was dealt with.
@@ -133,6 +136,8 @@ class Generations:
         """
         if self.next is not None or self.retry_at is not None:
             return
+        if self._clock() < self._refork_not_before:
+            return
         worker = self.current.refork_candidate()
         if worker is None:
             return
@@ -141,7 +146,9 @@ class Generations:
         try:
             zygote, control = spawn.by_promotion(number)
         except OSError as e:
+            # EMFILE, ENFILE: there will be others.
             logger.error("Can't promote worker %d: %s.", worker.number, e)
+            self._refork_not_before = self._clock() + _REFORK_PAUSE
             return
         self.next = self._adopt(zygote)
         with control:

@@ -82,7 +82,7 @@ class Late:
 
         It lives on if it has come out of the state that it is in.
 
-        :param watchdog: It is shown for what :mod:`.watchdog` has found.
+        :param no_progress: It is shown for what :mod:`.watchdog` has found.
         """
         workers, before = self._workers, self._shown.get(worker)
         if not workers.pid(worker):

@@ -10,9 +10,9 @@ import typing as t
 
 if t.TYPE_CHECKING:
     from ..ipc.frames import Deliver
-    from ..ipc.parked import Connection
+    from ..ipc.parked_connections import Connection
     from ..ipc.ready_queue import ReadyQueueOwner
-    from ..system.parked import Parked
+    from ..system.parked_state import Parked
 
 
 class ParkedHolder(t.Protocol):

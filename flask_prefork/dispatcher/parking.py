@@ -1,7 +1,7 @@
 """Parked connections: what the dispatcher holds of them, and who may wait at all.
 
-In the dispatcher, the lower half of :class:`.Queues`. :mod:`..ipc.parked` and
-:mod:`.permits` decide; here are the descriptors of all that waits. They are polled
+In the dispatcher, the lower half of :class:`.Queues`. :mod:`..ipc.parked_connections`
+and :mod:`.permits` decide; here are the descriptors of all that waits. They are polled
 without reading, and given up when descriptors run out.
 
 Never here: reading from or writing to a connection; how much has come is asked of the
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from ..ipc.channel import close_all
 from ..ipc.frames import Deliver
 from ..ipc.listener import Listener
-from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
+from ..ipc.parked_connections import Connection
+from ..ipc.parked_connections import ParkedConnections
 from ..ipc.ready_queue import ReadyQueueOwner
 from ..ipc.stats import Summary
 from ..system import socket_modes
 from ..system.log import logger
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 from ..system.poller import Poller
 from ..system.socket_state import bytes_unread
 from ..system.socket_state import has_acknowledged_all
@@ -262,7 +262,7 @@ class Parking:
                     connection.fd, lambda: self._hung_up(connection)
                 )
             else:
-                self._poller.watch(connection.fd, lambda: self._wake(connection))
+                self._poller.try_watch(connection.fd, lambda: self._wake(connection))
         except OSError as e:
             # ENOMEM, ENOSPC (epoll_ctl(2)).
             logger.error("Can't wait for a connection: %s.", e.strerror)

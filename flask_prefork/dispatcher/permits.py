@@ -25,7 +25,7 @@ from bisect import insort
 from collections.abc import Iterable
 
 from ..ipc.figures import LimitRow
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from ..settings.limits import RouteLimit
 from ..system.timers import Deadlines
 

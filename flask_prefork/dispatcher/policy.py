@@ -120,8 +120,8 @@ class Policy:
         self.saturated = False
         #: When max-workers is reached by busy workers, when by some that have yet to
         #: end, and when the budget is reached.
-        self.crowds = Episodes(idle_timeout, now)
-        self.about_to_accept = Episodes(idle_timeout, now)
+        self.full = Episodes(idle_timeout, now)
+        self.full_by_ending = Episodes(idle_timeout, now)
         self.shortages = Episodes(idle_timeout, now)
         self._rate = 1
         self._not_before = now
@@ -200,8 +200,10 @@ class Policy:
         fit = self.room(total, others, memory)
         denied = self._short and fit <= 0
         self.saturated = denied and idle + starting == 0
-        self.crowds.note(now, self.saturated and room <= 0 and not ending)
-        self.about_to_accept.note(now, self.saturated and room <= 0 and ending > 0)
+        # That a single worker is busy says nothing, unless others wait for it.
+        is_news = waiting > 0 or self.max_workers > 1
+        self.full.note(now, self.saturated and room <= 0 and not ending and is_news)
+        self.full_by_ending.note(now, self.saturated and room <= 0 and ending > 0)
         self.shortages.note(
             now,
             self.budget > 0 and (memory.used > self.budget or (denied and room > 0)),

@@ -32,7 +32,7 @@ class Slot:
     :ivar served: Requests it has reported.
     :ivar limit: Requests after which it is due to be replaced; 0 is never.
     :ivar suspect: It was ordered and is silent; its connection is others' now.
-    :ivar ready: It was idle at least once.
+    :ivar was_idle: It was idle at least once, so it has started well.
     :ivar queue: The accept queue it was ordered to take from.
     :ivar finishing: It serves no more, and waits for what the app's threads do.
     """
@@ -42,12 +42,12 @@ class Slot:
         "limit",
         "number",
         "queue",
-        "ready",
         "served",
         "since",
         "state",
         "suspect",
         "transitions",
+        "was_idle",
     )
 
     def __init__(self, number: int, now: float, limit: int = 0) -> None:
@@ -58,7 +58,7 @@ class Slot:
         self.served = 0
         self.limit = limit
         self.suspect = False
-        self.ready = False
+        self.was_idle = False
         self.queue = 0
         self.finishing = False
 
@@ -231,7 +231,7 @@ class Pool:
         worker.transitions += 1
         worker.since = now
         if new is State.IDLE:
-            worker.ready = True
+            worker.was_idle = True
             heapq.heappush(self._idle, worker.number)
             if worker.due:
                 self._due[worker] = None

@@ -10,12 +10,13 @@ all reports were read, then :meth:`Queues.serve_left_behind` after workers were 
 calls :meth:`Queues.stop_accepting` first, asks :meth:`Queues.is_served`, and calls
 :meth:`Queues.close` last.
 
-The descriptors of all that waits are held here. ``ipc/parked.py`` decides about parked
-connections, and the generation's pool which worker is next. Orders go out through the
-:class:`.Generation` that is passed in.
+The descriptors of all that waits are held here. ``ipc/parked_connections.py`` decides
+about parked connections, and the generation's pool which worker is next. Orders go out
+through the :class:`.Generation` that is passed in.
 
-Never here: accepting, or reading from or writing to a connection; how much has come is
-asked of the kernel. A descriptor is taken out of the poll set before it is closed.
+Never here: reading from a connection; how much has come is asked of the kernel. What
+accepts the front of an accept queue, and refuses requests, is ``shedder.py``. A
+descriptor is taken out of the poll set before it is closed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import typing as t
 from collections.abc import Sequence
 
 from ..ipc.listener import Listener
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from ..ipc.stats import Summary
 from ..system.log import logger
-from ..system.parked import Wait
+from ..system.parked_state import Wait
 from ..system.poller import Poller
 from ..system.proxy_protocol import certificate_place
 from .generation import Generation
@@ -314,6 +315,9 @@ class Queues(Parking):
             watched = self._poller.is_watched(listener.fd)
             if wanted and not watched:
                 self._poller.watch(listener.fd, self._mark_readable(listener.fd))
+                if not self._poller.is_watched(listener.fd):
+                    # The system has no room for it; its queue is looked at.
+                    self._dispatch_at = self._clock() + _DISPATCH_INTERVAL
             elif watched and not wanted:
                 self._poller.forget(listener.fd)
             if idle and not wanted and not held:

@@ -24,8 +24,8 @@ from ..ipc.frames import Frame
 from ..ipc.frames import MalformedFrame
 from ..ipc.phase import GRACE
 from ..system.log import logger
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.poller import Poller
 from ..system.reaper import Reaper
 from ..system.running_clock import RunningClock

@@ -1,7 +1,7 @@
 """What surrounds the server: systemd, the pid file, user rights, orphans.
 
 The dispatcher calls it at the turns of its life. What the modules ``systemd``,
-``pidfile``, ``privileges`` and ``reaper`` can do is put together here.
+``pid_file``, ``privileges`` and ``reaper`` can do is put together here.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from email.utils import formatdate
 
 from ..ipc.listener import Listener
-from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
+from ..ipc.parked_connections import Connection
+from ..ipc.parked_connections import ParkedConnections
 from ..ipc.ready_queue import ReadyQueueOwner
 from ..ipc.stats import Summary
 from ..system import socket_modes
 from ..system.log import logger
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.socket_state import arrival
 from .shedding import Accept
 from .shedding import Queue

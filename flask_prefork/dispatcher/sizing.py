@@ -140,9 +140,9 @@ class Sizing:
 
     def _log_limits(self, total: int, ending: int) -> None:
         policy = self._policy
-        if policy.crowds.is_new():
+        if policy.full.is_new():
             logger.warning("max-workers reached: all %d workers are busy.", total)
-        if policy.about_to_accept.is_new():
+        if policy.full_by_ending.is_new():
             logger.warning(
                 "No place for another worker: %d of %d have yet to end.", ending, total
             )

@@ -22,12 +22,12 @@ from ..ipc.exits import BAD_CONFIGURATION
 from ..ipc.exits import describe
 from ..ipc.figures import Counters
 from ..ipc.figures import HANDSHAKE_RESULTS
+from ..ipc.frames import Accepting
 from ..ipc.frames import Closed
 from ..ipc.frames import Frame
 from ..ipc.frames import Listen
 from ..ipc.frames import MakeRoom
 from ..ipc.frames import NOTHING_COUNTED
-from ..ipc.frames import Ready
 from ..ipc.frames import TLSCounts
 from ..ipc.tls_listener import TLSListener
 from ..system.log import logger
@@ -128,7 +128,7 @@ class TLSProxyHandle(AuxiliaryProcess):
     def _take_in(self, frame: Frame, fds: list[int]) -> None:
         if isinstance(frame, TLSCounts):
             self._count(frame)
-        elif isinstance(frame, Ready):
+        elif isinstance(frame, Accepting):
             self.is_ready = True
             if fds:
                 self._close_certificates()
@@ -204,7 +204,7 @@ class TLSProxyHandle(AuxiliaryProcess):
         if not self.pid:
             self.is_closed = True
         elif self._channel is None or not self._channel.send(Closed()):
-            # It doesn't read, and is killed for that.
+            # It doesn't read, and so it won't ping: it is killed for that.
             self.is_closed = True
 
 

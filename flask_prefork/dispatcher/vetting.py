@@ -25,9 +25,9 @@ from ..settings.table import ROWS
 from ..settings.table import Settings
 from ..system import privileges
 from ..system import socket_modes
-from ..system.parked import MAX_WAKES
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import MAX_WAKES
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 
 #: Plain numbers: an enumeration's look themselves up each time.
 _SOL_SOCKET, _SO_TYPE = int(socket.SOL_SOCKET), int(socket.SO_TYPE)

@@ -16,7 +16,7 @@ if t.TYPE_CHECKING:
     from ..settings.table import Settings
 
 #: How long a request that was aborted may take to do so, in seconds.
-GRACE = 5.0
+ABORT_TIME = 5.0
 
 
 class Progress(t.Protocol):
@@ -155,7 +155,7 @@ class RequestWatchdog:
             return Action.KILL
         if stalled:
             self._aborted[worker] = self._shown[worker] = began
-            self._checks.set(worker, now + GRACE)
+            self._checks.set(worker, now + ABORT_TIME)
             return Action.ABORT
         times = [moved + timeout] if timeout else []
         if self._least and self._least != timeout:
@@ -193,7 +193,7 @@ class RequestWatchdog:
         The worker itself ends the connection, which the app should notice.
         """
         self.watch(worker, now)
-        until = self._moved(progress) + self.upgrade + GRACE
+        until = self._moved(progress) + self.upgrade + ABORT_TIME
         if self.upgrade and until <= now:
             return Action.KILL
         return None

@@ -11,7 +11,7 @@ from collections import deque
 from ..ipc.channel import Channel
 from ..ipc.exits import Why
 from ..ipc.frames import Resume
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from .pool import Slot
 
 

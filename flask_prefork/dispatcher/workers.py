@@ -57,7 +57,7 @@ from ..ipc.frames import Retire
 from ..ipc.frames import Signal
 from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
-from ..ipc.parked import Connection
+from ..ipc.parked_connections import Connection
 from ..ipc.scoreboard import Bank
 from ..ipc.stats import Summary
 from ..settings import size
@@ -239,11 +239,10 @@ class Workers:
                 if frame.generation != self.number:
                     continue
                 if isinstance(frame, Idle):
-                    if not worker.ready:
+                    if not worker.was_idle:
                         self.ever_idle = True
-                        logger.debug(
-                            "Worker %d (pid %d) is ready.", worker.number, process.pid
-                        )
+                        # Its pid may not be known yet.
+                        logger.debug("Worker %d is ready.", worker.number)
                         self.policy.started(now)
                     if self.pool.report(worker, Event.IDLE, now, frame.served):
                         self._parked.release_permit(worker)
@@ -417,7 +416,7 @@ class Workers:
         self.bank.set_stop(worker.number)
         process = self._processes[worker.number]
         self._read(process)
-        return worker.ready and self._processes.get(worker.number) is process
+        return worker.was_idle and self._processes.get(worker.number) is process
 
     def promote(self, worker: Slot, generation: int, fds: Fds) -> None:
         """Let a worker end as well, and leave a zygote behind.
@@ -533,7 +532,7 @@ class Workers:
         if process.pid:
             expected = self._exit_log.expected(process.pid)
             self.ended.append((worker.number, process.pid, *expected))
-        if failed and not worker.ready:
+        if failed and not worker.was_idle:
             self.policy.failed(self.clock())
         self.pool.report(worker, Event.EXIT, self.clock())
         self.killed.discard(worker)

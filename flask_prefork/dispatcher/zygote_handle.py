@@ -31,9 +31,9 @@ from ..ipc.channel import close_all
 from ..ipc.dumps import Dumps
 from ..ipc.frames import Ended
 from ..ipc.frames import Frame
-from ..ipc.frames import Ready
 from ..ipc.frames import Release
 from ..ipc.frames import Resized
+from ..ipc.frames import Serving
 from ..ipc.frames import Spawn
 from ..ipc.frames import TASKS
 from ..ipc.spawn import ZygoteHandle
@@ -47,7 +47,7 @@ from .zygote_watchdog import Watchdog
 #: What the watchdog waits for after a task, for the log.
 _EXPECTED: dict[type[Frame], str] = {
     Spawn: "it did not fork worker {0.slot} within {1:g} s",
-    Ready: "it did not come back from when_ready hooks within {1:g} s",
+    Serving: "it did not come back from when_ready hooks within {1:g} s",
     Resized: "it did not take in the pool's size within {1:g} s",
     Ended: "it did not take in which workers have ended within {1:g} s",
 }

@@ -18,9 +18,9 @@ import struct
 import time
 import typing as t
 
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.spool import IN_MEMORY
 from ..system.spool import Spool

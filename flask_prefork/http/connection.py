@@ -36,8 +36,8 @@ import typing as t
 
 from werkzeug.serving import WSGIRequestHandler
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.peers import LOCAL
 from ..system.socket_state import is_receive_buffer_full
 from ..system.spool import Spool

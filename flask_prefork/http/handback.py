@@ -1,14 +1,14 @@
 """What a connection is handed back with when its worker is done and it isn't over.
 
-``PreforkServer.serve`` returns a :class:`~..system.parked.Parked`, or one of these
-where files go with the connection. The worker sends them to the dispatcher.
+``PreforkServer.serve`` returns a :class:`~..system.parked_state.Parked`, or one of
+these where files go with the connection. The worker sends them to the dispatcher.
 """
 
 from __future__ import annotations
 
 import typing as t
 
-from ..system.parked import Parked
+from ..system.parked_state import Parked
 from ..system.spool import Spool
 
 

@@ -26,8 +26,8 @@ from http.client import HTTPMessage
 
 from werkzeug.exceptions import InternalServerError
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from .body import Body
 from .body import ChunkedBody
 from .body import Input

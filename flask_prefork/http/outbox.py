@@ -14,8 +14,8 @@ import os
 import time
 import typing as t
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.spool import Spool
 from .errors import ClientDisconnected

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.peers import LOCAL
 from ..system.proxy_protocol import from_tag
 from ..system.proxy_protocol import MalformedHeader

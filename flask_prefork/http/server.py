@@ -24,8 +24,8 @@ import typing as t
 
 from werkzeug.serving import WSGIRequestHandler
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.peers import LOCAL
 from ..system.proxy_protocol import MalformedHeader
 from ..system.socket_state import bytes_unread

@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.serving import WSGIRequestHandler
 
-from ..system.parked import Wait
+from ..system.parked_state import Wait
 from .connection import end_taken_over
 from .environ import add_certificate
 from .errors import Refused
@@ -31,7 +31,7 @@ if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from _typeshed.wsgi import WSGIEnvironment
 
-    from ..system.parked import Parked
+    from ..system.parked_state import Parked
     from .context import HandlerContext
     from .context import HandlerServer
     from .route_limits import Limit

@@ -32,7 +32,7 @@ from ..system.socket_state import bytes_queued
 from .errors import ClientDisconnected
 
 if t.TYPE_CHECKING:
-    from ..system.parked import Wait
+    from ..system.parked_state import Wait
     from .handback import Delivery
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT

@@ -1,10 +1,10 @@
 """The back channel: fixed-size frames (:mod:`.frames`) over a socketpair.
 
-The dispatcher has one with each worker, each zygote and the observer. A message is
-one frame, read with one ``recv`` and without a buffering layer: a buffered reader
-once hid the second message from ``select`` (SpamAssassin bug 4258). Descriptors
-ride along (``unix(7)``, SCM_RIGHTS), and so do documents that don't fit into a
-frame, as the descriptor of an unnamed file.
+The dispatcher has one with each worker, zygote, observer, sender and TLS proxy. A
+message is one frame, read with one ``recv`` and without a buffering layer: a buffered
+reader once hid the second message from ``select`` (SpamAssassin bug 4258). Descriptors
+ride along (``unix(7)``, SCM_RIGHTS), and so do documents that don't fit into a frame,
+as the descriptor of an unnamed file.
 """
 
 from __future__ import annotations
@@ -132,15 +132,20 @@ def receive_one(sock: socket.socket) -> tuple[Frame, list[int]] | None:
 
     :param sock: A blocking socket. Reading one frame at a time keeps the
         descriptors of the next out of this process until it asks for them.
-    :return: The frame and its descriptors, or ``None`` at the end.
+    :return: The frame and its descriptors, or ``None`` at the end. There are none if
+        this process has no room for all of them: by the others nobody could tell which
+        ones they are.
     :raises MalformedFrame: If the dispatcher sent something else than a frame.
     """
     try:
-        data, fds, _ = receive(sock, FRAME_SIZE)
+        data, fds, are_lost = receive(sock, FRAME_SIZE)
     except ConnectionError:
         return None
     if not data:
         return None
+    if are_lost:
+        close_all(fds)
+        fds = []
     return decode(data)[0], fds
 
 

@@ -339,5 +339,4 @@ def _sum(one: t.Any, other: t.Any) -> t.Any:
 
 
 SERVED: Mapping[str, FigureSpec] = specs(Served)
-COUNTERS: Mapping[str, FigureSpec] = specs(Counters)
 GAUGES: Mapping[str, FigureSpec] = specs(Gauges)

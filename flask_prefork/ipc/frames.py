@@ -4,9 +4,10 @@ Each kind is a class with a number and named fields; its layout follows from the
 types. A frame on the wire is :data:`FRAME_SIZE` bytes, whatever its kind: the magic
 number, the kind's number, the fields, and zeros.
 
-All begin with the generation that they are of, and a receiver ignores those of another
-one. Nothing else is checked here than that the bytes are a frame: what a worker or a
-zygote says is checked by the dispatcher (``dispatcher/vetting.py``).
+All begin with the generation that they are of. The dispatcher ignores those of another
+one, and a worker ends at one. Nothing else is checked here than that the bytes are a
+frame: what a worker or a zygote says is checked by the dispatcher
+(``dispatcher/vetting.py``).
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import typing as t
 from collections.abc import Callable
 from functools import partial
 
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 
 #: Bytes of the longest tag.
 TAG_SIZE = 24
 
 #: An exit code, or the signal's number below 0; or ``exits.UNKNOWN_STATUS``.
 Status = t.NewType("Status", int)
+#: A counter of events. A process may live longer than 32 bits last.
+Count = t.Annotated[int, "counter"]
 
 #: How a field of a type travels (:mod:`struct`).
 _WIRE: dict[t.Any, str] = {
     int: "I",
     Status: "i",
     Size: "Q",
+    Count: "Q",
     float: "d",
     bool: "?",
     bytes: f"{1 + TAG_SIZE}p",
@@ -260,10 +264,9 @@ class Release(t.NamedTuple):
 
 
 @_kind(16)
-class Ready(t.NamedTuple):
+class Serving(t.NamedTuple):
     """The generation serves; it may have taken over from another. Sent back when that
-    was told to the app. From the TLS proxy: it accepts connections; the file with its
-    clients' certificates rides along, if they may give some."""
+    was told to the app."""
 
     generation: int
     follows: bool = False
@@ -402,13 +405,21 @@ class TLSCounts(t.NamedTuple):
     #: Connections of clients.
     connections: int
     #: Handshakes, whole ones and by a ticket; those that failed.
-    full: int
-    resumed: int
-    failed: int
+    full: Count
+    resumed: Count
+    failed: Count
     #: Connections that were cut off: within a record, by a broken one, or reset.
-    cut: int
+    cut: Count
     #: Those that a process of several has taken with it when it died.
-    lost: int
+    lost: Count
+
+
+@_kind(37)
+class Accepting(t.NamedTuple):
+    """The TLS proxy accepts connections. The file with its clients' certificates rides
+    along, if they may give some."""
+
+    generation: int
 
 
 @_kind(34)
@@ -423,7 +434,7 @@ class MakeRoom(t.NamedTuple):
 #: dispatcher waits for the answer as long as a zygote may take.
 TASKS: dict[type[Frame], tuple[type[Frame], ...]] = {
     Spawn: (Spawned, Failed),
-    Ready: (Ready,),
+    Serving: (Serving,),
     Resized: (Resized,),
     Ended: (Ended,),
 }
@@ -434,6 +445,7 @@ NOTHING_COUNTED = TLSCounts(0, 0, 0, 0, 0, 0, 0)
 #: Any of them.
 Frame = (
     TLSCounts
+    | Accepting
     | MakeRoom
     | Order
     | Retire
@@ -454,7 +466,7 @@ Frame = (
     | Spawn
     | Signal
     | Release
-    | Ready
+    | Serving
     | HandedOn
     | Resized
     | Ended
@@ -479,7 +491,7 @@ class MalformedFrame(ValueError):
 
 def _layout(cls: t.Any) -> str:
     """The wire's fields of a class, those of a state in it included."""
-    types = t.get_type_hints(cls).values()
+    types = t.get_type_hints(cls, include_extras=True).values()
     return "".join(_WIRE.get(one) or _layout(one) for one in types)
 
 

@@ -24,7 +24,7 @@ import sys
 import termios
 
 from ..system import socket_modes
-from ..system.parked import Parked
+from ..system.parked_state import Parked
 from .channel import close_all
 from .channel import receive
 from .frames import decode

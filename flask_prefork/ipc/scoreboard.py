@@ -23,7 +23,7 @@ dispatcher
     * a slot's request to end its standing order: when the worker is to be replaced or
       to finish (``workers.py``);
     * the bank's flags *others wait*, *has ready* and *draining* (``generation.py``),
-      and the word *spooled* of both banks (``queues.py``);
+      and the header's word *spooled* (``queues.py``);
     * all of a slot, its record included: before a worker is started in it and when one
       has exited (:meth:`Bank.clear`), at which times no process writes there.
 
@@ -31,7 +31,7 @@ worker
     * its own record: when it starts, accepts, and at the turns of a request
       (``worker/worker.py``);
     * its byte in the column *about to accept*: before the last byte of a response is
-      sent, and when it has accepted or is idle.
+      sent, and when it has accepted.
 
 zygote
     * nothing.

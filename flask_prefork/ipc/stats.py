@@ -267,7 +267,8 @@ class Summary(Counters):
 
     def count_accepted(self) -> None:
         """Count a connection that no worker has accepted."""
-        self._served.connections += 1
+        # What workers have counted is added to it: an app may have written over it.
+        self._served.connections = min(self._served.connections + 1, MOST)
         self._write_exited(_NOBODY)
 
     @contextlib.contextmanager

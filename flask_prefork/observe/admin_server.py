@@ -1,8 +1,8 @@
 """The HTTP server on the admin address: threads, and connections that wait for one.
 
 As with the app's clients, a connection that waits for its client costs no thread: it is
-parked (:mod:`..ipc.parked`). So clients that send nothing, or a byte a second, keep
-nobody out, and a probe of ``/livez`` is answered in time.
+parked (:mod:`..ipc.parked_connections`). So clients that send nothing, or a byte a
+second, keep nobody out, and a probe of ``/livez`` is answered in time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections import deque
 from ..http.limits import Limits
 from ..http.monitor import NullMonitor
 from ..http.server import PreforkServer
-from ..ipc.parked import Connection
-from ..ipc.parked import ParkedConnections
+from ..ipc.parked_connections import Connection
+from ..ipc.parked_connections import ParkedConnections
 from ..system import socket_modes
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.poller import Poller
 from .background import in_background
 
@@ -149,12 +149,14 @@ class AdminServer(NullMonitor):
             self._watch(client.connection)
 
     def _watch(self, connection: Connection) -> None:
-        if connection.state.wait is Wait.LINGER:
-            self._poller.watch_hang_up(
-                connection.fd, lambda: self._on_hang_up(connection)
-            )
-        else:
-            self._poller.watch(connection.fd, lambda: self._on_readable(connection))
+        fd = connection.fd
+        try:
+            if connection.state.wait is Wait.LINGER:
+                self._poller.watch_hang_up(fd, lambda: self._on_hang_up(connection))
+            else:
+                self._poller.try_watch(fd, lambda: self._on_readable(connection))
+        except OSError:
+            self._close(connection)
 
     def _on_hang_up(self, connection: Connection) -> None:
         """One that has had its last response sends no more."""

@@ -42,8 +42,6 @@ _FREE = State.FREE.value
 _AT_WORK = State.ORDERED.value + State.BUSY.value
 #: Of workers that new requests may go to.
 _SERVING = State.IDLE.value + _AT_WORK
-#: Of workers that end: after their request, if they have one.
-_ENDING = State.RETIRING.value + State.KILLED.value
 
 
 class Look(t.NamedTuple):
@@ -81,12 +79,8 @@ class Look(t.NamedTuple):
 
     @property
     def busy(self) -> int:
-        """How many serve, or are about to; those that retire after it included."""
-        return self.count(_AT_WORK) + sum(
-            letters[slot] in _ENDING and record.began > 0
-            for letters, records in zip(self.letters, self.records, strict=True)
-            for slot, record in records.items()
-        )
+        """How many serve, or are about to; without those that retire after it."""
+        return self.count(_AT_WORK)
 
 
 class Board:

@@ -126,7 +126,8 @@ class PoolSample:
 
     :param age: How long ago.
     :param workers: How many there were.
-    :param busy: How many of them served.
+    :param busy: How many of them served, or were ordered to accept; without those
+        that retired.
     :param queue: Connections that waited in the accept queues.
     :param requests: Requests served until then.
     :param waiting: Connections that waited for a worker.

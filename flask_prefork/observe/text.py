@@ -194,15 +194,14 @@ def _named(counts: Mapping[str, int]) -> str:
 
 
 def _workers(snapshot: Snapshot) -> str:
-    counts = [
-        f"{count:,} {word}"
-        for letter, word in STATES.items()
-        if (count := snapshot.count(letter))
-    ]
+    counts = {word: snapshot.count(letter) for letter, word in STATES.items()}
+    # Who was ordered to accept counts as busy, on the page too.
+    counts["busy"] += counts.pop("ordered")
+    told = [f"{count:,} {word}" for word, count in counts.items() if count]
     if snapshot.upgraded:
-        counts.append(f"of these {snapshot.upgraded:,} upgraded")
+        told.append(f"of these {snapshot.upgraded:,} upgraded")
     return (
-        f"{len(snapshot.workers):,} ({', '.join(counts) or 'none'}),"
+        f"{len(snapshot.workers):,} ({', '.join(told) or 'none'}),"
         f" at most {snapshot.max_workers:,},"
         f" {snapshot.min_idle:,} to {snapshot.max_idle:,} idle"
     )

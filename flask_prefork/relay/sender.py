@@ -29,9 +29,9 @@ from ..system import log
 from ..system import privileges
 from ..system import socket_modes
 from ..system.descriptors import raise_descriptor_limit
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 from ..system.timers import Deadlines
 from .transfer import FileRange
 from .transfer import Transfer

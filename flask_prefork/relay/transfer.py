@@ -8,7 +8,7 @@ import socket
 import typing as t
 
 from ..system import socket_modes
-from ..system.parked import Parked
+from ..system.parked_state import Parked
 from ..system.slow_client import SlowClientBudget
 from ..system.socket_state import bytes_queued
 

@@ -56,7 +56,7 @@ def pair(names: Sequence[str], keys: Sequence[str]) -> tuple[Certificate, ...]:
         return (Certificate(others[0]),)
     if len(keys) != len(files):
         raise ValueError(
-            f"Give a --key for each --cert, in the same order: there are {len(files)}"
-            f" certificates and {len(keys)} keys."
+            "Give a --key for each --cert, in the same order"
+            f" (certificates: {len(files)}, keys: {len(keys)})."
         )
     return tuple(map(Certificate, names, keys))

@@ -6,15 +6,14 @@ right for itself.
 
 from __future__ import annotations
 
-import os
 import typing as t
 from collections.abc import Iterator
 from collections.abc import Mapping
 
+from ..system import pidfd
 from . import addresses
 from . import size
 from .keys import option_name
-from .spec import MAX_SLOTS
 from .spec import SettingsError
 
 #: Pairs of which the first can't be above the second.
@@ -98,10 +97,10 @@ def _buffers(values: Values, given: Given) -> Iterator[str]:
 
 def _refork(values: Values, given: Given) -> Iterator[str]:
     after, most = values["refork_after"], values["max_requests"]
-    if after and not hasattr(os, "pidfd_open"):
+    if after and not pidfd.are_available():
         yield (
             f"{given['refork_after']} needs pidfd_open(2), which this system doesn't"
-            " have; Linux does since 5.3."
+            " have or doesn't allow; Linux has it since 5.3."
         )
     if after and most and after >= most:
         yield (
@@ -162,11 +161,12 @@ def derive(values: dict[str, t.Any], given: Given) -> None:
     if "min_idle" not in given:
         bounds = [values[k] for k in ("max_workers", "max_idle") if k in given]
         values["min_idle"] = min([values["min_idle"], *bounds])
-    if values["max_idle"] is None:
-        values["max_idle"] = min(2 * values["min_idle"], MAX_SLOTS)
     if values["max_workers"] is None:
         needed = max(values["min_idle"], values["min_workers"] or 0)
         values["max_workers"] = max(40, needed)
+    if values["max_idle"] is None:
+        most = max(values["max_workers"], values["min_idle"])
+        values["max_idle"] = min(2 * values["min_idle"], most)
     if values["min_workers"] is None:
         values["min_workers"] = values["min_idle"]
     total = values["buffer_total"]

@@ -164,10 +164,6 @@ class NonBlockingHandler(OutputHandler):
         self._next = 0.0
         self._moved = 0.0
 
-    @property
-    def dropped(self) -> int:
-        return self.output.lost
-
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it."""
         if self._pending is None:

@@ -115,15 +115,6 @@ def replace(fd: int, path: str) -> bool:
     return True
 
 
-def is_moved(fd: int, path: str) -> bool:
-    """Whether a path is another file's by now, or nobody's."""
-    try:
-        found, ours = os.stat(path), os.fstat(fd)
-    except OSError:
-        return True
-    return (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino)
-
-
 def reopen_handlers() -> None:
     """Open the files of all handlers of the logging module again.
 

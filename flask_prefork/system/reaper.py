@@ -1,10 +1,10 @@
 """The dispatcher's children: who owns which, and who wants to know of its exit.
 
-Nothing else in the dispatcher calls ``waitpid(2)``. Zygotes and the observer have an
-owner. Children that nobody has started are orphans: as a container's PID 1 the
-dispatcher becomes the parent of every process that loses its own, and elsewhere Linux
-lets it ask for that. An app's daemons and a dead zygote's workers end up here, and stay
-zombies when they die until they are reaped.
+Nothing else in the dispatcher calls ``waitpid(2)``. Zygotes, the observer, the sender
+and TLS proxies have an owner. Children that nobody has started are orphans: as a
+container's PID 1 the dispatcher becomes the parent of every process that loses its own,
+and elsewhere Linux lets it ask for that. An app's daemons and a dead zygote's workers
+end up here, and stay zombies when they die until they are reaped.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ no worker waits for. Pure.
 
 from __future__ import annotations
 
-#: Seconds that a client may pause before its rate is checked.
-GRACE = 5.0
+#: Seconds of pause that a client has at first, before it was fast or slow.
+FIRST_CREDIT = 5.0
 #: While others wait for a worker, whoever holds one has to be so many times as fast.
 HURRY = 16
 #: Seconds of pause that a client can have earned by being fast.
@@ -31,7 +31,7 @@ class SlowClientBudget:
 
     def __init__(self, rate: float, left: float | None = None) -> None:
         self._rate = self._asked = rate
-        self._left = GRACE if left is None else min(left, CREDIT)
+        self._left = FIRST_CREDIT if left is None else min(left, CREDIT)
         #: Bytes that have left the send queue and were counted then.
         self._counted = 0
 

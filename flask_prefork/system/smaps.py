@@ -57,7 +57,7 @@ def read(pid: int | t.Literal["self"] = "self") -> Smaps | None:
     return Smaps(sizes[b"Pss"], own + swapped, written + swapped)
 
 
-class Glance:
+class AnonymousMemory:
     """This process's resident anonymous memory, told in a microsecond.
 
     The file is kept open, and is that of the process that has opened it

@@ -168,8 +168,12 @@ def install(
             setattr(sys, f"__{name}__", new)
         setattr(sys, name, new)
         _move_handlers(old, new)
-    exception: t.Any = traceback.TracebackException
-    exception.print = _at_once(exception.print)
+    if sys.version_info >= (3, 11):
+        exception: t.Any = traceback.TracebackException
+        exception.print = _at_once(exception.print)
+    else:
+        module: t.Any = traceback
+        module.print_exception = _recorded(traceback.print_exception)
     threading.excepthook = _recorded(threading.excepthook)
     sys.excepthook = _recorded(sys.excepthook)
     sys.unraisablehook = _recorded(sys.unraisablehook)

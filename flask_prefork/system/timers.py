@@ -1,6 +1,6 @@
 """Deadlines by key, most of which are cancelled before they are due. Pure.
 
-``ipc/parked.py`` has one for each connection that waits, and
+``ipc/parked_connections.py`` has one for each connection that waits, and
 ``dispatcher/watchdog.py`` one for each worker that is busy.
 """
 

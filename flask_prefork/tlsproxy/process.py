@@ -22,9 +22,9 @@ from ..ipc.channel import read_document
 from ..ipc.channel import receive_one
 from ..ipc.channel import send_one
 from ..ipc.exits import BAD_CONFIGURATION
+from ..ipc.frames import Accepting
 from ..ipc.frames import Listen
 from ..ipc.frames import Ping
-from ..ipc.frames import Ready
 from ..ipc.tls_listener import FILES
 from ..settings.certificates import Certificate
 from ..system import log
@@ -109,7 +109,7 @@ def main(
         ).run()
 
     logger.debug("It is ready, with %d processes.", processes)
-    channel.send(Ready(0), () if clients is None else (clients.fd,))
+    channel.send(Accepting(0), () if clients is None else (clients.fd,))
     if processes == 1:
         serve(channel, 0)
     else:

@@ -5,9 +5,9 @@ to, and would block it all the same. A worker that has served nothing since its 
 sample has nothing to report, and takes no other.
 
 A sample takes long, and a second is long for a fast leak. So after each request there
-is a cheap estimate of the growth (:class:`.smaps.Glance`). It decides whether a sample
-is due at once, since the worker may be above its limit. Growth that is much for the
-pool's budget is reported without a sample.
+is a cheap estimate of the growth (:class:`.smaps.AnonymousMemory`). It decides whether
+a sample is due at once, since the worker may be above its limit. Growth that is much
+for the pool's budget is reported without a sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..ipc.growth import Growth
 from ..settings import size
 from ..settings.table import Settings
 from ..system import smaps
-from ..system.smaps import Glance
+from ..system.smaps import AnonymousMemory
 
 #: Seconds between two samples, and the part of the time that all may take.
 INTERVAL = 1.0
@@ -48,7 +48,7 @@ class MemorySampler:
     :param limit: Bytes that it may have for itself; 0 is no limit.
     :param step: Bytes of growth that are reported at once; 0 is never.
     :param read: Returns the bytes that this process has for itself.
-    :param glance: Returns the bytes of it that are no file's, cheaply.
+    :param anonymous: Returns the bytes of it that are no file's, cheaply.
     :param clock: Monotonic seconds.
     :param work: Seconds that this thread has had a processor: a sample that was
         interrupted for long has not cost more.
@@ -62,7 +62,7 @@ class MemorySampler:
         limit: int = 0,
         step: int = 0,
         read: t.Callable[[], int] = _own,
-        glance: t.Callable[[], int] | None = None,
+        anonymous: t.Callable[[], int] | None = None,
         clock: t.Callable[[], float] = time.monotonic,
         work: t.Callable[[], float] = time.thread_time,
     ) -> None:
@@ -71,8 +71,8 @@ class MemorySampler:
         self._limit = limit or math.inf
         self._step = max(step, LEAST) if step else math.inf
         self._read = read
-        self._file = Glance()
-        self._glance = glance or self._file.read
+        self._file = AnonymousMemory()
+        self._read_anonymous = anonymous or self._file.read
         self._clock = clock
         self._work = work
         self._not_before = clock()
@@ -81,7 +81,7 @@ class MemorySampler:
         self._has_served = False
         self._request = ("", "")
         # The last estimate's memory, that at the last sample, and the sample.
-        self._resident = self._at_sample = self._glance()
+        self._resident = self._at_sample = self._read_anonymous()
         self._own = 0
         # What it has by the last estimate, and the bounds above which that is
         # reported, and a sample is taken.
@@ -105,7 +105,7 @@ class MemorySampler:
         """
         is_first = not self._has_served
         self._stale = self._has_served = True
-        resident = self._glance()
+        resident = self._read_anonymous()
         grown = resident - self._resident
         if grown:
             self._resident = resident
@@ -137,7 +137,7 @@ class MemorySampler:
         before = self._work()
         self._own = self._estimate = size = self._read()
         cost = self._work() - before
-        self._at_sample = self._resident = self._glance()
+        self._at_sample = self._resident = self._read_anonymous()
         self._stale = False
         self._not_before = self._clock() + max(INTERVAL, cost / PART)
         self.is_over = self._has_served and size > self._limit

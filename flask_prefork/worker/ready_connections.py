@@ -11,7 +11,7 @@ import socket
 from ..ipc.frames import Resume
 from ..ipc.ready_queue import ReadyQueue
 from ..ipc.scoreboard import Bank
-from ..system.parked import Parked
+from ..system.parked_state import Parked
 from ..system.proxy_protocol import certificate_place
 
 

@@ -19,9 +19,9 @@ from ..ipc.frames import encode
 from ..ipc.frames import Frame
 from ..ipc.frames import Idle
 from ..ipc.frames import Park
-from ..system.parked import Parked
-from ..system.parked import Size
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Size
+from ..system.parked_state import Wait
 
 if t.TYPE_CHECKING:
     from ..http.handback import Delivery

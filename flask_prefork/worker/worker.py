@@ -22,7 +22,8 @@ and :meth:`Worker.upgrade` are called by threads of the app too. In order:
 
 What must never be done here: accept after ``_is_stopped()`` is true; read two frames at
 once, for the descriptors of the second would be open in this process; wait for the
-dispatcher's answer; serve on after the app has forked and this is its child.
+dispatcher, but for its answer to a :class:`.PermitRequest`, and that for a second at
+most; serve on after the app has forked and this is its child.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ..http import app_socket
 from ..http.errors import RequestTimeout
 from ..http.handback import Collecting
 from ..http.handback import Delivery
+from ..ipc.channel import close_all
 from ..ipc.frames import Frame
 from ..ipc.frames import LimitRefused
 from ..ipc.frames import Order
@@ -62,8 +64,8 @@ from ..system import client_certificates
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.proxy_protocol import certificate_place
 from ..system.socket_state import arrival
 from ..system.socket_state import has_hung_up
@@ -379,7 +381,7 @@ class Worker:
         try:
             connection = self.servers[frame.listener].adopt(fd)
         except OSError:
-            os.close(fd)  # it is no socket
+            close_all((fd, *more))  # it is no socket
             return
         parked, certificate = frame.parked, None
         fds = list(more)

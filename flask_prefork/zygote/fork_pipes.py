@@ -216,10 +216,11 @@ def _started(own: Own) -> list[int]:
             if len(fields) > 1 and fields[0] != b"Z":
                 children.setdefault(int(fields[1]), []).append(int(name))
     to_do = list(children.get(os.getpid(), ()))
-    mine = _command(os.getpid())
+    # Without a title, a zygote that was forked has the dispatcher's command.
+    ours = {_command(os.getpid()), _command(own.dispatcher)}
     for pid in children.get(own.dispatcher, ()) if own.dispatcher else ():
         command = _command(pid)
-        is_own = command == mine or process_title.is_one(command)
+        is_own = command in ours or process_title.is_one(command)
         if not is_own and _OBSERVER not in command:
             to_do.append(pid)
     found: list[int] = []

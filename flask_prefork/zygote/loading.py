@@ -18,6 +18,7 @@ from dataclasses import replace
 from flask.cli import NoAppException
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.utils import import_string
+from werkzeug.utils import ImportStringError
 
 from ..http import access_logger
 from ..http.access_logger import AccessLogger
@@ -102,6 +103,7 @@ def load(
     :param collects: Return what is wrong with the configuration instead of raising it.
     :raises SettingsError: For what the app's configuration says.
     :raises NoAppException: There is no Flask app where one should be.
+    :raises SystemExit: The app has raised it.
     :raises Exception: What the app has raised, for :func:`.unloadable.show`.
     """
     try:
@@ -110,6 +112,10 @@ def load(
         if not shows_failure:
             raise unloadable.explain(info, e) from None
         failure: Exception = unloadable.explain(info, e)
+    except SystemExit as e:
+        if not collects:
+            logger.error("The app has ended the command while it was loaded: %r.", e)
+        raise
     except Exception as e:
         if not shows_failure:
             raise
@@ -335,9 +341,11 @@ def _load_handler(name: str | None) -> type[WSGIRequestHandler]:
     try:
         handler = import_string(name)
     except ImportError as e:
-        reason = str(e).partition("\n")[0]
+        # What it was raised for: its own message is long.
+        reason = e.exception if isinstance(e, ImportStringError) else e
         raise SettingsError(
-            f"Can't import the request handler {name!r}: {reason}"
+            f"Can't import the request handler {name!r}, to be given as module:Class:"
+            f" {reason}."
         ) from None
     if not isinstance(handler, type) or not issubclass(handler, WSGIRequestHandler):
         raise SettingsError(

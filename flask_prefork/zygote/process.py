@@ -18,15 +18,16 @@ said to run in a forked process. In order:
 5.  ``_reap`` runs after ``SIGCHLD``, and after each frame for which the app was called.
     It reports each exit once (:class:`.Exited`).
 6.  When the dispatcher has freed a worker's slot, it sends the reason with
-    :class:`.Ended`, and the app is told (``departures.py``).
+    :class:`.Ended`, and the app is told (``unreported_exits.py``).
 7.  When the dispatcher has closed the control socket, the zygote waits for its workers,
     calls the hooks ``when_ended``, ends the app's threads, and runs its at-exit
     handlers.
 
 What must never be done here: serve a request; decide how many workers there are; start
 a thread before the last fork; reap a child that isn't ours; let an exception of the
-app's end the process; send a frame that isn't an answer or the report of an exit or a
-changed file.
+app's end the process; send a frame that isn't an answer or the report of what has
+happened here: the app is loaded, this process is the promoted worker's, a worker has
+exited, a file has changed.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ from ..ipc.frames import HandedOn
 from ..ipc.frames import Listen
 from ..ipc.frames import Loaded
 from ..ipc.frames import Promoted
-from ..ipc.frames import Ready
 from ..ipc.frames import Release
 from ..ipc.frames import Resized
+from ..ipc.frames import Serving
 from ..ipc.frames import Signal
 from ..ipc.frames import Spawn
 from ..ipc.frames import Spawned
@@ -81,14 +82,15 @@ from ..system import log
 from ..system import process_title
 from ..system import smaps
 from ..system import socket_modes
+from ..system.pidfd import open_pidfd
 from ..worker import at_exit
 from ..worker import leaving
 from . import reloader
-from .departures import Departures
 from .fork_pipes import Own
 from .lifecycle import Lifecycle
 from .orphans import Orphan
 from .orphans import Orphans
+from .unreported_exits import UnreportedExits
 
 if t.TYPE_CHECKING:
     Watch = t.Callable[[t.Callable[[], None]], None]
@@ -168,7 +170,7 @@ class Zygote:
         #: The same, when the dispatcher is dead and the graceful timeout is over.
         self._orphans: Orphans | None = None
         #: Workers that have ended and that the app wasn't told of.
-        self._departures = Departures(life.worker_exited)
+        self._unreported = UnreportedExits(life.worker_exited)
         self._prepared = False
         #: The end of a channel that is for the next worker, or -1.
         self._spawn_channel = -1
@@ -180,8 +182,7 @@ class Zygote:
 
     def run(self) -> None:
         """Serve the dispatcher until it closes the control socket."""
-        if hasattr(os, "pidfd_open"):
-            self._dispatcher_pidfd = os.pidfd_open(os.getppid())
+        self._dispatcher_pidfd = open_pidfd(os.getppid())
         self._wake_up, self._wake_up_writer = socket_modes.pair(blocking=False)
         self._watch_children()
         spawn.ignore_foreign_signals()
@@ -237,7 +238,7 @@ class Zygote:
         name = f"The zygote (pid {os.getpid()})"
         now = time.monotonic()
         leaving.watch(now + self.settings.graceful_timeout + _LAST_MOMENT, 1, name)
-        self._departures.tell_rest()
+        self._unreported.tell_rest()
         self.life.ended()
         now = time.monotonic()
         finished = leaving.finish_threads(now + _LAST_MOMENT, name)
@@ -293,10 +294,10 @@ class Zygote:
         elif isinstance(frame, HandedOn):
             self._is_superseded = True
             at_exit.drop_inherited()
-        elif isinstance(frame, Ready):
+        elif isinstance(frame, Serving):
             at_exit.take_over()
             self.life.ready(frame.follows)
-            send_one(self.control, Ready(self.generation))
+            send_one(self.control, frame)
         elif isinstance(frame, Resized):
             self.life.resized(frame.workers)
             send_one(self.control, frame)
@@ -304,7 +305,7 @@ class Zygote:
             self._reap()
             # Without a document there are no descriptors left; the rest is told at
             # the end.
-            self._departures.tell(read_document(fds.pop(0)) if fds else ())
+            self._unreported.tell(read_document(fds.pop(0)) if fds else ())
             send_one(self.control, frame)
         elif (
             isinstance(frame, Signal)
@@ -376,7 +377,7 @@ class Zygote:
         if self.settings.gc_freeze:
             # What the app has made stays out of the collector's sight, which
             # would write to its pages in every worker. What nobody holds was collected
-            # before it was looked at (fork_safety.py).
+            # before it was looked at (fork_checks.py).
             gc.freeze()
 
     def _become_worker(
@@ -408,6 +409,8 @@ class Zygote:
                 self.life,
             )
             self._become_zygote(begin)
+        except BaseException:
+            log.logger.exception("A zygote that was forked by a worker has failed:")
         finally:
             os._exit(1)
 
@@ -423,13 +426,9 @@ class Zygote:
         at_exit.run(0)
 
     def _report_spawned(self, slot: int, pid: int) -> None:
-        fds = []
-        if hasattr(os, "pidfd_open"):
-            try:
-                # Not reaped yet, so the pid can't be another's.
-                fds.append(os.pidfd_open(pid))
-            except OSError:
-                pass
+        # Not reaped yet, so the pid can't be another's.
+        pidfd = open_pidfd(pid)
+        fds = [pidfd] if pidfd >= 0 else []
         send_one(self.control, Spawned(self.generation, slot, pid), fds)
         close_all(fds)
 
@@ -448,7 +447,7 @@ class Zygote:
                 if all(other.slot != slot for other in self.workers.values()):
                     # The next one in its place may have come first.
                     self.life.reaped(slot)
-                self._departures.reaped(slot, pid, code)
+                self._unreported.reaped(slot, pid, code)
                 if self._orphans is not None:
                     self._orphans.reaped(worker, code)
                 os.close(worker.dump)

@@ -53,27 +53,27 @@ def watch(
 
 
 def run(
-    watching: t.Callable[[t.Callable[[], None]], None], leash: socket.socket
+    watching: t.Callable[[t.Callable[[], None]], None], channel: socket.socket
 ) -> t.NoReturn:
     """Be the watching process, in a fresh fork of the zygote.
 
     :param watching: :func:`watch`, but for its last argument.
-    :param leash: Its other end is the zygote's; a byte reports that all files
+    :param channel: Its other end is the zygote's; a byte reports that all files
         are known, and its end that the zygote has exited.
     """
 
     def hold() -> None:
         try:
-            leash.recv(1)
+            channel.recv(1)
         finally:
             os._exit(0)
 
     # On Linux the kernel does that, though this process be stopped.
-    spawn.kill_on_hang_up(leash)
+    spawn.kill_on_hang_up(channel)
     threading.Thread(target=hold, daemon=True).start()
     status = 1
     try:
-        watching(lambda: leash.sendall(b"."))
+        watching(lambda: channel.sendall(b"."))
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else 1
     finally:

@@ -329,6 +329,23 @@ def test_the_app_is_loaded_as_its_user(check: Check) -> None:
     assert "loaded as 65534" in told.output
 
 
+@pytest.mark.parametrize("name", ["RELOAD", "DEBUGGER", "ACCESS_LOG", "GC_FREEZE"])
+def test_a_variable_of_a_switch(check: Check, name: str) -> None:
+    """The start refuses it, too."""
+    variable = f"FLASK_PREFORK_RUN_{name}"
+    told = check("--check-config", "--port", "x", **{variable: "maybe"})
+    assert told.status == 1, told.output
+    (switch,) = [line for line in told.lines if variable in line]
+    assert "'maybe' is not a valid boolean" in switch
+    assert any("--port" in line for line in told.lines), "nothing else is left out"
+
+
+def test_a_variable_of_debug_mode(check: Check) -> None:
+    told = check("--check-config", FLASK_PREFORK_RUN_DEBUG="x")
+    assert told.status == 1, told.output
+    assert "FLASK_PREFORK_RUN_DEBUG" in told.lines[0]
+
+
 def test_warnings_are_no_errors(check: Check) -> None:
     told = check("--check-config", PREFORK_MIN_IDLE="3")
     assert told.status == 0, told.output

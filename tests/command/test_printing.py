@@ -116,6 +116,7 @@ def test_what_debug_mode_implies(show: Print) -> None:
     assert found["reload"] == {"value": True, "from": "derived"}
     assert found["debugger"] == {"value": True, "from": "derived"}
     assert found["timeout"] == {"value": 0.0, "from": "derived"}
+    assert found["refork_after"] == {"value": 0, "from": "derived", "name": "--reload"}
     process = show("--print-config=json", FLASK_DEBUG="1")
     found = json.loads(process.stdout)
     assert found["debug"] == {"value": True, "from": "variable", "name": "FLASK_DEBUG"}

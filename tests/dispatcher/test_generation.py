@@ -31,10 +31,10 @@ from flask_prefork.ipc.frames import Loaded
 from flask_prefork.ipc.frames import Order
 from flask_prefork.ipc.frames import Promote
 from flask_prefork.ipc.frames import Promoted
-from flask_prefork.ipc.frames import Ready
 from flask_prefork.ipc.frames import Release
 from flask_prefork.ipc.frames import Resized
 from flask_prefork.ipc.frames import Retire
+from flask_prefork.ipc.frames import Serving
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
@@ -311,7 +311,7 @@ def test_ready_is_sent_once(world: World) -> None:
     world.open()
     world.generation.notify_ready(follows=True)
     world.generation.notify_ready(follows=True)
-    assert world.received() == [Ready(NUMBER, True)]
+    assert world.received() == [Serving(NUMBER, True)]
 
 
 def test_a_changed_file_is_reported_once(world: World) -> None:

@@ -274,6 +274,9 @@ def test_no_descriptors_for_a_promotion(world: World) -> None:
     assert world.numbers() == (1, None, [])
     world.refusal = None
     world.generations.refork()
+    assert world.numbers() == (1, None, []), "not in each turn"
+    world.now += 1.0
+    world.generations.refork()
     assert world.numbers() == (1, 2, []), "later"
 
 

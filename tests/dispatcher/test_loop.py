@@ -12,7 +12,7 @@ from flask_prefork.dispatcher.life_log import LifeLog
 from flask_prefork.dispatcher.loop import _LONGEST_WAIT
 from flask_prefork.dispatcher.loop import Dispatcher
 from flask_prefork.dispatcher.permits import Permits
-from flask_prefork.ipc.parked import ParkedConnections
+from flask_prefork.ipc.parked_connections import ParkedConnections
 from flask_prefork.ipc.phase import Phase
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.log import base

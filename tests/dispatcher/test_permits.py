@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.dispatcher.permits import LimitRow
 from flask_prefork.dispatcher.permits import Permits
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.settings.limits import RouteLimit
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 #: Above what deadlines are precise to.
 LATE = 0.051

@@ -90,21 +90,30 @@ def test_saturation_is_an_episode() -> None:
     assert policy.saturated
     policy.grow(5.0, idle=2, starting=0, total=4)
     assert not policy.saturated
-    assert policy.crowds.is_new()
+    assert policy.full.is_new()
     policy.grow(6.0, idle=0, starting=0, total=4)
     policy.grow(7.0, idle=2, starting=0, total=4)
-    assert not policy.crowds.is_new()
+    assert not policy.full.is_new()
     policy.grow(17.0, idle=0, starting=0, total=4)
-    assert policy.crowds.is_new()
+    assert policy.full.is_new()
+
+
+def test_a_single_worker_may_be_busy() -> None:
+    policy = make(min_idle=1, max_workers=1)
+    policy.grow(1.0, idle=0, starting=0, total=1)
+    assert policy.saturated
+    assert not policy.full.is_new(), "nobody waits"
+    policy.grow(2.0, idle=0, starting=0, total=1, waiting=1)
+    assert policy.full.is_new()
 
 
 def test_those_that_end_are_not_busy() -> None:
     policy = make(min_idle=1, max_workers=3, idle_timeout=10.0)
     policy.grow(1.0, idle=0, starting=0, total=3, waiting=1, ending=2)
     assert policy.saturated
-    assert policy.about_to_accept.is_new() and not policy.crowds.is_new()
+    assert policy.full_by_ending.is_new() and not policy.full.is_new()
     policy.grow(2.0, idle=0, starting=0, total=3, waiting=1)
-    assert policy.crowds.is_new() and not policy.about_to_accept.is_new()
+    assert policy.full.is_new() and not policy.full_by_ending.is_new()
 
 
 def test_idle_workers_at_the_limit_are_no_saturation() -> None:
@@ -195,7 +204,7 @@ def test_a_reached_budget_is_an_episode_of_its_own() -> None:
     assert not policy.shortages.is_new()
     grow(policy, 1.0, full)
     assert policy.saturated
-    assert policy.shortages.is_new() and not policy.crowds.is_new()
+    assert policy.shortages.is_new() and not policy.full.is_new()
     assert policy.memory == 950
     grow(policy, 2.0, full, idle=1, waiting=0)
     assert not policy.saturated
@@ -211,7 +220,7 @@ def test_a_reached_budget_is_an_episode_of_its_own() -> None:
 def test_max_workers_and_no_budget_is_what_is_short() -> None:
     policy = make(max_workers=4, budget=1000)
     grow(policy, 1.0, Memory(used=950, each=100))
-    assert policy.crowds.is_new() and not policy.shortages.is_new()
+    assert policy.full.is_new() and not policy.shortages.is_new()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 400), st.integers(200, 3000))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.states import Event
 
 from .waiting import FakeGeneration

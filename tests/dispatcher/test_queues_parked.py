@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from flask_prefork.dispatcher import parking
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.states import Event
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 
 from .waiting import Hall
 from .waiting import halls

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.settings.limits import RouteLimit
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Wait
 
 from .waiting import Hall
 from .waiting import halls

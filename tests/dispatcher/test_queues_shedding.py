@@ -18,12 +18,12 @@ from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.dispatcher.shedding import EPISODE
 from flask_prefork.ipc import scoreboard
 from flask_prefork.ipc.listener import bind
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.stats import Reader
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.socket_state import Arrival
 from flask_prefork.system.socket_state import arrival

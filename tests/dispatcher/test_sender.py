@@ -32,9 +32,9 @@ from flask_prefork.ipc.frames import Ping
 from flask_prefork.ipc.listener import bind
 from flask_prefork.ipc.phase import GRACE
 from flask_prefork.system import origin
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
 from flask_prefork.system.running_clock import RunningClock

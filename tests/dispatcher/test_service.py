@@ -243,7 +243,11 @@ def test_an_admin_socket_is_given_to_the_user(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[object, ...]] = []
-    monkeypatch.setattr(os, "chown", lambda *args, **_: given.append(args))
+
+    def chown(file: str, uid: int, gid: int) -> None:
+        given.append((os.path.realpath(file), uid, gid))
+
+    monkeypatch.setattr(os, "chown", chown)
     path = tmp_path / "admin.sock"
     service = ServiceHost(start_options(identity=NOBODY), Clock())
     for listener in service.listen(16, f"unix:{path}"):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.watchdog import ABORT_TIME
 from flask_prefork.dispatcher.watchdog import Action
-from flask_prefork.dispatcher.watchdog import GRACE
 from flask_prefork.dispatcher.watchdog import RequestWatchdog
 from flask_prefork.ipc.records import NEVER
 from flask_prefork.system.running_clock import RunningClock
@@ -138,7 +138,7 @@ def test_never_without_a_reason(
         if action is Action.ABORT:
             aborted[progress.began] = now
         if action is Action.KILL:
-            assert now >= aborted[progress.began] + GRACE - 1e-6
+            assert now >= aborted[progress.began] + ABORT_TIME - 1e-6
 
 
 @given(histories(), st.sampled_from([0.0, 3.0, 6.0]), st.sampled_from([0.0, 2.0, 9.0]))
@@ -157,7 +157,7 @@ def test_never_too_late(history: list[Served], timeout: float, slow: float) -> N
     end = history[-1][1]
     given_at = list(run(watchdog, worker, lambda at: progress_at(history, at), end))
     killed_at = next((at for at, one in given_at if one is Action.KILL), float("inf"))
-    slack = 2 * GRAIN + max(min(limits), GRACE)
+    slack = 2 * GRAIN + max(min(limits), ABORT_TIME)
     for begin, until, wanted in naive(history, timeout, slow):
         if begin + slack >= min(until, killed_at):
             continue
@@ -174,7 +174,7 @@ def test_a_stalled_request_is_aborted_then_killed() -> None:
     assert [action for _, action in actions] == [Action.ABORT, Action.KILL]
     abort, kill = (at for at, _ in actions)
     assert 161.0 <= abort <= 161.0 + 2 * GRAIN
-    assert abort + GRACE <= kill <= abort + GRACE + GRAIN
+    assert abort + ABORT_TIME <= kill <= abort + ABORT_TIME + GRAIN
 
 
 def test_an_aborted_request_that_moves_is_pardoned() -> None:
@@ -387,7 +387,7 @@ def test_silence_of_an_upgraded_connection(timeout: float) -> None:
 
     ((moment, action),) = run(watchdog, worker, progress, 1000.0)
     assert action is Action.KILL
-    assert 210.0 + GRACE <= moment <= 220.0 + GRACE + GRAIN
+    assert 210.0 + ABORT_TIME <= moment <= 220.0 + ABORT_TIME + GRAIN
     assert watchdog.describe(progress(moment)).startswith("silent for 10 s")
 
 

@@ -38,13 +38,13 @@ from flask_prefork.ipc.frames import Signal
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.ipc.states import State
 from flask_prefork.ipc.stats import Summary
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.running_clock import RunningClock
 

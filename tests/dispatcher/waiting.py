@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from flask_prefork.dispatcher.pool import Pool
 from flask_prefork.dispatcher.pool import Slot
 from flask_prefork.dispatcher.queues import Queues
-from flask_prefork.ipc.parked import Connection
+from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.states import Event
 from flask_prefork.settings.table import Settings
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.poller import Poller
 
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import struct
@@ -19,6 +18,7 @@ import typing as t
 from collections.abc import Iterator
 
 import pytest
+from descriptors import descriptors_left
 
 from flask_prefork.dispatcher import vetting
 from flask_prefork.dispatcher.generation import Generation
@@ -45,9 +45,9 @@ from flask_prefork.ipc.frames import MemoryUse
 from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import PermitRelease
 from flask_prefork.ipc.frames import PermitRequest
-from flask_prefork.ipc.frames import Ready
 from flask_prefork.ipc.frames import Resized
 from flask_prefork.ipc.frames import Retire
+from flask_prefork.ipc.frames import Serving
 from flask_prefork.ipc.frames import Signal
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
@@ -56,9 +56,9 @@ from flask_prefork.ipc.listener import bind
 from flask_prefork.ipc.spawn import ZygoteHandle
 from flask_prefork.ipc.stats import Summary
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
 from flask_prefork.system.running_clock import RunningClock
@@ -158,7 +158,7 @@ class House:
                     self.workers[frame.slot] = socket.socket(fileno=fds.pop(0))
                 for fd in fds:
                     os.close(fd)
-                if isinstance(frame, (Resized, Ready)):
+                if isinstance(frame, (Resized, Serving)):
                     send_one(self.zygote, frame)
                 frames.append(frame)
         except BlockingIOError:
@@ -323,20 +323,6 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
     assert not len(house.queues.parked)
     house.queues.dispatch(house.generation)
     assert house.letters() == "IKI"
-
-
-@contextlib.contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """Let this process open so many descriptors and no more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = [os.dup(0) for _ in range(count + 1)]
-    for fd in opened:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(opened), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("left", [0, 1])

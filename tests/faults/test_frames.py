@@ -26,10 +26,10 @@ from flask_prefork.ipc.frames import Spawned
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.frames import TAG_SIZE
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import MAX_WAKES
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import MAX_WAKES
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 
 from .test_channel_faults import FIRST_PID
 from .test_channel_faults import House

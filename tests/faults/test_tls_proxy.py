@@ -145,12 +145,12 @@ import json, os, pathlib, socket
 
 if b"flask_prefork.tlsproxy" in pathlib.Path("/proc/self/cmdline").read_bytes():
     from flask_prefork.ipc.channel import Channel
-    from flask_prefork.ipc.frames import Ready
+    from flask_prefork.ipc.frames import Accepting
 
     send = Channel.send
 
     def wait_and_send(self, frame, fds=()):
-        if isinstance(frame, Ready) and os.path.exists(os.environ["HOLD"]):
+        if isinstance(frame, Accepting) and os.path.exists(os.environ["HOLD"]):
             gate = "127.0.0.1", int(os.environ["GATE"])
             with socket.create_connection(gate) as sock:
                 sock.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")

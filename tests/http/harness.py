@@ -22,8 +22,8 @@ from flask_prefork.http.server import Limits
 from flask_prefork.http.server import NullMonitor
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.server import PreforkServer
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.slow_client import CREDIT
 from flask_prefork.system.slow_client import STALL
 

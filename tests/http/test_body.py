@@ -161,7 +161,7 @@ def test_flask_answers_what_comes_later(
     limited: bool,
     read: str,
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.5)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.5)
     app = Flask("a")
     begun = threading.Event()
 
@@ -200,7 +200,7 @@ def test_flask_answers_a_body_of_known_length_that_stalls(
     limited: bool,
     data: bytes,
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.05)
     app = Flask("a")
     app.post("/")(lambda: repr(READERS[read]()))
     if limited:
@@ -296,7 +296,7 @@ def test_unread_body_that_is_too_much(make_site: t.Any) -> None:
 
 
 def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.05)
     with site.serving() as client:
         client.sendall(length(1000))
         client.sendall(b"x")
@@ -344,7 +344,7 @@ def test_the_timeout_comes_while_a_body_is_read(
 def test_slow_body_is_an_error_for_the_app(
     make_site: t.Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.05)
 
     def app(environ: t.Any, start_response: t.Any) -> list[bytes]:
         with pytest.raises(BodyError) as caught:
@@ -362,7 +362,7 @@ def test_slow_body_is_an_error_for_the_app(
 
 def test_slow_client_budget() -> None:
     budget = SlowClientBudget(100)
-    assert budget.seconds_left() == slow_client.GRACE
+    assert budget.seconds_left() == slow_client.FIRST_CREDIT
     budget.account(4, 0)
     assert budget.seconds_left() == 1
     budget.account(0, 50)

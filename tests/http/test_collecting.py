@@ -34,8 +34,8 @@ from flask_prefork.http.chunked import Decoder
 from flask_prefork.http.handback import Collecting
 from flask_prefork.http.limits import Limits
 from flask_prefork.http.wire import Wire
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.spool import IN_MEMORY
 from flask_prefork.system.spool import Spool
 

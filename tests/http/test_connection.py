@@ -18,7 +18,7 @@ from harness import unread
 
 from flask_prefork.http import connection as connection_module
 from flask_prefork.http.wire import Wire
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.socket_state import has_acknowledged_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

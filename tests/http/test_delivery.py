@@ -30,7 +30,7 @@ from flask_prefork.http.outbox import Outbox
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.wire import Wire
 from flask_prefork.system import slow_client
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.spool import Spool
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -155,7 +155,7 @@ def test_who_is_quick_is_served_as_ever() -> None:
 def test_who_may_not_be_buffered_is_waited_for(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.1)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.1)
     monkeypatch.setattr(slow_client, "CREDIT", 0.1)
     with site_of(gives(b"x" * LONG), buffer_response=limit) as site:
         reader = Reader(site)
@@ -165,7 +165,7 @@ def test_who_may_not_be_buffered_is_waited_for(
 
 
 def test_no_room_for_spools_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.1)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.1)
     monkeypatch.setattr(slow_client, "CREDIT", 0.1)
     with site_of(gives(b"x" * LONG)) as site:
         monkeypatch.setattr(site.monitor, "spool_room", lambda: 1000, raising=False)

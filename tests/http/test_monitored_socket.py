@@ -193,7 +193,7 @@ def test_a_head_has_a_deadline(make_site: t.Any) -> None:
 
 
 def test_a_body_has_a_rate(make_site: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.3)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.3)
     seen = []
 
     def app(environ: t.Any, start_response: t.Any) -> list[bytes]:

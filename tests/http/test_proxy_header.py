@@ -18,8 +18,8 @@ from harness import Site
 from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.system import peers
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 HEADER = b"PROXY TCP4 1.2.3.4 5.6.7.8 567 443\r\n"
 HEADER_2 = (

@@ -20,8 +20,8 @@ from flask_prefork.http.request_start import parse
 from flask_prefork.http.server import PreforkRequestHandler
 from flask_prefork.http.wire import Wire
 from flask_prefork.system import peers
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 KEY = "flask_prefork.queue_time"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"

@@ -528,7 +528,7 @@ def test_client_that_left_is_no_error(
 def test_client_that_takes_nothing(
     respond: t.Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slow_client, "GRACE", 0.05)
+    monkeypatch.setattr(slow_client, "FIRST_CREDIT", 0.05)
     monkeypatch.setattr(slow_client, "CREDIT", 0.05)
     body = Iterable(*[b"x" * 100_000] * 200)
     site = respond(body)

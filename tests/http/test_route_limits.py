@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from flask_prefork.http.handback import Collecting
 from flask_prefork.http.route_limits import RouteLimits
 from flask_prefork.settings.limits import RouteLimit
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.peers import parse
 
 GET = b"GET /limited HTTP/1.1\r\nHost: a\r\n\r\n"

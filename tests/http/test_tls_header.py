@@ -19,7 +19,7 @@ from werkzeug.serving import WSGIRequestHandler
 
 from flask_prefork.http import server as server_module
 from flask_prefork.http.tls_header import read_tls_header
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.proxy_protocol import CertificatePlace
 from flask_prefork.system.proxy_protocol import from_tag
 from flask_prefork.system.proxy_protocol import MalformedHeader

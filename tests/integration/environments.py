@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
-import venv
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -14,12 +13,14 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def installed(name: str, *requirements: str) -> Environment:
+def installed(
+    name: str, *requirements: str, python: str = sys.executable
+) -> Environment:
     """An environment with an app, or a skipped test.
 
     See :class:`Environment` for the parameters.
     """
-    environment = Environment(name, *requirements)
+    environment = Environment(name, *requirements, python=python)
     try:
         environment.prepare()
     except CannotInstall as e:
@@ -35,6 +36,16 @@ def _own_needs() -> list[str]:
     return [parser["options"]["install_requires"], *points]
 
 
+def version_of(python: str) -> str | None:
+    """An interpreter's version, such as 3.10; ``None`` if it is none that runs."""
+    code = "import sys; print('{}.{}'.format(*sys.version_info))"
+    try:
+        process = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    except OSError:
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None
+
+
 class CannotInstall(Exception):
     """What pip said last."""
 
@@ -44,12 +55,17 @@ class Environment:
 
     :param name: Its directory's.
     :param requirements: What is installed in it beside the project itself.
+    :param python: Whose environment it is.
     """
 
-    def __init__(self, name: str, *requirements: str) -> None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    def __init__(
+        self, name: str, *requirements: str, python: str = sys.executable
+    ) -> None:
+        version = version_of(python)
+        assert version is not None
         self._directory = ROOT / ".cache" / "apps" / f"{name}-{version}"
         self._requirements = requirements
+        self._python = python
 
     def program(self, name: str) -> str:
         """The path of a program in it."""
@@ -70,7 +86,8 @@ class Environment:
             if stamp.exists() and stamp.read_text() == wanted:
                 return
             # From nothing: half of an installation is worse than none.
-            venv.create(self._directory, clear=True)
+            line = [self._python, "-m", "venv", "--clear", "--without-pip"]
+            subprocess.run([*line, self._directory], check=True)
             self._install()
             stamp.write_text(wanted)
 

@@ -9,6 +9,7 @@ import typing as t
 from collections.abc import Iterator
 
 import pytest
+from descriptors import descriptors_left
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +28,8 @@ from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 Pair = tuple[Channel, socket.socket]
 
@@ -120,6 +121,21 @@ def test_descriptors_ride_along(pair: Pair) -> None:
         os.write(arrived, b"hello")
         close_all([arrived])
         assert reader.read() == b"hello"
+
+
+@pytest.mark.parametrize("left", range(3))
+def test_some_of_a_frames_descriptors_are_lost(pair: Pair, left: int) -> None:
+    """Nobody could tell a spool from a certificate's file by what is left."""
+    channel, theirs = pair
+    ends = [os.pipe() for _ in range(3)]
+    assert channel.send(Spawn(1, 0), [write for _, write in ends])
+    for _, write in ends:
+        os.close(write)
+    with descriptors_left(left):
+        assert receive_one(theirs) == (Spawn(1, 0), [])
+    for read, _ in ends:
+        with open(read, "rb") as reader:
+            assert reader.read() == b"", "it is closed"
 
 
 @pytest.mark.parametrize("to_dispatcher", [True, False])

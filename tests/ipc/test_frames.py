@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flask_prefork.dispatcher import zygote_handle
 from flask_prefork.ipc.channel import BATCH
+from flask_prefork.ipc.frames import Count
 from flask_prefork.ipc.frames import decode
 from flask_prefork.ipc.frames import encode
 from flask_prefork.ipc.frames import Frame
@@ -20,11 +21,12 @@ from flask_prefork.ipc.frames import Park
 from flask_prefork.ipc.frames import Status
 from flask_prefork.ipc.frames import TAG_SIZE
 from flask_prefork.ipc.frames import TASKS
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 
 uint32 = st.integers(0, 2**32 - 1)
+uint64 = st.integers(0, 2**64 - 1)
 moments = st.floats(allow_nan=False)
 #: The values that a field of a type can have.
 VALUES: dict[t.Any, st.SearchStrategy[t.Any]] = {
@@ -32,7 +34,8 @@ VALUES: dict[t.Any, st.SearchStrategy[t.Any]] = {
     bool: st.booleans(),
     float: moments,
     Status: st.integers(-(2**31), 2**31 - 1),
-    Size: st.integers(0, 2**64 - 1),
+    Size: uint64,
+    Count: uint64,
     Wait: st.sampled_from(Wait),
     bytes: st.binary(max_size=TAG_SIZE),
 }
@@ -40,7 +43,7 @@ VALUES: dict[t.Any, st.SearchStrategy[t.Any]] = {
 
 def of_kind(cls: t.Any) -> st.SearchStrategy[t.Any]:
     """Values of a class by its fields' types."""
-    types = t.get_type_hints(cls)
+    types = t.get_type_hints(cls, include_extras=True)
     return st.builds(cls, **{name: VALUES[one] for name, one in types.items()})
 
 

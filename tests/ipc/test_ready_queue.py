@@ -15,8 +15,8 @@ from flask_prefork.ipc.frames import Busy
 from flask_prefork.ipc.frames import encode
 from flask_prefork.ipc.ready_queue import ReadyQueue
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 
 
 @pytest.fixture

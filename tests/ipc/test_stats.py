@@ -325,6 +325,15 @@ def test_an_exit_leaves_the_histograms_whole_that_are_read(header: Header) -> No
     assert after.durations == before.durations
 
 
+def test_connections_are_counted_no_further_than_they_can_be(header: Header) -> None:
+    """An app has written over its worker's record."""
+    most = record()._replace(connections=2**64 - 1)
+    with header.summary.exited(1, 3, most, SPREAD, 9.0):
+        pass
+    header.summary.count_accepted()
+    assert header.reader.exited().sums.connections == 2**64 - 1
+
+
 # Limits of routes
 
 

@@ -102,10 +102,13 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of the elements, read at one moment, whether seen or not."""
+        """The texts of the elements, read at one moment, whether seen or not.
+
+        No-break spaces are read as spaces, as Selenium does it.
+        """
         found = self.run(
             "return [...document.querySelectorAll(arguments[0])]"
-            ".map((node) => node.textContent)",
+            ".map((node) => node.textContent.replaceAll('\\u00a0', ' '))",
             selector,
         )
         return t.cast("list[str]", found)

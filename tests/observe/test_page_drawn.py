@@ -12,6 +12,7 @@ from flask_prefork.observe.snapshot import GenerationView
 from flask_prefork.observe.snapshot import Quantiles
 from flask_prefork.observe.snapshot import Totals
 from flask_prefork.observe.snapshot import WorkerView
+from flask_prefork.observe.text import render
 
 from .browser import Browser
 from .shown import Shown
@@ -54,11 +55,12 @@ def test_slots_of_each_generation(browser: Browser, shown: Shown) -> None:
     assert browser.texts(".generation .pill") == ["current", "retiring"]
     # Not by colour alone.
     assert browser.texts(".letter") == [*"BBI·S", "R"]
-    # The worker of generation 1 serves a request.
+    # The worker of generation 1 serves a request, and retires.
     assert legend(browser) == [
-        "BR 3 busy 1 retiring",
+        "B 2 busy",
         "I 1 idle",
         "S 1 starting",
+        "R 1 retiring",
         "· 1 free",
     ]
     doing = browser.texts(".generation:first-child .doing")
@@ -80,7 +82,7 @@ def legend(browser: Browser) -> list[str]:
     ("current", "old"),
     [("BBBI", "R"), ("IIII", "RRRRRR"), ("BOIS", "RK"), ("..I", "R"), ("OOO", "")],
 )
-def test_tile_and_legend_and_chart_count_the_same(
+def test_tile_legend_chart_and_terminal_count_the_same(
     browser: Browser, shown: Shown, current: str, old: str
 ) -> None:
     def generation(number: int, letters: str) -> GenerationView:
@@ -106,11 +108,18 @@ def test_tile_and_legend_and_chart_count_the_same(
     )
     shown.snapshot = replace(SAMPLE, generations=generations)
     browser.open(shown.url)
-    busy = sum(letter in "BORK" for letter in current + old)
+    busy = sum(letter in "BO" for letter in current + old)
+    retiring = old.count("R")
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
     assert tiles["Busy workers"] == str(busy)
     assert browser.texts("#chart-pool .legend b")[0] == str(busy)
     counts = {text.split()[2]: int(text.split()[1]) for text in legend(browser)}
+    terminal = render(shown.snapshot)
+    for word, count in counts.items():
+        assert word == "free" or f"{count} {word}" in terminal
+    note = notes(browser)["Busy workers"]
+    assert (f"{retiring} retiring" in note) == bool(retiring)
+    assert counts.get("retiring", 0) == retiring
     assert counts.pop("busy", 0) == busy
     assert sum(counts.values()) + busy == len(current + old)
     # What has a colour in the picture has it in the legend, and nothing else.
@@ -169,7 +178,7 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert "2 h 3 min" in facts and "3003" in facts and "0.1.0" in facts
     assert all(address in facts for address in SAMPLE.addresses)
     tiles = dict(zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True))
-    assert tiles["Busy workers"] == "3"
+    assert tiles["Busy workers"] == "2"
     assert tiles["Waiting for a worker"] == str(SAMPLE.waiting)
     assert tiles["Parked connections"] == "17"
     assert tiles["Saturated"] == "no"
@@ -180,7 +189,56 @@ def test_head(browser: Browser, shown: Shown) -> None:
     assert "p90 452 µs, p99 26.2 ms, last 1 min" in notes
     # From 99,880 a second ago to 100,000.
     assert tiles["Requests per second"] == "120"
-    assert browser.driver.title == "3/5 busy · flask_prefork"
+    assert browser.driver.title == "2/5 busy · flask_prefork"
+
+
+def notes(browser: Browser) -> dict[str, str]:
+    """What is written below the numbers of the tiles."""
+    return dict(
+        zip(browser.texts(".tile h3"), browser.texts(".tile .note"), strict=True)
+    )
+
+
+def test_tails_are_left_out_when_there_was_no_request(
+    browser: Browser, shown: Shown
+) -> None:
+    shown.snapshot = replace(SAMPLE, latency=Quantiles(10.2))
+    browser.open(shown.url)
+    assert notes(browser)["Median latency"] == "no request, last 10 s"
+    assert notes(browser)["Median queue time"].startswith("p90 452 µs, p99 26.2 ms")
+
+
+@pytest.mark.parametrize("saturated", [True, False])
+def test_a_server_that_ends_is_not_told_to_be_saturated_or_not(
+    browser: Browser, shown: Shown, saturated: bool
+) -> None:
+    def value() -> str:
+        values = dict(
+            zip(browser.texts(".tile h3"), browser.texts(".value"), strict=True)
+        )
+        return values["Saturated"]
+
+    shown.snapshot = replace(SAMPLE, saturated=saturated)
+    browser.open(shown.url)
+    assert value() == ("yes" if saturated else "no")
+    for phase in ("draining", "closing", "leaving", "stopped", "gone"):
+        shown.snapshot = replace(shown.snapshot, phase=phase)
+        said = browser.call("/head.js", "PHASES")[phase]
+        browser.wait(lambda said=said: browser.text("#phase") == said)
+        assert value() == "–"
+        assert not browser.all(".tile.alarm")
+
+
+def test_bars_of_cells_are_explained(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    bars = browser.text("#bars")
+    assert bars.startswith("Bar in a cell: time since its request began, full at 1 min")
+    shares = browser.run(
+        "return [...document.querySelectorAll('.cell')]"
+        ".map((cell) => Number(cell.style.getPropertyValue('--share')))"
+    )
+    # The last is of a request of 95 s.
+    assert shares[-1] == 1 and 0 < shares[0] < shares[1] < 1 and shares[2] == 0
 
 
 def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
@@ -191,7 +249,7 @@ def test_charts_are_filled_at_once(browser: Browser, shown: Shown) -> None:
     ]
     shapes = browser.run(f"{lines}.map((line) => line.getAttribute('d'))")
     assert all(shape.count("L") >= 2 and "NaN" not in shape for shape in shapes)
-    assert browser.texts("#chart-pool .legend b") == ["3", "5"]
+    assert browser.texts("#chart-pool .legend b") == ["2", "5"]
     assert "now" in browser.texts("#chart-waiting .tick")
 
 
@@ -330,6 +388,77 @@ def test_details_by_pointer(browser: Browser, shown: Shown) -> None:
     assert detail.is_displayed()
     shown.snapshot = replace(SAMPLE, generations=SAMPLE.generations[1:])
     browser.wait(lambda: not detail.is_displayed())
+
+
+def test_details_by_a_tap_on_a_row(browser: Browser, shown: Shown) -> None:
+    target = "/long" * 30
+    worker = replace(SAMPLE.workers[1], target=target)
+    others = SAMPLE.generations[0].workers
+    shown.snapshot = replace(
+        SAMPLE,
+        generations=(
+            replace(SAMPLE.generations[0], workers=(others[0], worker, *others[2:])),
+        ),
+    )
+    browser.resize(400, 900)
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    # Any part of it.
+    for cell in browser.all("#requests tbody tr:first-child > *")[:4]:
+        cell.click()
+        assert detail.is_displayed()
+        assert browser.text("#detail-title") == "Worker 2.1: busy"
+        browser.all("#totals-title")[0].click()
+        assert not detail.is_displayed()
+    browser.all("#requests tbody tr:first-child td")[1].click()
+    assert browser.text("#detail-request") == f"POST {target}"
+    facts = dict(
+        zip(
+            browser.texts("#detail-facts dt"),
+            browser.texts("#detail-facts dd"),
+            strict=True,
+        )
+    )
+    assert facts["No progress for"] == "4 s" and facts["Requests served"] == "310"
+    assert facts["Memory (PSS)"] == "8 MiB" and facts["PID"] == "3021"
+    left, right = browser.run(
+        "const box = document.querySelector('#detail').getBoundingClientRect();"
+        "return [box.left, box.right]"
+    )
+    assert left >= 0 and right <= 400
+
+
+def test_details_of_rows_by_keyboard(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    (detail,) = browser.all("#detail")
+    # All rows are one stop, after the box that they scroll in.
+    browser.run("document.querySelector('#requests-scroll').focus()")
+    keys = ActionChains(browser.driver)
+    keys.send_keys(Keys.TAB, Keys.TAB).perform()
+    assert browser.text("#detail-title") == "Worker 1.1: retiring"
+    keys.send_keys(Keys.ARROW_DOWN).perform()
+    assert browser.text("#detail-request") == "POST /pay?id=7"
+    focused = browser.driver.switch_to.active_element
+    assert focused.get_attribute("aria-describedby") == "detail"
+    keys.send_keys(Keys.ESCAPE).perform()
+    assert not detail.is_displayed()
+    keys.send_keys(Keys.ENTER).perform()
+    assert detail.is_displayed()
+
+
+def test_focus_stays_on_a_row_that_moves(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    rows = "#requests tbody th"
+    assert browser.texts(rows) == ["1.1", "2.1", "2.0"]
+    browser.all("#requests tbody tr")[1].click()
+    # The worker of the first row serves another request now.
+    old = SAMPLE.generations[1]
+    fresh = replace(old, workers=(replace(old.workers[0], busy_for=0.1),))
+    shown.snapshot = replace(SAMPLE, generations=(SAMPLE.generations[0], fresh))
+    browser.wait(lambda: browser.texts(rows) == ["2.1", "2.0", "1.1"])
+    assert browser.driver.switch_to.active_element.text == "2.1"
+    assert browser.text("#detail-title") == "Worker 2.1: busy"
+    assert browser.all("#detail")[0].is_displayed()
 
 
 def test_focus_stays_when_the_pool_changes(browser: Browser, shown: Shown) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -148,7 +149,7 @@ def test_tiles_hold_their_values(
     assert browser.run(WIDER, ".tile, .tile > *, .groups dd, .groups dl > div") == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [*WIDTHS, 1200])
 @pytest.mark.parametrize("count", [3, 200])
 def test_nothing_overflows(
     browser: Browser, shown: Shown, width: int, count: int
@@ -161,6 +162,71 @@ def test_nothing_overflows(
     table = "const box = document.querySelector('#requests-scroll');"
     needed, there = browser.run(f"{table} return [box.scrollWidth, box.clientWidth]")
     assert needed <= there or width < 800
+
+
+#: The tops of what a selector finds, rounded, by rows of tiles.
+ROWS = """
+const rows = {};
+for (const tile of document.querySelectorAll('.tile')) {
+  const top = (node) => Math.round(node.getBoundingClientRect().top);
+  (rows[top(tile)] ??= []).push(top(tile.querySelector(arguments[0])));
+}
+return Object.values(rows);
+"""
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 1200])
+def test_numbers_of_a_row_are_aligned(
+    browser: Browser, shown: Shown, width: int
+) -> None:
+    browser.resize(width, 900)
+    browser.open(shown.url)
+    for selector in ("h3", ".value", ".note"):
+        rows = browser.run(ROWS, selector)
+        assert sum(map(len, rows)) == 7
+        assert all(len(set(row)) == 1 for row in rows), rows
+
+
+def test_no_number_parts_from_its_unit(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    # As it is, unlike what Browser.texts() returns.
+    text = browser.run("return document.querySelector('main').textContent")
+    spaces = re.findall(r"\d(\s)(?:µs|ms|s|min|h|[KMG]iB|%|seconds)\b", text)
+    assert len(spaces) > 20 and set(spaces) == {"\N{NO-BREAK SPACE}"}
+
+
+@pytest.mark.parametrize("width", [400, 800, 960, 1200, 1920])
+def test_a_chart_fills_its_card(browser: Browser, shown: Shown, width: int) -> None:
+    """A legend of two lines leaves no gap in the card beside it."""
+    browser.resize(width, 900)
+    browser.open(shown.url)
+    gaps = browser.run(
+        "return [...document.querySelectorAll('.chart')].map((card) => {"
+        " const [title, plot, room] = [card.firstElementChild, card.lastElementChild,"
+        "  card].map((node) => node.getBoundingClientRect());"
+        " const ticks = [...card.querySelectorAll('.tick')]"
+        "  .map((node) => node.getBoundingClientRect().bottom);"
+        " return [plot.top - title.bottom, room.bottom - Math.max(...ticks)]; })"
+    )
+    assert all(above < 12 and below < 20 for above, below in gaps), gaps
+
+
+@pytest.mark.parametrize("width", [1060, 1200, 1600])
+def test_limits_of_routes_have_a_line_each(
+    browser: Browser, shown: Shown, width: int
+) -> None:
+    browser.resize(width, 900)
+    browser.open(shown.url)
+    (title,) = browser.all(".limits h3")
+    assert title.text == "Limits of routes"
+    lines = browser.run(
+        "return [...document.querySelectorAll('.limits .facts > div')].map((row) =>"
+        " [...row.children].map((node) => node.getClientRects().length"
+        "  * Math.round(node.offsetHeight / parseFloat("
+        "   getComputedStyle(node).lineHeight)))"
+        " .concat(row.children[0].offsetTop - row.children[1].offsetTop))"
+    )
+    assert lines == [[1, 1, 0], [1, 1, 0]]
 
 
 def test_nothing_moves_for_who_wants_that(browser: Browser, shown: Shown) -> None:

@@ -107,8 +107,9 @@ def test_meaning_by_keyboard(browser: Browser, shown: Shown) -> None:
 def test_every_group_is_one_stop_of_the_tab_key(browser: Browser, shown: Shown) -> None:
     browser.open(shown.url)
     stops = browser.run(
-        "return [...document.querySelectorAll('[data-terms], .cells')].map((group) =>"
-        " [...group.querySelectorAll('.term, .cell')]"
+        "return [...document.querySelectorAll('[data-terms], .cells, tbody')]"
+        ".map((group) =>"
+        " [...group.querySelectorAll('.term, .cell, .more')]"
         " .filter((node) => node.tabIndex === 0).length)"
     )
     assert stops and set(stops) == {1}

@@ -110,6 +110,18 @@ def test_upgraded_connections() -> None:
     assert rows == ["upgraded", "retiring"]
 
 
+def test_who_is_ordered_to_accept_counts_as_busy() -> None:
+    workers = tuple(
+        WorkerView(slot, letter, 7, 1.0, 0, 1) for slot, letter in enumerate("BOR")
+    )
+    generation = GenerationView(1, "current", "BOR", workers)
+    text = render(replace(SAMPLE, generations=(generation,)))
+    assert "3 (2 busy, 1 retiring), at most 40" in text
+    assert [line.split()[3] for line in text.split("\n")[-3:]] == [
+        *("busy", "ordered", "retiring")
+    ]
+
+
 def test_a_long_target_is_cut() -> None:
     last = render(busy("/" + "a" * 300), 100).split("\n")[-1]
     assert len(last) == 100

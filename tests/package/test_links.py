@@ -255,7 +255,6 @@ def frames() -> Frames:
 
 #: Some go both ways, or are sent back as they came.
 SENT_BY = {
-    "Ready": {"dispatcher", "zygote", "tlsproxy"},
     "Closed": {"dispatcher", "tlsproxy"},
     "Resized": {"dispatcher"},
     "Ended": {"dispatcher"},

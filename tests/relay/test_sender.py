@@ -16,11 +16,11 @@ from flask_prefork.ipc.frames import Deliver
 from flask_prefork.ipc.frames import Delivered
 from flask_prefork.ipc.frames import Ping
 from flask_prefork.relay.sender import Sender
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.slow_client import CREDIT
-from flask_prefork.system.slow_client import GRACE
+from flask_prefork.system.slow_client import FIRST_CREDIT
 from flask_prefork.system.slow_client import STALL
 
 #: More than any socket's buffers hold.
@@ -276,7 +276,7 @@ def test_the_last_response_ends_the_connection(relay: Relay, pair: Pair) -> None
 
 @pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize(
-    ("rate", "least", "most"), [(240.0, GRACE, CREDIT), (0.0, STALL - 1, STALL)]
+    ("rate", "least", "most"), [(240.0, FIRST_CREDIT, CREDIT), (0.0, STALL - 1, STALL)]
 )
 def test_the_last_response_is_the_clients_before_its_connection_may_be_closed(
     relay: Relay, reads: bool, rate: float, least: float, most: float
@@ -316,7 +316,7 @@ def test_a_client_that_is_slow_but_not_too_slow(relay: Relay) -> None:
         while len(received) < len(data):
             relay.wait_until_full()
             received += relay.read(client, 1 << 16)
-            relay.now += GRACE - 0.1
+            relay.now += FIRST_CREDIT - 0.1
         assert number not in relay.answers or relay.answers[number].sock
         assert received == data
 

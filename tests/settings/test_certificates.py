@@ -41,8 +41,8 @@ def test_others(name: str) -> None:
 def test_slips(paths: list[str]) -> None:
     slips = [
         ([], paths, "--cert.*must also be specified"),
-        (paths, paths[:1], "there are 2 certificates and 1 keys"),
-        (paths, [], "there are 2 certificates and 0 keys"),
+        (paths, paths[:1], r"\(certificates: 2, keys: 1\)"),
+        (paths, [], r"\(certificates: 2, keys: 0\)"),
         (["adhoc"], paths, 'When "--cert" is "adhoc"'),
         (["shop.context"], paths, 'When "--cert" is an SSL context'),
         ([paths[0], "adhoc"], paths, "'adhoc' can't be used beside another"),

@@ -429,9 +429,10 @@ def test_jitter_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("said", "min_idle", "max_idle", "min_workers", "max_workers"),
     [
-        ({"max_workers": 1}, 1, 2, 1, 1),
+        ({"max_workers": 1}, 1, 1, 1, 1),
         ({"max_idle": 1}, 1, 1, 1, 40),
-        ({"min_idle": 60}, 60, 120, 60, 60),
+        ({"min_idle": 60}, 60, 60, 60, 60),
+        ({"max_workers": 3}, 2, 3, 2, 3),
         ({"min_workers": 50}, 2, 4, 50, 50),
         ({"min_idle": MAX_SLOTS}, MAX_SLOTS, MAX_SLOTS, MAX_SLOTS, MAX_SLOTS),
     ],

@@ -66,7 +66,7 @@ def test_a_line_a_record(pipe: Pipe) -> None:
     emit(handler, "one")
     emit(handler, "two")
     assert take(read) == "one\ntwo\n"
-    assert handler.dropped == 0
+    assert handler.output.lost == 0
 
 
 def test_format_is_the_users(pipe: Pipe) -> None:
@@ -94,18 +94,18 @@ def test_full_pipe_is_not_waited_for(pipe: Pipe) -> None:
     step(handler)
     assert take(read) == "kept 0\nkept 1\nkept 2\n"
     assert handler.deadline() is None
-    assert handler.dropped == 0
+    assert handler.output.lost == 0
 
 
 def test_what_is_kept_is_bounded_and_the_rest_counted(pipe: Pipe) -> None:
     read, write = pipe
     handler = NonBlockingHandler(write)
     sent = 0
-    while not handler.dropped:
+    while not handler.output.lost:
         emit(handler, f"line {sent}" + "x" * 1000)
         sent += 1
     emit(handler, "x" * 1000)
-    assert handler.dropped == 2
+    assert handler.output.lost == 2
     text = ""
     while handler.deadline() is not None:
         text += take(read)
@@ -124,7 +124,7 @@ def test_long_line_that_is_not_taken_is_given_up(
     handler = NonBlockingHandler(write)
     emit(handler, "x" * 100_000)
     step(handler)
-    assert handler.dropped == 1
+    assert handler.output.lost == 1
     assert handler.deadline() is None
     assert set(take(read)) == {"x"}
     emit(handler, "kept")
@@ -156,7 +156,7 @@ def test_reader_that_left(pipe: Pipe) -> None:
     os.close(read)
     handler = NonBlockingHandler(write)
     emit(handler, "lost")
-    assert handler.dropped == 1
+    assert handler.output.lost == 1
     os.close(write)
 
 
@@ -167,7 +167,7 @@ def test_closed_descriptor() -> None:
     os.close(write)
     emit(handler, "lost")
     emit(handler, "x" * 1000)
-    assert handler.dropped == 2
+    assert handler.output.lost == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
@@ -175,7 +175,7 @@ def test_full_disk() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         handler = NonBlockingHandler(full.fileno())
         emit(handler, "lost")
-        assert handler.dropped == 1
+        assert handler.output.lost == 1
 
 
 def test_regular_file(tmp_path: Path) -> None:

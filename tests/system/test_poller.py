@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -14,6 +15,7 @@ from functools import partial
 import pytest
 
 from flask_prefork.system import polling
+from flask_prefork.system.log import base
 from flask_prefork.system.poller import Poller
 
 Pair = tuple[socket.socket, socket.socket]
@@ -187,4 +189,90 @@ def test_who_was_forgotten_by_another_hang_up_is_not_told_of() -> None:
     assert len(hung_up) == 1
     for ours, _ in pairs:
         ours.close()
+    poller.close()
+
+
+class Full:
+    """A poll set that has room for so many descriptors.
+
+    :param poll: The one that it limits.
+    """
+
+    def __init__(self, poll: t.Any, room: int) -> None:
+        self._poll = poll
+        self.room = room
+
+    def register(self, fd: int, events: int) -> None:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= 1
+        self._poll.register(fd, events)
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self._poll, name)
+
+
+@pytest.fixture
+def full(poller: Poller) -> Full:
+    full = Full(poller._poll, 1)
+    poller._poll = t.cast(t.Any, full)
+    return full
+
+
+def test_no_room_for_one_more(
+    poller: Poller,
+    full: Full,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "propagate", True)
+    pairs = [socket.socketpair() for _ in range(3)]
+    for number, (ours, theirs) in enumerate(pairs):
+        poller.watch(ours.fileno(), partial(int, number))
+        theirs.send(b"x")
+    fds = [ours.fileno() for ours, _ in pairs]
+    assert [poller.is_watched(fd) for fd in fds] == [True, False, False]
+    assert (
+        caplog.text.count("Can't poll a descriptor, and try again: No space left") == 1
+    )
+    assert [found() for found in poller.wait(0)] == [0]
+    with pytest.raises(OSError, match="No space left"):
+        poller.try_watch(fds[2], called)
+    # One that was given up meanwhile isn't registered any more.
+    poller.forget(fds[1])
+    full.room = 5
+    assert sorted(found() for found in poller.wait(None)) == [0, 2]
+    assert [poller.is_watched(fd) for fd in fds] == [True, False, True]
+    for ours, theirs in pairs:
+        poller.forget(ours.fileno())
+        ours.close()
+        theirs.close()
+
+
+def test_it_does_not_wait_long_while_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch, pair: Pair
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(polling, "make", lambda: Full(calls, 0))
+    poller = Poller()
+    poller.watch(pair[0].fileno(), called)
+    for seconds in (None, 60.0, 0.01):
+        assert poller.wait(seconds) == []
+    assert calls.timeouts == [0.1, 0.1, 0.01]
+    poller.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "EPOLLRDHUP"), reason="only Linux has that")
+def test_no_room_for_hang_ups_at_first(pair: Pair) -> None:
+    poller = Poller()
+    full = Full(poller._poll, 0)
+    poller._poll = t.cast(t.Any, full)
+    ours, theirs = pair
+    with pytest.raises(OSError, match="No space left"):
+        poller.watch_hang_up(ours.fileno(), called)
+    full.room = 1
+    poller.watch_hang_up(ours.fileno(), called)
+    theirs.shutdown(socket.SHUT_WR)
+    (callback,) = poller.wait(0)
+    callback()
     poller.close()

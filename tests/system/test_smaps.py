@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_prefork.system import smaps
-from flask_prefork.system.smaps import Glance
+from flask_prefork.system.smaps import AnonymousMemory
 from flask_prefork.system.smaps import Smaps
 
 from .forked import in_child
@@ -101,35 +101,35 @@ def test_only_itself_can_look_at_who_has_changed_its_user() -> None:
     assert in_child(look) == [True, False]
 
 
-# At a glance
+# Anonymous memory, cheaply
 
 
-def test_growth_is_seen_at_a_glance() -> None:
+def test_growth_is_seen_cheaply() -> None:
     size = 32 * 2**20
-    glance = Glance()
-    before = glance.read()
+    anonymous = AnonymousMemory()
+    before = anonymous.read()
     with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        assert glance.read() < before + size // 2, "nothing was written to it"
+        assert anonymous.read() < before + size // 2, "nothing was written to it"
         memory.write(b"x" * size)
-        after = glance.read()
+        after = anonymous.read()
     # The kernel counts some pages later.
     assert before + size - 2**20 <= after < before + 2 * size
-    assert glance.read() < before + size // 2
-    glance.close()
-    glance.close()
-    assert glance.read() == 0
+    assert anonymous.read() < before + size // 2
+    anonymous.close()
+    anonymous.close()
+    assert anonymous.read() == 0
 
 
 @pytest.mark.parametrize("other", [os.devnull, "/proc/self/comm"])
 def test_a_file_that_the_app_has_closed(other: str) -> None:
     """Another file may have its number, which is not to be closed for it."""
-    glance = Glance()
+    anonymous = AnonymousMemory()
     fd = os.open(other, os.O_RDONLY)
-    os.dup2(fd, glance._fd)
-    replaced = glance._fd
-    assert glance.read() == 0
-    assert glance.read() == 0
-    glance.close()
+    os.dup2(fd, anonymous._fd)
+    replaced = anonymous._fd
+    assert anonymous.read() == 0
+    assert anonymous.read() == 0
+    anonymous.close()
     os.close(replaced)
     os.close(fd)
 
@@ -139,6 +139,6 @@ def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(os, "open", refuse)
-    glance = Glance()
-    assert glance.read() == 0
-    glance.close()
+    anonymous = AnonymousMemory()
+    assert anonymous.read() == 0
+    anonymous.close()

@@ -22,7 +22,7 @@ MIB = 2**20
 class World:
     """A clock, which a look moves, and a process with memory.
 
-    :ivar resident: What a glance sees.
+    :ivar resident: What is read cheaply.
     :ivar takes: The work that a look is, in seconds.
     :ivar interrupted: For how long others have the processor meanwhile.
     :ivar waited: For how long it was waited for something to do.
@@ -195,7 +195,7 @@ def test_who_has_given_it_back_is_not_above_its_limit(world: World) -> None:
 
 
 def test_what_others_have_too_is_not_above_the_limit(world: World) -> None:
-    """The glance says so, the look doesn't; and it isn't asked again and again."""
+    """The cheap figure says so, the exact one doesn't, and isn't asked all the time."""
     world.sampler = world.make(limit=20 * MIB)
     world.sampler.served(world.now)
     world.look()

@@ -31,9 +31,9 @@ from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
 from flask_prefork.settings.table import resolve
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.socket_state import Arrival
 from flask_prefork.system.socket_state import arrival
 from flask_prefork.system.socket_state import tcp_arrival
@@ -409,7 +409,9 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
     def read() -> int:
         return limit * len(boss.served)
 
-    sampler = boss.worker.sampler = MemorySampler(limit=limit, read=read, glance=read)
+    sampler = boss.worker.sampler = MemorySampler(
+        limit=limit, read=read, anonymous=read
+    )
     for number in range(5):
         boss.arrive(number)
     boss.begin()
@@ -426,7 +428,7 @@ def test_who_has_too_much_memory_stops_on_its_order(boss: Boss) -> None:
 
 def test_who_has_grown_it_is_on_the_scoreboard(boss: Boss) -> None:
     grown = iter(range(0, 2**40, 2**20))
-    sampler = MemorySampler(limit=2**40, step=2**20, glance=lambda: next(grown))
+    sampler = MemorySampler(limit=2**40, step=2**20, anonymous=lambda: next(grown))
     boss.worker.sampler = sampler
     boss.arrive(7)
     boss.begin()
@@ -515,6 +517,18 @@ def test_queue_time_of_parked_ones(boss: Boss) -> None:
     waited, unknown, future = boss.queue_times
     assert 5 <= waited <= time.monotonic() - before + 5
     assert unknown == future == 0.0
+
+
+def test_what_is_no_connection_is_closed_with_its_spool(boss: Boss) -> None:
+    reader, writer = os.pipe()
+    parked = Parked(Wait.BODY, time.monotonic() + 60, spooled=Size(1))
+    with open(reader, "rb") as ours, open(os.devnull) as file:
+        fds = [file.fileno(), writer]
+        socket.send_fds(boss.channel, [encode(Resume(1, 0, 0, parked))], fds)
+        os.close(writer)
+        boss.begin()
+        assert [boss.hear() for _ in range(3)] == [Idle, Busy, Idle]
+        assert ours.read() == b""
 
 
 def test_who_has_reset_is_not_served(boss: Boss) -> None:

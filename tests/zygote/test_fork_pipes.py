@@ -189,6 +189,20 @@ def test_what_is_the_servers() -> None:
         assert len(told(Own(fds[:1]))) == 1
 
 
+def test_a_zygote_that_has_the_dispatchers_command() -> None:
+    """It was forked, and this one has a title by now."""
+    code = "import os, sys; os.fork(); os.write(1, b'x'); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=PIPE, stdout=PIPE
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.read(1) == b"x"
+        assert told(Own(pids=[process.pid], dispatcher=process.pid)) == []
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 def test_a_grandchild() -> None:
     """As a wrapper starts it that has no use for the pipes itself."""
     script = "import os, subprocess; subprocess.Popen('cat'); os.close(0); os.close(1)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import typing as t
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,6 +74,16 @@ def test_the_apps_configuration_is_resolved() -> None:
 def test_an_app_that_can_not_be_loaded() -> None:
     with pytest.raises(LookupError, match="lost"):
         load(info(error=LookupError("lost")))
+
+
+def test_an_app_that_ends_the_command(caplog: pytest.LogCaptureFixture) -> None:
+    def create() -> Flask:
+        sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        load(ScriptInfo(create_app=create))
+    told = "The app has ended the command while it was loaded: SystemExit(3)."
+    assert told in caplog.text
 
 
 def test_an_app_that_can_not_be_loaded_is_shown_to_clients(
@@ -184,7 +195,9 @@ def test_a_server_has_the_settings(sock: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.Handler", "Can't import the request handler"),
+        ("nowhere", "to be given as module:Class: No module named 'nowhere'"),
+        ("nowhere.Handler", "Can't import the request handler 'nowhere.Handler'"),
+        ("json:Handler", "module 'json' has no attribute 'Handler'"),
         (f"{__name__}:settings", "is no subclass of"),
         ("builtins:dict", "is no subclass of"),
     ],

@@ -28,9 +28,9 @@ from flask_prefork.ipc.frames import Frame
 from flask_prefork.ipc.frames import Listen
 from flask_prefork.ipc.frames import Loaded
 from flask_prefork.ipc.frames import Promoted
-from flask_prefork.ipc.frames import Ready
 from flask_prefork.ipc.frames import Release
 from flask_prefork.ipc.frames import Resized
+from flask_prefork.ipc.frames import Serving
 from flask_prefork.ipc.frames import Signal
 from flask_prefork.ipc.frames import Spawn
 from flask_prefork.ipc.frames import Spawned
@@ -297,6 +297,20 @@ def test_the_document_of_exits_is_lost(dispatcher: Dispatcher) -> None:
     assert "exited 0 exit 7" in dispatcher.events()
 
 
+def test_there_are_no_pidfds(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "open_pidfd", lambda pid: -1)
+        dispatcher.begin()
+    dispatcher.load()
+    frame, channel = dispatcher.spawn(0)
+    assert isinstance(frame, Spawned)
+    channel.send(b"\7")
+    assert dispatcher.receive()[0] == Exited(1, 0, frame.pid, Status(7))
+    assert dispatcher.wait() == 0
+
+
 def test_a_hook_forbids_the_fork(dispatcher: Dispatcher) -> None:
     dispatcher.life.may_fork = False
     dispatcher.begin()
@@ -339,8 +353,8 @@ def test_it_calls_the_app_and_answers(dispatcher: Dispatcher) -> None:
     dispatcher.load()
     send_one(dispatcher.control, Resized(1, 3))
     assert dispatcher.receive()[0] == Resized(1, 3)
-    send_one(dispatcher.control, Ready(1, True))
-    assert dispatcher.receive()[0] == Ready(1)
+    send_one(dispatcher.control, Serving(1, True))
+    assert dispatcher.receive()[0] == Serving(1, True)
     assert dispatcher.wait() == 0
     assert dispatcher.events() == ["resized 3", "ready True", "ended"]
 
@@ -410,8 +424,8 @@ def test_the_child_of_a_promoted_worker_is_a_zygote(dispatcher: Dispatcher) -> N
     loaded, (document,) = dispatcher.receive(dispatcher.next)
     assert loaded == Loaded(2, 0)
     assert read_document(document) == settings.as_dict()
-    send_one(dispatcher.next, Ready(2, True))
-    assert dispatcher.receive(dispatcher.next)[0] == Ready(2)
+    send_one(dispatcher.next, Serving(2, True))
+    assert dispatcher.receive(dispatcher.next)[0] == Serving(2, True)
     send_one(dispatcher.next, Release(2))
     dispatcher.next.close()
     assert dispatcher.receive()[0] == Exited(1, IS_PROMOTED, frame.pid, Status(0))

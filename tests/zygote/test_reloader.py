@@ -21,16 +21,16 @@ DEADLINE = 20.0
 
 
 class Watcher:
-    """A forked watcher, and the zygote's end of its leash."""
+    """A forked watcher, and the zygote's end of its channel."""
 
     def __init__(self, watching: Callable[[Ready], t.Any]) -> None:
-        self.leash, theirs = socket.socketpair()
-        self.leash.settimeout(DEADLINE)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(DEADLINE)
         #: At its end when the process has ended, which has the other end.
         self._alive, other = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            self.leash.close()
+            self.channel.close()
             reloader.run(watching, theirs)
         theirs.close()
         os.close(other)
@@ -56,7 +56,7 @@ def watch() -> Iterator[Callable[[Callable[[Ready], t.Any]], Watcher]]:
 
     yield watch
     for watcher in watchers:
-        watcher.leash.close()
+        watcher.channel.close()
         if watcher.pid:
             os.kill(watcher.pid, signal.SIGKILL)
             watcher.wait()
@@ -76,7 +76,7 @@ def test_it_reports_that_it_is_ready_and_that_a_file_has_changed(watch: Watch) -
         raise SystemExit(reloader.CHANGED)
 
     watcher = watch(change)
-    assert watcher.leash.recv(2) == b"."
+    assert watcher.channel.recv(2) == b"."
     assert watcher.wait() == reloader.CHANGED
 
 
@@ -89,16 +89,16 @@ def test_a_failure_is_no_change(watch: Watch) -> None:
 
 def test_it_ends_with_the_zygote(watch: Watch) -> None:
     watcher = watch(hang)
-    assert watcher.leash.recv(1) == b"."
-    watcher.leash.close()
+    assert watcher.channel.recv(1) == b"."
+    watcher.channel.close()
     assert watcher.wait() in (0, -signal.SIGKILL)
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETSIG"), reason="only Linux does so")
 def test_it_ends_with_the_zygote_though_it_is_stopped(watch: Watch) -> None:
     watcher = watch(hang)
-    assert watcher.leash.recv(1) == b"."
+    assert watcher.channel.recv(1) == b"."
     os.kill(watcher.pid, signal.SIGSTOP)
     os.waitpid(watcher.pid, os.WUNTRACED)
-    watcher.leash.close()
+    watcher.channel.close()
     assert watcher.wait() == -signal.SIGKILL

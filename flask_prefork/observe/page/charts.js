@@ -1,7 +1,7 @@
 /** Charts over the last minutes: lines, areas, axes, legends, and a shared cursor. */
 
 import { byId, element, setAttribute, setList, setText, svg } from "./elements.js";
-import { brief, count, decades, duration, period, short, ticks, trends } from "./figures.js";
+import { brief, count, decades, duration, period, short, ticks, trends, unbroken } from "./figures.js";
 import { word } from "./words.js";
 
 /**
@@ -36,11 +36,12 @@ const SPANS = [[60, 15], [120, 30], [300, 60]];
 const MARGIN = { top: 8, right: 12, bottom: 22 };
 /** The least room for the labels of the ticks, and what lies between them and the plot. */
 const LABELS = { least: 40, gap: 8 };
+/** The least height; charts.css has it too. */
 const HEIGHT = 180;
 /** What an arrow key moves the cursor by, in seconds. */
 const STEP = 5;
 
-const whole = (values) => ticks(Math.max(...values, 1), 1);
+const integers = (values) => ticks(Math.max(...values, 1), 1);
 
 /** @type {Chart[]} */
 const CHARTS = [
@@ -50,7 +51,7 @@ const CHARTS = [
     meaning: "Workers over time",
     unit: "",
     format: count,
-    axis: whole,
+    axis: integers,
     series: [{ name: "busy", label: "busy", area: true }, { name: "workers", label: "total" }],
   },
   {
@@ -58,7 +59,7 @@ const CHARTS = [
     title: "Waiting for a worker",
     unit: "connections",
     format: count,
-    axis: whole,
+    axis: integers,
     series: [{ name: "waiting", label: "waiting", area: true }],
   },
   {
@@ -72,9 +73,9 @@ const CHARTS = [
   {
     id: "latency",
     title: "Latency",
-    unit: "of 10 s each, logarithmic",
+    unit: `each point: ${unbroken("10", "seconds")}; logarithmic scale`,
     format: brief,
-    tick: (value) => (value < 1 ? duration(value) : `${count(value)} s`),
+    tick: (value) => (value < 1 ? duration(value) : unbroken(count(value), "s")),
     axis: decades,
     logarithmic: true,
     series: [
@@ -161,7 +162,8 @@ function onKey(event) {
 }
 
 /**
- * Find out what a chart shows, and write the labels of its ticks, to be measured.
+ * Find out what a chart shows, and write its heading and the labels of its ticks, to be
+ * measured.
  *
  * @param {Chart} chart
  */
@@ -180,29 +182,33 @@ function begin(chart) {
   });
   const drawing = node.querySelector(":scope > svg");
   drawing.replaceChildren(...labels);
-  return { chart, node, drawing, lines, scale, labels };
-}
-
-/** @param {ReturnType<typeof begin>} plot */
-function finish({ chart, node, drawing, lines, scale, labels }) {
-  const at = moment(current.age);
-  const ages = current.age;
-  const frame = framed(drawing.clientWidth || 400, scale, chart.logarithmic);
-  setAttribute(drawing, "viewBox", `0 0 ${frame.width} ${HEIGHT}`);
-  setAttribute(drawing, "aria-label", summary(chart, lines));
-  drawing.replaceChildren(
-    ...scaleMarks(frame, scale, labels),
-    ...timeMarks(frame),
-    ...lines.filter(({ area }) => area).map((line) => areaMark(frame, ages, line)),
-    ...lines.map((line) => lineMark(frame, ages, line)),
-    ...(cursor === null ? [] : cursorMarks(frame, lines, at)),
-  );
+  const at = moment(ages);
   setList(node.querySelector(".legend"), lines, (line) => line.name, makeKey, (item, { values }) => {
     const value = values[at];
     setText(item.querySelector("b"), value == null ? "–" : chart.format(value));
   });
   const unit = lines.length ? chart.unit : "nothing yet";
   setText(node.querySelector(".note"), cursor === null ? unit : `${period(ages[at])} ago`);
+  return { chart, drawing, lines, scale, labels };
+}
+
+/**
+ * Draw in the room that there is when all headings are written.
+ *
+ * @param {ReturnType<typeof begin>} plot
+ */
+function finish({ chart, drawing, lines, scale, labels }) {
+  const ages = current.age;
+  const frame = framed(drawing, scale, chart.logarithmic);
+  setAttribute(drawing, "viewBox", `0 0 ${frame.width} ${frame.height}`);
+  setAttribute(drawing, "aria-label", summary(chart, lines));
+  drawing.replaceChildren(
+    ...scaleMarks(frame, scale, labels),
+    ...timeMarks(frame),
+    ...lines.filter(({ area }) => area).map((line) => areaMark(frame, ages, line)),
+    ...lines.map((line) => lineMark(frame, ages, line)),
+    ...(cursor === null ? [] : cursorMarks(frame, lines, moment(ages))),
+  );
 }
 
 /**
@@ -216,19 +222,20 @@ function moment(ages) {
 }
 
 /**
- * @param {number} width
+ * @param {SVGElement} drawing
  * @param {number[]} scale Its ticks.
  * @param {boolean} [logarithmic]
  * @returns {Frame}
  */
-function framed(width, scale, logarithmic = false) {
+function framed(drawing, scale, logarithmic = false) {
+  const [width, height] = [drawing.clientWidth || 400, drawing.clientHeight || HEIGHT];
   const measure = logarithmic ? Math.log10 : (value) => value;
   const [low, high] = [measure(scale[0]), measure(scale[scale.length - 1])];
-  const inner = { width: width - left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
+  const inner = { width: width - left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const share = (value) => Math.min(Math.max((measure(value) - low) / (high - low), 0), 1);
   return {
     width,
-    height: HEIGHT,
+    height,
     x: (age) => left + inner.width * (1 - age / span),
     y: (value) => MARGIN.top + inner.height * (1 - share(value)),
   };
@@ -256,7 +263,7 @@ function timeMarks(frame) {
   for (let age = 0; age <= span; age += step) {
     const anchor = age ? "middle" : "end";
     const x = age ? frame.x(age) : frame.width - MARGIN.right;
-    const text = svg("text", { x, y: HEIGHT - 5, class: "tick", "text-anchor": anchor });
+    const text = svg("text", { x, y: frame.height - 5, class: "tick", "text-anchor": anchor });
     text.textContent = age ? `−${period(age)}` : "now";
     marks.push(text);
   }
@@ -302,7 +309,7 @@ function lineMark(frame, ages, { name, values }) {
  * @param {{name: string, values: (number | null)[]}} line
  */
 function areaMark(frame, ages, { name, values }) {
-  const floor = HEIGHT - MARGIN.bottom;
+  const floor = frame.height - MARGIN.bottom;
   const shape = pieces(frame, ages, values).map((points) => {
     const [left, right] = [points[0][0], points[points.length - 1][0]];
     return `${path(points)}L${right.toFixed(1)} ${floor}L${left.toFixed(1)} ${floor}Z`;
@@ -320,7 +327,7 @@ function cursorMarks(frame, lines, at) {
   const dots = lines
     .filter(({ values }) => values[at] != null)
     .map(({ name, values }) => svg("circle", { cx: x, cy: frame.y(values[at]), r: 4, class: `dot ${name}` }));
-  return [svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, class: "cursor" }), ...dots];
+  return [svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: frame.height - MARGIN.bottom, class: "cursor" }), ...dots];
 }
 
 /** @param {Series} series */

@@ -70,6 +70,8 @@ export function setShare(node, name, share) {
  * @param {(node: HTMLElement, item: T) => void} update
  */
 export function setList(parent, items, keyOf, make, update) {
+  const focused = /** @type {HTMLElement?} */ (document.activeElement);
+  const mine = parent.contains(focused);
   const keys = new Set(items.map((item) => String(keyOf(item))));
   const present = new Map();
   for (const node of [...parent.children]) {
@@ -84,6 +86,10 @@ export function setList(parent, items, keyOf, make, update) {
     if (node === next) next = next.nextElementSibling;
     else parent.insertBefore(node, next);
     update(node, item);
+  }
+  // One that was moved has lost it.
+  if (mine && focused.isConnected && focused !== document.activeElement) {
+    focused.focus({ preventScroll: true });
   }
 }
 

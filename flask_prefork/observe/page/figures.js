@@ -103,8 +103,6 @@
 
 /** Letters of the states in which a worker serves or is about to, as in reading.py. */
 const AT_WORK = "OB";
-/** Those of workers that end: after their request, if they have one. */
-const ENDING = "RK";
 /** Seconds that a rate is taken over at least: two looks may be close together. */
 const RATE_SPAN = 0.9;
 
@@ -112,13 +110,11 @@ const RATE_SPAN = 0.9;
 export const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 /**
- * Whether it serves, or is about to.
+ * Whether a worker in a state serves, or is about to. Who retires counts as that alone.
  *
- * @param {Worker} worker
+ * @param {string} letter
  */
-export function isBusy({ state, busy_for: since }) {
-  return AT_WORK.includes(state) || (ENDING.includes(state) && since !== null);
-}
+export const isBusy = (letter) => AT_WORK.includes(letter);
 
 /**
  * The present as a sample. Its quantiles are the last sample's, which are of as long a
@@ -133,7 +129,7 @@ export function present(snapshot) {
   return {
     age: 0,
     workers: workers.length,
-    busy: workers.filter(isBusy).length,
+    busy: workers.filter(({ state }) => isBusy(state)).length,
     queue: snapshot.queue,
     waiting: snapshot.waiting,
     requests: snapshot.totals.requests,
@@ -235,6 +231,13 @@ export function decades(values) {
   return Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
 }
 
+/**
+ * What must stay on one line: a number and its unit or word.
+ *
+ * @param {...string} parts
+ */
+export const unbroken = (...parts) => parts.join("\u00a0");
+
 /** @param {number} value */
 export const count = (value) => Math.round(value).toLocaleString("en");
 
@@ -246,7 +249,7 @@ export const count = (value) => Math.round(value).toLocaleString("en");
  */
 export const named = (counts) => Object.entries(counts)
   .filter(([, many]) => many)
-  .map(([word, many]) => `${count(many)} ${word}`);
+  .map(([word, many]) => unbroken(count(many), word));
 
 /**
  * A number with at most three digits that matter.
@@ -265,8 +268,8 @@ export function short(value) {
  */
 export function duration(seconds) {
   if (seconds === null) return "–";
-  if (seconds < 0.9995) return `${short(seconds * 1000)} ms`;
-  if (seconds < 59.95) return `${Number(seconds.toFixed(1))} s`;
+  if (seconds < 0.9995) return unbroken(short(seconds * 1000), "ms");
+  if (seconds < 59.95) return unbroken(String(Number(seconds.toFixed(1))), "s");
   return pair(seconds);
 }
 
@@ -280,7 +283,7 @@ export function brief(seconds) {
   const rounded = Number(seconds.toPrecision(3));
   if (rounded >= 60) return pair(rounded);
   const [unit, factor] = !rounded || rounded >= 1 ? ["s", 1] : rounded >= 0.001 ? ["ms", 1e3] : ["µs", 1e6];
-  return `${Number((rounded * factor).toPrecision(3))} ${unit}`;
+  return unbroken(String(Number((rounded * factor).toPrecision(3))), unit);
 }
 
 /**
@@ -288,7 +291,9 @@ export function brief(seconds) {
  *
  * @param {number} seconds
  */
-export const period = (seconds) => (seconds < 60 ? `${Math.floor(seconds)} s` : pair(seconds));
+export function period(seconds) {
+  return seconds < 60 ? unbroken(String(Math.floor(seconds)), "s") : pair(seconds);
+}
 
 /** @param {number} seconds At least a minute, almost. */
 function pair(seconds) {
@@ -298,7 +303,7 @@ function pair(seconds) {
   return units.slice(first, first + 2)
     .map(([name, size], i) => [Math.floor((i ? whole % units[first][1] : whole) / size), name])
     .filter(([value]) => value)
-    .map(([value, name]) => `${value} ${name}`)
+    .map(([value, name]) => unbroken(String(value), name))
     .join(" ");
 }
 
@@ -311,5 +316,5 @@ export function bytes(value) {
   if (value === null) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   const power = value && Math.min(Math.floor(Math.log2(value) / 10), units.length - 1);
-  return `${short(value / 1024 ** power)} ${units[power]}`;
+  return unbroken(short(value / 1024 ** power), units[power]);
 }

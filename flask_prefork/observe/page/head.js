@@ -1,7 +1,7 @@
 /** The head line, the tiles below it, and what is wrong. */
 
 import { byId, element, setAttribute, setFacts, setList, setShare, setText } from "./elements.js";
-import { brief, bytes, count, named, period, rates, samples, short } from "./figures.js";
+import { brief, bytes, count, named, period, rates, samples, short, unbroken } from "./figures.js";
 import { word } from "./words.js";
 
 /** @typedef {import("./figures.js").Snapshot} Snapshot */
@@ -49,18 +49,26 @@ function tiles(snapshot) {
   const { latency, queue, queue_limit: limit, queue_time: queueTime, max_workers: most, totals } = snapshot;
   const all = samples(snapshot);
   const { workers, busy } = all[all.length - 1];
+  const queued = count(queue);
   const rate = rates(all).pop() ?? null;
+  // Only then may there be more workers.
+  const scales = snapshot.phase === "serving";
+  const everyone = snapshot.generations.flatMap((generation) => generation.workers);
+  const retiring = everyone.filter(({ state }) => state === "R").length;
   return [
     {
       name: "Busy workers",
       value: count(busy),
-      note: `of ${count(workers)}; at most ${count(most)}`,
+      note: [
+        [unbroken("of", count(workers)), ...named({ retiring })].join(", "),
+        unbroken("at", "most", count(most)),
+      ].join("; "),
       share: most && busy / most,
     },
     {
       name: "Waiting for a worker",
       value: count(snapshot.waiting),
-      note: `${count(queue)}${limit ? ` of ${count(limit)}` : ""} in the accept queue`,
+      note: `${limit ? unbroken(queued, "of", count(limit)) : queued} in the accept queue`,
       share: limit && queue / limit,
       alarm: limit > 0 && queue >= limit / 2,
     },
@@ -74,9 +82,9 @@ function tiles(snapshot) {
     { name: "Parked connections", value: count(snapshot.parked), note: waiting(snapshot) },
     {
       name: "Saturated",
-      value: snapshot.saturated ? "yes" : "no",
+      value: scales ? { true: "yes", false: "no" }[snapshot.saturated] : "–",
       note: `${period(totals.saturated)} in total`,
-      alarm: snapshot.saturated,
+      alarm: scales && snapshot.saturated,
     },
   ];
 }
@@ -86,8 +94,12 @@ function tiles(snapshot) {
  *
  * @param {import("./figures.js").Quantiles} quantiles
  */
-const tails = ({ window, p90, p99 }) => (
-  window ? `p90 ${brief(p90)}, p99 ${brief(p99)}, last ${period(Math.round(window))}` : "no history yet");
+function tails({ window, requests, p90, p99 }) {
+  if (!window) return "no history yet";
+  const last = unbroken("last", period(Math.round(window)));
+  if (!requests) return `no request, ${last}`;
+  return [unbroken("p90", brief(p90)), unbroken("p99", brief(p99)), last].join(", ");
+}
 
 /**
  * What parked connections wait for, and what is kept for slow clients.
@@ -96,14 +108,15 @@ const tails = ({ window, p90, p99 }) => (
  */
 function waiting({ parked_by_state: states, delivering, spooled }) {
   const told = named({ ...states, "at the sender": delivering });
-  if (spooled) told.push(`${bytes(spooled)} spooled`);
+  if (spooled) told.push(unbroken(bytes(spooled), "spooled"));
   return told.join(", ") || "occupy no worker";
 }
 
 /** @param {Tile} tile */
 function makeTile(tile) {
   const title = element("h3", "", word(tile.name));
-  const node = element("li", "tile", title, element("p", "value"), element("p", "note"));
+  const value = element("p", "value", element("span"));
+  const node = element("li", "tile", title, value, element("p", "note"));
   if (tile.share !== undefined) node.append(element("span", "bar"));
   return node;
 }
@@ -114,7 +127,7 @@ function makeTile(tile) {
  */
 function updateTile(node, tile) {
   node.classList.toggle("alarm", Boolean(tile.alarm));
-  setText(node.querySelector(".value"), tile.value);
+  setText(node.querySelector(".value").firstElementChild, tile.value);
   setText(node.querySelector(".note"), tile.note);
   if (tile.share !== undefined) setShare(node.querySelector(".bar"), "--share", tile.share);
 }

@@ -15,7 +15,7 @@ import { isBusy } from "./figures.js";
  * @property {string} name
  * @property {number} count
  * @property {string[]} letters Those that the slots have.
- * @property {[number, string][]} parts How many of them are in another state as well.
+ * @property {number} ordered How many of them were ordered to accept.
  */
 
 /** The states by their letters, as in pool.py. */
@@ -28,10 +28,8 @@ export const STATES = {
   K: "killed",
   ".": "free",
 };
-/** What is said of a busy worker that is in one of these states. */
-const ASIDE = { O: "ordered", R: "retiring", K: "being killed" };
 /** The order of the legend. */
-const KINDS = ["busy", "idle", "starting", "retiring, idle", "killed", "free"];
+const KINDS = ["busy", "idle", "starting", "retiring", "killed", "free"];
 
 /**
  * What there is to show: of one that retires no free slot, for nobody is started there.
@@ -47,14 +45,11 @@ export function slots({ role, letters, workers }) {
 }
 
 /** @param {Slot} slot */
-function kindOf({ letter, worker }) {
-  if (worker && isBusy(worker)) return "busy";
-  return letter === "R" ? "retiring, idle" : STATES[letter] ?? letter;
-}
+const kindOf = ({ letter }) => (isBusy(letter) ? "busy" : STATES[letter] ?? letter);
 
 /**
- * Count each slot once. Who serves counts as busy, whatever the letter, so that this is
- * the number of the tile and of the chart too.
+ * Count each slot once. Who was ordered to accept counts as busy: in the tile, the chart
+ * and the terminal too.
  *
  * @param {Generation[]} generations
  * @returns {Kind[]} Those that occur.
@@ -70,7 +65,6 @@ export function tally(generations) {
     const many = (letter) => all.filter((slot) => slot.letter === letter).length;
     const known = Object.keys(STATES).filter(many);
     const letters = known.length ? known : [all[0].letter];
-    const parts = name === "busy" ? known.filter((letter) => letter in ASIDE) : [];
-    return { name, count: all.length, letters, parts: parts.map((letter) => [many(letter), ASIDE[letter]]) };
+    return { name, count: all.length, letters, ordered: many("O") };
   });
 }

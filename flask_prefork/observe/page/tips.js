@@ -11,6 +11,7 @@ import { MEANINGS } from "./words.js";
  * @property {string} anchor Selects what has one.
  * @property {string} group Selects what holds those that share a stop of the Tab key;
  *   arrows go from one to the next.
+ * @property {string} [area] Selects what holds an anchor, and is clicked in its place.
  * @property {string} box The id of the box.
  * @property {(anchor: HTMLElement) => void} fill Writes into the box.
  */
@@ -85,6 +86,18 @@ function anchorOf(target) {
   return /** @type {HTMLElement?} */ (target.closest(tips.map((tip) => tip.anchor).join()));
 }
 
+/**
+ * The anchor that a click is for.
+ *
+ * @param {EventTarget?} target
+ */
+function clicked(target) {
+  const anchor = anchorOf(target);
+  if (anchor || !(target instanceof Element)) return anchor;
+  const tip = tips.find(({ area }) => area && target.closest(area));
+  return tip ? target.closest(tip.area).querySelector(tip.anchor) : null;
+}
+
 /** @param {EventTarget?} target */
 const inBox = (target) => tips.some(({ box }) => byId(box).contains(/** @type {Node} */ (target)));
 
@@ -127,12 +140,20 @@ function onFocus(event) {
   show(anchor);
 }
 
+/** @param {MouseEvent} event */
+function onClick(event) {
+  const anchor = clicked(event.target);
+  // So the arrow keys go on from here, and the box stays when the pointer moves away.
+  anchor?.focus({ preventScroll: true });
+  show(anchor);
+}
+
 /** Listen to pointer and keyboard. */
 export function watchTips() {
   document.addEventListener("pointerover", (event) => {
     if (!inBox(event.target)) show(anchorOf(event.target) ?? anchorOf(document.activeElement));
   });
-  document.addEventListener("click", (event) => show(anchorOf(event.target)));
+  document.addEventListener("click", onClick);
   document.addEventListener("focusin", onFocus);
   document.addEventListener("focusout", () => show(null));
   document.addEventListener("keydown", onKey);

@@ -1,7 +1,7 @@
 /** What has been counted since the server's start. */
 
 import { byId, element, setFacts, setList, setShare, setText } from "./elements.js";
-import { bytes, count, duration, period, short, sum } from "./figures.js";
+import { bytes, count, duration, period, short, sum, unbroken } from "./figures.js";
 import { word } from "./words.js";
 
 /**
@@ -22,7 +22,8 @@ export function drawTotals({ totals, limits, tls_connections: connected }) {
     { name: "Load shedding", facts: shed(totals) },
     ...(connected || sum(Object.values(totals.tls_handshakes))
       ? [{ name: "TLS", facts: tls(totals, connected) }] : []),
-    ...(limits.length ? [{ name: "Limits of routes", facts: limits.map(limited) }] : []),
+    ...(limits.length
+      ? [{ name: "Limits of routes", facts: limits.map(limited), style: "limits" }] : []),
   ];
   const box = byId("totals");
   if (!box.firstElementChild) box.append(makeClasses(), element("div", "groups"));
@@ -72,10 +73,15 @@ function makeClass({ index }) {
 }
 
 /** @param {number} share */
-const percent = (share) => (share < 0.001 ? "< 0.1 %" : `${short(share * 100)} %`);
+const percent = (share) => unbroken(share < 0.001 ? "<\u00a00.1" : short(share * 100), "%");
 
-/** @param {{name: string}} group */
-const makeGroup = (group) => element("section", "", element("h3", "", word(group.name)), element("dl", "facts"));
+/** @param {{name: string, style?: string}} group */
+const makeGroup = ({ name, style }) => element(
+  "section",
+  style,
+  element("h3", "", word(name)),
+  element("dl", "facts"),
+);
 
 /**
  * @param {Totals} totals
@@ -142,8 +148,13 @@ const tls = ({ tls_handshakes: handshakes, tls_aborted: aborted }, connected) =>
  * @returns {[string, string]}
  */
 function limited({ name, concurrency, running, waiting, refused }) {
-  const most = concurrency ? ` of ${count(concurrency)}` : "";
-  return [name, `${count(running)}${most} running, ${count(waiting)} waiting, ${count(refused)} refused`];
+  const most = concurrency ? ["of", count(concurrency)] : [];
+  const told = [
+    unbroken(count(running), ...most, "running"),
+    unbroken(count(waiting), "waiting"),
+    unbroken(count(refused), "refused"),
+  ];
+  return [name, told.join(", ")];
 }
 
 /**

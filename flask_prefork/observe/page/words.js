@@ -12,30 +12,29 @@ export const MEANINGS = {
   "Dispatcher PID": "The process that was started and that signals are sent to. It decides which worker accepts, and"
     + " how many workers there are.",
 
-  "Busy workers": "Workers that have a connection, mostly with a request, or were ordered to accept one; also those"
-    + " that retire after it. The bar shows their share of the most workers that are allowed (--max-workers).",
+  "Busy workers": "Workers that have a connection, mostly with a request, or were ordered to accept one; without those"
+    + " that retire. The bar shows their share of the most workers that are allowed (--max-workers).",
   "Waiting for a worker": "Connections whose request is there and that no worker serves yet. They are in the kernel's"
     + " accept queue, or parked and ready.",
   "Requests per second": "Requests that ended, over the last second.",
-  "Median latency": "Half of the requests of the last 10 seconds took less than this from the beginning of their"
+  "Median latency": "Half of the requests of the last minute took less than this from the beginning of their"
     + " service to its end. 99 % took less than the p99.",
-  "Median queue time": "Half of the requests of the last 10 seconds waited less than this for a worker. 99 % waited"
+  "Median queue time": "Half of the requests of the last minute waited less than this for a worker. 99 % waited"
     + " less than the p99.",
   "Parked connections": "Connections that occupy no worker. idle: keep-alive, until the next request; head, body: the"
     + " rest of a request is still to come; lingering: until the client closes after its last response; permit: until"
     + " the limit of a route allows it; ready: until a worker is free. The sender has responses for slow clients."
     + " Spooled: what is buffered for slow clients, in memory or on disk.",
-  "Saturated": "Whether more workers are wanted now than allowed (--max-workers): new requests have to wait.",
+  "Saturated": "Whether more workers are wanted now than allowed (--max-workers): new requests have to wait. There is"
+    + " no answer while the server starts or shuts down.",
 
   "busy": "Has a connection, mostly with a request, or was ordered to accept one.",
   "idle": "Waits for a request.",
   "starting": "Is being forked, or was not idle yet.",
-  "retiring, idle": "Has no request and exits.",
-  "killed": "Was sent SIGKILL and serves nothing.",
+  "killed": "Was sent SIGKILL.",
   "free": "No worker is in this slot. A worker is started in the lowest free slot when it is needed.",
   "ordered": "Was ordered to accept, and has not begun a request.",
-  "retiring": "Exits when its request is finished. Its slot takes no new requests.",
-  "being killed": "Was sent SIGKILL during its request.",
+  "retiring": "Exits when its request is finished, or at once if it has none. Its slot takes no new requests.",
 
   current: "New requests go to this generation.",
   next: "This generation is loading the app or starting its first workers. Then it takes over.",
@@ -43,13 +42,13 @@ export const MEANINGS = {
 
   "Worker": "Generation and slot. The slot is the worker's number within its generation, from 0.",
   "Duration": "Time since the request began to be served.",
-  "Target": "The request target: path and query, cut if it is long.",
+  "Target": "The request target: path and query, cut if it is long. Select the row to see more of it.",
   "No progress for": "Time since something of the request was last read or written. At --timeout the request is ended.",
   "Requests served": "Requests that this worker has served before.",
   "Memory (PSS)": "Proportional set size: the worker's own memory, and its share of what it has in common with others.",
   "PID": "The worker's process ID.",
 
-  "Workers over time": "How many workers there were, and how many of them were busy.",
+  "Workers over time": "How many workers there were, and how many of them were busy, without those that retired.",
   "Requests": "Requests that ended, per second.",
   "Latency": "How long requests took, of those that ended in the 10 seconds before.",
   p50: "The median: half of the requests took less.",

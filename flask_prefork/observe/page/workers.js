@@ -21,7 +21,7 @@ const FEW = 10;
 /** Seconds of a request at which a cell's bar is full; it is logarithmic. */
 const LONG = 60;
 
-/** The slot that each cell stands for. @type {WeakMap<Element, {generation: Generation, slot: Slot}>} */
+/** The slot that each cell, and each row's button, stands for. @type {WeakMap<Element, {generation: Generation, slot: Slot}>} */
 const meanings = new WeakMap();
 /** Whether all requests are listed. */
 let whole = false;
@@ -33,6 +33,8 @@ export function drawWorkers(snapshot) {
   last = snapshot;
   drawStates(snapshot);
   setList(byId("generations"), snapshot.generations, (g) => g.number, makeGeneration, updateGeneration);
+  const full = `full at ${period(LONG)}, logarithmic scale`;
+  setText(byId("bars"), `Bar in a cell: time since its request began, ${full}.`);
   drawRequests(snapshot);
 }
 
@@ -50,12 +52,13 @@ function makeKind({ name }) {
  * @param {HTMLElement} node
  * @param {Kind} kind
  */
-function updateKind(node, { count: many, letters, parts }) {
+function updateKind(node, { count: many, letters, ordered }) {
   const [keys, number] = node.children;
   setList(keys, letters, (letter) => letter, makeKey, () => {});
   setText(number, count(many));
-  setList(node.lastElementChild, parts, ([, name]) => name, makePart, (part, [some]) => {
-    setText(part.firstElementChild, count(some));
+  const some = ordered ? [count(ordered)] : [];
+  setList(node.lastElementChild, some, () => "ordered", makeOrdered, (part, text) => {
+    setText(part.firstElementChild, text);
   });
 }
 
@@ -66,8 +69,7 @@ function makeKey(letter) {
   return key;
 }
 
-/** @param {[number, string]} part */
-const makePart = ([, name]) => element("span", "part", element("span"), " ", word(name));
+const makeOrdered = () => element("span", "", element("span"), " ", word("ordered"));
 
 /** @param {string} letter */
 const sign = (letter) => (letter === "." ? "·" : letter);
@@ -149,8 +151,9 @@ function updateCell(cell, slot) {
 /** @param {Snapshot} snapshot */
 function drawRequests(snapshot) {
   const rows = snapshot.generations
-    .flatMap((generation) => generation.workers.map((worker) => ({ generation: generation.number, worker })))
-    .filter(({ worker }) => worker.busy_for !== null)
+    .flatMap((generation) => slots(generation)
+      .map((slot) => ({ generation, slot, worker: slot.worker })))
+    .filter(({ worker }) => (worker?.busy_for ?? null) !== null)
     .sort((one, other) => other.worker.busy_for - one.worker.busy_for);
   const listed = whole ? rows : rows.slice(0, FEW);
   const upgraded = rows.filter(({ worker }) => worker.upgraded).length;
@@ -163,12 +166,18 @@ function drawRequests(snapshot) {
   setAttribute(button, "aria-expanded", String(whole));
   setText(button, whole ? `Show ${FEW}` : `Show all ${count(rows.length)}`);
   byId("requests-scroll").hidden = !rows.length;
+  byId("requests-hint").hidden = !rows.length;
   const body = byId("requests").tBodies[0];
-  setList(body, listed, ({ generation, worker }) => `${generation}.${worker.slot}`, makeRow, updateRow);
+  setList(body, listed, nameOf, makeRow, updateRow);
 }
 
+/** @param {{generation: Generation, slot: Slot}} item */
+const nameOf = ({ generation, slot }) => `${generation.number}.${slot.number}`;
+
 function makeRow() {
-  const row = element("tr", "", element("th"));
+  const button = element("button", "more");
+  button.setAttribute("type", "button");
+  const row = element("tr", "", element("th", "", button));
   row.firstElementChild.setAttribute("scope", "row");
   for (const kind of ["number", "", "wide code", "number", "number", "number", "number"]) {
     row.append(element("td", kind));
@@ -178,11 +187,14 @@ function makeRow() {
 
 /**
  * @param {HTMLElement} row
- * @param {{generation: number, worker: Worker}} item
+ * @param {{generation: Generation, slot: Slot, worker: Worker}} item
  */
-function updateRow(row, { generation, worker }) {
+function updateRow(row, item) {
+  const { worker } = item;
+  const button = row.querySelector(".more");
+  meanings.set(button, item);
+  setText(button, nameOf(item));
   const texts = [
-    `${generation}.${worker.slot}`,
     duration(worker.busy_for),
     worker.method,
     worker.target,
@@ -191,16 +203,16 @@ function updateRow(row, { generation, worker }) {
     bytes(worker.pss),
     String(worker.pid),
   ];
-  texts.forEach((text, i) => setText(row.children[i], text));
+  texts.forEach((text, i) => setText(row.children[i + 1], text));
 }
 
 /**
- * Tell what a cell stands for.
+ * Tell what a cell or a row's button stands for.
  *
- * @param {Element} cell
+ * @param {Element} anchor
  */
-function fillDetail(cell) {
-  const { generation, slot } = meanings.get(cell);
+function fillDetail(anchor) {
+  const { generation, slot } = meanings.get(anchor);
   const worker = slot.worker;
   setText(byId("detail-title"), `Worker ${generation.number}.${slot.number}: ${stateOf(slot)}`);
   setText(byId("detail-request"), worker?.method ? `${worker.method} ${worker.target}` : "");
@@ -223,9 +235,16 @@ function facts(worker) {
   ];
 }
 
-/** Let the cells tell more, and the list of requests be as long as its reader wants. */
+/** Let cells and rows tell more, and the list of requests be as long as its reader wants. */
 export function watchWorkers() {
   addTip({ anchor: ".cell", group: ".cells", box: "detail", fill: fillDetail });
+  addTip({
+    anchor: ".more",
+    area: "tbody tr",
+    group: "#requests tbody",
+    box: "detail",
+    fill: fillDetail,
+  });
   byId("requests-all").addEventListener("click", () => {
     whole = !whole;
     if (last) drawRequests(last);

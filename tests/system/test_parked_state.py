@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from flask_prefork.ipc.parked import FIRST_DELAY
-from flask_prefork.ipc.parked import LAST_DELAY
-from flask_prefork.system.parked import MAX_WAKES
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Size
-from flask_prefork.system.parked import Wait
+from flask_prefork.ipc.parked_connections import FIRST_DELAY
+from flask_prefork.ipc.parked_connections import LAST_DELAY
+from flask_prefork.system.parked_state import MAX_WAKES
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Size
+from flask_prefork.system.parked_state import Wait
 
 
 def test_wakes_for_no_whole_head_are_counted() -> None:

@@ -13,13 +13,13 @@ from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.ipc.figures import PARKED_STATES
-from flask_prefork.ipc.parked import Connection
-from flask_prefork.ipc.parked import FIRST_DELAY
-from flask_prefork.ipc.parked import LAST_DELAY
-from flask_prefork.ipc.parked import ParkedConnections
+from flask_prefork.ipc.parked_connections import Connection
+from flask_prefork.ipc.parked_connections import FIRST_DELAY
+from flask_prefork.ipc.parked_connections import LAST_DELAY
+from flask_prefork.ipc.parked_connections import ParkedConnections
 from flask_prefork.system import slow_client
-from flask_prefork.system.parked import Parked
-from flask_prefork.system.parked import Wait
+from flask_prefork.system.parked_state import Parked
+from flask_prefork.system.parked_state import Wait
 from flask_prefork.system.timers import Deadlines
 
 #: How late a deadline may be told of, in seconds: a bit above the precision.

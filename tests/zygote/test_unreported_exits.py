@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from flask_prefork.ipc.states import Reason
-from flask_prefork.zygote.departures import Departures
+from flask_prefork.zygote.unreported_exits import UnreportedExits
 
 PID = 42
 
@@ -17,7 +17,7 @@ class World:
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int, Reason, int | None]] = []
-        self.departures = Departures(lambda *news: self.told.append(news))
+        self.unreported = UnreportedExits(lambda *news: self.told.append(news))
 
 
 @pytest.fixture
@@ -46,37 +46,37 @@ def world(kills: list[int]) -> World:
 def test_the_reason(
     world: World, killed: str, may_be_retired: bool, status: int | None, reason: Reason
 ) -> None:
-    world.departures.reaped(3, PID, status)
+    world.unreported.reaped(3, PID, status)
     assert not world.told, "the dispatcher knows more"
-    world.departures.tell([(3, PID, killed, may_be_retired)])
+    world.unreported.tell([(3, PID, killed, may_be_retired)])
     assert world.told == [(3, PID, reason, status)]
-    world.departures.tell_rest()
+    world.unreported.tell_rest()
     assert len(world.told) == 1
 
 
 def test_out_of_memory(world: World, kills: list[int]) -> None:
     kills[0] += 1
-    world.departures.reaped(0, PID, -signal.SIGKILL)
-    world.departures.tell([(0, PID, "", False)])
+    world.unreported.reaped(0, PID, -signal.SIGKILL)
+    world.unreported.tell([(0, PID, "", False)])
     assert world.told == [(0, PID, Reason.MEMORY, -signal.SIGKILL)]
 
 
 def test_one_that_not_even_kill_has_ended(world: World) -> None:
-    world.departures.tell([(0, PID, "timeout", False)])
+    world.unreported.tell([(0, PID, "timeout", False)])
     assert world.told == [(0, PID, Reason.TIMEOUT, None)]
-    world.departures.reaped(0, PID, -signal.SIGKILL)
-    world.departures.tell_rest()
+    world.unreported.reaped(0, PID, -signal.SIGKILL)
+    world.unreported.tell_rest()
     assert len(world.told) == 1
     # Another process may have its pid.
-    world.departures.reaped(0, PID, 0)
-    world.departures.tell([(0, PID, "", True)])
+    world.unreported.reaped(0, PID, 0)
+    world.unreported.tell([(0, PID, "", True)])
     assert world.told[1:] == [(0, PID, Reason.RETIRED, 0)]
 
 
 def test_without_a_dispatcher(world: World) -> None:
     for slot, status in enumerate((0, 1, -signal.SIGKILL)):
-        world.departures.reaped(slot, PID + slot, status)
-    world.departures.tell_rest()
+        world.unreported.reaped(slot, PID + slot, status)
+    world.unreported.tell_rest()
     assert world.told == [
         (0, PID, Reason.RETIRED, 0),
         (1, PID + 1, Reason.EXIT, 1),

@@ -51,7 +51,7 @@ class Parked(t.NamedTuple):
     #: How often it was woken and had to wait on, up to :data:`MAX_WAKES`.
     wakes: int = 0
     #: A few bytes to be kept with it and given back as they are. Whom a proxy's header
-    #: has named (``http/proxy_protocol.py``) is in no other place: the header was read,
+    #: has named (``proxy_protocol.py``) is in no other place: the header was read,
     #: and the socket knows the proxy only.
     tag: bytes = b""
     #: Bytes that must be in the kernel's buffer before a worker is of use; 0 is one

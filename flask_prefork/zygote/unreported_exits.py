@@ -18,7 +18,7 @@ from ..ipc.exits import Statuses
 Tell = t.Callable[[int, int, Reason, "int | None"], None]
 
 
-class Departures:
+class UnreportedExits:
     """The workers of one zygote that have ended.
 
     :param tell: Tells the app of one.

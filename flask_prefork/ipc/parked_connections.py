@@ -14,8 +14,8 @@ from __future__ import annotations
 import typing as t
 from collections import deque
 
-from ..system.parked import Parked
-from ..system.parked import Wait
+from ..system.parked_state import Parked
+from ..system.parked_state import Wait
 from ..system.slow_client import SlowClientBudget
 from ..system.timers import Deadlines
 
