@@ -40,6 +40,8 @@ from .spools import SpoolTotal
 _LINGER = 2.0
 #: Descriptors that are left for workers and all else.
 _RESERVE = 64
+#: If no more connections than this can wait, the log says so.
+_FEW = 64
 
 
 class Parking:
@@ -87,6 +89,8 @@ class Parking:
         self._descriptors = descriptors
         self._reserved = 0
         self._full = False
+        #: The last connection could be watched.
+        self._can_watch = True
         #: The listeners' families, also when these are closed.
         self._families: frozenset[int] = frozenset()
 
@@ -265,8 +269,12 @@ class Parking:
                 self._poller.try_watch(connection.fd, lambda: self._wake(connection))
         except OSError as e:
             # ENOMEM, ENOSPC (epoll_ctl(2)).
-            logger.error("Can't wait for a connection: %s.", e.strerror)
+            if self._can_watch:
+                logger.error("Can't wait for connections: %s.", e.strerror)
+            self._can_watch = False
             self._close(connection)
+        else:
+            self._can_watch = True
 
     def _wake(self, connection: Connection) -> None:
         if connection not in self.parked:
@@ -342,8 +350,8 @@ class Parking:
             if not self._full:
                 self._full = True
                 logger.warning(
-                    "All %d descriptors are in use; closing the connections that"
-                    " are idle for the longest time.",
+                    "No descriptors are left for connections that wait, the limit is"
+                    " %d; closing the connections that are idle for the longest time.",
                     self._descriptors,
                 )
             self._close(oldest)
@@ -375,3 +383,13 @@ class Parking:
         self._reserved = descriptors
         if grows:
             self._make_room()
+            room = max(self._descriptors - _RESERVE - descriptors, 0)
+            if room < _FEW:
+                logger.warning(
+                    "Only %d connections can wait without a worker: of %d descriptors"
+                    " (ulimit -n) %d are kept for workers. Raise the limit, or lower"
+                    " --max-workers.",
+                    room,
+                    self._descriptors,
+                    self._descriptors - room,
+                )

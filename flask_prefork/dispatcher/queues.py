@@ -21,8 +21,10 @@ descriptor is taken out of the poll set before it is closed.
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 from collections.abc import Sequence
+from functools import partial
 
 from ..ipc.listener import Listener
 from ..ipc.parked_connections import Connection
@@ -80,6 +82,8 @@ class Queues(Parking):
         self._readable: set[int] = set()
         #: Listeners that the app has ended for good.
         self._shut: set[int] = set()
+        #: Those whose end is watched for, because workers block in accept.
+        self._ends: set[int] = set()
         self._dispatch_at: float | None = None
         self._left_behind = LeftBehind()
         #: The workers for which a connection was held back last, and since when.
@@ -126,6 +130,8 @@ class Queues(Parking):
         self._readable.clear()
         if ordered:
             self._arm(generation)
+        else:
+            self._watch_ends()
 
     def _order_waiting(self, generation: Generation) -> None:
         """Order workers to accept who waits."""
@@ -308,6 +314,9 @@ class Queues(Parking):
         """
         idle = generation.pool.idle
         held = self._dispatch_at is not None
+        for fd in self._ends:
+            self._poller.forget(fd)
+        self._ends.clear()
         for index, listener in enumerate(self.listeners):
             wanted = idle and not held and not generation.pool.outstanding[index]
             if listener.fd in self._shut:
@@ -322,6 +331,24 @@ class Queues(Parking):
                 self._poller.forget(listener.fd)
             if idle and not wanted and not held:
                 self._dispatch_at = self._clock() + _DISPATCH_INTERVAL
+
+    def _watch_ends(self) -> None:
+        """Watch for the end of listeners that nobody polls to be read."""
+        for listener in self.listeners:
+            if listener.fd in self._ends or listener.fd in self._shut:
+                continue
+            self._poller.forget(listener.fd)
+            with contextlib.suppress(OSError):  # tried again in the next turn
+                self._poller.watch_hang_up(
+                    listener.fd, partial(self._ended, listener), half_closed=False
+                )
+                self._ends.add(listener.fd)
+
+    def _ended(self, listener: Listener) -> None:
+        self._listen_again(listener)
+        if listener.fd in self._shut:
+            self._poller.forget(listener.fd)
+            self._ends.discard(listener.fd)
 
     def _mark_readable(self, fd: int) -> t.Callable[[], None]:
         return lambda: self._readable.add(fd)

@@ -6,6 +6,7 @@ is sent, and what it asks for, is here.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -302,14 +303,20 @@ class Proxy:
             return
         self._is_accepting = True
         for sock in self._listeners:
-            self._poll.register(sock.fileno(), self._accept_events)
+            try:
+                self._poll.register(sock.fileno(), self._accept_events)
+            except OSError:
+                # ENOMEM, ENOSPC (epoll_ctl(2)).
+                self._stop_listening()
+                return
 
     def _stop_listening(self) -> None:
         """Accept nobody until there is room."""
         if self._is_accepting:
             self._is_accepting = False
             for sock in self._listeners:
-                self._poll.unregister(sock.fileno())
+                with contextlib.suppress(OSError, KeyError):  # it wasn't registered
+                    self._poll.unregister(sock.fileno())
         self._accept_at = self._now + _PAUSE
 
     def _make_room(self) -> None:

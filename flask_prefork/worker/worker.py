@@ -53,7 +53,6 @@ from ..ipc.frames import Promote
 from ..ipc.frames import Resume
 from ..ipc.frames import Retire
 from ..ipc.listener import Listener
-from ..ipc.listener import Waiter
 from ..ipc.ready_queue import ReadyQueue
 from ..ipc.records import NEVER
 from ..ipc.scoreboard import Bank
@@ -64,6 +63,7 @@ from ..system import client_certificates
 from ..system import faults
 from ..system import forks
 from ..system import socket_modes
+from ..system.log import logger
 from ..system.parked_state import Parked
 from ..system.parked_state import Wait
 from ..system.proxy_protocol import certificate_place
@@ -76,6 +76,7 @@ from .inbox import Inbox
 from .memory_sampler import MemorySampler
 from .ready_connections import ReadyConnections
 from .reports import Reports
+from .waiter import Waiter
 
 if t.TYPE_CHECKING:
     from ..http.server import PreforkServer
@@ -288,17 +289,23 @@ class Worker:
 
     def run(self) -> None:
         """Serve until a request to retire, or until the dispatcher is gone."""
+        # Before it counts as started: if there is nothing to wait by, the dispatcher
+        # pauses before it starts another.
+        is_blocking = self.settings.dispatch == "blocking"
+        if is_blocking:
+            # Not accept() itself, which nothing but a signal could end; and
+            # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
+            self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
+        elif self.sampler is not None:
+            self._waiter = Waiter(self.channel, [])
         if not self._report_idle():
             return
-        if self.settings.dispatch == "blocking":
-            self._run_blocking()
+        if self._waiter is not None and is_blocking:
+            self._run_blocking(self._waiter)
         else:
-            self._run_ordered()
+            self._run_ordered(self._waiter)
 
-    def _run_ordered(self) -> None:
-        if self.sampler is not None:
-            self._waiter = Waiter(self.channel, [])
-        waiter = self._waiter
+    def _run_ordered(self, waiter: Waiter | None) -> None:
         while True:
             if waiter is not None and not self._inbox.has_kept:
                 self._sample_when_idle(waiter)
@@ -306,10 +313,7 @@ class Worker:
             if received is None or not self._handle_frame(*received):
                 return
 
-    def _run_blocking(self) -> None:
-        # Not accept() itself, which nothing but a signal could end; and
-        # EPOLLEXCLUSIVE wakes one worker for a connection, not all.
-        waiter = self._waiter = Waiter(self.channel, [s.socket for s in self.servers])
+    def _run_blocking(self, waiter: Waiter) -> None:
         while True:
             has_kept = self._inbox.has_kept
             if not has_kept:
@@ -369,6 +373,10 @@ class Worker:
             self.promotion = Inherited(control, frame.next_generation, *fds[1:2])
             return False
         else:
+            if isinstance(frame, (Resume, Promote)):
+                logger.error(
+                    "The worker ends: no descriptors are left for what it was handed."
+                )
             return False
         return self._report_idle()
 

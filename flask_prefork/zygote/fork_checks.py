@@ -45,6 +45,8 @@ _PORTS = {
 }
 
 _NOTHING = Own()
+#: Python 3.12 has frozen some objects when it begins.
+_FROZEN_BY_PYTHON = gc.get_freeze_count()
 
 #: Pools as they were before the fork. Their connections are the zygote's: one
 #: that is finalized here might say goodbye to its server in the zygote's name.
@@ -63,12 +65,12 @@ def check(
     :param own: What else is the server's.
     :return: A sentence or two for each finding: what it is, and what to do.
     """
-    frozen = gc.get_freeze_count()
+    is_frozen = gc.get_freeze_count() > _FROZEN_BY_PYTHON
     _uncover()
     try:
         return _find(app, {sock.getsockname() for sock in listeners}, own)
     finally:
-        if frozen:
+        if is_frozen:
             gc.freeze()
 
 

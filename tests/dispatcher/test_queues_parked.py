@@ -391,7 +391,21 @@ def test_the_longest_idle_are_closed_when_descriptors_run_out(
     assert [has_ended(client) for client in clients] == [True] * 5 + [False] * 3
     assert not has_ended(head), "its request has begun"
     assert len(room.queues.parked) == 4
-    assert caplog.text.count("All 6 descriptors are in use") == 1
+    assert caplog.text.count("connections that wait, the limit is 6") == 1
+
+
+@pytest.mark.parametrize(
+    ("reserved", "told"), [(864, False), (873, True), (1200, True)]
+)
+def test_a_low_limit_of_descriptors(
+    hall: MakeHall, caplog: pytest.LogCaptureFixture, reserved: int, told: int
+) -> None:
+    room = hall(1, descriptors=1000)
+    for _ in range(2):
+        room.queues.reserve(reserved)
+    room_left = max(1000 - 64 - reserved, 0)
+    line = f"Only {room_left} connections can wait without a worker: of 1000 desc"
+    assert caplog.text.count(line) == told
 
 
 @pytest.mark.usefixtures("small_reserve")

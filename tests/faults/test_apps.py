@@ -132,12 +132,14 @@ def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs proc(5)")
-def test_app_shuts_the_listening_socket_down(serve: Serve) -> None:
+@pytest.mark.parametrize("mode", ["ordered", "blocking"])
+def test_app_shuts_the_listening_socket_down(serve: Serve, mode: str) -> None:
     """The app shuts the listening socket down, which it shares with all workers.
 
-    The server listens on it again, and the log says so.
+    The server listens on it again, and the log says so. On a unix socket nobody can: the
+    log says that the server has to be started again.
     """
-    server = serve("fault_views", *FIXED)
+    server = serve("fault_views", *FIXED, "--dispatch", mode)
     server.wait_for_state("III")
     assert server.get("/shut-listener").status == 200
     server.wait_for_log(r"^The app has shut down the listening socket .* again\.$")

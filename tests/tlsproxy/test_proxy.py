@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -11,6 +12,7 @@ import struct
 import threading
 import time
 import typing as t
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -529,6 +531,32 @@ def test_the_dispatcher_dies(harness: Harness) -> None:
     client.close()
     harness.thread.join(20)
     assert not harness.thread.is_alive()
+
+
+class FullAtFirst(polling.SystemPoll):
+    """A poll set in which there is no room for the listening socket at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        register, calls = self.register, count()
+
+        def refuse(fd: int, events: int) -> None:
+            # The first is the dispatcher's channel.
+            if 1 <= next(calls) <= 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            register(fd, events)
+
+        self.register = refuse
+
+
+def test_the_system_has_no_room_for_the_listening_socket(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "make", FullAtFirst)
+    harness = make_harness()
+    client, plain = harness.open()
+    plain.close()
+    client.close()
 
 
 def test_without_descriptors_nobody_is_accepted(make_harness: MakeHarness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import select
 import socket
@@ -150,7 +151,8 @@ class Boss:
 
     def end(self) -> None:
         self.channel.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self.theirs.close()
         self.ready_queue.close()
         self.listener.close()
@@ -517,6 +519,31 @@ def test_queue_time_of_parked_ones(boss: Boss) -> None:
     waited, unknown, future = boss.queue_times
     assert 5 <= waited <= time.monotonic() - before + 5
     assert unknown == future == 0.0
+
+
+def test_who_has_nothing_to_wait_by_is_never_idle(
+    boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as a start that failed, and there is a pause before the next one."""
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(worker, "Waiter", fail)
+    with pytest.raises(OSError, match="No space"):
+        boss.worker.run()
+    boss.theirs.close()
+    assert boss.channel.recv(1) == b""
+
+
+def test_who_loses_descriptors_says_why_it_ends(
+    boss: Boss, caplog: pytest.LogCaptureFixture
+) -> None:
+    parked = Parked(Wait.HEAD, time.monotonic() + 60)
+    boss.channel.send(encode(Resume(1, 0, 0, parked)))
+    boss.worker.run()
+    assert boss.hear() is Idle
+    assert "The worker ends: no descriptors are left" in caplog.text
 
 
 def test_what_is_no_connection_is_closed_with_its_spool(boss: Boss) -> None:
