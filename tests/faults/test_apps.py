@@ -136,8 +136,8 @@ def test_app_closes_all_descriptors(serve: Serve, lowest: int) -> None:
 def test_app_shuts_the_listening_socket_down(serve: Serve, mode: str) -> None:
     """The app shuts the listening socket down, which it shares with all workers.
 
-    The server listens on it again, and the log says so. On a unix socket nobody can: the
-    log says that the server has to be started again.
+    The server listens on it again, and the log says so. On a unix socket nobody can:
+    the log says that the server has to be started again.
     """
     server = serve("fault_views", *FIXED, "--dispatch", mode)
     server.wait_for_state("III")
