@@ -453,3 +453,4 @@ class Queues(Parking):
             listener.shut()
             listener.close()
         self.listeners = ()
+        self._ends.clear()
