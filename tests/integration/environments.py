@@ -66,6 +66,7 @@ class Environment:
         self._directory = ROOT / ".cache" / "apps" / f"{name}-{version}"
         self._requirements = requirements
         self._python = python
+        self._is_ours = python == sys.executable
 
     def program(self, name: str) -> str:
         """The path of a program in it."""
@@ -86,14 +87,19 @@ class Environment:
             if stamp.exists() and stamp.read_text() == wanted:
                 return
             # From nothing: half of an installation is worse than none.
-            line = [self._python, "-m", "venv", "--clear", "--without-pip"]
-            subprocess.run([*line, self._directory], check=True)
+            line = [self._python, "-m", "venv", "--clear", self._directory]
+            if self._is_ours:
+                line.append("--without-pip")
+            subprocess.run(line, check=True)
             self._install()
             stamp.write_text(wanted)
 
     def _install(self) -> None:
-        # By our own pip: to install another one takes longer than most of the apps.
-        pip = [sys.executable, "-m", "pip", "--python", self.program("python")]
+        pip = [self.program("python"), "-m", "pip"]
+        if self._is_ours:
+            # To install another pip takes longer than most of the apps. But ours may
+            # not run on every version.
+            pip = [sys.executable, "-m", "pip", "--python", self.program("python")]
         # What is imported is compiled then.
         line = [*pip, "install", "--quiet", "--no-compile"]
         process = subprocess.run(
