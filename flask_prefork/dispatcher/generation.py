@@ -219,6 +219,12 @@ class Generation:
         read = self.bank.read
         return sum(bool(read(worker.number).began) for worker in self.pool)
 
+    def begun(self) -> list[float]:
+        """When each request that is served was begun, by the workers' clock."""
+        read = self.bank.read
+        moments = (read(worker.number).began for worker in self.pool)
+        return [moment for moment in moments if moment]
+
     @property
     def recycles(self) -> bool:
         """Whether there may be something for :meth:`recycle` to do."""

@@ -82,6 +82,8 @@ class Queues(Parking):
         self._readable: set[int] = set()
         #: Listeners that the app has ended for good.
         self._shut: set[int] = set()
+        #: When the requests were begun that were served at the last look for who waits.
+        self._begun: list[float] = []
         #: Those whose end is watched for, because workers block in accept.
         self._ends: set[int] = set()
         self._dispatch_at: float | None = None
@@ -427,7 +429,7 @@ class Queues(Parking):
         if idle_since is not None and now < idle_since + _LAST_REQUEST:
             self._dispatch_at = idle_since + _LAST_REQUEST
             return False
-        return not (
+        waits = (
             self.parked.ready_count
             or len(self.ready_queue)
             or self.parked.heads
@@ -437,6 +439,17 @@ class Queues(Parking):
             or any(generation.pool.outstanding.values())
             or self.waiting()
         )
+        if waits:
+            return False
+        # A worker may have parked a connection after its channel was read, and have
+        # begun another request since. While all serve what they served at the last
+        # look, what they had parked before was read in between.
+        begun = generation.begun()
+        if begun and begun != self._begun:
+            self._begun = begun
+            self._dispatch_at = now + _DISPATCH_INTERVAL
+            return False
+        return True
 
     def _has_pending_handshake(self) -> bool:
         return any(one.has_pending_handshake() for one in self.listeners)

@@ -469,6 +469,21 @@ def test_is_served_when_nobody_waits(hall: MakeHall) -> None:
     assert room.queues.is_served(generation)
 
 
+def test_what_was_parked_before_a_request_is_read_first(hall: MakeHall) -> None:
+    """The worker's last frames may have come after its channel was read."""
+    room = hall(1)
+    generation: t.Any = room.generation
+    generation.requests = [5.0]
+    assert not room.queues.is_served(generation)
+    assert room.queues.deadline() == pytest.approx(room.now + 0.02)
+    # Its channel is read in between, and it serves the same request.
+    assert room.queues.is_served(generation)
+    generation.requests = [6.0]
+    assert not room.queues.is_served(generation), "it has parked one since, perhaps"
+    generation.requests = []
+    assert room.queues.is_served(generation)
+
+
 @pytest.mark.parametrize("wait", [Wait.HEAD, Wait.WORKER])
 def test_is_not_served_while_a_request_has_begun(hall: MakeHall, wait: Wait) -> None:
     room = hall(1)

@@ -74,6 +74,7 @@ class FakeGeneration:
         self.is_ordered = True
         self.ends = b""
         self.looks = False
+        self.requests: list[float] = []
         self.told: list[bool] = []
         self.spooled = 0
         self.has_ready = False
@@ -92,6 +93,9 @@ class FakeGeneration:
 
     def awaits_request(self) -> bool:
         return self.looks
+
+    def begun(self) -> list[float]:
+        return self.requests
 
     def order(self, count: int, queue: int) -> None:
         for worker in self.pool.order(count, 0.0, queue):
