@@ -82,8 +82,12 @@ class Queues(Parking):
         self._readable: set[int] = set()
         #: Listeners that the app has ended for good.
         self._shut: set[int] = set()
-        #: When the requests were begun that were served at the last look for who waits.
+        #: How often :meth:`dispatch` was called; before, all channels were read.
+        self._turns = 0
+        #: When the requests were begun that were served at the last look for who waits,
+        #: and in which turn that was.
         self._begun: list[float] = []
+        self._begun_turn = 0
         #: Those whose end is watched for, because workers block in accept.
         self._ends: set[int] = set()
         self._dispatch_at: float | None = None
@@ -103,6 +107,7 @@ class Queues(Parking):
 
     def dispatch(self, generation: Generation) -> None:
         """Order workers to accept, or hand them parked connections."""
+        self._turns += 1
         self._configure(generation)
         self._expire()
         for connection in self.permits.expire(self._clock()):
@@ -445,8 +450,9 @@ class Queues(Parking):
         # begun another request since. While all serve what they served at the last
         # look, what they had parked before was read in between.
         begun = generation.begun()
-        if begun and begun != self._begun:
-            self._begun = begun
+        if begun != self._begun:
+            self._begun, self._begun_turn = begun, self._turns
+        if begun and self._begun_turn == self._turns:
             self._dispatch_at = now + _DISPATCH_INTERVAL
             return False
         return True
