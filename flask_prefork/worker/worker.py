@@ -233,12 +233,19 @@ class Worker:
         """Whether others wait for a worker."""
         limit = self.settings.max_requests
         return (
-            # The dispatcher replaces it after its next report, not while it serves.
-            (limit and self.requests - self._reported >= limit)
-            or self.others_ready()
-            or self._is_stopped()
-            or any(queue.is_waited_on() for queue in self.queues)
+            bool(
+                # The dispatcher replaces it after its next report, not while it serves.
+                (limit and self.requests - self._reported >= limit)
+                or self.others_ready()
+                or self._is_stopped()
+                or any(queue.is_waited_on() for queue in self.queues)
+            )
+            and not self._is_last()
         )
+
+    def _is_last(self) -> bool:
+        """Whether the server stops, and the dispatcher closes what it gets back."""
+        return self.bank.is_draining() and self.bank.is_retiring(self.slot)
 
     def spool_room(self) -> int:
         """How many bytes the spools of all connections may still take."""

@@ -285,4 +285,5 @@ def test_what_the_app_made_is_kept_from_the_collector(
 ) -> None:
     server = serve("heavy", option)
     count = server.get("/frozen").json["count"]
-    assert (count > 0) == (option == "--gc-freeze")
+    # Python 3.12 has frozen some hundred itself.
+    assert (count > 5000) == (option == "--gc-freeze")

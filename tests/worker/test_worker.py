@@ -31,6 +31,7 @@ from flask_prefork.ipc.frames import Resume
 from flask_prefork.ipc.frames import Retire
 from flask_prefork.ipc.ready_queue import ReadyQueueOwner
 from flask_prefork.ipc.scoreboard import Bank
+from flask_prefork.ipc.states import State
 from flask_prefork.settings.table import resolve
 from flask_prefork.system.parked_state import Parked
 from flask_prefork.system.parked_state import Size
@@ -519,6 +520,17 @@ def test_queue_time_of_parked_ones(boss: Boss) -> None:
     waited, unknown, future = boss.queue_times
     assert 5 <= waited <= time.monotonic() - before + 5
     assert unknown == future == 0.0
+
+
+def test_who_is_on_its_last_connection_hands_it_back_to_nobody(boss: Boss) -> None:
+    """After the stop it is asked to retire, and its connection has its time here."""
+    bank, contended = boss.bank, boss.worker.contended
+    bank.set_stop(0)
+    assert contended(), "others wait"
+    bank.set_state(0, State.RETIRING.value)
+    assert contended(), "another worker goes on with it"
+    bank.set_draining()
+    assert not contended()
 
 
 def test_who_has_nothing_to_wait_by_is_never_idle(
