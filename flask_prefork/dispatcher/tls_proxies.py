@@ -22,6 +22,7 @@ from ..ipc.exits import BAD_CONFIGURATION
 from ..ipc.exits import describe
 from ..ipc.figures import Counters
 from ..ipc.figures import HANDSHAKE_RESULTS
+from ..ipc.figures import MOST
 from ..ipc.frames import Accepting
 from ..ipc.frames import Closed
 from ..ipc.frames import Frame
@@ -151,10 +152,10 @@ class TLSProxyHandle(AuxiliaryProcess):
         self.connections = counts.connections
         for name in HANDSHAKE_RESULTS:
             more = getattr(counts, name) - getattr(before, name)
-            self._counters.tls_handshakes[name] += max(more, 0)
+            _add(self._counters.tls_handshakes, name, more)
         for name in ("cut", "lost"):
             more = getattr(counts, name) - getattr(before, name)
-            self._counters.tls_aborted[name] += max(more, 0)
+            _add(self._counters.tls_aborted, name, more)
 
     def _is_wanted(self) -> bool:
         return not (self._is_leaving or self.is_refused)
@@ -175,7 +176,7 @@ class TLSProxyHandle(AuxiliaryProcess):
                 describe(status),
                 self.connections,
             )
-            self._counters.tls_aborted["lost"] += self.connections
+            _add(self._counters.tls_aborted, "lost", self.connections)
         self.connections = 0
         self.is_closed = self._is_leaving
 
@@ -206,6 +207,11 @@ class TLSProxyHandle(AuxiliaryProcess):
         elif self._channel is None or not self._channel.send(Closed()):
             # It doesn't read, and so it won't ping: it is killed for that.
             self.is_closed = True
+
+
+def _add(counts: dict[str, int], name: str, more: int) -> None:
+    """Add to a counter, which has 64 bits, whatever a TLS proxy has told."""
+    counts[name] = min(counts[name] + max(more, 0), MOST)
 
 
 #: Makes a handle: with the settings, the listeners, and its number.

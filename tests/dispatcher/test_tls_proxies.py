@@ -6,6 +6,7 @@ import typing as t
 
 import pytest
 
+from flask_prefork.dispatcher import tls_proxies
 from flask_prefork.dispatcher.tls_proxies import _LAST_HANDSHAKES
 from flask_prefork.dispatcher.tls_proxies import TLSProxies
 
@@ -157,3 +158,11 @@ def test_the_end_comes_with_the_last_of_them(world: World) -> None:
     world.proxies.release()
     world.proxies.kill()
     assert first.calls == ["leave", "release", "end"]
+
+
+def test_counters_end_at_64_bits() -> None:
+    """A TLS proxy may say anything, and the dispatcher writes the sums."""
+    counts = {"full": 5}
+    for more in (2**64 - 1, 2**64 - 1, -7):
+        tls_proxies._add(counts, "full", more)
+    assert counts == {"full": 2**64 - 1}
