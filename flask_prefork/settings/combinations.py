@@ -177,7 +177,16 @@ def derive(values: dict[str, t.Any], given: Given) -> None:
         for name in _BUFFERS:
             values[name] = min(values[name], total, key=size.parse)
     if values["backlog"] is None:
-        values["backlog"] = 2**31 - 1  # the kernel takes its own maximum
+        values["backlog"] = _longest_accept_queue()
+
+
+def _longest_accept_queue() -> int:
+    """How many connections the kernel lets wait at most (``listen(2)``)."""
+    try:
+        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 2**31 - 1  # it lowers what it is given
 
 
 _ALL = (_order, _jitter, _memory, _buffers, _refork, _log, _addresses, _token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing as t
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -199,6 +200,13 @@ def test_defaults() -> None:
     assert (settings.min_workers, settings.max_workers) == (2, 40)
     assert settings.dispatch == "ordered"
     assert settings == resolve({}, {})
+
+
+def test_the_accept_queue_is_as_long_as_the_kernel_lets_it_be() -> None:
+    path = Path("/proc/sys/net/core/somaxconn")
+    most = int(path.read_text()) if path.exists() else 2**31 - 1
+    assert resolve({}).backlog == most
+    assert resolve({"backlog": 7}).backlog == 7
 
 
 def test_explicit_is_above_config_is_above_default() -> None:
