@@ -136,21 +136,23 @@ def _figures(snapshot: Snapshot, width: int) -> Iterator[Line]:
     }
     if deliveries := _named(snapshot.totals.deliveries):
         total = sum(snapshot.totals.deliveries.values())
-        paragraphs["sender"] = f"{total:,} responses{deliveries}"
+        paragraphs["sender"] = f"{_of(total, 'response')}{deliveries}"
     if handshakes := _named(snapshot.totals.tls_handshakes):
         paragraphs["tls"] = (
-            f"{snapshot.tls_connections:,} connections,"
-            f" {sum(snapshot.totals.tls_handshakes.values()):,} handshakes{handshakes}"
+            f"{_of(snapshot.tls_connections, 'connection')},"
+            f" {_of(sum(snapshot.totals.tls_handshakes.values()), 'handshake')}"
+            f"{handshakes}"
             f"{_aborted(snapshot.totals.tls_aborted)}"
         )
     if shed := _named(snapshot.totals.shed):
-        paragraphs["shed"] = f"{sum(snapshot.totals.shed.values()):,} requests{shed}"
+        total = sum(snapshot.totals.shed.values())
+        paragraphs["shed"] = f"{_of(total, 'request')}{shed}"
     if snapshot.limits:
         paragraphs["limits"] = "; ".join(map(_limit, snapshot.limits))
     if snapshot.memory_budget:
         paragraphs["memory"] = (
             f"{size(snapshot.memory)} of {size(snapshot.memory_budget)},"
-            f" {snapshot.totals.shortages:,} times exhausted"
+            f" {_of(snapshot.totals.shortages, 'time')} exhausted"
         )
     for title, text in paragraphs.items():
         alarming = title == "saturated" and snapshot.saturated
@@ -165,6 +167,11 @@ def _wrap(title: str, text: str, width: int) -> list[str]:
         initial_indent=f"{title:<{_INDENT}}",
         subsequent_indent=" " * _INDENT,
     )
+
+
+def _of(count: int, noun: str) -> str:
+    """So many of them."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _waiting(snapshot: Snapshot) -> str:
@@ -251,9 +258,9 @@ def _served(snapshot: Snapshot) -> str:
         if count
     ]
     return (
-        f"{totals.requests:,} requests ({', '.join(classes) or 'none'})"
-        f" on {totals.connections:,} connections, {size(totals.sent)} sent,"
-        f" {totals.orders:,} orders, {totals.parked:,} times parked"
+        f"{_of(totals.requests, 'request')} ({', '.join(classes) or 'none'})"
+        f" on {_of(totals.connections, 'connection')}, {size(totals.sent)} sent,"
+        f" {_of(totals.orders, 'order')}, {_of(totals.parked, 'time')} parked"
     )
 
 
@@ -263,7 +270,7 @@ def _processes(snapshot: Snapshot) -> str:
         f"{totals.spawned:,} started, {totals.retired:,} retired,"
         f" {sum(totals.deaths.values()):,} died"
         f"{_named(totals.deaths)};"
-        f" {totals.reloads:,} reload{'s' * (totals.reloads != 1)}"
+        f" {_of(totals.reloads, 'reload')}"
     )
 
 
