@@ -33,6 +33,9 @@ MAX_RATE = 32
 #: After failed starts wait this long, doubled with each, up to the maximum.
 BACK_OFF = 0.2
 MAX_BACK_OFF = 30.0
+#: When the last one died idle, a worker that becomes idle so soon after the pause isn't
+#: taken for a success, in seconds.
+DOUBT = 1.0
 
 
 class Episodes:
@@ -116,6 +119,8 @@ class Policy:
         self.memory = 0
         #: Starts that failed since one succeeded.
         self.failures = 0
+        #: The end of the pause after the last one that died idle.
+        self._paused_until = now - DOUBT
         #: Whether more workers are wanted than are allowed.
         self.saturated = False
         #: When max-workers is reached by busy workers, when by some that have yet to
@@ -160,15 +165,33 @@ class Policy:
         return max(self.min_idle, self.min_workers)
 
     def started(self, now: float) -> None:
-        """A worker became idle for the first time: what failed before is over."""
+        """A worker became idle for the first time: what failed before is over.
+
+        Unless the last one became idle, too, and died at once.
+        """
+        if now >= self._paused_until + DOUBT:
+            self.proved(now)
+
+    def proved(self, now: float) -> None:
+        """A worker began its first request: what failed before is over."""
         self.failures = 0
+        self._paused_until = now - DOUBT
         self._not_before = min(self._not_before, now + STEP)
 
-    def failed(self, now: float) -> None:
-        """A worker died before it was ever idle, or couldn't be forked."""
+    def failed(self, now: float, *, was_idle: bool = False) -> None:
+        """A worker died before it began a request, or couldn't be forked.
+
+        :param was_idle: It was idle already.
+        """
+        if was_idle and now < self._paused_until:
+            return  # it was started before this pause
+        if was_idle and now >= self._paused_until + DOUBT:
+            self.failures = 0
         pause = min(BACK_OFF * 2**self.failures, MAX_BACK_OFF)
         self.failures = min(self.failures + 1, 30)
         self._not_before = max(self._not_before, now + pause)
+        if was_idle:
+            self._paused_until = self._not_before
 
     def grow(
         self,

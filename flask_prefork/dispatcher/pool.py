@@ -33,6 +33,7 @@ class Slot:
     :ivar limit: Requests after which it is due to be replaced; 0 is never.
     :ivar suspect: It was ordered and is silent; its connection is others' now.
     :ivar was_idle: It was idle at least once, so it has started well.
+    :ivar was_busy: It has begun a request at least once.
     :ivar queue: The accept queue it was ordered to take from.
     :ivar finishing: It serves no more, and waits for what the app's threads do.
     """
@@ -47,6 +48,7 @@ class Slot:
         "state",
         "suspect",
         "transitions",
+        "was_busy",
         "was_idle",
     )
 
@@ -59,6 +61,7 @@ class Slot:
         self.limit = limit
         self.suspect = False
         self.was_idle = False
+        self.was_busy = False
         self.queue = 0
         self.finishing = False
 
@@ -235,6 +238,8 @@ class Pool:
             heapq.heappush(self._idle, worker.number)
             if worker.due:
                 self._due[worker] = None
+        elif new is State.BUSY:
+            worker.was_busy = True
         elif new is State.ORDERED:
             self._ordered[worker] = None
         elif new is State.STARTING:

@@ -250,6 +250,8 @@ class Workers:
                         self.bank.set_stop(worker.number)
                     self.watchdog.forget(worker)
                 elif isinstance(frame, Busy):
+                    if not worker.was_busy:
+                        self.policy.proved(now)
                     if self.pool.report(worker, Event.BUSY, now):
                         self.watchdog.watch(worker, now)
                     if frame.resumed and process.resumed:
@@ -529,11 +531,15 @@ class Workers:
             return
         self._drain_channel(process)
         self._note_exit(process, None)
+        by_itself = False
         if process.pid:
             expected = self._exit_log.expected(process.pid)
+            by_itself = not expected.killed and not expected.may_be_retired
             self.ended.append((worker.number, process.pid, *expected))
         if failed and not worker.was_idle:
             self.policy.failed(self.clock())
+        elif failed and by_itself and not worker.was_busy:
+            self.policy.failed(self.clock(), was_idle=True)
         self.pool.report(worker, Event.EXIT, self.clock())
         self.killed.discard(worker)
         self._parked.release_permit(worker)

@@ -10,6 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flask_prefork.dispatcher.memory import MemoryAccounting
+from flask_prefork.dispatcher.policy import BACK_OFF
+from flask_prefork.dispatcher.policy import DOUBT
 from flask_prefork.dispatcher.policy import MAX_BACK_OFF
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
@@ -285,6 +287,34 @@ def test_failing_starts_back_off_and_never_stop() -> None:
     policy.started(now)
     policy.failed(now)
     assert policy.grow(now + 1, idle=0, starting=0, total=0) >= 1
+
+
+def test_workers_that_die_idle_are_replaced_ever_more_slowly() -> None:
+    policy = make(max_workers=6)
+    now, pauses = 0.0, []
+    for _ in range(12):
+        assert policy.grow(now, idle=0, starting=0, total=0) >= 1
+        policy.started(now)
+        for _ in range(3):  # those of before may die with it
+            policy.failed(now, was_idle=True)
+        until = policy.back_off(now)
+        assert until is not None
+        pauses.append(until - now)
+        now = until
+    assert pauses[:3] == pytest.approx([BACK_OFF, 2 * BACK_OFF, 4 * BACK_OFF])
+    assert pauses[-1] == pytest.approx(MAX_BACK_OFF)
+    # One that serves shows that it is over,
+    policy.proved(now)
+    assert policy.failures == 0
+    policy.failed(now, was_idle=True)
+    assert policy.back_off(now) == pytest.approx(now + BACK_OFF)
+    # and so does one that starts later, or dies later.
+    policy.started(now + BACK_OFF)
+    assert policy.failures == 1
+    policy.failed(now + BACK_OFF + DOUBT, was_idle=True)
+    assert policy.failures == 1
+    policy.started(now + 2 * (BACK_OFF + DOUBT))
+    assert policy.failures == 0
 
 
 def test_adjusting_stays_within_limits() -> None:

@@ -440,3 +440,26 @@ def test_an_exit_is_that_of_the_process_in_the_slot(world: World) -> None:
     assert world.worker.state is State.IDLE
     world.workers.orphan_ended(2**30, 0)
     assert len(world.workers.pool) == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "failures"), [("dies", 1), ("served", 0), ("retires", 0), ("is killed", 0)]
+)
+def test_who_dies_before_its_first_request_has_failed(
+    world: World, how: str, failures: int
+) -> None:
+    without_pidfd(world)
+    if how == "served":
+        world.workers.policy.failed(1.0)
+        world.say(Busy(1, 0))
+        assert world.workers.policy.failures == 0, "one has shown that it can serve"
+        world.say(Idle(1, 0, 1))
+    elif how == "retires":
+        world.workers.retire(world.worker)
+    elif how == "is killed":
+        world.workers.kill(world.worker, AT_ONCE)
+    world.process.close()
+    turn(world)
+    world.workers.orphan()
+    assert len(world.workers.pool) == 0
+    assert world.workers.policy.failures == failures
