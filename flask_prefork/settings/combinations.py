@@ -183,7 +183,7 @@ def derive(values: dict[str, t.Any], given: Given) -> None:
 def _longest_accept_queue() -> int:
     """How many connections the kernel lets wait at most (``listen(2)``)."""
     try:
-        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+        with open("/proc/sys/net/core/somaxconn", encoding="utf-8") as file:
             return int(file.read())
     except (OSError, ValueError):
         return 2**31 - 1  # it lowers what it is given
