@@ -61,7 +61,7 @@ from .late import Late
 from .parked_holder import ParkedHolder
 from .policy import Policy
 from .pool import Pool
-from .pool import Slot
+from .pool import PoolWorker
 from .pool import State
 from .pool import Timeouts
 from .sizing import Sizing
@@ -231,7 +231,7 @@ class Generation:
         over = bool(self.workers.accounting.over) or self.policy.budget > 0
         return over or self.pool.recycles
 
-    def refork_candidate(self) -> Slot | None:
+    def refork_candidate(self) -> PoolWorker | None:
         """The lowest-numbered idle worker, if it is to be promoted."""
         if not (self._refork_after and self.alive):
             return None
@@ -396,7 +396,9 @@ class Generation:
         self._notify_size()
         self._notify_exits()
 
-    def promote(self, worker: Slot, generation: int, fds: t.Sequence[int]) -> None:
+    def promote(
+        self, worker: PoolWorker, generation: int, fds: t.Sequence[int]
+    ) -> None:
         """Let a worker leave the zygote of another generation behind, once.
 
         :param fds: That zygote's end of its control socket, and the file for its dumps.

@@ -16,7 +16,7 @@ from ..ipc.exits import Why
 from ..ipc.phase import LAST_MOMENT
 from ..system.log import logger
 from ..system.timers import Deadlines
-from .pool import Slot
+from .pool import PoolWorker
 from .watchdog import Action
 from .workers import Workers
 
@@ -45,8 +45,8 @@ class Late:
     def __init__(self, workers: Workers, clock: t.Callable[[], float]) -> None:
         self._workers = workers
         self._clock = clock
-        self._shown: dict[Slot, _Shown] = {}
-        self._last_moments: Deadlines[Slot] = Deadlines()
+        self._shown: dict[PoolWorker, _Shown] = {}
+        self._last_moments: Deadlines[PoolWorker] = Deadlines()
 
     def deadline(self) -> float | None:
         """When to :meth:`step` next, in seconds."""
@@ -77,7 +77,7 @@ class Late:
             )
             workers.give_up(worker)
 
-    def show(self, worker: Slot, why: Why, no_progress: bool = False) -> None:
+    def show(self, worker: PoolWorker, why: Why, no_progress: bool = False) -> None:
         """Let a worker log where it hangs; kill it when it has, or a moment later.
 
         It lives on if it has come out of the state that it is in.
@@ -93,7 +93,7 @@ class Late:
         self._last_moments.set(worker, self._clock() + LAST_MOMENT)
         workers.show(worker, f"late: {why.text}", lambda: self._kill(worker, shown))
 
-    def _kill(self, worker: Slot, shown: _Shown) -> None:
+    def _kill(self, worker: PoolWorker, shown: _Shown) -> None:
         """Its last moment is over."""
         if self._shown.get(worker) is not shown:
             return  # it was shown once more, for something else
@@ -106,7 +106,7 @@ class Late:
         else:
             self._workers.kill(worker, shown.why)
 
-    def _check(self, worker: Slot, now: float, was_shown: bool = False) -> None:
+    def _check(self, worker: PoolWorker, now: float, was_shown: bool = False) -> None:
         """Do something about a request that takes long.
 
         :param was_shown: It was found so before, and shown.

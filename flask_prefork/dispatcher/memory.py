@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .policy import Memory
 from .pool import Pool
-from .pool import Slot
+from .pool import PoolWorker
 from .pool import State
 
 #: A worker that is above its limit by this part of it waits for no replacement.
@@ -36,7 +36,7 @@ class MemoryAccounting:
     def __init__(self, limit: int = 0, zygote: int = 0) -> None:
         self.limit = limit
         self.zygote = zygote
-        self._known: dict[Slot, int] = {}
+        self._known: dict[PoolWorker, int] = {}
         self._sum = 0
         # What one had before it served.
         self._fresh = 0
@@ -44,14 +44,14 @@ class MemoryAccounting:
         self._first = 0
         self._firsts = 0
         # By how much they have grown since they reported it before.
-        self._growth: dict[Slot, int] = {}
+        self._growth: dict[PoolWorker, int] = {}
         self._growth_sum = 0
         #: Those who have reported that they have more than they may have.
-        self.over: set[Slot] = set()
+        self.over: set[PoolWorker] = set()
         #: Those who are to go as soon as they are idle, before another one is there.
-        self.urgent: set[Slot] = set()
+        self.urgent: set[PoolWorker] = set()
 
-    def record(self, worker: Slot, size: int, served: bool) -> None:
+    def record(self, worker: PoolWorker, size: int, served: bool) -> None:
         """Take in what a worker has for itself, as it reports it.
 
         :param served: Whether it has served a request. A new worker never has more
@@ -76,11 +76,11 @@ class MemoryAccounting:
             if size > self.limit * (1 + TOO_FAR):
                 self.urgent.add(worker)
 
-    def of(self, worker: Slot) -> int:
+    def of(self, worker: PoolWorker) -> int:
         """What a worker has, as far as it has reported."""
         return self._known.get(worker, 0)
 
-    def forget(self, worker: Slot) -> None:
+    def forget(self, worker: PoolWorker) -> None:
         """A worker's process is dead."""
         self._sum -= self._known.pop(worker, 0)
         self._growth_sum -= self._growth.pop(worker, 0)
@@ -117,7 +117,7 @@ class MemoryAccounting:
         retiring = (worker for worker in pool if worker.state is State.RETIRING)
         return sum(self._known.get(worker, self.each) for worker in retiring)
 
-    def choose_grown(self, excess: int) -> list[Slot]:
+    def choose_grown(self, excess: int) -> list[PoolWorker]:
         """The workers to replace for so many bytes, those that have grown most first.
 
         They are urgent from now on. Those that were already count for the bytes.
@@ -131,7 +131,7 @@ class MemoryAccounting:
             for worker, gain in gains.items()
             if worker in self.urgent and worker.state in _SERVING
         )
-        chosen: list[Slot] = []
+        chosen: list[PoolWorker] = []
         for worker in sorted(gains, key=gains.__getitem__, reverse=True):
             if excess <= 0 or gains[worker] < GROWN * self._known[worker]:
                 break
@@ -141,7 +141,7 @@ class MemoryAccounting:
         self.urgent.update(chosen)
         return chosen
 
-    def choose_idle(self, pool: Pool, excess: int, most: int) -> list[Slot]:
+    def choose_idle(self, pool: Pool, excess: int, most: int) -> list[PoolWorker]:
         """The idle workers to retire for so many bytes, the highest slots first.
 
         One that hasn't served counts with what it would have.
@@ -149,7 +149,7 @@ class MemoryAccounting:
         :param excess: The bytes.
         :param most: No more workers than this.
         """
-        chosen: list[Slot] = []
+        chosen: list[PoolWorker] = []
         for worker in pool.highest_idle(most):
             if excess <= 0:
                 break

@@ -22,8 +22,8 @@ from ..ipc.states import State as State
 from ..ipc.states import TRANSITIONS as TRANSITIONS
 
 
-class Slot:
-    """One process's time in a slot. A slot's next process is another object.
+class PoolWorker:
+    """A worker as the pool sees it. The next one in its slot is another object.
 
     :ivar number: The slot's, from 0.
     :ivar state: Where it is in its life.
@@ -113,7 +113,7 @@ class Pool:
         self.max_requests = max_requests
         self.jitter = jitter
         self.rng = rng or random.Random()
-        self.workers: list[Slot | None] = [None] * size
+        self.workers: list[PoolWorker | None] = [None] * size
         self.counts = dict.fromkeys(State, 0)
         self.counts[State.FREE] = size
         self.outstanding: Counter[int] = Counter()
@@ -124,17 +124,17 @@ class Pool:
         self._idle: list[int] = []
         # Each in the order of arrival. As all that enter wait equally long,
         # the first is the next whose time is up.
-        self._starting: dict[Slot, None] = {}
-        self._ordered: dict[Slot, None] = {}
-        self._suspect: dict[Slot, None] = {}
-        self._retiring: dict[Slot, None] = {}
-        self._due: dict[Slot, None] = {}
+        self._starting: dict[PoolWorker, None] = {}
+        self._ordered: dict[PoolWorker, None] = {}
+        self._suspect: dict[PoolWorker, None] = {}
+        self._retiring: dict[PoolWorker, None] = {}
+        self._due: dict[PoolWorker, None] = {}
         self._finishing = 0
-        self._replacement: Slot | None = None
+        self._replacement: PoolWorker | None = None
 
     # Facts
 
-    def __iter__(self) -> Iterator[Slot]:
+    def __iter__(self) -> Iterator[PoolWorker]:
         return (worker for worker in self.workers if worker is not None)
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Pool:
         """How many workers are on their way to their first idle."""
         return self.counts[State.STARTING]
 
-    def lowest_idle(self) -> Slot | None:
+    def lowest_idle(self) -> PoolWorker | None:
         """The lowest-numbered idle worker."""
         while self._idle:
             worker = self.workers[self._idle[0]]
@@ -182,7 +182,7 @@ class Pool:
 
     # Events
 
-    def spawn(self, now: float) -> Slot | None:
+    def spawn(self, now: float) -> PoolWorker | None:
         """Take the lowest free slot for a new worker.
 
         :return: The worker, or ``None`` when no slot is free.
@@ -193,12 +193,14 @@ class Pool:
         limit = self.max_requests
         if limit and self.jitter:
             limit += self.rng.randint(0, self.jitter)
-        worker = Slot(slot, now, limit)
+        worker = PoolWorker(slot, now, limit)
         self.workers[slot] = worker
         self._move(worker, Event.SPAWN, now)
         return worker
 
-    def report(self, worker: Slot, event: Event, now: float, served: int = 0) -> bool:
+    def report(
+        self, worker: PoolWorker, event: Event, now: float, served: int = 0
+    ) -> bool:
         """Take in what happened to a worker.
 
         :param served: Requests served since its last report.
@@ -212,7 +214,7 @@ class Pool:
         worker.served += served
         return self._move(worker, event, now)
 
-    def _move(self, worker: Slot, event: Event, now: float) -> bool:
+    def _move(self, worker: PoolWorker, event: Event, now: float) -> bool:
         old = worker.state
         new = TRANSITIONS.get((old, event))
         if new is None:
@@ -250,7 +252,7 @@ class Pool:
             self._release(worker)
         return True
 
-    def _release(self, worker: Slot) -> None:
+    def _release(self, worker: PoolWorker) -> None:
         self.workers[worker.number] = None
         self.gone += 1
         self._finishing -= worker.finishing
@@ -261,7 +263,7 @@ class Pool:
 
     # Decisions
 
-    def order(self, count: int, now: float, queue: int = 0) -> list[Slot]:
+    def order(self, count: int, now: float, queue: int = 0) -> list[PoolWorker]:
         """Order workers to accept, the lowest-numbered idle ones.
 
         :param count: The number of connections that wait and that nobody was
@@ -269,7 +271,7 @@ class Pool:
         :param queue: The accept queue they wait in.
         :return: The workers to send an order to; they are ORDERED now.
         """
-        ordered: list[Slot] = []
+        ordered: list[PoolWorker] = []
         while len(ordered) < count:
             worker = self.lowest_idle()
             if worker is None:
@@ -280,15 +282,15 @@ class Pool:
             ordered.append(worker)
         return ordered
 
-    def expire(self, worker: Slot) -> None:
+    def expire(self, worker: PoolWorker) -> None:
         """Let a worker be due that has served: it may serve no more."""
         worker.limit = 1
         if worker.state is State.IDLE:
             self._due[worker] = None
 
-    def highest_idle(self, count: int) -> list[Slot]:
+    def highest_idle(self, count: int) -> list[PoolWorker]:
         """The idle workers to retire when ``count`` of them are surplus."""
-        chosen: list[Slot] = []
+        chosen: list[PoolWorker] = []
         for worker in reversed(self.workers):
             if len(chosen) >= count:
                 break
@@ -296,7 +298,7 @@ class Pool:
                 chosen.append(worker)
         return chosen
 
-    def finish(self, worker: Slot, now: float) -> None:
+    def finish(self, worker: PoolWorker, now: float) -> None:
         """A worker serves no more: it is retiring, and in nobody's way."""
         self._move(worker, Event.RETIRE, now)
         if worker.state is State.RETIRING and not worker.finishing:
@@ -308,7 +310,9 @@ class Pool:
         """Whether there is something for :meth:`recycle` to do, or soon will be."""
         return bool(self._due) or self._replacement is not None
 
-    def recycle(self, now: float, room: bool) -> tuple[Slot | None, Slot | None]:
+    def recycle(
+        self, now: float, room: bool
+    ) -> tuple[PoolWorker | None, PoolWorker | None]:
         """Replace a worker that has served its number of requests.
 
         One at a time: first a new worker is started; when that is idle the
@@ -337,7 +341,7 @@ class Pool:
                 return None, worker
         return None, None
 
-    def renew(self, worker: Slot, now: float) -> None:
+    def renew(self, worker: PoolWorker, now: float) -> None:
         """Give a worker the whole time again that it has for its state."""
         for waiting, _ in self._limited():
             if worker in waiting:
@@ -345,7 +349,7 @@ class Pool:
                 waiting[worker] = None
                 worker.since = now
 
-    def overdue(self, now: float) -> list[Slot]:
+    def overdue(self, now: float) -> list[PoolWorker]:
         """Those whose time in their state is up and who are to be killed.
 
         An ordered worker that stays silent first becomes suspect, which only
@@ -374,6 +378,6 @@ class Pool:
         times = [next(iter(w)).since + limit for w, limit in lists if w]
         return min(times, default=None)
 
-    def _limited(self) -> tuple[tuple[dict[Slot, None], float], ...]:
+    def _limited(self) -> tuple[tuple[dict[PoolWorker, None], float], ...]:
         _, spawn, retire = self.timeouts
         return (self._starting, spawn), (self._suspect, spawn), (self._retiring, retire)

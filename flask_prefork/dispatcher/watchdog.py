@@ -10,7 +10,7 @@ import enum
 import typing as t
 
 from ..system.timers import Deadlines
-from .pool import Slot
+from .pool import PoolWorker
 
 if t.TYPE_CHECKING:
     from ..settings.table import Settings
@@ -86,12 +86,12 @@ class RequestWatchdog:
         #: The shortest of all timeouts, 0 if there is none: which of them counts is
         #: known only from the request.
         self._least = min((one for one in (timeout, *routes) if one), default=0.0)
-        self._checks: Deadlines[Slot] = Deadlines()
+        self._checks: Deadlines[PoolWorker] = Deadlines()
         # Requests that were dealt with, by the time they began.
-        self._shown: dict[Slot, float] = {}
-        self._aborted: dict[Slot, float] = {}
+        self._shown: dict[PoolWorker, float] = {}
+        self._aborted: dict[PoolWorker, float] = {}
         # Between two requests: what was seen of it, and since when.
-        self._between: dict[Slot, tuple[int, float, float]] = {}
+        self._between: dict[PoolWorker, tuple[int, float, float]] = {}
 
     @classmethod
     def of(cls, settings: Settings, at: t.Callable[[float], float]) -> RequestWatchdog:
@@ -104,13 +104,13 @@ class RequestWatchdog:
         routes = [limit.timeout or 0.0 for limit in settings.limits]
         return cls(settings.timeout, settings.slow_log, pause, upgrade, at, routes)
 
-    def watch(self, worker: Slot, now: float) -> None:
+    def watch(self, worker: PoolWorker, now: float) -> None:
         """The worker is busy."""
         limits = [one for one in (self._least, self.slow, self.upgrade) if one]
         if limits:
             self._checks.set(worker, now + min(limits))
 
-    def forget(self, worker: Slot) -> None:
+    def forget(self, worker: PoolWorker) -> None:
         """It isn't any more."""
         self._checks.discard(worker)
         self._shown.pop(worker, None)
@@ -125,7 +125,7 @@ class RequestWatchdog:
         """When something moved last, by the clock of all calls."""
         return self._at(max(progress.began, progress.moved))
 
-    def due(self, now: float) -> list[Slot]:
+    def due(self, now: float) -> list[PoolWorker]:
         """The workers to :meth:`check` now."""
         return self._checks.pop(now)
 
@@ -133,7 +133,9 @@ class RequestWatchdog:
         """When to ask for :meth:`due` next, in seconds."""
         return self._checks.next()
 
-    def check(self, worker: Slot, now: float, progress: Progress) -> Action | None:
+    def check(
+        self, worker: PoolWorker, now: float, progress: Progress
+    ) -> Action | None:
         """Decide about a worker's request.
 
         :param progress: The worker's.
@@ -186,7 +188,7 @@ class RequestWatchdog:
         return f"no progress for {timeout:g} s, and it didn't end"
 
     def _check_upgraded(
-        self, worker: Slot, now: float, progress: Progress
+        self, worker: PoolWorker, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker whose app has the connection.
 
@@ -199,7 +201,7 @@ class RequestWatchdog:
         return None
 
     def _check_pause(
-        self, worker: Slot, now: float, progress: Progress
+        self, worker: PoolWorker, now: float, progress: Progress
     ) -> Action | None:
         """Decide about a worker that is busy without a request."""
         requests, moved, since = self._between.get(worker, (-1, 0.0, 0.0))

@@ -12,7 +12,7 @@ from ..ipc.channel import Channel
 from ..ipc.exits import Why
 from ..ipc.frames import Resume
 from ..ipc.parked_connections import Connection
-from .pool import Slot
+from .pool import PoolWorker
 
 
 class WorkerHandle:
@@ -43,7 +43,7 @@ class WorkerHandle:
         "worker",
     )
 
-    def __init__(self, worker: Slot, channel: Channel, dump: int) -> None:
+    def __init__(self, worker: PoolWorker, channel: Channel, dump: int) -> None:
         self.worker = worker
         self.channel = channel
         self.dump = dump

@@ -72,7 +72,7 @@ from .parked_holder import ParkedHolder
 from .policy import Policy
 from .pool import Event
 from .pool import Pool
-from .pool import Slot
+from .pool import PoolWorker
 from .pool import State
 from .watchdog import RequestWatchdog
 from .worker_handle import WorkerHandle
@@ -117,7 +117,7 @@ class Workers:
         self.policy = Policy(1, 1, 1, 1, 1.0, clock())
         self.watchdog = RequestWatchdog(0.0, 0.0, 0.0)
         self.accounting = MemoryAccounting()
-        self.killed: Deadlines[Slot] = Deadlines()
+        self.killed: Deadlines[PoolWorker] = Deadlines()
         self.ever_idle = False
         self.limits: t.Sequence[str] = ()
         self.ended: list[tuple[int, int, str, bool]] = []
@@ -133,7 +133,7 @@ class Workers:
 
     # Start
 
-    def start(self, worker: Slot) -> None:
+    def start(self, worker: PoolWorker) -> None:
         """Let the zygote fork a process for a worker that is STARTING."""
         try:
             ours, theirs, dump = dumps.open_with_channel()
@@ -158,7 +158,7 @@ class Workers:
         """Whether a process is one of them."""
         return any(process.pid == pid for process in self._processes.values())
 
-    def pid(self, worker: Slot) -> int:
+    def pid(self, worker: PoolWorker) -> int:
         """A worker's process; 0 while there is none, or none any more."""
         process = self._processes.get(worker.number)
         return process.pid if process is not None and process.worker is worker else 0
@@ -320,7 +320,7 @@ class Workers:
         """The number of a limit; 0 if there is none of this name."""
         return self.limits.index(name) + 1 if name in self.limits else 0
 
-    def _answer_permit(self, worker: Slot, frame: PermitRequest) -> None:
+    def _answer_permit(self, worker: PoolWorker, frame: PermitRequest) -> None:
         name = self._limit_name(frame.limit)
         granted = bool(name) and self._parked.ask_for_permit(worker, name)
         answer = PermitAnswer(self.number, worker.number, granted)
@@ -341,7 +341,7 @@ class Workers:
         self._is_full = is_full
         return is_full
 
-    def replace(self, worker: Slot, why: str) -> None:
+    def replace(self, worker: PoolWorker, why: str) -> None:
         """Let a worker be replaced for what it has in memory, and say so."""
         if self.bank.is_stopped(worker.number):
             return
@@ -356,19 +356,19 @@ class Workers:
         self.pool.expire(worker)
         self.bank.set_stop(worker.number)
 
-    def _show(self, worker: Slot) -> None:
+    def _show(self, worker: PoolWorker) -> None:
         self.bank.set_state(worker.number, worker.state.value)
 
     # Orders
 
-    def send(self, worker: Slot, frame: Frame, fds: Fds = ()) -> None:
+    def send(self, worker: PoolWorker, frame: Frame, fds: Fds = ()) -> None:
         """Send a worker a frame; one that doesn't read is killed."""
         self._show(worker)
         process = self._processes[worker.number]
         if not process.channel.send(frame, fds):
             self._unsent(process)
 
-    def resume(self, worker: Slot, connection: Connection) -> None:
+    def resume(self, worker: PoolWorker, connection: Connection) -> None:
         """Hand a worker a parked connection.
 
         Until it reports that it took it, its death puts the connection back.
@@ -384,7 +384,7 @@ class Workers:
         why = Why(Reason.SILENT, "its back channel is full")
         self.kill(process.worker, None if process.channel.ended else why)
 
-    def signal(self, worker: Slot, number: int) -> None:
+    def signal(self, worker: PoolWorker, number: int) -> None:
         """Send a worker's process a signal."""
         self._signal(self._processes[worker.number], number)
 
@@ -402,7 +402,7 @@ class Workers:
 
     # Exit
 
-    def retire(self, worker: Slot, end: float | None = None) -> None:
+    def retire(self, worker: PoolWorker, end: float | None = None) -> None:
         """Let a worker finish what it serves, then exit, within the graceful timeout.
 
         :param end: When it will be killed, if that is before.
@@ -410,7 +410,7 @@ class Workers:
         frame = Retire(self.number, worker.number)
         self._ask_to_exit(worker, frame, end=end)
 
-    def has_been_idle(self, worker: Slot) -> bool:
+    def has_been_idle(self, worker: PoolWorker) -> bool:
         """Whether a worker has ever reported that it is idle, until now.
 
         If it has not, it accepts nothing for a moment (:meth:`.Worker._has_frame`).
@@ -420,7 +420,7 @@ class Workers:
         self._read(process)
         return worker.was_idle and self._processes.get(worker.number) is process
 
-    def promote(self, worker: Slot, generation: int, fds: Fds) -> None:
+    def promote(self, worker: PoolWorker, generation: int, fds: Fds) -> None:
         """Let a worker end as well, and leave a zygote behind.
 
         :param fds: The zygote's end of its control socket, and the file for its dumps.
@@ -430,7 +430,7 @@ class Workers:
 
     def _ask_to_exit(
         self,
-        worker: Slot,
+        worker: PoolWorker,
         frame: Retire | Promote,
         fds: Fds = (),
         end: float | None = None,
@@ -443,7 +443,9 @@ class Workers:
             deadline = self.clock.machine_at(moment)
             self.send(worker, frame._replace(deadline=deadline), fds)
 
-    def show(self, worker: Slot, text: str = "", then: Then | None = None) -> None:
+    def show(
+        self, worker: PoolWorker, text: str = "", then: Then | None = None
+    ) -> None:
         """Let a worker log where its threads are.
 
         :param text: Why, for the log.
@@ -467,7 +469,7 @@ class Workers:
         elif then is not None:
             then()
 
-    def kill(self, worker: Slot, why: Why | None) -> None:
+    def kill(self, worker: PoolWorker, why: Why | None) -> None:
         """Kill a worker. It is marked before (SpamAssassin bugs 3983, 4189).
 
         :param why: ``None`` if it is dead already, by itself.
@@ -485,7 +487,7 @@ class Workers:
             if process.pidfd >= 0 or (process.pid and self._is_orphaned):
                 self.killed.set(worker, self.clock() + KILL_TIME)
 
-    def give_up(self, worker: Slot) -> None:
+    def give_up(self, worker: PoolWorker) -> None:
         """Free the slot of one that not even SIGKILL ends; it won't run again."""
         self._exited(self._processes[worker.number])
 

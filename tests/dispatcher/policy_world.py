@@ -6,7 +6,7 @@ import heapq
 
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 
@@ -76,10 +76,10 @@ class Server:
             assert isinstance(about, float)
             self.durations.append(about)
         elif what == "idle":
-            assert isinstance(about, Slot)
+            assert isinstance(about, PoolWorker)
             self.pool.report(about, Event.IDLE, self.now)
         else:
-            assert isinstance(about, Slot)
+            assert isinstance(about, PoolWorker)
             self.pool.report(about, Event.EXIT, self.now)
 
     def step(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from flask_prefork.dispatcher.late import Late
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.pool import Timeouts
 from flask_prefork.dispatcher.watchdog import RequestWatchdog
 from flask_prefork.ipc.exits import LATE
@@ -34,7 +34,7 @@ class FakeWorkers:
     def __init__(self) -> None:
         self.pool = Pool(2, Timeouts(order=1.0, spawn=SPAWN, retire=3.0))
         self.watchdog = RequestWatchdog(timeout=1.0, slow=0.0, pause=1.0, upgrade=1.0)
-        self.killed: Deadlines[Slot] = Deadlines()
+        self.killed: Deadlines[PoolWorker] = Deadlines()
         self.bank = self
         self.record = Record()
         self.shown: list[t.Callable[[], None]] = []
@@ -44,19 +44,22 @@ class FakeWorkers:
     def read(self, slot: int) -> Record:
         return self.record
 
-    def pid(self, worker: Slot) -> int:
+    def pid(self, worker: PoolWorker) -> int:
         return 100 + worker.number
 
     def show(
-        self, worker: Slot, text: str = "", then: t.Callable[[], None] | None = None
+        self,
+        worker: PoolWorker,
+        text: str = "",
+        then: t.Callable[[], None] | None = None,
     ) -> None:
         if then is not None:
             self.shown.append(then)
 
-    def signal(self, worker: Slot, number: int) -> None:
+    def signal(self, worker: PoolWorker, number: int) -> None:
         self.signals.append(number)
 
-    def kill(self, worker: Slot, why: Why) -> None:
+    def kill(self, worker: PoolWorker, why: Why) -> None:
         self.dead.append(why)
 
 

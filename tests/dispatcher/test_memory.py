@@ -12,7 +12,7 @@ from flask_prefork.dispatcher.memory import AHEAD
 from flask_prefork.dispatcher.memory import MemoryAccounting
 from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 
@@ -26,7 +26,7 @@ def idle_pool(count: int) -> Pool:
     return pool
 
 
-def workers(pool: Pool) -> list[Slot]:
+def workers(pool: Pool) -> list[PoolWorker]:
     return list(pool)
 
 
@@ -174,8 +174,8 @@ def test_sums_are_right_whatever_happens(seed: int, steps: int) -> None:
     """They are kept, not made anew: to look must not cost more with more workers."""
     rng = random.Random(seed)
     pool, accounting = Pool(6), MemoryAccounting(zygote=1000)
-    known: dict[Slot, int] = {}
-    growth: dict[Slot, int] = {}
+    known: dict[PoolWorker, int] = {}
+    growth: dict[PoolWorker, int] = {}
     for step in range(steps):
         living = workers(pool)
         if not living or rng.random() < 0.4:

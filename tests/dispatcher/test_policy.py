@@ -17,7 +17,7 @@ from flask_prefork.dispatcher.policy import Memory
 from flask_prefork.dispatcher.policy import Policy
 from flask_prefork.dispatcher.policy import STEP
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
 
@@ -233,7 +233,7 @@ def test_workers_of_one_weight_never_pass_the_budget(
     rng = random.Random(seed)
     policy = make(min_idle=1, max_idle=2, min_workers=1, max_workers=12, budget=budget)
     pool, accounting = Pool(12), MemoryAccounting(zygote=100)
-    busy: list[Slot] = []
+    busy: list[PoolWorker] = []
     now = 0.0
     for _ in range(120):
         now += rng.choice((0.0, STEP, 1.0))

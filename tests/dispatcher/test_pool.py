@@ -14,7 +14,7 @@ from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.pool import Timeouts
 from flask_prefork.ipc.states import Event
 from flask_prefork.ipc.states import State
@@ -32,7 +32,7 @@ def idle_pool(size: int, count: int, **more: int) -> Pool:
     return pool
 
 
-def slots(workers: list[Slot]) -> list[int]:
+def slots(workers: list[PoolWorker]) -> list[int]:
     return [worker.number for worker in workers]
 
 
@@ -324,10 +324,10 @@ class Machine(RuleBasedStateMachine):
             jitter=jitter,
             rng=random.Random(0),
         )
-        self.known: list[Slot] = []
-        self.seen: dict[Slot, State] = {}
+        self.known: list[PoolWorker] = []
+        self.seen: dict[PoolWorker, State] = {}
 
-    def watch(self, worker: Slot) -> None:
+    def watch(self, worker: PoolWorker) -> None:
         """Whatever happened to a worker is in the table."""
         old = self.seen[worker]
         if worker.state is not old:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.worker_handle import WorkerHandle
 from flask_prefork.dispatcher.zygote_handle import ZygoteControl
 from flask_prefork.ipc import dumps
@@ -145,6 +145,6 @@ def test_a_worker_that_may_not_be_killed_was_tried(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "pidfd_send_signal", refuse, raising=False)
-    process = WorkerHandle(Slot(0, 0.0), Channel(pair[0]), -1)
+    process = WorkerHandle(PoolWorker(0, 0.0), Channel(pair[0]), -1)
     process.pid, process.pidfd = PID, 0
     assert process.signal(signal.SIGKILL), "its zygote can't do it either"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.watchdog import ABORT_TIME
 from flask_prefork.dispatcher.watchdog import Action
 from flask_prefork.dispatcher.watchdog import RequestWatchdog
@@ -74,7 +74,7 @@ def progress_at(history: list[Served], now: float) -> FakeProgress:
 
 def run(
     watchdog: RequestWatchdog,
-    worker: Slot,
+    worker: PoolWorker,
     progress: t.Callable[[float], FakeProgress],
     end: float,
 ) -> Iterator[tuple[float, Action]]:
@@ -115,7 +115,7 @@ def test_never_without_a_reason(
     history: list[Served], timeout: float, slow: float
 ) -> None:
     watchdog = RequestWatchdog(timeout, slow, PAUSE)
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     if not timeout and not slow:
         assert watchdog.deadline() is None
@@ -152,7 +152,7 @@ def test_never_too_late(history: list[Served], timeout: float, slow: float) -> N
     if not limits:
         return
     watchdog = RequestWatchdog(timeout, slow, PAUSE)
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     end = history[-1][1]
     given_at = list(run(watchdog, worker, lambda at: progress_at(history, at), end))
@@ -167,7 +167,7 @@ def test_never_too_late(history: list[Served], timeout: float, slow: float) -> N
 
 
 def test_a_stalled_request_is_aborted_then_killed() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     stuck = FakeProgress(0, 100.0, 101.0)
     actions = list(run(watchdog, worker, lambda at: stuck, 1000.0))
@@ -179,7 +179,7 @@ def test_a_stalled_request_is_aborted_then_killed() -> None:
 
 def test_an_aborted_request_that_moves_is_pardoned() -> None:
     """It writes its error page, say, to a slow client."""
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     assert watchdog.check(worker, 160.0, FakeProgress(0, 100.0, 0.0)) is Action.ABORT
     assert watchdog.check(worker, 165.0, FakeProgress(0, 100.0, 164.0)) is None
@@ -191,7 +191,7 @@ def test_an_aborted_request_that_moves_is_pardoned() -> None:
 
 
 def test_the_next_request_starts_anew() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 10.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 10.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     assert watchdog.check(worker, 110.0, FakeProgress(0, 100.0, 0.0)) is Action.SHOW
     assert watchdog.check(worker, 160.0, FakeProgress(0, 100.0, 0.0)) is Action.ABORT
@@ -202,7 +202,7 @@ def test_the_next_request_starts_anew() -> None:
 
 
 def test_an_idle_worker_is_not_watched() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 10.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 10.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     watchdog.forget(worker)
     assert watchdog.deadline() is None
@@ -212,7 +212,7 @@ def test_an_idle_worker_is_not_watched() -> None:
 @pytest.mark.parametrize("timeout", [0.0, 60.0])
 def test_a_route_with_a_timeout_of_its_own(timeout: float) -> None:
     watchdog = RequestWatchdog(timeout, 0.0, PAUSE, routes=[5.0])
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     stuck = FakeProgress(0, 100.0, timeout=5.0)
     actions = list(run(watchdog, worker, lambda at: stuck, 300.0))
@@ -222,7 +222,10 @@ def test_a_route_with_a_timeout_of_its_own(timeout: float) -> None:
 
 
 def test_other_routes_have_the_general_timeout() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE, routes=[5.0]), Slot(0, 0.0)
+    watchdog, worker = (
+        RequestWatchdog(60.0, 0.0, PAUSE, routes=[5.0]),
+        PoolWorker(0, 0.0),
+    )
     watchdog.watch(worker, 100.0)
     stuck = FakeProgress(0, 100.0)
     actions = list(run(watchdog, worker, lambda at: stuck, 300.0))
@@ -231,7 +234,10 @@ def test_other_routes_have_the_general_timeout() -> None:
 
 
 def test_a_route_that_may_take_as_long_as_it_likes() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE, routes=[0.0]), Slot(0, 0.0)
+    watchdog, worker = (
+        RequestWatchdog(60.0, 0.0, PAUSE, routes=[0.0]),
+        PoolWorker(0, 0.0),
+    )
     watchdog.watch(worker, 100.0)
     long = FakeProgress(0, 100.0, timeout=NEVER)
     assert list(run(watchdog, worker, lambda at: long, 1000.0)) == []
@@ -247,7 +253,7 @@ class Machine:
         self.now = 100.0
         self.clock = RunningClock(lambda: self.now)
         self.watchdog = RequestWatchdog(timeout, 0.0, PAUSE, at=self.clock.at)
-        self.worker = Slot(0, 0.0)
+        self.worker = PoolWorker(0, 0.0)
         self.watchdog.watch(self.worker, self.clock())
 
     def wait(self, seconds: float) -> None:
@@ -314,7 +320,7 @@ def test_a_nap_before_it_moved_is_no_excuse() -> None:
 
 
 def test_a_worker_that_is_stuck_outside_of_a_request_is_killed() -> None:
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     actions = list(run(watchdog, worker, lambda at: FakeProgress(5, 0.0, 99.0), 1000.0))
     ((killed_at, action),) = actions
@@ -325,7 +331,7 @@ def test_a_worker_that_is_stuck_outside_of_a_request_is_killed() -> None:
 
 @pytest.mark.parametrize("what", ["requests", "moved"])
 def test_a_worker_that_goes_from_request_to_request_is_left(what: str) -> None:
-    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(60.0, 0.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
 
     def progress(at: float) -> FakeProgress:
@@ -340,7 +346,7 @@ def test_a_worker_that_goes_from_request_to_request_is_left(what: str) -> None:
 
 
 def test_without_a_timeout_nobody_is_killed_between_requests() -> None:
-    watchdog, worker = RequestWatchdog(0.0, 10.0, PAUSE), Slot(0, 0.0)
+    watchdog, worker = RequestWatchdog(0.0, 10.0, PAUSE), PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     assert (
         list(run(watchdog, worker, lambda at: FakeProgress(5, 0.0, 99.0), 1000.0)) == []
@@ -362,7 +368,7 @@ def test_a_pause_that_nobody_watched_does_not_count() -> None:
 @pytest.mark.parametrize(("timeout", "slow"), [(3.0, 2.0), (3.0, 0.0), (0.0, 0.0)])
 def test_an_upgraded_connection_has_no_timeout(timeout: float, slow: float) -> None:
     watchdog = RequestWatchdog(timeout, slow, PAUSE)
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
     open_since = FakeProgress(0, 100.0, 101.0, 101.0)
     if not timeout:
@@ -379,7 +385,7 @@ def test_an_upgraded_connection_has_no_timeout(timeout: float, slow: float) -> N
 def test_silence_of_an_upgraded_connection(timeout: float) -> None:
     """The worker ends it, and is killed if that has no effect."""
     watchdog = RequestWatchdog(timeout, 0.0, PAUSE, 10.0)
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
 
     def progress(now: float) -> FakeProgress:
@@ -393,7 +399,7 @@ def test_silence_of_an_upgraded_connection(timeout: float) -> None:
 
 def test_one_that_is_upgraded_when_it_was_to_be_aborted() -> None:
     watchdog = RequestWatchdog(3.0, 0.0, PAUSE)
-    worker = Slot(0, 0.0)
+    worker = PoolWorker(0, 0.0)
     watchdog.watch(worker, 100.0)
 
     def progress(now: float) -> FakeProgress:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.worker_handle import WorkerHandle
 from flask_prefork.ipc.channel import Channel
 from flask_prefork.ipc.exits import ExitedWorker
@@ -220,7 +220,7 @@ def test_who_would_tell_the_cause_is_gone(
 @pytest.fixture
 def process() -> Iterator[WorkerHandle]:
     ours, theirs = socket.socketpair()
-    process = WorkerHandle(Slot(0, 0.0), Channel(ours), -1)
+    process = WorkerHandle(PoolWorker(0, 0.0), Channel(ours), -1)
     yield process
     process.channel.close()
     theirs.close()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pytest
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.pool import Timeouts
 from flask_prefork.dispatcher.workers import Workers
 from flask_prefork.ipc import scoreboard
@@ -77,7 +77,7 @@ class World:
         self.released = 0
         worker = self.workers.pool.spawn(0.0)
         assert worker is not None
-        self.worker: Slot = worker
+        self.worker: PoolWorker = worker
         self.workers.start(worker)
 
     def _tell(self, frame: Frame, fds: Sequence[int]) -> bool:

@@ -9,7 +9,7 @@ import typing as t
 from collections.abc import Iterator
 
 from flask_prefork.dispatcher.pool import Pool
-from flask_prefork.dispatcher.pool import Slot
+from flask_prefork.dispatcher.pool import PoolWorker
 from flask_prefork.dispatcher.queues import Queues
 from flask_prefork.ipc.parked_connections import Connection
 from flask_prefork.ipc.states import Event
@@ -82,7 +82,7 @@ class FakeGeneration:
         self.given: list[tuple[int, int | Connection]] = []
         self.workers = [self.spawn() for _ in range(size)]
 
-    def spawn(self) -> Slot:
+    def spawn(self) -> PoolWorker:
         worker = self.pool.spawn(0.0)
         assert worker is not None
         self.pool.report(worker, Event.IDLE, 0.0)
