@@ -72,7 +72,7 @@ class Prefork(Server):
         self._spawn(self.policy.first())
 
     def arrived(self) -> None:
-        # While nobody is idle the dispatcher doesn't listen for knocks.
+        # While nobody is idle the dispatcher doesn't poll the listening socket.
         if self.pool.idle:
             self._turn()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import typing as t
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +30,7 @@ def hall() -> Iterator[MakeHall]:
 # Accept queues
 
 
-def test_nobody_knocks(hall: MakeHall) -> None:
+def test_nobody_connects(hall: MakeHall) -> None:
     room = hall(2)
     assert room.turn() == []
     assert room.is_watched()
@@ -46,10 +50,10 @@ def test_a_queue_with_orders_outstanding_is_not_polled(hall: MakeHall) -> None:
     room.turn()
     room.listeners[0].arrive()
     assert room.turn() == [(0, 0)]
-    # It is readable until the worker has accepted, and would knock all the time.
+    # It is readable until the worker has accepted, so polls would return at once.
     assert not room.is_watched()
     assert room.is_quiet()
-    # Who comes meanwhile is seen without a knock.
+    # Who comes meanwhile is seen without being polled.
     room.listeners[0].arrive()
     room.now += LONG
     assert room.turn() == [(1, 0)]
@@ -130,6 +134,39 @@ def test_with_blocking_dispatch_nobody_looks_at_queues(hall: MakeHall) -> None:
     assert room.queues.deadline() is None
 
 
+@pytest.mark.parametrize("can_listen", [True, False])
+def test_with_blocking_dispatch_the_end_of_a_listener_is_seen(
+    hall: MakeHall,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    can_listen: bool,
+) -> None:
+    """Even if it couldn't be watched at first, as many descriptors are."""
+    room = hall(1)
+    room.generation.is_ordered = False
+    (listener,) = room.listeners
+    watch = room.poller.watch_hang_up
+
+    def refuse(*args: object, **more: object) -> t.NoReturn:
+        monkeypatch.setattr(room.poller, "watch_hang_up", watch)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(room.poller, "watch_hang_up", refuse)
+    room.turn()
+    room.turn()
+    ours = socket.socket(fileno=os.dup(listener.fd))
+    with ours:
+        ours.shutdown(socket.SHUT_RDWR)
+    listener.is_ended, listener.can_listen = True, can_listen
+    room.turn()
+    assert listener.events.count("listen") == can_listen
+    assert caplog.text.count("shut down the listening socket") == 1
+    listener.is_ended = False
+    room.turn()
+    # Nobody polls what is useless from now on.
+    assert bool(room.poller.wait(0)) is can_listen
+
+
 @pytest.mark.parametrize("event", [Event.RETIRE, Event.EXIT])
 def test_what_a_blocking_worker_was_woken_for_and_left_behind(
     hall: MakeHall, event: Event
@@ -179,7 +216,7 @@ def test_a_connection_is_kept_for_a_worker_that_is_about_to_accept(
     room.generation.ends = b"\x07"
     room.listeners[0].arrive()
     assert room.turn() == []
-    assert not room.is_watched(), "it would knock all the time"
+    assert not room.is_watched(), "polls would return at once"
     assert room.is_quiet()
     room.listeners[0].take()  # slot 0 has it
     room.generation.ends = b"\0"

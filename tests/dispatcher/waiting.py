@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import typing as t
@@ -36,6 +37,9 @@ class FakeListener:
         self.fd = self.ours.fileno()
         self.count = 0
         self.events: list[str] = []
+        self.host = "somewhere"
+        self.is_ended = False
+        self.can_listen = True
 
     def arrive(self, count: int = 1) -> None:
         if not self.count and count:
@@ -53,7 +57,12 @@ class FakeListener:
         return self.count
 
     def is_shut(self) -> bool:
-        return False
+        return self.is_ended
+
+    def listen_again(self) -> None:
+        if not self.can_listen:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.events.append("listen")
 
     def shut(self) -> None:
         self.events.append("shut")

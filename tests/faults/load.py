@@ -18,7 +18,7 @@ import patience
 
 #: No answer takes so long, in seconds, unless something is broken.
 TIMEOUT = 20.0 * patience.factor
-#: How long a client that was refused waits before it knocks again, in seconds.
+#: How long a client that was refused waits before it connects again, in seconds.
 _PAUSE = 0.005
 _RNG = random.Random(50)
 
