@@ -28,7 +28,7 @@ from flask_prefork.system.poller import Poller
 from flask_prefork.system.socket_state import Arrival
 from flask_prefork.system.socket_state import arrival
 
-from .waiting import FakeGeneration
+from .queues_world import FakeGeneration
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 #: Longer than between two looks, in seconds.

@@ -39,8 +39,8 @@ from flask_prefork.system.poller import Poller
 from flask_prefork.system.reaper import Reaper
 from flask_prefork.system.running_clock import RunningClock
 
+from .queues_world import is_open
 from .test_observer import Outside
-from .waiting import is_open
 
 #: Where a connection is parked: its listener, and how it waits.
 Place = tuple[int, Parked]

@@ -88,7 +88,7 @@ class DeliveryLog(list[Deliver]):
         close_all(fds)
 
 
-class House:
+class World:
     """A generation of which this test is the zygote and all workers.
 
     :ivar zygote: The zygote's end of the control socket.
@@ -205,9 +205,9 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    with contextlib.closing(House()) as house:
-        yield house
+def world() -> Iterator[World]:
+    with contextlib.closing(World()) as world:
+        yield world
 
 
 @pytest.fixture
@@ -247,51 +247,51 @@ IDLE = encode(Idle(NUMBER, 1))
     ],
 )
 def test_worker_sends_garbage(
-    house: House, log: pytest.LogCaptureFixture, data: bytes
+    world: World, log: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     """A worker's channel carries garbage, a truncated or a foreign frame.
 
     Only that worker is killed. It is marked as killed before the signal is sent, and
     frames that come later are ignored.
     """
-    house.workers[1].setblocking(False)
-    house.workers[1].send(data)
-    house.turn()
-    assert house.letters() == "IKI"
-    assert house.killed() == [1]
+    world.workers[1].setblocking(False)
+    world.workers[1].send(data)
+    world.turn()
+    assert world.letters() == "IKI"
+    assert world.killed() == [1]
     for late in (Idle(NUMBER, 1), Busy(NUMBER, 1), Idle(NUMBER, 1)):
         with contextlib.suppress(OSError):
-            house.say(late)
-    assert house.letters() == "IKI"
+            world.say(late)
+    assert world.letters() == "IKI"
     # The others go on.
-    house.say(Busy(NUMBER, 0))
-    house.say(Busy(NUMBER, 2))
-    house.say(Idle(NUMBER, 0))
-    assert house.letters().startswith("IKB")
+    world.say(Busy(NUMBER, 0))
+    world.say(Busy(NUMBER, 2))
+    world.say(Idle(NUMBER, 0))
+    assert world.letters().startswith("IKB")
 
 
 @pytest.mark.parametrize("generation", [0, NUMBER - 2, NUMBER + 1, 2**32 - 1])
-def test_worker_speaks_for_another_generation(house: House, generation: int) -> None:
+def test_worker_speaks_for_another_generation(world: World, generation: int) -> None:
     """A worker sends frames of a generation that isn't its own.
 
     They are ignored.
     """
-    house.say(Busy(generation, 1))
-    house.say(Retire(generation, 1))
-    assert house.letters() == "III"
-    assert house.killed() == []
-    house.say(Busy(NUMBER, 1))
-    assert house.letters() == "IBI"
+    world.say(Busy(generation, 1))
+    world.say(Retire(generation, 1))
+    assert world.letters() == "III"
+    assert world.killed() == []
+    world.say(Busy(NUMBER, 1))
+    assert world.letters() == "IBI"
 
 
-def test_worker_speaks_for_another_slot(house: House) -> None:
+def test_worker_speaks_for_another_slot(world: World) -> None:
     """A worker sends frames with another worker's slot.
 
     The channel decides whose frames they are. The other worker is not affected.
     """
-    house.workers[1].send(encode(Busy(NUMBER, 2)))
-    house.turn()
-    assert house.letters() == "IBI"
+    world.workers[1].send(encode(Busy(NUMBER, 2)))
+    world.turn()
+    assert world.letters() == "IBI"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_worker_speaks_for_another_slot(house: House) -> None:
         pytest.param(0, Parked(Wait.HEAD, 1010.0, wakes=16), id="too many wakes"),
     ],
 )
-def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> None:
+def test_worker_parks_nonsense(world: World, listener: int, state: Parked) -> None:
     """A worker hands back a connection with nonsense about it.
 
     The worker is killed. The connection is closed, and no other worker gets it.
@@ -315,19 +315,19 @@ def test_worker_parks_nonsense(house: House, listener: int, state: Parked) -> No
     ours, theirs = socket.socketpair()
     with ours, theirs:
         frame = Park(NUMBER, 1, listener, state)
-        send_one(house.workers[1], frame, [theirs.fileno()])
+        send_one(world.workers[1], frame, [theirs.fileno()])
         theirs.close()
-        house.turn()
-        assert house.letters() == "IKI"
+        world.turn()
+        assert world.letters() == "IKI"
         assert ours.recv(1) == b""
-    assert not len(house.queues.parked)
-    house.queues.dispatch(house.generation)
-    assert house.letters() == "IKI"
+    assert not len(world.queues.parked)
+    world.queues.dispatch(world.generation)
+    assert world.letters() == "IKI"
 
 
 @pytest.mark.parametrize("left", [0, 1])
 def test_no_descriptor_is_left_to_park_a_connection(
-    house: House, left: int, log: pytest.LogCaptureFixture
+    world: World, left: int, log: pytest.LogCaptureFixture
 ) -> None:
     """A worker hands back a connection, and the dispatcher has no descriptor left.
 
@@ -338,22 +338,22 @@ def test_no_descriptor_is_left_to_park_a_connection(
         accepted, _ = listener.accept()
     with client:
         frame = Park(NUMBER, 1, 0, Parked(Wait.HEAD, 1010.0))
-        send_one(house.workers[1], frame, [accepted.fileno()])
+        send_one(world.workers[1], frame, [accepted.fileno()])
         accepted.close()
         with descriptors_left(left):
-            house.turn()
-        assert house.letters() == "III"
-        assert len(house.queues.parked) == left
+            world.turn()
+        assert world.letters() == "III"
+        assert len(world.queues.parked) == left
         if not left:
             assert client.recv(1) == b""
             assert "no descriptors are left" in log.text
-        house.say(Idle(NUMBER, 1))
-        assert house.letters() == "III"
+        world.say(Idle(NUMBER, 1))
+        assert world.letters() == "III"
 
 
 @pytest.mark.parametrize("left", range(4))
 def test_no_descriptor_is_left_to_send_a_response(
-    house: House, left: int, log: pytest.LogCaptureFixture
+    world: World, left: int, log: pytest.LogCaptureFixture
 ) -> None:
     """A worker hands over a response, and the dispatcher has no descriptors left.
 
@@ -370,20 +370,20 @@ def test_no_descriptor_is_left_to_send_a_response(
         client = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
         fds = [accepted.fileno(), file.fileno(), file.fileno()]
-        send_one(house.workers[1], frame, fds)
+        send_one(world.workers[1], frame, fds)
         accepted.close()
     with client:
         with descriptors_left(left):
-            house.turn()
-        assert house.letters() == "III"
-        deliveries = t.cast(t.Any, house.queues.sender)
+            world.turn()
+        assert world.letters() == "III"
+        deliveries = t.cast(t.Any, world.queues.sender)
         assert len(deliveries) == (left == 3)
-        assert house.summary.deliveries["lost"] == (left < 3)
+        assert world.summary.deliveries["lost"] == (left < 3)
         assert ("no descriptors are left" in log.text) is (left < 3)
         assert client.recv(1) == b""
 
 
-def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
+def test_worker_sends_descriptors_that_nobody_wants(world: World) -> None:
     """Descriptors come with frames that should have none, and with garbage.
 
     They are closed.
@@ -391,99 +391,99 @@ def test_worker_sends_descriptors_that_nobody_wants(house: House) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         frame = Busy(NUMBER, 0)
-        send_one(house.workers[0], frame, [theirs.fileno()] * 5)
-        socket.send_fds(house.workers[1], [b"garbage"], [theirs.fileno()] * 5)
+        send_one(world.workers[0], frame, [theirs.fileno()] * 5)
+        socket.send_fds(world.workers[1], [b"garbage"], [theirs.fileno()] * 5)
         theirs.close()
-        house.turn()
-        assert house.letters() == "BKI"
+        world.turn()
+        assert world.letters() == "BKI"
         assert ours.recv(1) == b""
 
 
-def test_worker_never_reads(house: House) -> None:
+def test_worker_never_reads(world: World) -> None:
     """A worker reports idle again and again, and never reads its orders.
 
     The dispatcher doesn't wait for it: when the channel is full, it is killed.
     """
     sent = 0
-    while house.letters()[0] == "I":
-        house.generation.order(1, 0)
-        if house.letters()[0] == "O":
+    while world.letters()[0] == "I":
+        world.generation.order(1, 0)
+        if world.letters()[0] == "O":
             sent += 1
-            house.say(Idle(NUMBER, 0))
+            world.say(Idle(NUMBER, 0))
     assert sent > 10
-    assert house.letters() == "KII"
-    assert house.killed() == [0]
-    house.generation.order(1, 0)
-    assert house.letters() == "KOI"
+    assert world.letters() == "KII"
+    assert world.killed() == [0]
+    world.generation.order(1, 0)
+    assert world.letters() == "KOI"
 
 
-def test_worker_floods_the_channel(house: House) -> None:
+def test_worker_floods_the_channel(world: World) -> None:
     """A worker sends frames without end.
 
     The dispatcher reads a limited number at once, and then continues with the others.
     """
-    house.workers[0].setblocking(False)
+    world.workers[0].setblocking(False)
     frame = encode(Busy(NUMBER, 0))
     with contextlib.suppress(BlockingIOError):
         while True:
-            house.workers[0].send(frame)
-    house.workers[2].send(encode(Busy(NUMBER, 2)))
-    callbacks = house.poller.wait(0)
+            world.workers[0].send(frame)
+    world.workers[2].send(encode(Busy(NUMBER, 2)))
+    callbacks = world.poller.wait(0)
     assert len(callbacks) == 2
     for callback in callbacks:
         callback()
-    assert house.letters() == "BIB"
+    assert world.letters() == "BIB"
     with contextlib.suppress(BlockingIOError):
-        house.workers[0].send(frame)
-    assert house.poller.wait(0), "there is more of it"
+        world.workers[0].send(frame)
+    assert world.poller.wait(0), "there is more of it"
 
 
-def test_worker_hangs_up(house: House) -> None:
+def test_worker_hangs_up(world: World) -> None:
     """A worker closes its channel and keeps running.
 
     It is killed, because it can't be ordered.
     """
-    house.workers[1].close()
-    house.turn()
-    assert house.letters() == "IKI"
-    assert house.killed() == [1]
+    world.workers[1].close()
+    world.turn()
+    assert world.letters() == "IKI"
+    assert world.killed() == [1]
 
 
-def test_zygote_never_reads(house: House, log: pytest.LogCaptureFixture) -> None:
+def test_zygote_never_reads(world: World, log: pytest.LogCaptureFixture) -> None:
     """The zygote never reads from its control socket.
 
     The dispatcher doesn't wait for it. It is killed, and its workers keep serving.
     """
-    house.zygote.setblocking(False)
+    world.zygote.setblocking(False)
     for slot in range(3):
-        house.say(Busy(NUMBER, slot))
-    (worker, *_) = house.generation.pool
-    while house.generation.alive:
+        world.say(Busy(NUMBER, slot))
+    (worker, *_) = world.generation.pool
+    while world.generation.alive:
         # There is no pidfd, so it is the zygote's to do.
-        house.generation.workers.signal(worker, signal.SIGUSR2)
-    house.say(Idle(NUMBER, 1))
-    assert house.letters()[:3] == "BIB"
+        world.generation.workers.signal(worker, signal.SIGUSR2)
+    world.say(Idle(NUMBER, 1))
+    assert world.letters()[:3] == "BIB"
     assert "does not listen" in log.text
-    assert house.process.wait(5) < 0
+    assert world.process.wait(5) < 0
 
 
-def test_zygote_hangs_up(house: House, log: pytest.LogCaptureFixture) -> None:
+def test_zygote_hangs_up(world: World, log: pytest.LogCaptureFixture) -> None:
     """The zygote closes its control socket and keeps running.
 
     After a while its tracebacks are logged and it is killed. Its workers keep serving.
     """
-    house.zygote.close()
-    house.turn()
-    assert not house.generation.alive
-    assert house.process.poll() is None
+    world.zygote.close()
+    world.turn()
+    assert not world.generation.alive
+    assert world.process.poll() is None
     while "was killed" not in log.text:
-        deadline = house.generation.zygote.deadline()
+        deadline = world.generation.zygote.deadline()
         assert deadline is not None
-        house.now = deadline
-        house.turn()
-    assert house.process.wait(5) == -signal.SIGUSR2, "it knows nothing of ours"
+        world.now = deadline
+        world.turn()
+    assert world.process.wait(5) == -signal.SIGUSR2, "it knows nothing of ours"
     assert "was killed: it closed its control socket" in log.text
-    assert house.letters() == "III"
+    assert world.letters() == "III"
 
 
 def test_zygote_loads_and_its_settings_are_lost(log: pytest.LogCaptureFixture) -> None:
@@ -491,75 +491,75 @@ def test_zygote_loads_and_its_settings_are_lost(log: pytest.LogCaptureFixture) -
 
     The zygote is killed, for the generation would load without an end.
     """
-    house = House(loaded=False)
+    world = World(loaded=False)
     try:
-        send_one(house.zygote, Loaded(NUMBER))
-        house.turn()
-        assert house.generation.zygote.was_killed
+        send_one(world.zygote, Loaded(NUMBER))
+        world.turn()
+        assert world.generation.zygote.was_killed
         assert "no descriptors are left" in log.text
     finally:
-        house.close()
+        world.close()
 
 
-def test_zygote_is_slow_but_gets_on(house: House) -> None:
+def test_zygote_is_slow_but_gets_on(world: World) -> None:
     """The zygote forks one worker after the other, each in less than the spawn timeout.
 
     It misses no deadline, and neither do the workers that wait to be forked.
     """
     for slot in range(3):
-        house.workers.pop(slot).close()
-        send_one(house.zygote, Exited(NUMBER, slot, FIRST_PID + 3, Status(0)))
-    house.turn()
+        world.workers.pop(slot).close()
+        send_one(world.zygote, Exited(NUMBER, slot, FIRST_PID + 3, Status(0)))
+    world.turn()
     for _ in range(10):
-        house.now += 0.5
-        house.turn()
-    assert house.letters() == "SSS"
-    house.told()
+        world.now += 0.5
+        world.turn()
+    assert world.letters() == "SSS"
+    world.told()
     for slot in range(3):
-        house.now += 29.0
-        house.turn()
-        assert house.generation.alive
-        assert house.letters() == "I" * slot + "S" * (3 - slot)
-        send_one(house.zygote, Spawned(NUMBER, slot, FIRST_PID + 10 + slot))
-        house.turn()
-        house.say(Idle(NUMBER, slot))
-    assert house.letters() == "III"
+        world.now += 29.0
+        world.turn()
+        assert world.generation.alive
+        assert world.letters() == "I" * slot + "S" * (3 - slot)
+        send_one(world.zygote, Spawned(NUMBER, slot, FIRST_PID + 10 + slot))
+        world.turn()
+        world.say(Idle(NUMBER, slot))
+    assert world.letters() == "III"
 
 
-def test_zygote_does_not_fork(house: House, log: pytest.LogCaptureFixture) -> None:
+def test_zygote_does_not_fork(world: World, log: pytest.LogCaptureFixture) -> None:
     """The zygote doesn't fork the workers that the dispatcher asks for.
 
     After the spawn timeout the log says so, and the zygote is killed. The log names no
     worker as killed, and no start of a worker is counted as failed.
     """
     # Who has served before it ends has not failed to start.
-    house.say(Busy(NUMBER, 1))
-    house.say(Idle(NUMBER, 1))
-    house.workers.pop(1).close()
-    send_one(house.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
-    house.turn()
-    house.now += 1.0
-    house.turn()
-    house.now += 1.0
-    house.turn()
-    assert house.letters() == "ISI"
-    house.told()
-    house.turn()
-    house.now += 30.0
-    house.turn()
-    house.now += 0.5
-    house.turn()
+    world.say(Busy(NUMBER, 1))
+    world.say(Idle(NUMBER, 1))
+    world.workers.pop(1).close()
+    send_one(world.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
+    world.turn()
+    world.now += 1.0
+    world.turn()
+    world.now += 1.0
+    world.turn()
+    assert world.letters() == "ISI"
+    world.told()
+    world.turn()
+    world.now += 30.0
+    world.turn()
+    world.now += 0.5
+    world.turn()
     assert "is late: it did not fork worker 1 within 30 s" in log.text
-    assert house.process.wait(5) < 0
-    assert house.letters() == "I.I"
-    assert house.generation.policy.failures == 0
-    assert house.killed() == []
+    assert world.process.wait(5) < 0
+    assert world.letters() == "I.I"
+    assert world.generation.policy.failures == 0
+    assert world.killed() == []
     assert "Worker 1 (pid 0)" not in log.text
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds")
 def test_worker_survives_sigkill(
-    house: House, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: World, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker is in a system call that not even SIGKILL ends.
 
@@ -567,50 +567,50 @@ def test_worker_survives_sigkill(
     """
     monkeypatch.setattr(vetting, "worker", lambda pid, pidfd, zygote: None)
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
-    house.workers.pop(1).close()
-    send_one(house.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
-    house.turn()
+    world.workers.pop(1).close()
+    send_one(world.zygote, Exited(NUMBER, 1, FIRST_PID + 3, Status(0)))
+    world.turn()
     for _ in range(2):
-        house.now += 1.0
-        house.turn()
-    house.told()
+        world.now += 1.0
+        world.turn()
+    world.told()
     with sleeping() as process:
         pidfd = os.pidfd_open(process.pid)
-        send_one(house.zygote, Spawned(NUMBER, 1, process.pid), [pidfd])
+        send_one(world.zygote, Spawned(NUMBER, 1, process.pid), [pidfd])
         os.close(pidfd)
-        house.turn()
-        house.workers[1].send(b"garbage")
-        house.turn()
-        assert house.letters() == "IKI"
-        house.now += 4.9
-        house.turn()
-        assert house.letters() == "IKI"
-        house.now += 0.2
-        house.turn()
-        assert house.letters() in ("I.I", "ISI")
+        world.turn()
+        world.workers[1].send(b"garbage")
+        world.turn()
+        assert world.letters() == "IKI"
+        world.now += 4.9
+        world.turn()
+        assert world.letters() == "IKI"
+        world.now += 0.2
+        world.turn()
+        assert world.letters() in ("I.I", "ISI")
         assert "Worker 1 (pid" in log.text
         assert "lives on after SIGKILL" in log.text
         process.kill()
 
 
 def test_worker_is_shown_before_it_is_killed(
-    house: House, log: pytest.LogCaptureFixture
+    world: World, log: pytest.LogCaptureFixture
 ) -> None:
     """A worker retires and doesn't exit.
 
     After the graceful timeout its tracebacks are logged, and it is killed.
     """
-    house.generation.workers.retire(next(iter(house.generation.pool)))
-    house.told()
-    house.now += 30.0
-    house.turn()
-    first = [(f.slot, f.number) for f in house.told() if isinstance(f, Signal)]
+    world.generation.workers.retire(next(iter(world.generation.pool)))
+    world.told()
+    world.now += 30.0
+    world.turn()
+    first = [(f.slot, f.number) for f in world.told() if isinstance(f, Signal)]
     assert first == [(0, signal.SIGUSR2)]
-    house.turn()
-    assert not house.told(), "only once"
-    house.now += 0.6
-    house.turn()
-    assert house.killed() == [0]
+    world.turn()
+    assert not world.told(), "only once"
+    world.now += 0.6
+    world.turn()
+    assert world.killed() == [0]
     assert "late: it did not finish within the graceful timeout" in log.text
 
 
@@ -629,21 +629,21 @@ def test_worker_is_shown_before_it_is_killed(
     ],
 )
 def test_zygote_sends_garbage(
-    house: House, log: pytest.LogCaptureFixture, frame: bytes
+    world: World, log: pytest.LogCaptureFixture, frame: bytes
 ) -> None:
     """The zygote sends garbage.
 
     It is killed, and its workers keep serving.
     """
-    house.zygote.send(frame)
-    house.turn()
-    assert not house.generation.alive
+    world.zygote.send(frame)
+    world.turn()
+    assert not world.generation.alive
     assert "The zygote sent garbage" in log.text
-    house.say(Busy(NUMBER, 2))
-    assert house.letters()[2] == "B"
+    world.say(Busy(NUMBER, 2))
+    assert world.letters()[2] == "B"
 
 
-def test_zygote_tells_of_workers_that_there_are_not(house: House) -> None:
+def test_zygote_tells_of_workers_that_there_are_not(world: World) -> None:
     """The zygote reports slots that no worker has, and pids that aren't theirs.
 
     Nothing changes.
@@ -656,7 +656,7 @@ def test_zygote_tells_of_workers_that_there_are_not(house: House) -> None:
         Exited(NUMBER, 9999, FIRST_PID, Status(0)),
         Idle(NUMBER, 1),
     ):
-        send_one(house.zygote, frame)
-    house.turn()
-    assert house.letters() == "III"
-    assert house.generation.alive
+        send_one(world.zygote, frame)
+    world.turn()
+    assert world.letters() == "III"
+    assert world.generation.alive

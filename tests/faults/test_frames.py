@@ -32,99 +32,99 @@ from flask_prefork.system.parked_state import Size
 from flask_prefork.system.parked_state import Wait
 
 from .test_channel_faults import FIRST_PID
-from .test_channel_faults import House
 from .test_channel_faults import NUMBER
 from .test_channel_faults import sleeping
+from .test_channel_faults import World
 
 #: Makes descriptors; they are closed by the test.
-Make = Callable[[House, Path], list[int]]
+Make = Callable[[World, Path], list[int]]
 
 
-def of_file(house: House, path: Path) -> list[int]:
+def of_file(world: World, path: Path) -> list[int]:
     return [os.open(path / "file", os.O_CREAT | os.O_RDWR)]
 
 
-def of_directory(house: House, path: Path) -> list[int]:
+def of_directory(world: World, path: Path) -> list[int]:
     return [os.open(path, os.O_RDONLY)]
 
 
-def of_pipe(house: House, path: Path) -> list[int]:
+def of_pipe(world: World, path: Path) -> list[int]:
     return list(os.pipe())
 
 
-def of_fifo(house: House, path: Path) -> list[int]:
+def of_fifo(world: World, path: Path) -> list[int]:
     if not (path / "fifo").exists():
         os.mkfifo(path / "fifo")
     return [os.open(path / "fifo", os.O_RDWR)]
 
 
-def of_device(house: House, path: Path) -> list[int]:
+def of_device(world: World, path: Path) -> list[int]:
     return [os.open("/dev/zero", os.O_RDWR)]
 
 
-def of_terminal(house: House, path: Path) -> list[int]:
+def of_terminal(world: World, path: Path) -> list[int]:
     return list(os.openpty())
 
 
-def of_epoll(house: House, path: Path) -> list[int]:
+def of_epoll(world: World, path: Path) -> list[int]:
     with select.epoll() as poll:
         return [os.dup(poll.fileno())]
 
 
-def of_memory(house: House, path: Path) -> list[int]:
+def of_memory(world: World, path: Path) -> list[int]:
     return [os.memfd_create("garbage")]
 
 
-def of_listener(house: House, path: Path) -> list[int]:
-    return [os.dup(house.listener.fd)]
+def of_listener(world: World, path: Path) -> list[int]:
+    return [os.dup(world.listener.fd)]
 
 
-def of_other_family(house: House, path: Path) -> list[int]:
+def of_other_family(world: World, path: Path) -> list[int]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         return [os.dup(ours.fileno())]
 
 
-def of_datagrams(house: House, path: Path) -> list[int]:
+def of_datagrams(world: World, path: Path) -> list[int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         return [os.dup(sock.fileno())]
 
 
-def of_no_connection(house: House, path: Path) -> list[int]:
+def of_no_connection(world: World, path: Path) -> list[int]:
     with socket.socket() as sock:
         return [os.dup(sock.fileno())]
 
 
-def of_closed_peer(house: House, path: Path) -> list[int]:
-    with socket.create_connection(("127.0.0.1", house.listener.port)) as client:
+def of_closed_peer(world: World, path: Path) -> list[int]:
+    with socket.create_connection(("127.0.0.1", world.listener.port)) as client:
         client.send(b"x")  # the kernel keeps silent ones back
-        house.listener.sock.settimeout(5)
-        served, _ = house.listener.sock.accept()
-        house.listener.sock.setblocking(False)
+        world.listener.sock.settimeout(5)
+        served, _ = world.listener.sock.accept()
+        world.listener.sock.setblocking(False)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     with served:
         return [os.dup(served.fileno())]
 
 
-def of_own_pidfd(house: House, path: Path) -> list[int]:
+def of_own_pidfd(world: World, path: Path) -> list[int]:
     return [os.pidfd_open(os.getpid())]
 
 
-def of_proc(house: House, path: Path) -> list[int]:
+def of_proc(world: World, path: Path) -> list[int]:
     return [os.open("/proc/self", os.O_RDONLY)]
 
 
-def of_none(house: House, path: Path) -> list[int]:
+def of_none(world: World, path: Path) -> list[int]:
     return []
 
 
-def of_several(house: House, path: Path) -> list[int]:
-    return of_file(house, path) + of_pipe(house, path) + of_epoll(house, path)
+def of_several(world: World, path: Path) -> list[int]:
+    return of_file(world, path) + of_pipe(world, path) + of_epoll(world, path)
 
 
 MAKES = [make for name, make in sorted(globals().items()) if name.startswith("of_")]
 
-#: Whom the zygote of a :class:`.House` takes for each of its workers.
+#: Whom the zygote of a :class:`.World` takes for each of its workers.
 WORKERS_PID = FIRST_PID + 3
 #: Values for the fields of each type: the first of each for one frame, and so on.
 EXTREMES: dict[t.Any, list[t.Any]] = {
@@ -172,16 +172,16 @@ def extremes(cls: t.Any, slot: int) -> Iterator[Frame]:
 WHO = ["worker", "zygote"]
 
 
-def assert_others_live(house: House, sender: str) -> None:
+def assert_others_live(world: World, sender: str) -> None:
     """At most the sender is lost, and the dispatcher goes on."""
-    house.queues.dispatch(house.generation)
-    house.now += 0.1
-    house.turn()
-    assert house.generation.pool.workers[0] is not None
-    assert house.letters()[0] in "IO"
-    assert house.letters()[2] in "IO"
+    world.queues.dispatch(world.generation)
+    world.now += 0.1
+    world.turn()
+    assert world.generation.pool.workers[0] is not None
+    assert world.letters()[0] in "IO"
+    assert world.letters()[2] in "IO"
     if sender == "worker":
-        assert house.generation.alive
+        assert world.generation.alive
 
 
 class Street:
@@ -189,21 +189,21 @@ class Street:
 
     def __init__(self) -> None:
         self.process = sleeping()
-        self.house: House | None = None
+        self.world: World | None = None
 
-    def next(self) -> House:
-        if self.house is not None:
-            if self.house.letters() == "III" and self.house.generation.alive:
-                return self.house
-            self.house.close()
+    def next(self) -> World:
+        if self.world is not None:
+            if self.world.letters() == "III" and self.world.generation.alive:
+                return self.world
+            self.world.close()
         if self.process.poll() is not None:
             self.process = sleeping()
-        self.house = House(process=self.process)
-        return self.house
+        self.world = World(process=self.process)
+        return self.world
 
     def close(self) -> None:
-        if self.house is not None:
-            self.house.close()
+        if self.world is not None:
+            self.world.close()
         self.process.kill()
         self.process.wait()
 
@@ -228,14 +228,14 @@ def test_any_frame(street: Street, tmp_path: Path, who: str, make: Make) -> None
         for frame in extremes(cls, slot)
     }
     for frame in sent.values():
-        house = street.next()
-        fds = make(house, tmp_path)
-        sender = house.workers[1] if who == "worker" else house.zygote
+        world = street.next()
+        fds = make(world, tmp_path)
+        sender = world.workers[1] if who == "worker" else world.zygote
         send_one(sender, frame, fds)
         for fd in fds:
             os.close(fd)
-        house.turn()
-        assert_others_live(house, who)
+        world.turn()
+        assert_others_live(world, who)
 
 
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__[3:])
@@ -246,27 +246,27 @@ def test_a_zygote_says_what_it_has_forked(
 
     If the descriptor isn't the worker's own pidfd, the zygote is killed.
     """
-    house = street.next()
+    world = street.next()
     # The third worker has died, and another one is to come.
-    house.workers.pop(2).close()
+    world.workers.pop(2).close()
     dead = Exited(NUMBER, 2, WORKERS_PID, Status(-9))
-    send_one(house.zygote, dead)
-    house.turn()
-    house.now += 1
-    house.turn()
-    assert house.letters() == "IIS"
+    send_one(world.zygote, dead)
+    world.turn()
+    world.now += 1
+    world.turn()
+    assert world.letters() == "IIS"
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:
-            fds = make(house, tmp_path)
-            send_one(house.zygote, Spawned(NUMBER, 2, process.pid), fds)
+            fds = make(world, tmp_path)
+            send_one(world.zygote, Spawned(NUMBER, 2, process.pid), fds)
             for fd in fds:
                 os.close(fd)
-            house.turn()
+            world.turn()
         finally:
             process.kill()
     # It is no child of the zygote's.
-    assert not house.generation.alive
-    assert house.letters() == "II"
+    assert not world.generation.alive
+    assert world.letters() == "II"
 
 
 def documents() -> Iterator[t.Any]:
@@ -287,15 +287,15 @@ def test_any_settings(street: Street) -> None:
     for document in documents():
         if street.process.poll() is not None:
             street.process = sleeping()
-        with contextlib.closing(House(loaded=False, process=street.process)) as house:
+        with contextlib.closing(World(loaded=False, process=street.process)) as world:
             fd = write_document(document)
-            send_one(house.zygote, Loaded(NUMBER), [fd])
+            send_one(world.zygote, Loaded(NUMBER), [fd])
             os.close(fd)
-            house.turn()
-            assert house.generation.loaded or not house.generation.alive
-            if house.generation.loaded:
-                house.generation.open(house.queues.listeners)
-                house.turn()
+            world.turn()
+            assert world.generation.loaded or not world.generation.alive
+            if world.generation.loaded:
+                world.generation.open(world.queues.listeners)
+                world.turn()
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_a_document_that_is_garbage(data: bytes) -> None:
 
     It is killed.
     """
-    with contextlib.closing(House(loaded=False)) as house:
+    with contextlib.closing(World(loaded=False)) as world:
         fd = os.memfd_create("document")
         os.write(fd, data)
-        send_one(house.zygote, Loaded(NUMBER), [fd])
+        send_one(world.zygote, Loaded(NUMBER), [fd])
         os.close(fd)
-        house.turn()
-        assert not house.generation.alive
-        assert not house.generation.loaded
-        assert house.process.wait(5) < 0
+        world.turn()
+        assert not world.generation.alive
+        assert not world.generation.loaded
+        assert world.process.wait(5) < 0

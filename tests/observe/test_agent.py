@@ -278,11 +278,11 @@ def listen(port: int, agent: str) -> service.ServiceHost:
 def test_clients_that_say_nothing_are_let_in_at_once() -> None:
     """HAProxy doesn't: it waits for us."""
     made = listen(0, "0")
-    (door,) = made.admin_listeners().values()
+    (listener,) = made.admin_listeners().values()
     if hasattr(socket, "TCP_DEFER_ACCEPT"):
         level, name = socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT
-        assert door.sock.getsockopt(level, name) == 0
-    assert str(made.agent_address) == f"127.0.0.1:{door.port}"
+        assert listener.sock.getsockopt(level, name) == 0
+    assert str(made.agent_address) == f"127.0.0.1:{listener.port}"
     made.close()
     assert made.admin_listeners() == {}
 

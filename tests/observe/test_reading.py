@@ -33,7 +33,7 @@ from flask_prefork.observe.snapshot import Snapshot
 ABOUT = About(7, 100.0, ("http://127.0.0.1:5000",), "1.2")
 
 
-class House:
+class World:
     """A dispatcher and its workers, as far as they write to the scoreboard.
 
     :ivar now: The time.
@@ -111,21 +111,21 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    with contextlib.closing(House()) as house:
-        yield house
+def world() -> Iterator[World]:
+    with contextlib.closing(World()) as world:
+        yield world
 
 
-def test_a_look(house: House) -> None:
-    busy = house.worker(1, 0, "B", 120.0)
-    house.serve(busy, 130.0, 131.0, 200)
+def test_a_look(world: World) -> None:
+    busy = world.worker(1, 0, "B", 120.0)
+    world.serve(busy, 130.0, 131.0, 200)
     busy.begin(140.0, "POST", "/form?x=1")
     busy.move(147.0)
     busy.grow(Grown(54321, 3, "GET /leak"))
-    house.worker(1, 2, "I", 125.0)
+    world.worker(1, 2, "I", 125.0)
     parked = {**dict.fromkeys(PARKED_STATES, 0), "idle": 1, "body": 2}
-    house.turn(waiting=Waiting(parked, spooled=70_000, delivering=4))
-    snapshot = house.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
+    world.turn(waiting=Waiting(parked, spooled=70_000, delivering=4))
+    snapshot = world.snapshot(queue=5, queue_limit=64, pss={1000: 12345})
     assert (snapshot.pid, snapshot.version, snapshot.uptime) == (7, "1.2", 50.0)
     assert snapshot.addresses == ("http://127.0.0.1:5000",)
     assert (snapshot.phase, snapshot.ready) == ("serving", True)
@@ -148,63 +148,63 @@ def test_a_look(house: House) -> None:
     assert snapshot.totals.classes == (0, 0, 1, 0, 0, 0)
 
 
-def test_who_is_busy(house: House) -> None:
+def test_who_is_busy(world: World) -> None:
     """Also who was ordered to accept, but not who ends after a request."""
     for slot, (letter, serves) in enumerate(["B1", "O0", "R1", "R0", "K1", "I0", "S0"]):
-        worker = house.worker(1, slot, letter, 120.0)
+        worker = world.worker(1, slot, letter, 120.0)
         if int(serves):
             worker.begin(140.0, "GET", "/")
-    house.turn()
-    assert house.board.look().busy == 2
-    assert house.board.pids() == [*range(1000, 1007)]
+    world.turn()
+    assert world.board.look().busy == 2
+    assert world.board.pids() == [*range(1000, 1007)]
 
 
-def test_a_worker_that_is_just_forked(house: House) -> None:
-    house.banks[1].set_state(0, "S")
-    house.turn()
-    (worker,) = house.snapshot().workers
+def test_a_worker_that_is_just_forked(world: World) -> None:
+    world.banks[1].set_state(0, "S")
+    world.turn()
+    (worker,) = world.snapshot().workers
     assert (worker.state, worker.pid, worker.age) == ("S", 0, 0.0)
 
 
-def test_generations_during_a_reload(house: House) -> None:
-    house.worker(1, 0, "B", 120.0)
-    house.worker(2, 0, "S", 149.0)
-    house.turn(Part(1, "current", True), Part(2, "next", True))
-    roles = {g.number: (g.role, g.letters) for g in house.snapshot().generations}
+def test_generations_during_a_reload(world: World) -> None:
+    world.worker(1, 0, "B", 120.0)
+    world.worker(2, 0, "S", 149.0)
+    world.turn(Part(1, "current", True), Part(2, "next", True))
+    roles = {g.number: (g.role, g.letters) for g in world.snapshot().generations}
     assert roles == {1: ("current", "B"), 2: ("next", "S")}
-    house.turn(Part(2, "current", True), Part(1, "retiring", True))
-    assert [g.number for g in house.snapshot().generations] == [2, 1]
+    world.turn(Part(2, "current", True), Part(1, "retiring", True))
+    assert [g.number for g in world.snapshot().generations] == [2, 1]
 
 
-def test_one_that_loads_has_none_of_anothers_workers(house: House) -> None:
+def test_one_that_loads_has_none_of_anothers_workers(world: World) -> None:
     """Generation 3 waits for the place of generation 1, which drains."""
-    house.worker(1, 0, "R", 120.0)
-    house.worker(2, 0, "I", 130.0)
-    house.turn(
+    world.worker(1, 0, "R", 120.0)
+    world.worker(2, 0, "I", 130.0)
+    world.turn(
         Part(2, "current", True), Part(3, "next", False), Part(1, "retiring", True)
     )
-    letters = {g.number: g.letters for g in house.snapshot().generations}
+    letters = {g.number: g.letters for g in world.snapshot().generations}
     assert letters == {2: "I", 3: "", 1: "R"}
-    assert len(house.snapshot().workers) == 2
+    assert len(world.snapshot().workers) == 2
 
 
-def test_counters_outlive_workers(house: House) -> None:
-    house.turn()
+def test_counters_outlive_workers(world: World) -> None:
+    world.turn()
     for number in range(1, 31):
-        entry = house.worker(1, number % 3, "B", 120.0)
-        house.serve(entry, 130.0, 130.002, 200)
-        assert house.snapshot().totals.requests == number
-        house.depart(1, number % 3)
-        totals = house.snapshot().totals
+        entry = world.worker(1, number % 3, "B", 120.0)
+        world.serve(entry, 130.0, 130.002, 200)
+        assert world.snapshot().totals.requests == number
+        world.depart(1, number % 3)
+        totals = world.snapshot().totals
         assert totals.requests == sum(totals.buckets) == number
         assert totals.sent == 100 * number
 
 
-def test_a_death_in_the_middle_of_a_look(house: House) -> None:
+def test_a_death_in_the_middle_of_a_look(world: World) -> None:
     """Whenever the dead worker's record is cleared, it counts exactly once."""
-    house.turn()
+    world.turn()
     for slot in range(4):
-        house.serve(house.worker(1, slot, "B", 120.0), 130.0, 130.5, 200)
+        world.serve(world.worker(1, slot, "B", 120.0), 130.0, 130.5, 200)
     dying = iter([0, 1, 2, 3])
 
     class Slow(Reader):
@@ -212,22 +212,22 @@ def test_a_death_in_the_middle_of_a_look(house: House) -> None:
 
         def figures(self) -> t.Any:
             if (slot := next(dying, None)) is not None:
-                house.depart(1, slot)
+                world.depart(1, slot)
             return super().figures()
 
-    board = house.board
+    board = world.board
     board._header.close()
-    board._header = Slow(house.fd)
+    board._header = Slow(world.fd)
     assert board.look().sums.requests == 4
     assert board.look().sums.requests == 4
     assert board.look().workers == 0
 
 
-def test_deaths_that_never_pause(house: House) -> None:
+def test_deaths_that_never_pause(world: World) -> None:
     """The last look that was whole is better than one that counts twice."""
-    house.turn()
-    house.serve(house.worker(1, 0, "B", 120.0), 130.0, 130.5, 200)
-    whole = house.board.look()
+    world.turn()
+    world.serve(world.worker(1, 0, "B", 120.0), 130.0, 130.5, 200)
+    whole = world.board.look()
 
     class Restless(Reader):
         turns = 0
@@ -236,16 +236,16 @@ def test_deaths_that_never_pause(house: House) -> None:
             self.turns += 1
             return super().exited()._replace(version=self.turns)
 
-    house.board._header.close()
-    house.board._header = Restless(house.fd)
-    assert house.board.look() == whole
+    world.board._header.close()
+    world.board._header = Restless(world.fd)
+    assert world.board.look() == whole
 
 
-def test_reasons_of_deaths(house: House) -> None:
+def test_reasons_of_deaths(world: World) -> None:
     for reason in (Reason.RETIRED, Reason.RETIRED, Reason.MEMORY):
-        house.summary.count_exit(reason)
-    house.turn()
-    totals = house.snapshot().totals
+        world.summary.count_exit(reason)
+    world.turn()
+    totals = world.snapshot().totals
     assert totals.retired == 2
     assert {word: count for word, count in totals.deaths.items() if count} == {
         "memory": 1
@@ -253,28 +253,28 @@ def test_reasons_of_deaths(house: House) -> None:
     assert set(totals.deaths) == {r.value for r in Reason} - {"retired"}, "all, always"
 
 
-def test_memory(house: House) -> None:
-    house.policy = Policy(2, 4, 2, 8, 10.0, 0.0, budget=700)
-    house.policy.grow(150.0, idle=9, starting=0, total=9, memory=Memory(300))
-    house.summary.shortages = 2
-    house.turn()
-    snapshot = house.snapshot()
+def test_memory(world: World) -> None:
+    world.policy = Policy(2, 4, 2, 8, 10.0, 0.0, budget=700)
+    world.policy.grow(150.0, idle=9, starting=0, total=9, memory=Memory(300))
+    world.summary.shortages = 2
+    world.turn()
+    snapshot = world.snapshot()
     assert (snapshot.memory, snapshot.memory_budget) == (300, 700)
     assert snapshot.totals.shortages == 2
 
 
-def test_saturated_seconds_go_on(house: House) -> None:
-    house.policy.grow(150.0, idle=0, starting=0, total=8, waiting=9)
-    house.turn(idle=0)
-    house.now = 153.0
-    snapshot = house.snapshot()
+def test_saturated_seconds_go_on(world: World) -> None:
+    world.policy.grow(150.0, idle=0, starting=0, total=8, waiting=9)
+    world.turn(idle=0)
+    world.now = 153.0
+    snapshot = world.snapshot()
     assert snapshot.saturated
     assert snapshot.totals.saturated == 3.0
-    house.policy.grow(154.0, idle=3, starting=0, total=8)
-    house.now = 154.0
-    house.turn()
-    house.now = 160.0
-    snapshot = house.snapshot()
+    world.policy.grow(154.0, idle=3, starting=0, total=8)
+    world.now = 154.0
+    world.turn()
+    world.now = 160.0
+    snapshot = world.snapshot()
     assert not snapshot.saturated
     assert snapshot.totals.saturated == 4.0
 
@@ -283,67 +283,67 @@ def test_saturated_seconds_go_on(house: House) -> None:
 
 
 @pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.SERVING])
-def test_only_who_serves_is_ready(house: House, phase: Phase) -> None:
-    house.worker(1, 0, "I", 120.0)
-    house.turn(phase=phase)
-    snapshot = house.snapshot()
+def test_only_who_serves_is_ready(world: World, phase: Phase) -> None:
+    world.worker(1, 0, "I", 120.0)
+    world.turn(phase=phase)
+    snapshot = world.snapshot()
     assert (snapshot.ready, snapshot.phase) == (False, phase.value)
 
 
-def test_a_dispatcher_that_doesnt_answer_is_not_ready(house: House) -> None:
-    house.worker(1, 0, "I", 120.0)
-    house.turn()
-    assert house.snapshot().ready
-    assert not house.snapshot(responsive=False).ready
+def test_a_dispatcher_that_doesnt_answer_is_not_ready(world: World) -> None:
+    world.worker(1, 0, "I", 120.0)
+    world.turn()
+    assert world.snapshot().ready
+    assert not world.snapshot(responsive=False).ready
 
 
-def test_ready_means_idle_of_late(house: House) -> None:
-    house.worker(1, 0, "I", 120.0)
-    house.turn()
+def test_ready_means_idle_of_late(world: World) -> None:
+    world.worker(1, 0, "I", 120.0)
+    world.turn()
     # Nothing happens for an hour.
-    house.now += 3600.0
-    assert house.snapshot().ready
-    house.banks[1].set_state(0, "B")
-    house.turn(idle=0)
-    house.now += READY_WITHIN
-    assert house.snapshot().ready
-    house.now += 0.1
-    assert not house.snapshot().ready
+    world.now += 3600.0
+    assert world.snapshot().ready
+    world.banks[1].set_state(0, "B")
+    world.turn(idle=0)
+    world.now += READY_WITHIN
+    assert world.snapshot().ready
+    world.now += 0.1
+    assert not world.snapshot().ready
 
 
-def test_nobody_is_left(house: House) -> None:
+def test_nobody_is_left(world: World) -> None:
     """Then nobody is ready, and after some seconds the server isn't alive."""
-    house.worker(1, 0, "I", 120.0)
-    house.turn()
-    house.banks[1].clear(0)
-    house.banks[1].set_state(1, "S")
-    house.turn(idle=0)
-    assert not house.snapshot().ready
-    assert house.snapshot().staffed
-    house.now += READY_WITHIN + 0.1
-    assert not house.snapshot().staffed
-    house.turn(idle=0, phase=Phase.DRAINING)
-    assert house.snapshot().staffed, "nobody needs to be there any more"
-    house.banks[1].set_state(1, "B")
-    house.turn(idle=0)
-    assert house.snapshot().staffed
+    world.worker(1, 0, "I", 120.0)
+    world.turn()
+    world.banks[1].clear(0)
+    world.banks[1].set_state(1, "S")
+    world.turn(idle=0)
+    assert not world.snapshot().ready
+    assert world.snapshot().staffed
+    world.now += READY_WITHIN + 0.1
+    assert not world.snapshot().staffed
+    world.turn(idle=0, phase=Phase.DRAINING)
+    assert world.snapshot().staffed, "nobody needs to be there any more"
+    world.banks[1].set_state(1, "B")
+    world.turn(idle=0)
+    assert world.snapshot().staffed
 
 
-def test_one_that_comes_is_not_ready(house: House) -> None:
+def test_one_that_comes_is_not_ready(world: World) -> None:
     """What counts is who is ordered."""
-    house.worker(1, 0, "B", 120.0)
-    house.worker(2, 0, "I", 149.0)
-    house.turn(Part(1, "current", True), Part(2, "next", True), idle=0)
-    assert not house.snapshot().ready
+    world.worker(1, 0, "B", 120.0)
+    world.worker(2, 0, "I", 149.0)
+    world.turn(Part(1, "current", True), Part(2, "next", True), idle=0)
+    assert not world.snapshot().ready
 
 
-def test_nobody_was_ever_idle(house: House) -> None:
-    house.now = 1.0
-    house.worker(1, 0, "S", 0.5)
-    house.turn(idle=0)
-    assert not house.snapshot().ready
+def test_nobody_was_ever_idle(world: World) -> None:
+    world.now = 1.0
+    world.worker(1, 0, "S", 0.5)
+    world.turn(idle=0)
+    assert not world.snapshot().ready
 
 
-def test_the_observer_can_only_look(house: House) -> None:
+def test_the_observer_can_only_look(world: World) -> None:
     with pytest.raises(TypeError):
-        house.board._banks[0].set_state(0, "I")
+        world.board._banks[0].set_state(0, "I")

@@ -133,7 +133,7 @@ class FakeGeneration:
             assert self.pool.report(self.workers[slot], Event.IDLE, 0.0)
 
 
-class Hall:
+class World:
     """The queues with all that they deal with, and a clock that stands still."""
 
     def __init__(self, workers: int, listeners: int, descriptors: int) -> None:
@@ -215,18 +215,18 @@ class Hall:
         self.poller.close()
 
 
-class MakeHall(t.Protocol):
+class MakeWorld(t.Protocol):
     def __call__(
         self, workers: int, listeners: int = 1, descriptors: int = 1000
-    ) -> Hall: ...
+    ) -> World: ...
 
 
-def halls() -> Iterator[MakeHall]:
-    """For a fixture: makes halls, and closes them at the end."""
-    made: list[Hall] = []
+def worlds() -> Iterator[MakeWorld]:
+    """For a fixture: makes worlds, and closes them at the end."""
+    made: list[World] = []
 
-    def make(workers: int, listeners: int = 1, descriptors: int = 1000) -> Hall:
-        made.append(Hall(workers, listeners, descriptors))
+    def make(workers: int, listeners: int = 1, descriptors: int = 1000) -> World:
+        made.append(World(workers, listeners, descriptors))
         return made[-1]
 
     yield make
