@@ -164,6 +164,7 @@ def test_usr2_shows_where_busy_workers_are(serve: Serve, gate: Gate) -> None:
     assert request.answer().status == 200
 
 
+@pytest.mark.without_pauses(reason="they would be frames that aren't the server's")
 def test_usr2_to_all_processes_shows_each_once(serve: Serve, gate: Gate) -> None:
     """As from ``pkill``: what comes is the dispatcher's records, and nothing else."""
     server = serve("held", "--min-idle", "4", "--max-workers", "4", "--reload")
