@@ -77,6 +77,7 @@ def wait_until_parked(server: Server) -> None:
     wait_for(lambda: server.state() == quiet and server.state() == quiet)
 
 
+@pytest.mark.without_pauses(reason="it compares how fast two are served")
 def test_crowds_that_idle_or_trickle_take_no_worker(
     serve: Serve, connect: Connect, descriptors: int
 ) -> None:
