@@ -50,7 +50,7 @@ class _Member:
 
     :param pid: Its own.
     :param channel: Our end of its channel.
-    :param lifeline: When this is closed, the kernel kills it.
+    :param hang_up: When this is closed, the kernel kills it.
     :param ping_by: By when its next ping must come.
 
     :ivar counts: What it has, and has counted, as it told last.
@@ -60,11 +60,11 @@ class _Member:
     """
 
     def __init__(
-        self, pid: int, channel: Channel, lifeline: socket.socket, ping_by: float
+        self, pid: int, channel: Channel, hang_up: socket.socket, ping_by: float
     ) -> None:
         self.pid = pid
         self.channel = channel
-        self.lifeline = lifeline
+        self.hang_up = hang_up
         self.ping_by = ping_by
         self.counts = NOTHING_COUNTED
         self.is_closed = self.has_ended = False
@@ -161,31 +161,31 @@ class ProxyGroup:
                 one.close()
             self._start_at[index] = now + _PAUSE
             return
-        ours, theirs, lifeline, their_lifeline = ends
+        ours, theirs, hang_up, their_hang_up = ends
         if not pid:
             ours.close()
-            lifeline.close()
-            self._be_member(index, theirs, their_lifeline)
+            hang_up.close()
+            self._be_member(index, theirs, their_hang_up)
         theirs.close()
-        their_lifeline.close()
-        member = _Member(pid, Channel(ours), lifeline, now + _SILENT)
+        their_hang_up.close()
+        member = _Member(pid, Channel(ours), hang_up, now + _SILENT)
         self._members[index] = member
         self._reaper.add(pid, lambda status: self._exited(index, status))
         self._poller.watch(member.channel.fd, lambda: self._read(member))
 
     def _be_member(
-        self, index: int, channel: socket.socket, lifeline: socket.socket
+        self, index: int, channel: socket.socket, hang_up: socket.socket
     ) -> t.NoReturn:
         """In the new process. What is the group's isn't kept open here."""
         try:
             spawn.ignore_foreign_signals()
-            spawn.kill_on_hang_up(lifeline)
+            spawn.kill_on_hang_up(hang_up)
             process_title.show("TLS proxy", index)
             self._poller.close()
             self._channel.close()
             for member in self._members.values():
                 member.channel.close()
-                member.lifeline.close()
+                member.hang_up.close()
             self._serve(Channel(channel), index)
         except BaseException:
             logger.exception("A process of the TLS proxy has failed:")
@@ -227,7 +227,7 @@ class ProxyGroup:
                 self._take_in(member, frame)
         self._poller.forget(member.channel.fd)
         member.channel.close()
-        member.lifeline.close()
+        member.hang_up.close()
         counts = member.counts
         lost = counts.connections
         if self._is_closed and status == 0:
