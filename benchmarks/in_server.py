@@ -39,7 +39,7 @@ class Case(t.NamedTuple):
 CASES = (
     Case("close", 16, keep_alive=False),
     Case("close, log", 16, keep_alive=False, log=True),
-    Case("2 kept", 2, keep_alive=True),
+    Case("1 kept", 1, keep_alive=True),
     Case("64 kept", 64, keep_alive=True),
 )
 
